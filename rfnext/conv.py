@@ -1,0 +1,353 @@
+"""SearchConv: a convolution that is evaluated at several dilations at once.
+
+A conv is not replaced but taken over in place: its class is swapped for one that inherits from both `SearchConv` and
+the conv's own class, and swapped back when the search is over. The module object stays the same, so everything that
+holds on to it goes on working: state_dict keys, optimizers, forward hooks, weight parametrisations, modules that
+are used under several names, `isinstance(module, nn.Conv2d)`.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeGuard, cast
+
+import torch
+from torch import Tensor, nn
+
+from rfnext.dilation import Dilation, Rule, check_rule
+from rfnext.functional import mixed_dilation_conv
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Where = Callable[[str, Conv], bool]
+"""Which convs are searched: called with a module's name, as in `model.named_modules()`, and the conv."""
+
+INITIAL_WEIGHT = 0.01
+"""Start of every branch weight, from the published code."""
+
+
+def everything(name: str, conv: Conv) -> bool:
+    """The `Where` that picks every conv that can be searched."""
+    return True
+
+
+def is_conv(module: nn.Module) -> TypeGuard[Conv]:
+    """Whether the module is a 1-d, 2-d or 3-d convolution (transposed ones are not)."""
+    return isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+
+
+def unsearchable(conv: Conv) -> str | None:
+    """Why the dilation of `conv` cannot be searched, or None if it can."""
+    if all(k == 1 or k % 2 == 0 for k in conv.kernel_size):
+        return f"its kernel {tuple(conv.kernel_size)} has no odd axis above 1, so no dilation to choose"
+    if isinstance(conv.weight, nn.parameter.UninitializedParameter):
+        return "its weight is not initialised yet; run one batch through the model first"
+    plain = type(conv).plain_class if isinstance(conv, SearchConv) else type(conv)
+    if not _forward_is_plain(plain):
+        return (
+            f"{plain.__name__} overrides forward(), and its own computation would be lost; "
+            "express it as a parametrisation of the weight (torch.nn.utils.parametrize) instead"
+        )
+    return None
+
+
+def _forward_is_plain(plain: type) -> bool:
+    """Whether forward() of a conv class ends in `_conv_forward`, which is what a search overrides.
+
+    True for torch's own classes, and for subclasses that only prepare their input or weight and then hand over to
+    super().forward() or _conv_forward(), like mmcv's. False for those that call F.conv2d themselves, like timm's.
+    """
+    for cls in plain.__mro__:
+        if cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+            return True
+        if "_conv_forward" in cls.__dict__:
+            return False
+        if forward := cls.__dict__.get("forward"):
+            names = set(getattr(getattr(forward, "__code__", None), "co_names", ()))
+            if not names & {"forward", "_conv_forward"} or names & {"conv1d", "conv2d", "conv3d"}:
+                return False
+    return False
+
+
+def set_dilation(conv: Conv, dilation: Dilation) -> None:
+    """Give a conv another dilation and the padding that keeps its output size and the position of its centre tap.
+
+    The padding moves with the dilation, p' = p + (d' - d) (k - 1) / 2, so explicit paddings (0, or those of strided
+    convs) keep their meaning. Padding "same" follows by itself.
+
+    Raises:
+        ValueError: if `dilation` does not fit the conv's number of axes or is not positive; if an even kernel makes
+            it impossible to keep the size; or if a plain conv would need a negative padding (a `SearchConv` may).
+    """
+    if not isinstance(conv, SearchConv):
+        check_plain(conv, dilation)
+    padding = size_keeping_padding(conv, dilation)
+    if conv.padding != "same":
+        conv.padding = tuple(before for before, _ in padding)
+    conv.dilation = dilation
+    # torch keeps a second copy of the padding, last axis first, for the modes that pad by F.pad.
+    conv._reversed_padding_repeated_twice = [side for sides in reversed(padding) for side in sides]
+
+
+def check_plain(conv: Conv, dilation: Dilation) -> None:
+    """Raise ValueError unless a plain conv can keep the output size of `conv` at another dilation."""
+    padding = size_keeping_padding(conv, dilation)
+    if min(before for before, _ in padding) < 0:
+        raise ValueError(
+            f"dilation {dilation} would need padding {padding} to keep the output size of {conv}, and a plain conv "
+            "cannot crop; use rfnext.merge(), which can express it, or forbid it with Bounds.min"
+        )
+
+
+def check_dilation(dilation: Dilation, conv: Conv) -> None:
+    """Raise ValueError unless `dilation` is one positive integer per axis of the conv's kernel."""
+    if len(dilation) != len(conv.kernel_size):
+        raise ValueError(f"dilation {dilation} has {len(dilation)} axes, the kernel {tuple(conv.kernel_size)} has not")
+    if not all(isinstance(d, int) and d >= 1 for d in dilation):
+        raise ValueError(f"dilation {dilation} is not made of positive integers")
+
+
+def size_keeping_padding(conv: Conv, dilation: Dilation) -> list[tuple[int, int]]:
+    """Padding (before, after) per axis at which `conv` with another dilation keeps its output size.
+
+    Raises ValueError if `dilation` does not fit the kernel, or an even kernel cannot keep the size.
+    """
+    check_dilation(dilation, conv)
+    sides = []
+    for axis, (kernel, new, old) in enumerate(zip(conv.kernel_size, dilation, conv.dilation, strict=True)):
+        if conv.padding == "same":
+            total = new * (kernel - 1)
+            sides.append((total // 2, total - total // 2))
+            continue
+        growth = (new - old) * (kernel - 1)
+        if growth % 2:
+            raise ValueError(
+                f"an even kernel {tuple(conv.kernel_size)} cannot keep its size from dilation {old} to {new}; "
+                f"leave axis {axis} as it is"
+            )
+        padding = (0 if conv.padding == "valid" else int(conv.padding[axis])) + growth // 2
+        sides.append((padding, padding))
+    return sides
+
+
+class SearchConv(nn.Module):
+    """Weighted sum over dilations of one shared kernel: sum_i p_i conv(x, W, d_i).
+
+    Never constructed directly: `take_over(conv, ...)` turns an existing conv into one and `release(conv)` back.
+    Parameter names, output size and everything else stay those of the conv. A checkpoint of the plain conv loads
+    (the branches stay as they are); its own checkpoint also holds the branches and their weights, so that it always
+    loads as the same function. `rfnext.plain_state_dict` drops these two for loading into a plain network.
+
+    Attributes:
+        dilations: the branches now.
+        branch_weight: nn.Parameter, shape (possible branches,); entries beyond `len(dilations)` are idle. Never
+            resized, so optimizers keep it.
+        rule: how probabilities follow from the weights. With a the weights of the branches,
+            "paper": p = |a| / sum |a|; "default": p = softmax(a / 0.01), which has the same slope at the start
+            (a = 0.01), cannot divide by zero and does not take a negative weight for a strong one.
+        implementation: passed to `mixed_dilation_conv`.
+    """
+
+    plain_class: type[nn.Module]
+    branch_weight: nn.Parameter
+    rule: Rule
+    implementation: str
+    _dilations: tuple[Dilation, ...]
+
+    @property
+    def dilations(self) -> tuple[Dilation, ...]:
+        return self._dilations
+
+    @property
+    def probability(self) -> Tensor:
+        """Share of each branch in the output, shape (branches,), differentiable."""
+        weight = self.branch_weight[: len(self._dilations)]
+        if len(self._dilations) == 1:
+            # Always 1, but with the weight in the graph, at a gradient of zero: distributed training fails on
+            # parameters that get none.
+            return torch.ones_like(weight) + 0 * self.branch_weight.sum()
+        if self.rule == "paper":
+            return weight.abs() / weight.abs().sum()
+        return torch.softmax(weight / INITIAL_WEIGHT, dim=0)
+
+    def set_branches(self, dilations: Sequence[Dilation]) -> None:
+        """Replace the branches and start their weights anew.
+
+        Raises:
+            ValueError: if there is none, or more than `branch_weight` has entries, or one does not fit the kernel.
+        """
+        self._check_branches(dilations)
+        self._dilations = tuple(dilations)
+        with torch.no_grad():
+            self.branch_weight.fill_(INITIAL_WEIGHT)
+
+    def _check_branches(self, dilations: Sequence[Dilation]) -> None:
+        conv = cast(Conv, self)
+        if not 1 <= len(dilations) <= self.branch_weight.numel():
+            raise ValueError(f"{len(dilations)} branches for {self.branch_weight.numel()} branch weights")
+        for dilation in dilations:
+            size_keeping_padding(conv, dilation)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        conv = cast(Conv, self)
+        return mixed_dilation_conv(
+            input,
+            weight,
+            bias,
+            self.probability,
+            self._dilations,
+            stride=conv.stride,
+            padding=[size_keeping_padding(conv, dilation) for dilation in self._dilations],
+            groups=conv.groups,
+            padding_mode=conv.padding_mode,
+            implementation=self.implementation,
+        )
+
+    def extra_repr(self) -> str:
+        branches = ", ".join("x".join(map(str, dilation)) for dilation in self._dilations)
+        return f"{super().extra_repr()}, branches=[{branches}], rule={self.rule}"
+
+    # The centre and the branches travel in the state_dict, as one int64 tensor of shape (1 + branches, axes): a
+    # resumed search, or a checkpoint opened on its own, must compute the same function.
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([cast(Conv, self).dilation, *self._dilations], dtype=torch.int64)
+
+    def check_extra_state(self, state: Any) -> None:
+        """Raise ValueError unless `state` is a centre and branches that fit this conv."""
+        kernel = tuple(cast(Conv, self).kernel_size)
+        if not isinstance(state, Tensor) or state.dim() != 2 or state.shape[1] != len(kernel) or len(state) < 2:
+            raise ValueError(f"not the branches of a conv with kernel {kernel}: {state!r}")
+        centre, *dilations = [tuple(row) for row in state.tolist()]
+        self._check_branches(dilations)
+        size_keeping_padding(cast(Conv, self), centre)
+
+    def set_extra_state(self, state: Any) -> None:
+        self.check_extra_state(state)
+        centre, *dilations = [tuple(row) for row in state.tolist()]
+        set_dilation(cast(Conv, self), centre)
+        self._dilations = tuple(dilations)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = {prefix + "branch_weight", prefix + "_extra_state"}
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if not own & state_dict.keys():  # the checkpoint of a plain network
+            missing_keys[:] = [key for key in missing_keys if key not in own]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # The class is made at run time, so pickle cannot find it by name; it can make it again.
+        return _remake, (type(self).plain_class,), self.__dict__
+
+
+@functools.cache
+def _search_class(plain: type[nn.Module]) -> type[SearchConv]:
+    return type(f"Search{plain.__name__}", (SearchConv, plain), {"plain_class": plain, "__module__": __name__})
+
+
+def _remake(plain: type[nn.Module]) -> SearchConv:
+    cls = _search_class(plain)
+    return cls.__new__(cls)
+
+
+def take_over(conv: Conv, dilations: Sequence[Dilation], *, entries: int | None = None, rule: Rule = "default") -> None:
+    """Turn a conv into a `SearchConv` in place, with the given branches and fresh branch weights.
+
+    The conv's own dilation stays as the centre. If it is a SearchConv already, only the branches, their weights and
+    the rule are replaced.
+
+    Args:
+        conv: any conv for which `unsearchable(conv)` is None.
+        dilations: the branches.
+        entries: size of `branch_weight`, at least the number of branches (default: just that).
+        rule: see `SearchConv`.
+
+    Raises:
+        ValueError: if the conv cannot be searched or a branch does not fit it.
+    """
+    check_rule(rule)
+    if reason := unsearchable(conv):
+        raise ValueError(f"cannot search {conv}: {reason}")
+    entries = entries or len(dilations)
+    if not isinstance(conv, SearchConv):
+        conv.__class__ = _search_class(type(conv))  # type: ignore[assignment]
+        search = cast(SearchConv, conv)
+        search.implementation = "auto"
+    search = cast(SearchConv, conv)
+    weight = conv._parameters.get("branch_weight")
+    if weight is None or weight.numel() != entries:
+        device, dtype = conv.weight.device, conv.weight.dtype
+        # Half precision cannot resolve the small steps that the weights take.
+        dtype = torch.promote_types(dtype, torch.float32)
+        search.branch_weight = nn.Parameter(torch.full((entries,), INITIAL_WEIGHT, device=device, dtype=dtype))
+    search.rule = rule
+    search.set_branches(dilations)
+
+
+def release(conv: SearchConv) -> None:
+    """Turn a `SearchConv` back into the plain conv that it was, at its centre's dilation. Branches are dropped.
+
+    Raises:
+        RuntimeError: if a parametrisation was registered after `take_over`; remove it first.
+        ValueError: if the centre would need a negative padding, which no plain conv has.
+    """
+    search_class = type(conv)
+    if search_class is not _search_class(search_class.plain_class):
+        raise RuntimeError(
+            f"{search_class.__name__} was changed after the search began (a parametrisation?); undo that first"
+        )
+    plain = cast(Conv, conv)
+    check_plain(plain, plain.dilation)
+    del conv.branch_weight
+    for name in ("rule", "implementation", "_dilations"):
+        delattr(conv, name)
+    conv.__class__ = search_class.plain_class  # type: ignore[assignment]
+
+
+def dense_kernel(conv: SearchConv) -> tuple[Tensor, Dilation, tuple[int, ...]]:
+    """All branches folded into one kernel: weight, dilation and padding of the conv that computes the same function.
+
+    Per axis, the taps of all branches lie on a grid whose step is the greatest common divisor of their distances;
+    the kernel covers that grid, zeros where no branch has a tap. It grows with the largest dilation d, to
+    (k - 1) d / step + 1 taps.
+
+    Returns:
+        weight of shape (channel_out, channel_in / groups, *kernel); dilation and padding (before) per axis.
+
+    Raises:
+        ValueError: if even the widest branch crops its input: no plain conv can do that.
+    """
+    plain = cast(Conv, conv)
+    paddings = [size_keeping_padding(plain, dilation) for dilation in conv.dilations]
+    indices: list[list[Tensor]] = []  # per axis, per branch: where its taps lie in the new kernel
+    steps, padding, sizes = [], [], []
+    for axis, kernel in enumerate(plain.kernel_size):
+        # Positions relative to the output's origin: aligned over branches whatever their padding.
+        taps = [
+            [tap * dilation[axis] - sides[axis][0] for tap in range(kernel)]
+            for dilation, sides in zip(conv.dilations, paddings, strict=True)
+        ]
+        start, end = min(map(min, taps)), max(map(max, taps))
+        if start > 0:
+            raise ValueError(f"all branches of {conv} crop their input on axis {axis}; no plain conv can do that")
+        step = math.gcd(*(position - start for branch in taps for position in branch)) or 1
+        indices.append([torch.tensor([(position - start) // step for position in branch]) for branch in taps])
+        steps.append(step)
+        sizes.append((end - start) // step + 1)
+        padding.append(-start)
+    with torch.no_grad():
+        weight = plain.weight
+        folded = weight.new_zeros(*weight.shape[:2], *sizes)
+        for branch, probability in enumerate(conv.probability.to(weight.dtype)):
+            grid = torch.meshgrid(*(axis[branch] for axis in indices), indexing="ij")
+            folded[(slice(None), slice(None), *grid)] += probability * weight
+    return folded, tuple(steps), tuple(padding)

@@ -1,0 +1,159 @@
+"""The arithmetic of the local search: which dilations surround a centre, and which centre the probabilities mean.
+
+Pure Python on integers and floats; no tensors. Two rules exist for both directions:
+
+`"paper"`
+    exactly the arithmetic of the published code (RF-Next, arXiv 2206.06637, section 3.3, as mmcv 2.x ships it).
+`"default"`
+    the same idea without its faults: every branch lies at least one step from the next, so no dilation is frozen;
+    half steps round the same way on both sides; and probabilities that were never touched leave the centre where it
+    is, also at the bounds.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Dilation = tuple[int, ...]
+"""Dilation of a convolution, one positive integer per spatial axis."""
+
+Rule = Literal["default", "paper"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Smallest and largest dilation that the search may choose, both included; `max=None` is unbounded."""
+
+    min: int = 1
+    max: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.min < 1:
+            raise ValueError(f"Bounds.min is {self.min}; a dilation is at least 1")
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"Bounds.max is {self.max}, below Bounds.min = {self.min}")
+
+    def clip(self, dilation: int) -> int:
+        """The nearest dilation within the bounds."""
+        dilation = max(dilation, self.min)
+        return dilation if self.max is None else min(dilation, self.max)
+
+
+def check_rule(rule: str) -> None:
+    """Raise ValueError unless `rule` is one of `Rule`."""
+    if rule not in get_args(Rule):
+        raise ValueError(f"unknown rule {rule!r}; known: {', '.join(get_args(Rule))}")
+
+
+def neighbours(
+    centre: Dilation, kernel: Sequence[int], *, spread: float, branches: int, bounds: Bounds, rule: Rule
+) -> list[Dilation]:
+    """Dilations of the branches around `centre`, evenly spaced from (1 - spread) to (1 + spread) times the centre.
+
+    An even number of branches leaves the centre itself out. Axes whose kernel is 1 or even keep their dilation:
+    at 1 a dilation has no effect, and an even kernel has no centre to keep in place. Duplicates are dropped, the
+    order kept.
+
+    Args:
+        centre: dilation per axis.
+        kernel: kernel size per axis.
+        spread: distance of the outermost branch as a share of the centre (the papers' exp_rate).
+        branches: how many to ask for, at least 2; fewer come back where the bounds leave less room
+            (or, by rule "paper", where rounding makes some equal).
+        bounds: applied to every searched axis. Rule "paper" does not clip the centre's own branch.
+        rule: see the module.
+
+    Raises:
+        ValueError: for an unknown rule, fewer than 2 branches, a spread outside (0, 1], or a centre whose length is
+            not the kernel's.
+    """
+    check_rule(rule)
+    if branches < 2:
+        raise ValueError(f"a search needs at least 2 branches, got {branches}")
+    if not 0 < spread <= 1:
+        raise ValueError(f"spread must be in (0, 1], got {spread}")
+    if len(centre) != len(kernel):
+        raise ValueError(f"centre {centre} and kernel {tuple(kernel)} have different numbers of axes")
+    expand = _expand_paper if rule == "paper" else _expand_default
+    axes = [
+        [c] * branches if k == 1 or k % 2 == 0 else expand(c, spread, branches, bounds)
+        for c, k in zip(centre, kernel, strict=True)
+    ]
+    return list(dict.fromkeys(zip(*axes, strict=True)))
+
+
+def _positions(branches: int) -> list[float]:
+    """Where the branches lie, evenly spaced over [-1, 1]; exactly symmetric, and exactly 0 in the middle."""
+    return [(2 * i - (branches - 1)) / (branches - 1) for i in range(branches)]
+
+
+def _expand_paper(centre: int, spread: float, branches: int, bounds: Bounds) -> list[int]:
+    # Python's round() goes half to even, as the published code does.
+    return [
+        centre if position == 0 else bounds.clip(int(round((1 + position * spread) * centre)))
+        for position in _positions(branches)
+    ]
+
+
+def _expand_default(centre: int, spread: float, branches: int, bounds: Bounds) -> list[int]:
+    centre = bounds.clip(centre)
+    outwards = [p for p in _positions(branches) if p > 0]
+    # The j-th branch outwards is at least j steps away: all branches differ, whatever the centre.
+    offsets = [max(j, math.floor(p * spread * centre + 0.5)) for j, p in enumerate(outwards, start=1)]
+    middle = [centre] if branches % 2 else []
+    return [bounds.clip(d) for d in [*(centre - o for o in reversed(offsets)), *middle, *(centre + o for o in offsets)]]
+
+
+def expectation(
+    probability: Sequence[float],
+    dilations: Sequence[Dilation],
+    bounds: Bounds,
+    rule: Rule,
+    centre: Dilation | None = None,
+) -> Dilation:
+    """The dilation that the probabilities mean: per axis round(sum_i p_i d_i / sum_i p_i), clipped to the bounds.
+
+    Rule "paper" is just that, rounding half to even. Where the bounds (or rounding) cut the branches off on one side,
+    it moves even if nothing was learnt: equal probabilities on [1, 2] give 1.5, hence 2.
+
+    Rule "default" asks what was learnt, not where the branches happen to lie. With e the expectation, u its value
+    for equal probabilities, and lo and hi the outermost branches, the answer runs linearly from lo (at e = lo) through
+    the centre (at e = u) to hi (at e = hi). For branches that are symmetric about the centre this is e itself.
+    A tie between two integers goes to the one nearer to the centre.
+
+    Args:
+        probability: one non-negative number per branch, not all zero.
+        dilations: the branches.
+        bounds: applied to the result on every axis on which the branches differ.
+        rule: see the module.
+        centre: what the branches surround; used by rule "default", which takes the mean of the branches without it.
+
+    Raises:
+        ValueError: for lengths that differ, no branch, an unknown rule, or probabilities that are negative, not
+            finite, or all zero.
+    """
+    check_rule(rule)
+    if len(probability) != len(dilations) or not dilations:
+        raise ValueError(f"{len(probability)} probabilities for {len(dilations)} branches")
+    total = sum(probability)
+    if not (math.isfinite(total) and total > 0 and min(probability) >= 0):
+        raise ValueError(f"probabilities must be finite, not negative and not all zero, got {list(probability)}")
+    result = []
+    for axis, branch in enumerate(zip(*dilations, strict=True)):
+        mean = sum(p * d for p, d in zip(probability, branch, strict=True)) / total
+        if rule == "paper":
+            result.append(bounds.clip(int(round(mean))))
+            continue
+        uniform = sum(branch) / len(branch)
+        middle = uniform if centre is None else centre[axis]
+        low, high = min(branch), max(branch)
+        if low == high:  # an axis that is not searched keeps its dilation, whatever the bounds
+            result.append(low)
+            continue
+        if mean >= uniform:
+            value = middle + (mean - uniform) * (high - middle) / (high - uniform)
+        else:
+            value = middle - (uniform - mean) * (middle - low) / (uniform - low)
+        result.append(bounds.clip(math.ceil(value - 0.5) if value > middle else math.floor(value + 0.5)))
+    return tuple(result)

@@ -1,0 +1,85 @@
+"""Lightning callback that runs a local search during `Trainer.fit`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import WeightAveraging
+
+from rfnext.local import LocalSearch
+
+
+class LocalSearchCallback(pl.Callback):
+    """Counts epochs or optimizer steps, runs the rounds, and keeps the search's state in Lightning's checkpoints.
+
+        search = LocalSearch(module.network, LocalConfig())
+        trainer = pl.Trainer(callbacks=[LocalSearchCallback(search)])
+
+    Build the search before `fit`, so that `configure_optimizers` sees the branch weights; it is an error if it does
+    not. Averaging callbacks (EMA) get the new branches after each round. Dilations and probabilities go to the
+    trainer's loggers as "dilation/<layer>" and "probability/<layer>/<branch>".
+
+    Args:
+        search: the search over the module or any part of it.
+        every: what counts as a step: "epoch", or "step" for an optimizer step.
+        folder: if given, `structure-round<N>.json` is written there after each round, by rank 0.
+    """
+
+    def __init__(
+        self, search: LocalSearch, every: Literal["epoch", "step"] = "epoch", folder: str | Path | None = None
+    ) -> None:
+        if every not in ("epoch", "step"):
+            raise ValueError(f"every must be 'epoch' or 'step', got {every!r}")
+        self.search = search
+        self.every = every
+        self.folder = None if folder is None else Path(folder)
+        self._optimizer_steps = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._optimizer_steps = trainer.global_step
+        optimized = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
+        if not all(id(weight) in optimized for weight in self.search.branch_weights()):
+            raise RuntimeError(
+                "no optimizer holds the branch weights, so nothing would be searched: build LocalSearch before fit(), "
+                "and let configure_optimizers() include LocalSearch.branch_weights()"
+            )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every == "step" and trainer.global_step > self._optimizer_steps:
+            self._optimizer_steps = trainer.global_step
+            self._after_step(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.every == "epoch":
+            self._after_step(trainer, pl_module)
+
+    def _after_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.search.after_step():
+            return
+        last = self.search.history[-1]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            average = getattr(callback, "_average_model", None)
+            if isinstance(callback, WeightAveraging) and average is not None:
+                self.search.copy_to(average.module.get_submodule(self._path(pl_module)))
+        if self.folder is not None and trainer.is_global_zero:
+            self.search.structure().save(self.folder / f"structure-round{self.search.round}.json")
+        values = {f"dilation/{name}": sum(d) / len(d) for name, d in last.structure.items()}
+        for name, shares in last.probability.items():
+            values |= {f"probability/{name}/{i}": share for i, share in enumerate(shares)}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+
+    def _path(self, pl_module: pl.LightningModule) -> str:
+        """Where the searched network lies in the module."""
+        for name, part in pl_module.named_modules():
+            if part is self.search.model:
+                return name
+        raise RuntimeError("the searched network is not part of the LightningModule that is trained")
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.search.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.search.load_state_dict(state_dict)

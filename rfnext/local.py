@@ -1,0 +1,282 @@
+"""Local search: refine dilations while the network trains (RF-Next, arXiv 2206.06637, section 3.3).
+
+Every searched conv is evaluated at a few dilations around its centre. Every so often a round is run: the centre moves
+to the dilation that the learnt probabilities mean, and the branches are laid out around it anew.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from rfnext.conv import (
+    INITIAL_WEIGHT,
+    Conv,
+    SearchConv,
+    Where,
+    everything,
+    set_dilation,
+    take_over,
+    unsearchable,
+)
+from rfnext.dilation import Bounds, Dilation, Rule, check_rule, expectation, neighbours
+from rfnext.structure import Structure, named_convs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LocalConfig:
+    """Settings of the local search. The defaults are those of the published detection runs."""
+
+    interval: int = 1
+    """Steps (epochs or iterations: whoever calls `after_step` decides) between two rounds."""
+    rounds: int = 10
+    """How many rounds are run; after the last one the probabilities go on learning until training ends.
+    The published max_step, which is exclusive, gives (max_step - 1) // interval rounds."""
+    spread: float = 0.5
+    """Distance of the outermost branches from the centre, as a share of the centre."""
+    branches: int = 2
+    """Dilations per conv."""
+    bounds: Bounds = field(default_factory=lambda: Bounds(1, 24))
+    """Smallest and largest dilation."""
+    rule: Rule = "default"
+    """"default", or "paper" for exactly the published arithmetic."""
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule)
+        if self.interval < 1 or self.rounds < 0:
+            raise ValueError(f"interval must be >= 1 and rounds >= 0, got {self.interval} and {self.rounds}")
+        # neighbours() validates the rest; better here than at the first conv.
+        neighbours((1,), (3,), spread=self.spread, branches=self.branches, bounds=self.bounds, rule=self.rule)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round saw and did, per layer name.
+
+    step: number of `after_step` calls so far.
+    dilations, probability: the branches before the round and their learnt shares.
+    structure: the centres that it moved to.
+    """
+
+    step: int
+    dilations: dict[str, list[Dilation]]
+    probability: dict[str, list[float]]
+    structure: dict[str, Dilation]
+
+
+class LocalSearch:
+    """Searches the dilations of a model's convs while somebody else trains it.
+
+        search = LocalSearch(model, LocalConfig(interval=1, rounds=10))
+        optimizer = torch.optim.AdamW(model.parameters())       # after the search: it must see the branch weights
+        for epoch in range(20):
+            train_one_epoch(model, optimizer)
+            search.after_step()
+        search.structure().save("structure.json")
+
+    The convs are taken over in place (`rfnext.conv`), starting from their own dilations. Build the search after the
+    weights are loaded or before, as you like, but before the optimizer, DDP and torch.compile.
+
+    Args:
+        model: any network.
+        config: settings.
+        where: which of the searchable convs take part.
+
+    Raises:
+        ValueError: if no conv is left to search; the message says why each was passed over.
+    """
+
+    def __init__(self, model: nn.Module, config: LocalConfig, where: Where = everything) -> None:
+        self.model = model
+        self.config = config
+        self.step = 0
+        self.history: list[Round] = []
+        self._convs: dict[str, SearchConv] = {}
+        reasons: dict[str, str] = {}
+        for name, conv in named_convs(model).items():
+            if not where(name, conv):
+                reasons[name] = "not picked by `where`"
+            elif reason := unsearchable(conv):
+                reasons[name] = reason
+                if "overrides forward()" in reason:
+                    log.warning("%s is not searched: %s", name, reason)
+            else:
+                self._convs[name] = cast(SearchConv, conv)
+        if not self._convs:
+            found = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
+            raise ValueError(f"no conv to search among the model's {len(reasons)}. {found}")
+        self.initial = Structure({name: tuple(conv.dilation) for name, conv in self._plain()})
+        for name, conv in self._plain():
+            centre = tuple(conv.dilation)
+            branches = self._neighbours(centre, conv)
+            if len(branches) < 2:
+                log.info("%s: the bounds leave only dilation %s", name, branches[0])
+            take_over(conv, branches, entries=config.branches, rule=config.rule)
+            if config.rule == "default":
+                self._move(conv, centre)
+        log.info("searching %d of %d convs", len(self._convs), len(self._convs) + len(reasons))
+
+    def _plain(self) -> list[tuple[str, Conv]]:
+        return [(name, cast(Conv, conv)) for name, conv in self._convs.items()]
+
+    def _neighbours(self, centre: Dilation, conv: Conv) -> list[Dilation]:
+        c = self.config
+        return neighbours(
+            centre, conv.kernel_size, spread=c.spread, branches=c.branches, bounds=c.bounds, rule=c.rule
+        )
+
+    def _move(self, conv: Conv, centre: Dilation) -> None:
+        """Set the centre, brought within the bounds on the axes that are searched."""
+        searched = [k > 1 and k % 2 == 1 for k in conv.kernel_size]
+        set_dilation(
+            conv, tuple(self.config.bounds.clip(d) if s else d for d, s in zip(centre, searched, strict=True))
+        )
+
+    def branch_weights(self) -> list[nn.Parameter]:
+        """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
+        return [conv.branch_weight for conv in self._convs.values()]
+
+    @property
+    def round(self) -> int:
+        """Rounds run so far."""
+        return len(self.history)
+
+    def after_step(self) -> bool:
+        """Count one step; run a round if one is due. Returns whether one was run.
+
+        Call it after every epoch, or after every iteration: `LocalConfig.interval` counts these calls. Under
+        distributed training call it on every rank: all hold the same weights and come to the same dilations.
+        """
+        self.step += 1
+        if self.round >= self.config.rounds or self.step % self.config.interval:
+            return False
+        self._check_learning()
+        structure = self._estimate()
+        self.history.append(
+            Round(
+                step=self.step,
+                dilations={name: list(conv.dilations) for name, conv in self._convs.items()},
+                probability=self.probability(),
+                structure=dict(structure),
+            )
+        )
+        for name, conv in self._plain():
+            set_dilation(conv, structure[name])
+            self._convs[name].set_branches(self._neighbours(structure[name], conv))
+        log.info("round %d at step %d: %s", self.round, self.step, dict(structure))
+        return True
+
+    def probability(self) -> dict[str, list[float]]:
+        """Share of each branch now, per layer."""
+        with torch.no_grad():
+            # One transfer for all layers: on a GPU each one waits for the device.
+            flat = torch.cat([conv.probability.float() for conv in self._convs.values()]).tolist()
+        result, start = {}, 0
+        for name, conv in self._convs.items():
+            result[name] = flat[start : start + len(conv.dilations)]
+            start += len(conv.dilations)
+        return result
+
+    def _estimate(self) -> Structure:
+        c = self.config
+        probability = self.probability()
+        estimates = {}
+        for name, conv in self._plain():
+            dilations = self._convs[name].dilations
+            try:
+                estimates[name] = expectation(probability[name], dilations, c.bounds, c.rule, tuple(conv.dilation))
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}: {error}; did the training diverge?") from None
+        return Structure(estimates)
+
+    def _check_learning(self) -> None:
+        """Say so if no branch weight was ever updated: a search that silently searches nothing is the worst kind."""
+        searching = [conv for conv in self._convs.values() if len(conv.dilations) > 1]
+        if searching and all(bool((conv.branch_weight == INITIAL_WEIGHT).all()) for conv in searching):
+            log.warning(
+                "no branch weight has changed since the last round: was the optimizer built before LocalSearch, "
+                "or from parameters that leave `branch_weights()` out?"
+            )
+
+    def structure(self) -> Structure:
+        """The structure found so far.
+
+        By rule "default" that includes what the probabilities learnt since the last round; by rule "paper" it is the
+        centre of the last round, as in the published files.
+        """
+        if self.config.rule == "paper":
+            return Structure({name: tuple(conv.dilation) for name, conv in self._plain()})
+        return self._estimate()
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Give another copy of the searched model the same branches; averaging (EMA) copies need it after a round.
+
+        Raises:
+            ValueError: naming a layer that the copy lacks or that is not searched there.
+        """
+        convs = named_convs(model)
+        for name, conv in self._convs.items():
+            copy = convs.get(name)
+            if not isinstance(copy, SearchConv):
+                raise ValueError(f"layer {name!r} is not a searched conv of the copy; copy the model after wrapping it")
+            copy.set_extra_state(conv.get_extra_state())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the search needs to go on: counters, history and branches; numbers, strings, lists and dicts only.
+
+        The branch weights are parameters and travel with the model's own state_dict.
+        """
+        return {
+            "version": 1,
+            "config": asdict(self.config),
+            "step": self.step,
+            "initial": {name: list(d) for name, d in self.initial.items()},
+            "history": [
+                {
+                    "step": r.step,
+                    "dilations": {name: [list(d) for d in ds] for name, ds in r.dilations.items()},
+                    "probability": r.probability,
+                    "structure": {name: list(d) for name, d in r.structure.items()},
+                }
+                for r in self.history
+            ],
+            "branches": {name: conv.get_extra_state().tolist() for name, conv in self._convs.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`. The branches and counters are set; the config stays the one given.
+
+        Raises:
+            ValueError: if it is no such state, or the searched layers differ; nothing is changed then.
+        """
+        keys = {"version", "config", "step", "initial", "history", "branches"}
+        if not isinstance(state, Mapping) or set(state) != keys or state["version"] != 1:
+            raise ValueError("not the state of a LocalSearch of this version of rfnext")
+        different = set(state["branches"]) ^ set(self._convs)
+        if different:
+            raise ValueError(
+                f"the state is of a search over other layers; {len(different)} differ, {sorted(different)[0]!r} first"
+            )
+        branches = {name: torch.tensor(rows, dtype=torch.int64) for name, rows in state["branches"].items()}
+        for name, conv in self._convs.items():
+            conv.check_extra_state(branches[name])
+        if (before := state["config"]) != asdict(self.config):
+            log.warning("the search goes on with %s; it began with %s", asdict(self.config), before)
+        for name, conv in self._convs.items():
+            conv.set_extra_state(branches[name])
+        self.step = int(state["step"])
+        self.initial = Structure({name: tuple(d) for name, d in state["initial"].items()})
+        self.history = [
+            Round(
+                step=int(r["step"]),
+                dilations={name: [tuple(d) for d in ds] for name, ds in r["dilations"].items()},
+                probability={name: list(p) for name, p in r["probability"].items()},
+                structure={name: tuple(d) for name, d in r["structure"].items()},
+            )
+            for r in state["history"]
+        ]

@@ -1,0 +1,203 @@
+"""Structure: which conv has which dilation. Read from a model, applied to a model, kept in a file."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from torch import nn
+
+from rfnext import atomic
+from rfnext.conv import (
+    Conv,
+    SearchConv,
+    Where,
+    check_dilation,
+    check_plain,
+    everything,
+    is_conv,
+    release,
+    set_dilation,
+    unsearchable,
+)
+from rfnext.dilation import Dilation
+
+FORMAT = "rfnext-structure"
+VERSION = 1
+
+# Wrappers put these into the names of the modules that they wrap.
+_WRAPPER_PARTS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+def canonical(name: str) -> str:
+    """A module's name without what wrappers add: "module." in front (DDP), "_orig_mod." anywhere (torch.compile)."""
+    parts = [part for part in name.split(".") if part not in _WRAPPER_PARTS]
+    while len(parts) > 1 and parts[0] == "module":
+        parts = parts[1:]
+    return ".".join(parts)
+
+
+def named_convs(model: nn.Module) -> dict[str, Conv]:
+    """All convs of a model by canonical name, in module order; a shared conv once, by its first name."""
+    return {canonical(name): module for name, module in model.named_modules() if is_conv(module)}
+
+
+def searched_convs(model: nn.Module) -> dict[str, SearchConv]:
+    """All SearchConvs of a model by canonical name."""
+    return {canonical(name): module for name, module in model.named_modules() if isinstance(module, SearchConv)}
+
+
+class Structure(Mapping[str, Dilation]):
+    """An immutable mapping from module names, as in `model.named_modules()`, to dilations.
+
+    Names are canonical: the same structure fits a model whether or not it is wrapped by DDP or torch.compile.
+    Two structures are equal if they map the same names to the same dilations.
+
+    Raises:
+        ValueError: for an entry that is not a positive integer or a sequence of them, or two names that are the same.
+    """
+
+    def __init__(self, dilations: Mapping[str, Dilation | int]) -> None:
+        # An integer, as in the older published files, means "on every axis" and is only spread out when applied.
+        self._dilations: dict[str, Dilation | int] = {}
+        for name, dilation in dilations.items():
+            if canonical(name) in self._dilations:
+                raise ValueError(f"layer {canonical(name)!r} appears twice")
+            self._dilations[canonical(name)] = _checked(name, dilation)
+
+    def __getitem__(self, name: str) -> Dilation:
+        dilation = self._dilations[canonical(name)]
+        return (dilation,) if isinstance(dilation, int) else dilation
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dilations)
+
+    def __len__(self) -> int:
+        return len(self._dilations)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and self._dilations == other._dilations
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._dilations.items()))
+
+    def __repr__(self) -> str:
+        return f"Structure({self._dilations})"
+
+    @classmethod
+    def read(cls, model: nn.Module, where: Where = everything) -> Self:
+        """The dilations of a model's searchable convs; for a SearchConv that of its centre."""
+        return cls(
+            {
+                name: tuple(conv.dilation)
+                for name, conv in named_convs(model).items()
+                if unsearchable(conv) is None and where(name, conv)
+            }
+        )
+
+    def apply(self, model: nn.Module, where: Where | None = None) -> None:
+        """Give the model's convs these dilations, as plain convs; their output sizes stay.
+
+        A SearchConv among them is released. Nothing is changed if anything is wrong.
+
+        Args:
+            model: holds a conv of every name in the structure. Other convs are left as they are.
+            where: if given, every searchable conv that it picks must have an entry.
+
+        Raises:
+            ValueError: naming the layer, for one that the model lacks, that is no conv, whose number of axes
+                differs, or that has no entry though `where` asks for it.
+        """
+        pairs = list(self.match(model))
+        if where is not None:
+            for name, conv in named_convs(model).items():
+                if unsearchable(conv) is None and where(name, conv) and name not in self:
+                    raise ValueError(f"the structure has no entry for layer {name!r}{_closest(name, self)}")
+        for name, conv, dilation in pairs:
+            try:
+                check_plain(conv, dilation)
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}: {error}") from None
+        for _, conv, dilation in pairs:
+            set_dilation(conv, dilation)
+            if isinstance(conv, SearchConv):
+                release(conv)
+
+    def match(self, model: nn.Module) -> Iterator[tuple[str, Conv, Dilation]]:
+        """(name, conv, dilation with one entry per axis) for every entry; raises ValueError as `apply` does."""
+        modules = {canonical(name): module for name, module in model.named_modules(remove_duplicate=False)}
+        for name, dilation in self._dilations.items():
+            if name not in modules:
+                raise ValueError(
+                    f"layer {name!r} of the structure is not in the model{_closest(name, named_convs(model))}"
+                )
+            conv = modules[name]
+            if not is_conv(conv):
+                raise ValueError(f"layer {name!r} of the structure is a {type(conv).__name__} in the model, not a conv")
+            full = (dilation,) * len(conv.kernel_size) if isinstance(dilation, int) else dilation
+            try:
+                check_dilation(full, conv)
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}: {error}; is this the structure of another model?") from None
+            yield name, conv, full
+
+    def save(self, path: str | Path) -> None:
+        """Write the structure as JSON, atomically.
+
+        Raises OSError, naming the file, if it cannot be written; an older file is kept then.
+        """
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "structure": {name: d if isinstance(d, int) else list(d) for name, d in self._dilations.items()},
+        }
+        atomic.write_text(path, json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a structure file: our own, or `local_search_config_stepN.json` of the published code.
+
+        The published files exist in three generations, which differ in the names of their settings and, in the
+        oldest, of the structure itself ("model"); dilations are integers or lists.
+
+        Raises:
+            ValueError: naming the file, and the layer where one is at fault.
+            OSError: if the file cannot be read.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a JSON file: {error}") from None
+        entries = None
+        if isinstance(content, dict):
+            if content.get("format", FORMAT) != FORMAT or content.get("version", VERSION) != VERSION:
+                raise ValueError(
+                    f"{path} is a {content.get('format', FORMAT)!r} file of version {content.get('version')!r}; "
+                    f"this version of rfnext reads {FORMAT!r} version {VERSION}"
+                )
+            entries = content.get("structure", content.get("model"))
+        if not isinstance(entries, dict):
+            raise ValueError(
+                f"{path} is not a structure file: expected an object with a key 'structure' (or, in the oldest "
+                "published files, 'model') that maps layer names to dilations"
+            )
+        if not entries:
+            raise ValueError(f"{path} holds an empty structure; was the search run on a model without convs?")
+        try:
+            return cls(entries)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _checked(name: str, dilation: Any) -> Dilation | int:
+    values = dilation if isinstance(dilation, (list, tuple)) else [dilation]
+    # bool is an int to Python, but not a dilation.
+    if not values or not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in values):
+        raise ValueError(f"layer {name!r}: dilation {dilation!r} is not a positive integer or a list of them")
+    return dilation if isinstance(dilation, int) else tuple(values)
+
+
+def _closest(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,106 @@
+"""What a task is: a value that the benchmarks can train, search and score.
+
+A task owns its data, its networks, its training loop and its metrics; it knows no method and no table.
+`tasks/README.md` shows how to add one.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, Protocol, TypeVar
+
+from torch import nn
+
+from rfnext import LocalConfig, LocalSearch, Where
+
+Part = Literal["train", "validation", "test"]
+Logger = Literal["none", "csv", "tensorboard", "wandb"]
+
+
+class TaskConfig(Protocol):
+    """What every task's Config offers the methods: a frozen dataclass with at least these fields."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of one full training; methods shorten it where their budget says so."""
+        ...
+
+    @property
+    def search(self) -> LocalConfig:
+        """Settings of the local search; part of the protocol."""
+        ...
+
+
+Config = TypeVar("Config", bound=TaskConfig)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a task's tables."""
+
+    name: str
+    higher_is_better: bool = True
+    decimals: int = 1
+    unit: str = "%"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of one fold: `Split("test", 1)`. "validation" is always carved out of the fold's training data."""
+
+    part: Part
+    fold: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training is told by whoever started it.
+
+    folder: where checkpoints and logs go; exists. `fit` resumes from what it finds there if `resume` is set.
+    search: the local search already wrapped around the model, or None for plain training.
+    device: "auto", "cpu", "cuda", "cuda:1", ...
+    """
+
+    seed: int
+    fold: int
+    folder: Path
+    search: LocalSearch | None = None
+    logger: Logger = "none"
+    resume: bool = False
+    device: str = "auto"
+
+
+SELECTED = "selected.pt"
+"""File that `fit` may leave in `Run.folder`: the state_dict of the epoch that was best on the validation part."""
+
+
+@dataclass(frozen=True)
+class Task(Generic[Config]):
+    """A benchmark task; `tasks.load(name)` returns the `TASK` value of `tasks/<name>/task.py`.
+
+    metrics: the first one drives searches.
+    presets: named configs; always has "tiny", which takes seconds per training on a CPU.
+    folds: the fold numbers of a config's data, without reading the data.
+    fit: trains in place and leaves the model at its last epoch; writes `SELECTED` if it selects one on validation
+        data. Never looks at the test part.
+    evaluate: metric name -> value on one part; does not change the model's weights.
+    where: which convs the methods may search.
+    unavailable: None, or why it cannot run here: what to download and where to put it.
+    data_label: what the numbers were measured on, for captions, e.g. "seglearn wrist recordings (embedded)".
+    published: key of `benchmarks/published.toml` whose numbers were measured on the very same data, or None.
+    illustrate: writes pictures of predictions into a folder and returns their paths, or None.
+    """
+
+    name: str
+    version: int
+    metrics: tuple[Metric, ...]
+    presets: Mapping[str, Config]
+    build: Callable[[Config], nn.Module]
+    fit: Callable[[nn.Module, Config, Run], None]
+    evaluate: Callable[[nn.Module, Config, Split], dict[str, float]]
+    where: Where
+    unavailable: Callable[[Config], str | None]
+    folds: Callable[[Config], tuple[int, ...]]
+    data_label: Callable[[Config], str]
+    published: Callable[[Config], str | None]
+    illustrate: Callable[[nn.Module, Config, Split, Path], list[Path]] | None = None
