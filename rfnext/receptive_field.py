@@ -1,0 +1,108 @@
+"""How far a network looks: theoretical and effective receptive field, and what a forward pass costs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def _evaluating(model: Forward) -> Iterator[None]:
+    training = model.training if isinstance(model, nn.Module) else False
+    if isinstance(model, nn.Module):
+        model.eval()
+    try:
+        yield
+    finally:
+        if isinstance(model, nn.Module):
+            model.train(training)
+
+
+def _centre(output: Tensor, position: tuple[int, ...] | None) -> Tensor:
+    """(batch, channel) values of the output at one position, by default the middle."""
+    if position is None:
+        position = tuple(size // 2 for size in output.shape[2:])
+    if len(position) != output.dim() - 2:
+        raise ValueError(f"position {position} does not fit an output of shape {tuple(output.shape)}")
+    return output[(slice(None), slice(None), *position)]
+
+
+@torch.no_grad()
+def theoretical_receptive_field(
+    model: Forward, x: Tensor, position: tuple[int, ...] | None = None
+) -> list[tuple[int, int]]:
+    """First and last input position, per spatial axis, that can influence one position of the output.
+
+    Found by experiment, so for any network: everything before (after) some position is set to NaN, and the bound is
+    where NaN first reaches the output, by bisection. NaN passes through every operation that depends on its input,
+    whatever the weights. The answer is cut off at the borders of `x`: take an input larger than the field. Operations
+    that look at all of the input (global pooling, attention, instance normalisation) make it the whole input.
+
+    Args:
+        model: maps (batch, channel, *size) to (batch, channel_out, *size_out); evaluated in eval mode.
+        x: an example input of shape (batch, channel, *size); its values do not matter, they must be finite.
+        position: of the output, one index per spatial axis; the middle if None.
+
+    Raises:
+        ValueError: if the output at `position` is NaN already, or does not depend on an axis of the input.
+    """
+    with _evaluating(model):
+
+        def reached(axis: int, where: slice) -> bool:
+            index: list[slice] = [slice(None)] * x.dim()
+            index[axis] = where
+            poisoned = x.clone()
+            poisoned[tuple(index)] = torch.nan
+            return bool(_centre(model(poisoned), position).isnan().any())
+
+        if bool(_centre(model(x), position).isnan().any()):
+            raise ValueError("the output is NaN for a finite input; its receptive field cannot be found")
+        bounds = []
+        for axis in range(2, x.dim()):
+            size = x.shape[axis]
+            if not reached(axis, slice(0, size)):
+                raise ValueError(f"the output does not depend on axis {axis - 2} of the input")
+            first = _bisect(size, lambda count, axis=axis: reached(axis, slice(0, count))) - 1
+            last = size - _bisect(size, lambda count, axis=axis, size=size: reached(axis, slice(size - count, size)))
+            bounds.append((first, last))
+        return bounds
+
+
+def _bisect(size: int, holds: Callable[[int], bool]) -> int:
+    """The smallest count in 1..size for which `holds`, which stays true from there on."""
+    low, high = 1, size
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
+
+
+def effective_receptive_field(model: Forward, x: Tensor, position: tuple[int, ...] | None = None) -> Tensor:
+    """Share of each input position in the gradient of one output position, shape (*size), summing to 1.
+
+    |d output / d input|, summed over channels and averaged over the batch (Luo et al., "Understanding the Effective
+    Receptive Field in Deep Convolutional Neural Networks", NeurIPS 2016, section 3). Average over several real inputs
+    for a smooth picture. Arguments as in `theoretical_receptive_field`; here the values of `x` matter.
+
+    Raises ValueError if the gradient is zero everywhere.
+    """
+    with _evaluating(model), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(_centre(model(x), position).sum(), x)
+    field = gradient.abs().sum(1).mean(0)
+    total = field.sum()
+    if not total > 0:
+        raise ValueError("the output has no gradient at this input; try another input or position")
+    return field / total
+
+
+@torch.no_grad()
+def multiply_adds(model: nn.Module, *inputs: Tensor) -> int:
+    """Multiply-adds of one forward pass in eval mode, as torch's flop counter sees convs and matrix products."""
+    with _evaluating(model), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    return counter.get_total_flops() // 2

@@ -1,0 +1,54 @@
+"""Receptive fields against closed forms."""
+
+import pytest
+import torch
+from torch import nn
+
+from rfnext.receptive_field import effective_receptive_field, multiply_adds, theoretical_receptive_field
+
+
+def chain(*dilations: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for dilation in dilations:
+        layers += [nn.Conv1d(4, 4, 3, padding=dilation, dilation=dilation), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("dilations", [(1,), (1, 2, 4), (5, 3), (16, 1, 16)])
+def test_theoretical_field_of_a_chain_is_the_sum_of_its_dilations(dilations: tuple[int, ...]) -> None:
+    reach = sum(dilations)
+    assert theoretical_receptive_field(chain(*dilations), torch.zeros(1, 4, 101)) == [(50 - reach, 50 + reach)]
+
+
+def test_theoretical_field_per_axis_with_stride_and_asymmetric_kernels() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, (3, 5), padding=(1, 2)), nn.MaxPool2d(2), nn.Conv2d(2, 1, 3, padding=1))
+    # Output (8, 8) of a 32 x 32 input sees pooled 7..9, i.e. 14..19, and one row or two columns more on each side.
+    assert theoretical_receptive_field(model, torch.zeros(1, 1, 32, 32), (8, 8)) == [(13, 20), (12, 21)]
+
+
+def test_theoretical_field_ends_at_the_input_and_is_all_of_it_after_global_pooling() -> None:
+    assert theoretical_receptive_field(chain(40), torch.zeros(1, 4, 21)) == [(10, 10)]  # both outer taps see padding
+    squeeze = nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Upsample(size=21))
+    assert theoretical_receptive_field(squeeze, torch.zeros(1, 4, 21)) == [(0, 20)]
+
+
+def test_theoretical_field_reports_what_it_cannot_find() -> None:
+    with pytest.raises(ValueError, match="does not depend on axis 0"):
+        theoretical_receptive_field(lambda x: torch.zeros(1, 1, 5), torch.zeros(1, 1, 5))
+    with pytest.raises(ValueError, match="NaN"):
+        theoretical_receptive_field(lambda x: x / 0, torch.zeros(1, 1, 5))
+
+
+def test_effective_field_of_equal_weights_is_the_convolution_of_boxes() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1, bias=False), nn.Conv1d(1, 1, 3, padding=2, dilation=2, bias=False))
+    for conv in model:
+        nn.init.ones_(conv.weight)
+    field = effective_receptive_field(model, torch.randn(2, 1, 11))
+    expected = torch.tensor([0, 0, 1, 1, 2, 1, 2, 1, 1, 0, 0]) / 9
+    torch.testing.assert_close(field, expected)
+    with pytest.raises(ValueError, match="no gradient"):
+        effective_receptive_field(nn.Sequential(chain(1), nn.Threshold(1e9, 0)), torch.randn(1, 4, 9))
+
+
+def test_multiply_adds_of_a_conv() -> None:
+    assert multiply_adds(nn.Conv2d(8, 16, 3, padding=1, groups=2), torch.randn(2, 8, 10, 10)) == 2 * 16 * 4 * 9 * 100
