@@ -1,0 +1,97 @@
+"""Check a data folder in the MS-TCN layout: `python -m tasks.action_segmentation.check PATH [--fold N]`.
+
+Prints every problem found, one a line, as "file:line: problem; mend", and exits with 1; or a summary, and 0.
+It is stricter than the reader in one point: any difference between the number of labels and of feature frames
+is a problem here, while the reader goes on with the common frames where the difference is small.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.action_segmentation.data import (
+    Problem,
+    common_length,
+    open_layout,
+    read_features,
+    read_fold,
+    read_labels,
+    read_mapping,
+    read_shapes,
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check found; the counts cover what could be read. feature_size is None if no features could
+    be."""
+
+    problems: tuple[Problem, ...]
+    videos: int = 0
+    frames: int = 0
+    feature_size: int | None = None
+    classes: int = 0
+    folds: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        folds = ", ".join(map(str, self.folds))
+        return (
+            f"fine: {self.videos} videos, {self.frames} frames, {self.feature_size} features, "
+            f"{self.classes} classes, folds {folds}"
+        )
+
+
+def check(root: str | Path, fold: int | None = None) -> Findings:
+    """Read everything that the given fold, or all folds, name; raises nothing for bad data."""
+    problems: list[Problem] = []
+
+    def report(path: Path, line: int | None, what: str, mend: str) -> None:
+        problems.append(Problem(path, line, what, mend))
+
+    layout = open_layout(root, report)
+    if problems:
+        return Findings(tuple(problems))
+    index = read_mapping(layout, report)
+    folds = layout.folds() if fold is None else (fold,)
+    if not folds:
+        mend = "add train.split1.bundle and test.split1.bundle, one <video>.txt a line"
+        report(layout.root / "splits", None, "there is no bundle", mend)
+    videos: dict[str, None] = {}  # an ordered set
+    for number in folds:
+        train, test = read_fold(layout, number, report)
+        videos |= dict.fromkeys([*train, *test])
+        if len(train) == 1:
+            what = "there is one training video, so none can be held out for validation"
+            report(layout.bundle("train", number), 1, what, "add training videos")
+
+    shapes = read_shapes(layout, videos, report)
+    frames = 0
+    for video in videos:
+        labels = read_labels(layout, video, index, report)
+        if video in shapes:
+            read_features(layout.features(video), report)
+            if labels is not None:
+                frames += common_length(layout, video, shapes[video][1], len(labels), report, strict=True)
+    sizes = {size for size, _ in shapes.values()}
+    return Findings(tuple(problems), len(videos), frames, min(sizes, default=None), len(index), folds)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.action_segmentation.check",
+        description="Check a data folder in the MS-TCN layout: features/*.npy (D, T), groundTruth/*.txt, "
+        "mapping.txt and splits/*.bundle. Prints every problem as file:line: problem; mend, and exits with 1 "
+        "if there is one.",
+    )
+    parser.add_argument("path", type=Path, help="the data folder")
+    parser.add_argument("--fold", type=int, help="check this fold alone; default: all folds")
+    given = parser.parse_args(arguments)
+    findings = check(given.path, given.fold)
+    print(*(findings.problems or [findings]), sep="\n")
+    return 1 if findings.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Score result files: `python -m tasks.action_segmentation.score PREDICTIONS GROUND_TRUTH`.
+
+Prints one JSON object with the keys accuracy, edit, f1@10, f1@25 and f1@50, in percent.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tasks.action_segmentation import metrics
+from tasks.action_segmentation.data import DataError, fail, read_bundle, read_prediction
+
+SURPLUS = 1
+"""Frames that a prediction may have beyond the truth. Repeating the predictions of every second frame, as is
+done for 50 Salads, gives one too many for a video of odd length, and the MS-TCN code writes it out."""
+
+
+def score_folders(
+    predictions: str | Path,
+    ground_truth: str | Path,
+    *,
+    videos: Iterable[str] | None = None,
+    background: Iterable[str] = ("background",),
+    last_segment: metrics.LastSegment = "i+1",
+) -> dict[str, float]:
+    """`metrics.score` of a folder of result files, <video> or <video>.txt, against a folder of <video>.txt.
+
+    videos: exactly these must have been predicted; None: whatever has been predicted is scored, since a
+        folder of ground truth usually holds all folds.
+    Raises DataError if a file is missing, named twice, unreadable or empty, if there is one too many, or if a
+    prediction has not the length of its truth.
+    """
+    predicted = _files(Path(predictions))
+    truth = _files(Path(ground_truth))
+    for video, path in predicted.items():
+        if video not in truth:
+            fail(path, None, f"there is no {video}.txt in {ground_truth}", "take it away or add the truth")
+    if videos is not None:
+        expected = set(videos)
+        if missing := sorted(expected - set(predicted)):
+            fail(Path(predictions), None, f"no prediction of {', '.join(missing)}", "add it")
+        if extra := sorted(set(predicted) - expected):
+            fail(predicted[extra[0]], None, "a prediction of a video that is not asked for", "take it away")
+    pairs = (_pair(path, truth[video]) for video, path in predicted.items())
+    return metrics.score(pairs, background=background, last_segment=last_segment)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Video name -> file, sorted; hidden files and folders are passed over."""
+    if not folder.is_dir():
+        fail(folder, None, "no such folder", "give a folder with one file for each video")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        video = path.name.removesuffix(".txt")
+        if video in files:
+            fail(path, None, f"there is also {files[video].name} for this video", "take one away")
+        files[video] = path
+    if not files:
+        fail(folder, None, "there is no file in it", "give a folder with one file for each video")
+    return files
+
+
+def _pair(prediction: Path, truth: Path) -> tuple[list[str], list[str]]:
+    predicted, true = read_prediction(prediction), read_prediction(truth)
+    if not 0 <= len(predicted) - len(true) <= SURPLUS:
+        what = f"{len(predicted)} frames, but {truth} has {len(true)}"
+        fail(prediction, None, what, "predict every frame, up-sampling where frames were skipped")
+    return predicted[: len(true)], true
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.action_segmentation.score",
+        description="Score the result files of any tool, one file of class names for each video with or "
+        'without the "### Frame level recognition: ###" line, against a groundTruth folder. Prints JSON.',
+    )
+    parser.add_argument(
+        "predictions", type=Path, help="folder with <video> or <video>.txt; its videos are scored"
+    )
+    parser.add_argument("ground_truth", type=Path, help="folder with <video>.txt, one class name a line")
+    parser.add_argument(
+        "--bundle", type=Path, help="list of <video>.txt: exactly these must have been predicted"
+    )
+    parser.add_argument(
+        "--last-segment",
+        choices=["i", "i+1"],
+        default="i+1",
+        help="where the last segment ends, in frames counted from 0: i (RF-Next, MS-TCN++, ASFormer) "
+        "or i+1 (MS-TCN today, LTContext); default: %(default)s",
+    )
+    parser.add_argument(
+        "--background",
+        nargs="*",
+        default=["background"],
+        metavar="NAME",
+        help="classes whose segments count neither in Edit nor in F1; none with --background alone; "
+        "default: background",
+    )
+    given = parser.parse_args(arguments)
+    try:
+        scores = score_folders(
+            given.predictions,
+            given.ground_truth,
+            videos=None if given.bundle is None else read_bundle(given.bundle, fail),
+            background=given.background,
+            last_segment=given.last_segment,
+        )
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(scores))
+
+
+if __name__ == "__main__":
+    main()
