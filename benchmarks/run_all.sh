@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# The main job: searches, trains and scores every method on every task of a preset, then makes the tables.
+#
+#   bash benchmarks/run_all.sh                          # preset "tiny" on data that comes with it
+#   bash benchmarks/run_all.sh --list                   # what would run
+#   bash benchmarks/run_all.sh small --seeds 0 1 2      # PRESET, then any argument of python -m benchmarks.suite
+#
+# Makes its own environment (see setup.sh) if the active one will not do. Finished cells are kept: after Ctrl-C,
+# or to add seeds, run it again. Exits with the status of the suite: not 0 if any cell failed.
+set -euo pipefail
+root=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+
+preset=tiny
+if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+    preset=$1
+    shift
+fi
+results="$root/results"
+rest=() # the suite's other arguments
+only_asks=false
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --results) results=${2:?"--results wants a folder"}; shift ;;
+        --results=*) results=${1#*=} ;;
+        --list | --help | -h) only_asks=true; rest+=("$1") ;;
+        *) rest+=("$1") ;;
+    esac
+    shift
+done
+# Python runs in the root, the caller may stand elsewhere.
+case "$results" in /*) ;; *) results="$PWD/$results" ;; esac
+
+cd -- "$root"
+python=$(bash setup.sh)
+suite=("$python" -m benchmarks.suite "$preset" --results "$results" ${rest[@]+"${rest[@]}"})
+if $only_asks; then
+    exec "${suite[@]}"
+fi
+
+if [ "$preset" = tiny ] && [ ${#rest[@]} -eq 0 ]; then
+    printf 'The main job takes about 6 minutes on 2 cores; finished cells are kept.\n'
+fi
+status=0
+"${suite[@]}" || status=$?
+if [ "$status" -eq 2 ]; then # wrong usage; the suite has said what
+    exit 2
+elif [ "$status" -ge 128 ]; then # stopped by a signal: 130 is Ctrl-C
+    printf 'Stopped. Run the same command again to go on where it was.\n' >&2
+    exit "$status"
+fi
+tables=0
+"$python" -m benchmarks.tables --results "$results" || tables=$?
+printf '\nRecords:  %s\nTables:   %s\nPictures: %s\n' "$results/runs" "$results/tables" "$results/figures"
+if [ "$status" -ne 0 ]; then
+    printf 'Not everything ran; the tables name each missing cell and its reason.\n' >&2
+    exit "$status"
+fi
+exit "$tables"
