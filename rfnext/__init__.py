@@ -3,31 +3,30 @@
 Importing it needs nothing beyond torch.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
+from rfnext._version import __version__
 from rfnext.conv import Conv, SearchConv, Where, everything
 from rfnext.dilation import Bounds, Dilation, Rule, expectation, neighbours
+from rfnext.evolution import Evolution, EvolutionConfig, Scored, random_structure
 from rfnext.fold import keep_branches, merge, plain_state_dict
 from rfnext.functional import mixed_dilation_conv
 from rfnext.local import LocalConfig, LocalSearch, Round
 from rfnext.structure import Structure
 
-try:
-    __version__ = version("rfnext")
-except PackageNotFoundError:  # used from a folder, not installed
-    __version__ = "0+unknown"
-
 __all__ = [
     "Bounds",
     "Conv",
     "Dilation",
+    "Evolution",
+    "EvolutionConfig",
     "LocalConfig",
     "LocalSearch",
     "Round",
     "Rule",
+    "Scored",
     "SearchConv",
     "Structure",
     "Where",
+    "__version__",
     "everything",
     "expectation",
     "keep_branches",
@@ -35,4 +34,5 @@ __all__ = [
     "mixed_dilation_conv",
     "neighbours",
     "plain_state_dict",
+    "random_structure",
 ]

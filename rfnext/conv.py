@@ -39,7 +39,8 @@ def unsearchable(conv: Conv) -> str | None:
     """Why the dilation of `conv` cannot be searched, or None if it can."""
     if all(k == 1 or k % 2 == 0 for k in conv.kernel_size):
         return f"its kernel {tuple(conv.kernel_size)} has no odd axis above 1, so no dilation to choose"
-    if isinstance(conv.weight, nn.parameter.UninitializedParameter):
+    # Not conv.weight: reading a parametrised weight computes it, which in spectral_norm takes a step of its iteration.
+    if isinstance(conv._parameters.get("weight"), nn.parameter.UninitializedParameter):
         return "its weight is not initialised yet; run one batch through the model first"
     plain = type(conv).plain_class if isinstance(conv, SearchConv) else type(conv)
     if not _forward_is_plain(plain):
@@ -54,7 +55,8 @@ def _forward_is_plain(plain: type) -> bool:
     """Whether forward() of a conv class ends in `_conv_forward`, which is what a search overrides.
 
     True for torch's own classes, and for subclasses that only prepare their input or weight and then hand over to
-    super().forward() or _conv_forward(), like mmcv's. False for those that call F.conv2d themselves, like timm's.
+    super().forward(), like mmcv's, or self._conv_forward(). False for those that call F.conv2d themselves, like timm's,
+    or super()._conv_forward(), which goes past the search.
     """
     for cls in plain.__mro__:
         if cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
@@ -64,6 +66,8 @@ def _forward_is_plain(plain: type) -> bool:
         if forward := cls.__dict__.get("forward"):
             names = set(getattr(getattr(forward, "__code__", None), "co_names", ()))
             if not names & {"forward", "_conv_forward"} or names & {"conv1d", "conv2d", "conv3d"}:
+                return False
+            if {"super", "_conv_forward"} <= names:
                 return False
     return False
 
@@ -102,8 +106,16 @@ def check_dilation(dilation: Dilation, conv: Conv) -> None:
     """Raise ValueError unless `dilation` is one positive integer per axis of the conv's kernel."""
     if len(dilation) != len(conv.kernel_size):
         raise ValueError(f"dilation {dilation} has {len(dilation)} axes, the kernel {tuple(conv.kernel_size)} has not")
-    if not all(isinstance(d, int) and d >= 1 for d in dilation):
+    if not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in dilation):
         raise ValueError(f"dilation {dilation} is not made of positive integers")
+
+
+def check_branches(dilations: Sequence[Dilation], conv: Conv, entries: int) -> None:
+    """Raise ValueError unless `conv` can have these branches with that many branch weights."""
+    if not 1 <= len(dilations) <= entries:
+        raise ValueError(f"{len(dilations)} branches for {entries} branch weights")
+    for dilation in dilations:
+        size_keeping_padding(conv, dilation)
 
 
 def size_keeping_padding(conv: Conv, dilation: Dilation) -> list[tuple[int, int]]:
@@ -175,17 +187,10 @@ class SearchConv(nn.Module):
         Raises:
             ValueError: if there is none, or more than `branch_weight` has entries, or one does not fit the kernel.
         """
-        self._check_branches(dilations)
+        check_branches(dilations, cast(Conv, self), self.branch_weight.numel())
         self._dilations = tuple(dilations)
         with torch.no_grad():
             self.branch_weight.fill_(INITIAL_WEIGHT)
-
-    def _check_branches(self, dilations: Sequence[Dilation]) -> None:
-        conv = cast(Conv, self)
-        if not 1 <= len(dilations) <= self.branch_weight.numel():
-            raise ValueError(f"{len(dilations)} branches for {self.branch_weight.numel()} branch weights")
-        for dilation in dilations:
-            size_keeping_padding(conv, dilation)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = cast(Conv, self)
@@ -218,7 +223,7 @@ class SearchConv(nn.Module):
         if not isinstance(state, Tensor) or state.dim() != 2 or state.shape[1] != len(kernel) or len(state) < 2:
             raise ValueError(f"not the branches of a conv with kernel {kernel}: {state!r}")
         centre, *dilations = [tuple(row) for row in state.tolist()]
-        self._check_branches(dilations)
+        check_branches(dilations, cast(Conv, self), self.branch_weight.numel())
         size_keeping_padding(cast(Conv, self), centre)
 
     def set_extra_state(self, state: Any) -> None:
@@ -238,15 +243,18 @@ class SearchConv(nn.Module):
         error_msgs: list[str],
     ) -> None:
         own = {prefix + "branch_weight", prefix + "_extra_state"}
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        try:
+            super()._load_from_state_dict(
+                state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            )
+        except ValueError as error:  # set_extra_state() does not know the layer's name
+            error_msgs.append(f"{prefix.removesuffix('.')}: {error}")
         if not own & state_dict.keys():  # the checkpoint of a plain network
             missing_keys[:] = [key for key in missing_keys if key not in own]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so pickle cannot find it by name; it can make it again.
-        return _remake, (type(self).plain_class,), self.__dict__
+        return _remake, (type(self).plain_class,), self.__getstate__()
 
 
 @functools.cache
@@ -278,6 +286,7 @@ def take_over(conv: Conv, dilations: Sequence[Dilation], *, entries: int | None 
     if reason := unsearchable(conv):
         raise ValueError(f"cannot search {conv}: {reason}")
     entries = entries or len(dilations)
+    check_branches(dilations, conv, entries)
     if not isinstance(conv, SearchConv):
         conv.__class__ = _search_class(type(conv))  # type: ignore[assignment]
         search = cast(SearchConv, conv)
@@ -285,10 +294,10 @@ def take_over(conv: Conv, dilations: Sequence[Dilation], *, entries: int | None 
     search = cast(SearchConv, conv)
     weight = conv._parameters.get("branch_weight")
     if weight is None or weight.numel() != entries:
-        device, dtype = conv.weight.device, conv.weight.dtype
+        like = next(conv.parameters())
         # Half precision cannot resolve the small steps that the weights take.
-        dtype = torch.promote_types(dtype, torch.float32)
-        search.branch_weight = nn.Parameter(torch.full((entries,), INITIAL_WEIGHT, device=device, dtype=dtype))
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        search.branch_weight = nn.Parameter(torch.full((entries,), INITIAL_WEIGHT, device=like.device, dtype=dtype))
     search.rule = rule
     search.set_branches(dilations)
 
@@ -297,20 +306,24 @@ def release(conv: SearchConv) -> None:
     """Turn a `SearchConv` back into the plain conv that it was, at its centre's dilation. Branches are dropped.
 
     Raises:
-        RuntimeError: if a parametrisation was registered after `take_over`; remove it first.
-        ValueError: if the centre would need a negative padding, which no plain conv has.
+        ValueError: if a parametrisation was registered after `take_over` (remove it first), or the centre would need a
+            negative padding, which no plain conv has.
     """
-    search_class = type(conv)
-    if search_class is not _search_class(search_class.plain_class):
-        raise RuntimeError(
-            f"{search_class.__name__} was changed after the search began (a parametrisation?); undo that first"
-        )
+    check_release(conv)
     plain = cast(Conv, conv)
     check_plain(plain, plain.dilation)
     del conv.branch_weight
     for name in ("rule", "implementation", "_dilations"):
         delattr(conv, name)
-    conv.__class__ = search_class.plain_class  # type: ignore[assignment]
+    conv.__class__ = type(conv).plain_class  # type: ignore[assignment]
+
+
+def check_release(conv: SearchConv) -> None:
+    """Raise ValueError if something changed the conv's class after `take_over`, so that it has no way back."""
+    if type(conv) is not _search_class(type(conv).plain_class):
+        raise ValueError(
+            f"{type(conv).__name__} was changed after the search began (a parametrisation?); undo that first"
+        )
 
 
 def dense_kernel(conv: SearchConv) -> tuple[Tensor, Dilation, tuple[int, ...]]:

@@ -91,7 +91,7 @@ def _positions(branches: int) -> list[float]:
 def _expand_paper(centre: int, spread: float, branches: int, bounds: Bounds) -> list[int]:
     # Python's round() goes half to even, as the published code does.
     return [
-        centre if position == 0 else bounds.clip(int(round((1 + position * spread) * centre)))
+        centre if position == 0 else bounds.clip(round((1 + position * spread) * centre))
         for position in _positions(branches)
     ]
 
@@ -117,15 +117,16 @@ def expectation(
     Rule "paper" is just that, rounding half to even. Where the bounds (or rounding) cut the branches off on one side,
     it moves even if nothing was learnt: equal probabilities on [1, 2] give 1.5, hence 2.
 
-    Rule "default" asks what was learnt, not where the branches happen to lie. With e the expectation, u its value
-    for equal probabilities, and lo and hi the outermost branches, the answer runs linearly from lo (at e = lo) through
-    the centre (at e = u) to hi (at e = hi). For branches that are symmetric about the centre this is e itself.
+    Rule "default" asks what was learnt, not where the branches happen to lie. The share that all branches have in
+    common says nothing and stays at the centre c; only what a branch has beyond it counts: with m = min p,
+    branches * m * c + sum_i (p_i - m) d_i. So equal probabilities give c, a single branch with all of it gives d_i,
+    and for branches that are symmetric about the centre it is the expectation.
     A tie between two integers goes to the one nearer to the centre.
 
     Args:
         probability: one non-negative number per branch, not all zero.
         dilations: the branches.
-        bounds: applied to the result on every axis on which the branches differ.
+        bounds: applied to the result on every axis; by rule "default" only where the branches differ.
         rule: see the module.
         centre: what the branches surround; used by rule "default", which takes the mean of the branches without it.
 
@@ -136,24 +137,20 @@ def expectation(
     check_rule(rule)
     if len(probability) != len(dilations) or not dilations:
         raise ValueError(f"{len(probability)} probabilities for {len(dilations)} branches")
-    total = sum(probability)
-    if not (math.isfinite(total) and total > 0 and min(probability) >= 0):
+    total, common = sum(probability), min(probability)
+    if not (math.isfinite(total) and total > 0 and common >= 0):
         raise ValueError(f"probabilities must be finite, not negative and not all zero, got {list(probability)}")
     result = []
     for axis, branch in enumerate(zip(*dilations, strict=True)):
-        mean = sum(p * d for p, d in zip(probability, branch, strict=True)) / total
         if rule == "paper":
-            result.append(bounds.clip(int(round(mean))))
+            mean = sum(p * d for p, d in zip(probability, branch, strict=True)) / total
+            result.append(bounds.clip(round(mean)))
             continue
-        uniform = sum(branch) / len(branch)
-        middle = uniform if centre is None else centre[axis]
-        low, high = min(branch), max(branch)
-        if low == high:  # an axis that is not searched keeps its dilation, whatever the bounds
-            result.append(low)
+        if min(branch) == max(branch):  # an axis that is not searched keeps its dilation, whatever the bounds
+            result.append(branch[0])
             continue
-        if mean >= uniform:
-            value = middle + (mean - uniform) * (high - middle) / (high - uniform)
-        else:
-            value = middle - (uniform - mean) * (middle - low) / (uniform - low)
+        middle = sum(branch) / len(branch) if centre is None else centre[axis]
+        learnt = sum((p - common) * d for p, d in zip(probability, branch, strict=True))
+        value = (len(branch) * common * middle + learnt) / total
         result.append(bounds.clip(math.ceil(value - 0.5) if value > middle else math.floor(value + 0.5)))
     return tuple(result)

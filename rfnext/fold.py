@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from rfnext.conv import Conv, SearchConv, dense_kernel, release, set_dilation, take_over, unsearchable
+from rfnext.conv import (
+    Conv,
+    SearchConv,
+    check_release,
+    dense_kernel,
+    release,
+    set_dilation,
+    size_keeping_padding,
+    take_over,
+    unsearchable,
+)
 from rfnext.dilation import Dilation, neighbours
 from rfnext.local import LocalConfig
 from rfnext.structure import Structure, searched_convs
@@ -32,11 +42,10 @@ def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -
     Raises:
         ValueError: naming a layer that the model lacks, or whose conv the entry does not fit; nothing is changed then.
     """
-    pairs = list(structure.match(model))
-    for name, conv, _ in pairs:
+    plans = []
+    for name, conv, centre in structure.match(model):
         if reason := unsearchable(conv):
             raise ValueError(f"layer {name!r} cannot have branches: {reason}")
-    for _, conv, centre in pairs:
         branches = neighbours(
             centre,
             conv.kernel_size,
@@ -45,6 +54,13 @@ def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -
             bounds=config.bounds,
             rule=config.rule,
         )
+        try:
+            for dilation in (centre, *branches):
+                size_keeping_padding(conv, dilation)
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from None
+        plans.append((conv, centre, branches))
+    for conv, centre, branches in plans:
         take_over(conv, branches, entries=config.branches, rule=config.rule)
         set_dilation(conv, centre)
 
@@ -62,8 +78,10 @@ def merge(model: nn.Module) -> None:
     folded = {}
     for name, conv in searched_convs(model).items():
         for hook in _weight_norm_hooks(conv):
-            hook(conv, ())  # the hook refreshes the weight in forward() only; an optimizer step may have passed since
+            hook(conv, ())  # it refreshes the weight in forward() only; an optimizer step may have passed since
         try:
+            check_release(conv)
+            _check_weight(conv)
             folded[name] = (conv, *dense_kernel(conv))
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from None
@@ -75,6 +93,16 @@ def merge(model: nn.Module) -> None:
 def _weight_norm_hooks(conv: nn.Module) -> list[WeightNorm]:
     """The hooks of torch's older weight_norm, which is not a parametrisation."""
     return [hook for hook in conv._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]
+
+
+def _check_weight(conv: nn.Module) -> None:
+    """Raise ValueError if a hook makes the weight before each forward(): it would overwrite the merged one."""
+    own = "weight" in conv._parameters or parametrize.is_parametrized(conv, "weight")
+    if not own and not _weight_norm_hooks(conv):
+        raise ValueError(
+            "a hook makes its weight (torch's older spectral_norm, pruning); make it permanent first, e.g. by "
+            "torch.nn.utils.remove_spectral_norm() or torch.nn.utils.prune.remove()"
+        )
 
 
 def _become_dense(conv: SearchConv, weight: Tensor, dilation: Dilation, padding: tuple[int, ...]) -> None:
@@ -89,7 +117,7 @@ def _become_dense(conv: SearchConv, weight: Tensor, dilation: Dilation, padding:
         # torch deletes the weight's property from the class, which copies of the module share: without a class of
         # its own, merging a copy would break the network that is still being searched.
         own = {key: value for key, value in vars(type(plain)).items() if key not in ("__dict__", "__weakref__")}
-        plain.__class__ = type(type(plain).__name__, type(plain).__bases__, own)
+        cast(Any, plain).__class__ = type(type(plain).__name__, type(plain).__bases__, own)
         parametrize.remove_parametrizations(plain, "weight")
     for _ in _weight_norm_hooks(plain):
         remove_weight_norm(plain)
@@ -105,6 +133,7 @@ def plain_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
 
     Branches and probabilities are dropped: apply the structure to the plain network as well.
     """
-    branches = {key.removesuffix("branch_weight") for key in state if key.endswith("branch_weight")}
-    extra = {prefix + key for prefix in branches for key in ("branch_weight", "_extra_state")}
+    prefixes = {key.removesuffix("_extra_state") for key in state if key.endswith("_extra_state")}
+    searched = {prefix for prefix in prefixes if prefix + "branch_weight" in state}
+    extra = {prefix + key for prefix in searched for key in ("branch_weight", "_extra_state")}
     return {key: value for key, value in state.items() if key not in extra}

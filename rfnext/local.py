@@ -5,6 +5,7 @@ to the dilation that the learnt probabilities mean, and the branches are laid ou
 """
 
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
@@ -88,10 +89,14 @@ class LocalSearch:
         where: which of the searchable convs take part.
 
     Raises:
-        ValueError: if no conv is left to search; the message says why each was passed over.
+        ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps it already.
     """
 
     def __init__(self, model: nn.Module, config: LocalConfig, where: Where = everything) -> None:
+        if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
+            raise ValueError(
+                "build LocalSearch before DistributedDataParallel, which else leaves the branch weights out"
+            )
         self.model = model
         self.config = config
         self.step = 0
@@ -126,16 +131,12 @@ class LocalSearch:
 
     def _neighbours(self, centre: Dilation, conv: Conv) -> list[Dilation]:
         c = self.config
-        return neighbours(
-            centre, conv.kernel_size, spread=c.spread, branches=c.branches, bounds=c.bounds, rule=c.rule
-        )
+        return neighbours(centre, conv.kernel_size, spread=c.spread, branches=c.branches, bounds=c.bounds, rule=c.rule)
 
     def _move(self, conv: Conv, centre: Dilation) -> None:
         """Set the centre, brought within the bounds on the axes that are searched."""
         searched = [k > 1 and k % 2 == 1 for k in conv.kernel_size]
-        set_dilation(
-            conv, tuple(self.config.bounds.clip(d) if s else d for d, s in zip(centre, searched, strict=True))
-        )
+        set_dilation(conv, tuple(self.config.bounds.clip(d) if s else d for d, s in zip(centre, searched, strict=True)))
 
     def branch_weights(self) -> list[nn.Parameter]:
         """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
@@ -168,6 +169,8 @@ class LocalSearch:
         for name, conv in self._plain():
             set_dilation(conv, structure[name])
             self._convs[name].set_branches(self._neighbours(structure[name], conv))
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()  # the compiled graphs hold the old dilations; past 8 such, torch compiles no more
         log.info("round %d at step %d: %s", self.round, self.step, dict(structure))
         return True
 
@@ -175,7 +178,7 @@ class LocalSearch:
         """Share of each branch now, per layer."""
         with torch.no_grad():
             # One transfer for all layers: on a GPU each one waits for the device.
-            flat = torch.cat([conv.probability.float() for conv in self._convs.values()]).tolist()
+            flat = torch.cat([conv.probability for conv in self._convs.values()]).tolist()
         result, start = {}, 0
         for name, conv in self._convs.items():
             result[name] = flat[start : start + len(conv.dilations)]
@@ -214,7 +217,8 @@ class LocalSearch:
         return self._estimate()
 
     def copy_to(self, model: nn.Module) -> None:
-        """Give another copy of the searched model the same branches; averaging (EMA) copies need it after a round.
+        """Give another copy of the searched model the same branches and branch weights; averaging (EMA) copies need it
+        after a round.
 
         Raises:
             ValueError: naming a layer that the copy lacks or that is not searched there.
@@ -225,6 +229,8 @@ class LocalSearch:
             if not isinstance(copy, SearchConv):
                 raise ValueError(f"layer {name!r} is not a searched conv of the copy; copy the model after wrapping it")
             copy.set_extra_state(conv.get_extra_state())
+            with torch.no_grad():  # an average over weights that were of other branches means nothing
+                copy.branch_weight.copy_(conv.branch_weight)
 
     def state_dict(self) -> dict[str, Any]:
         """What the search needs to go on: counters, history and branches; numbers, strings, lists and dicts only.
@@ -264,7 +270,10 @@ class LocalSearch:
             )
         branches = {name: torch.tensor(rows, dtype=torch.int64) for name, rows in state["branches"].items()}
         for name, conv in self._convs.items():
-            conv.check_extra_state(branches[name])
+            try:
+                conv.check_extra_state(branches[name])
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}: {error}") from None
         if (before := state["config"]) != asdict(self.config):
             log.warning("the search goes on with %s; it began with %s", asdict(self.config), before)
         for name, conv in self._convs.items():

@@ -15,6 +15,7 @@ from rfnext.conv import (
     Where,
     check_dilation,
     check_plain,
+    check_release,
     everything,
     is_conv,
     release,
@@ -117,6 +118,8 @@ class Structure(Mapping[str, Dilation]):
         for name, conv, dilation in pairs:
             try:
                 check_plain(conv, dilation)
+                if isinstance(conv, SearchConv):
+                    check_release(conv)
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}") from None
         for _, conv, dilation in pairs:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim.swa_utils import AveragedModel
 
 from rfnext.local import LocalSearch
 
@@ -60,8 +60,8 @@ class LocalSearchCallback(pl.Callback):
             return
         last = self.search.history[-1]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            average = getattr(callback, "_average_model", None)
-            if isinstance(callback, WeightAveraging) and average is not None:
+            average = getattr(callback, "_average_model", None)  # of WeightAveraging, which Lightning has since 2.6
+            if isinstance(average, AveragedModel):
                 self.search.copy_to(average.module.get_submodule(self._path(pl_module)))
         if self.folder is not None and trainer.is_global_zero:
             self.search.structure().save(self.folder / f"structure-round{self.search.round}.json")

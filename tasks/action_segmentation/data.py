@@ -81,9 +81,7 @@ class Layout:
 
     def folds(self) -> tuple[int, ...]:
         """The numbers of all folds that have a bundle, in order."""
-        names = (
-            re.fullmatch(r"(?:train|test)\.split(\d+)\.bundle", p.name) for p in self.root.glob("splits/*")
-        )
+        names = (re.fullmatch(r"(?:train|test)\.split(\d+)\.bundle", p.name) for p in self.root.glob("splits/*"))
         return tuple(sorted({int(found[1]) for found in names if found}))
 
 
@@ -130,9 +128,7 @@ class _FeatureCache:
 class Videos:
     """The videos of one part of a fold, in the order of the bundle; features are read on first use."""
 
-    def __init__(
-        self, names: Sequence[str], labels: Mapping[str, NDArray[np.int64]], features: _FeatureCache
-    ) -> None:
+    def __init__(self, names: Sequence[str], labels: Mapping[str, NDArray[np.int64]], features: _FeatureCache) -> None:
         self.names = tuple(names)
         self._labels, self._features = labels, features
 
@@ -233,9 +229,7 @@ def carve_validation(
     except re.error as error:
         raise ValueError(f"group {group!r} is not a regular expression: {error}") from error
     if group is not None and not any(matches):
-        raise ValueError(
-            f"group {group!r} matches none of the training videos, such as {videos[0]!r}; mend it"
-        )
+        raise ValueError(f"group {group!r} matches none of the training videos, such as {videos[0]!r}; mend it")
     keys = [
         video if match is None else match.group(1 if match.re.groups else 0)
         for match, video in zip(matches, videos, strict=True)
@@ -371,9 +365,7 @@ def read_features(
     return features
 
 
-def read_labels(
-    layout: Layout, video: str, index: Mapping[str, int], report: Report
-) -> NDArray[np.int64] | None:
+def read_labels(layout: Layout, video: str, index: Mapping[str, int], report: Report) -> NDArray[np.int64] | None:
     """Class index of every frame: (T). Each unknown name is reported once, at its first line."""
     path = layout.ground_truth(video)
     lines = _read_lines(path, report, f"add it or take {video} out of the bundles")
@@ -390,9 +382,7 @@ def read_labels(
     return labels
 
 
-def common_length(
-    layout: Layout, video: str, frames: int, labels: int, report: Report, *, strict: bool = False
-) -> int:
+def common_length(layout: Layout, video: str, frames: int, labels: int, report: Report, *, strict: bool = False) -> int:
     """Of `frames` feature frames and a number of labels, how many frames have both.
 
     The two differ by a few frames in some releases, where the MS-TCN code silently cuts the longer one. So

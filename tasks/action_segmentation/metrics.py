@@ -134,9 +134,7 @@ def _overlaps(
     # Sorted by segment, then by falling overlap, then by time: the first run of each segment is its best.
     order = np.lexsort((t, -iou, p))
     best = order[np.searchsorted(p, np.flatnonzero(foreground))]
-    return _Overlaps(
-        iou[best], t[best], len(best), int(np.count_nonzero(~_is_one_of(true.label, background)))
-    )
+    return _Overlaps(iou[best], t[best], len(best), int(np.count_nonzero(~_is_one_of(true.label, background))))
 
 
 def _counts(overlaps: _Overlaps, overlap: float) -> tuple[int, int, int]:
@@ -171,9 +169,7 @@ def _is_one_of(labels: NDArray, background: Sequence[Label]) -> NDArray[np.bool_
 def _frames(labels: ArrayLike) -> NDArray:
     frames = np.asarray(labels)
     if frames.ndim != 1 or len(frames) == 0 or frames.dtype.kind not in "iuUT":
-        raise ValueError(
-            f"give a non-empty 1-d sequence of names or of integers, not {frames.dtype} {frames.shape}"
-        )
+        raise ValueError(f"give a non-empty 1-d sequence of names or of integers, not {frames.dtype} {frames.shape}")
     return frames
 
 
@@ -182,7 +178,5 @@ def _pair(prediction: ArrayLike, truth: ArrayLike) -> tuple[NDArray, NDArray]:
     if len(first) != len(second):
         raise ValueError(f"the prediction has {len(first)} frames, the truth {len(second)}")
     if (first.dtype.kind in "iu") != (second.dtype.kind in "iu"):
-        raise ValueError(
-            f"the prediction is {first.dtype}, the truth {second.dtype}: give names or integers for both"
-        )
+        raise ValueError(f"the prediction is {first.dtype}, the truth {second.dtype}: give names or integers for both")
     return first, second

@@ -78,13 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Score the result files of any tool, one file of class names for each video with or "
         'without the "### Frame level recognition: ###" line, against a groundTruth folder. Prints JSON.',
     )
-    parser.add_argument(
-        "predictions", type=Path, help="folder with <video> or <video>.txt; its videos are scored"
-    )
+    parser.add_argument("predictions", type=Path, help="folder with <video> or <video>.txt; its videos are scored")
     parser.add_argument("ground_truth", type=Path, help="folder with <video>.txt, one class name a line")
-    parser.add_argument(
-        "--bundle", type=Path, help="list of <video>.txt: exactly these must have been predicted"
-    )
+    parser.add_argument("--bundle", type=Path, help="list of <video>.txt: exactly these must have been predicted")
     parser.add_argument(
         "--last-segment",
         choices=["i", "i+1"],

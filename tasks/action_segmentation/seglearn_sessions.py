@@ -60,9 +60,7 @@ def source() -> Path:
     """The recordings in the installed seglearn, found without importing it; DataError if it is missing."""
     package = importlib.util.find_spec("seglearn")
     if package is None or not package.submodule_search_locations:
-        raise DataError(
-            "the package seglearn with the wrist recordings is missing; pip install seglearn==1.2.5"
-        )
+        raise DataError("the package seglearn with the wrist recordings is missing; pip install seglearn==1.2.5")
     path = Path(package.submodule_search_locations[0]) / "data" / "watch_dataset.npy"
     if not path.is_file():
         fail(path, None, "no such file", "pip install --force-reinstall seglearn==1.2.5")
@@ -134,9 +132,7 @@ def _write(layout: Layout, recordings: Recordings) -> None:
         layout.bundle("train", fold).write_text(parts[False])
 
 
-def _sessions(
-    recordings: Recordings, subject: int, side: str
-) -> Iterator[list[tuple[str, NDArray[np.float64]]]]:
+def _sessions(recordings: Recordings, subject: int, side: str) -> Iterator[list[tuple[str, NDArray[np.float64]]]]:
     """The sessions of one wrist, each a list of (exercise, samples)."""
     # Only `random()` is used: of all generators' methods, its numbers are promised to stay the same for ever.
     draw = random.Random(f"seglearn sessions {subject} {side}").random
@@ -155,7 +151,5 @@ def _sessions(
 
 def _frames(samples: NDArray[np.float64]) -> NDArray[np.float32]:
     """(samples, 6) -> (12, samples // 5): means of all axes, then standard deviations."""
-    windows = samples[: len(samples) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME].reshape(
-        -1, SAMPLES_PER_FRAME, 6
-    )
+    windows = samples[: len(samples) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME].reshape(-1, SAMPLES_PER_FRAME, 6)
     return np.concatenate([windows.mean(axis=1), windows.std(axis=1)], axis=1).T.astype(np.float32)

@@ -40,7 +40,9 @@ def test_theoretical_field_reports_what_it_cannot_find() -> None:
 
 
 def test_effective_field_of_equal_weights_is_the_convolution_of_boxes() -> None:
-    model = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1, bias=False), nn.Conv1d(1, 1, 3, padding=2, dilation=2, bias=False))
+    model = nn.Sequential(
+        nn.Conv1d(1, 1, 3, padding=1, bias=False), nn.Conv1d(1, 1, 3, padding=2, dilation=2, bias=False)
+    )
     for conv in model:
         nn.init.ones_(conv.weight)
     field = effective_receptive_field(model, torch.randn(2, 1, 11))

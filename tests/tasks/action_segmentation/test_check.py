@@ -59,18 +59,14 @@ def test_every_problem_is_printed_in_one_run(root, capsys):
         assert "; " in line
     # The other fold is concerned by all but one of them.
     assert main([str(root), "--fold", "1"]) == 1
-    assert capsys.readouterr().out.splitlines() == [
-        line for line in lines if "bundle" not in line.split(":")[0]
-    ]
+    assert capsys.readouterr().out.splitlines() == [line for line in lines if "bundle" not in line.split(":")[0]]
 
 
 def test_a_fold_without_a_validation_video(root, capsys):
     (root / "splits/train.split1.bundle").write_text("b.txt\n")
     assert main([str(root)]) == 1
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(
-        f"{root}/splits/train.split1.bundle:1: there is one training video, so none can be held out"
-    )
+    assert line.startswith(f"{root}/splits/train.split1.bundle:1: there is one training video, so none can be held out")
 
 
 @pytest.mark.parametrize(

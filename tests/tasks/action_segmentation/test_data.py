@@ -69,9 +69,7 @@ def test_stride_takes_every_nth_frame_and_upsample_undoes_it(root, stride):
         np.testing.assert_array_equal(video.features[0], np.arange(0, frames, stride))
         assert len(video.full_labels) == frames
         restored = upsample(video.labels, stride, frames)
-        np.testing.assert_array_equal(
-            restored, [video.full_labels[t // stride * stride] for t in range(frames)]
-        )
+        np.testing.assert_array_equal(restored, [video.full_labels[t // stride * stride] for t in range(frames)])
     with pytest.raises(ValueError, match="do not cover"):
         upsample(np.zeros(3), 2, 7)
 
@@ -109,9 +107,7 @@ def test_reads_real_features():
 
 class TestValidation:
     def test_keeps_groups_together_and_depends_on_the_fold_alone(self):
-        videos = [
-            f"P{subject:02d}_cam{camera}_P{subject:02d}_tea" for subject in range(3, 23) for camera in "123"
-        ]
+        videos = [f"P{subject:02d}_cam{camera}_P{subject:02d}_tea" for subject in range(3, 23) for camera in "123"]
         train, held_out = carve_validation(videos, fold=1, share=0.2, group=r"P\d+")
         assert (len(train), len(held_out)) == (48, 12)
         assert {v[:3] for v in train}.isdisjoint(v[:3] for v in held_out)
@@ -119,9 +115,7 @@ class TestValidation:
         assert carve_validation(videos, fold=2, group=r"(P\d+)_")[1] != held_out
 
     def test_takes_whole_groups_as_near_to_the_share_as_they_allow(self):
-        videos = [
-            f"S{subject}_{take}" for subject in range(1, 4) for take in range(7)
-        ]  # GTEA: 3 of 4 subjects
+        videos = [f"S{subject}_{take}" for subject in range(1, 4) for take in range(7)]  # GTEA: 3 of 4 subjects
         assert len(carve_validation(videos, fold=1, share=0.2, group=r"(S\d+)_")[1]) == 7
         assert len(carve_validation(videos, fold=1, share=0.99, group=r"S\d+")[1]) == 14
         assert len(carve_validation(videos, fold=1, share=0.2)[1]) == 4
@@ -343,9 +337,7 @@ def test_a_frame_too_many_is_cut_with_a_warning(root, caplog):
 
 
 class TestCollate:
-    videos = tuple(
-        Video(f"v{n}", np.full((2, n), float(n), np.float32), np.full(n, n), np.full(n, n)) for n in (3, 5)
-    )
+    videos = tuple(Video(f"v{n}", np.full((2, n), float(n), np.float32), np.full(n, n), np.full(n, n)) for n in (3, 5))
 
     @pytest.mark.parametrize(("pad_to", "frames"), [(None, 5), (8, 8)])
     def test_pads_at_the_end(self, pad_to, frames):
@@ -414,10 +406,7 @@ class TestSeglearnSessions:
 
     def test_leaves_subjects_out(self, folder):
         dataset = open_dataset(folder, fold=2, group=seglearn_sessions.GROUP)
-        subjects = [
-            {name.split("_")[0] for name in p.names}
-            for p in (dataset.train, dataset.validation, dataset.test)
-        ]
+        subjects = [{name.split("_")[0] for name in p.names} for p in (dataset.train, dataset.validation, dataset.test)]
         assert [len(found) for found in subjects] == [6, 2, 2]
         assert len(set.union(*subjects)) == 10
         assert subjects[2] == {"subject03", "subject04"}
@@ -430,15 +419,11 @@ class TestSeglearnSessions:
         for video in dataset.test:
             subject, side, _ = video.name.split("_")
             changes = np.flatnonzero(np.diff(video.full_labels)) + 1
-            pieces = zip(
-                np.split(video.full_labels, changes), np.split(video.features, changes, axis=1), strict=True
-            )
+            pieces = zip(np.split(video.full_labels, changes), np.split(video.features, changes, axis=1), strict=True)
             for labels, frames in pieces:
                 key = int(subject.removeprefix("subject")), side, dataset.classes[labels[0]]
                 lengths[key] += frames.shape[1]
-                means = np.stack(
-                    [recordings[key][k : k + 5].mean(axis=0) for k in range(len(recordings[key]) - 4)]
-                )
+                means = np.stack([recordings[key][k : k + 5].mean(axis=0) for k in range(len(recordings[key]) - 4)])
                 start = np.abs(means - frames[:6, 0]).sum(axis=1).argmin()
                 found = means[start : start + 5 * frames.shape[1] : 5].T
                 np.testing.assert_allclose(frames[:6], found, rtol=0, atol=1e-6)
@@ -462,9 +447,7 @@ class TestSeglearnSessions:
         # Nobody has looked for the folder in vain before everybody has.
         monkeypatch.setattr(seglearn_sessions, "_load", lambda path: (barrier.wait(60), load(path))[1])
         with ThreadPoolExecutor(3) as pool:
-            folders = {
-                future.result() for future in [pool.submit(seglearn_sessions.prepare) for _ in range(3)]
-            }
+            folders = {future.result() for future in [pool.submit(seglearn_sessions.prepare) for _ in range(3)]}
         assert [*tmp_path.iterdir()] == [*folders]
         assert check(folders.pop(), fold=1).problems == ()
 
@@ -488,9 +471,7 @@ class TestSeglearnSessions:
         fake = tmp_path / "watch_dataset.npy"
         np.save(fake, np.array(Evil(), dtype=object), allow_pickle=True)
         monkeypatch.setattr(seglearn_sessions, "source", lambda: fake)
-        with pytest.raises(
-            DataError, match=r"watch_dataset\.npy: not the file of seglearn 1\.2\.5; pip install"
-        ):
+        with pytest.raises(DataError, match=r"watch_dataset\.npy: not the file of seglearn 1\.2\.5; pip install"):
             seglearn_sessions.prepare()
         assert not (tmp_path / "unpickled").exists()
 

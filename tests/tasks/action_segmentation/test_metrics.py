@@ -89,9 +89,7 @@ def test_equals_the_slow_version(pairs, background, last_segment):
     fast = score(pairs, background=background, last_segment=last_segment)
     assert fast == pytest.approx(slow_score(pairs, background, last_segment), abs=1e-9)
     for prediction, truth in pairs:
-        assert edit_score(prediction, truth, background) == pytest.approx(
-            slow_edit(prediction, truth, background)
-        )
+        assert edit_score(prediction, truth, background) == pytest.approx(slow_edit(prediction, truth, background))
         for overlap in (0.1, 0.3, 1.0):
             arguments = prediction, truth, overlap, background, last_segment
             assert f1_counts(*arguments) == slow_counts(*arguments)
@@ -195,9 +193,7 @@ def test_real_ms_tcn_result(tmp_path, last_segment):
     """Split 1 of 50 Salads; the expected figures are those of shared/data/SOURCES.md, by the i+1 rule. By i
     they are
     the same here: no video ends on a foreground segment that is short enough to matter."""
-    archives = [
-        SHARED / f"50salads_{name}.tar.xz" for name in ("mstcn_predictions_split1", "groundTruth_splits")
-    ]
+    archives = [SHARED / f"50salads_{name}.tar.xz" for name in ("mstcn_predictions_split1", "groundTruth_splits")]
     if not all(path.is_file() for path in archives):
         pytest.skip(f"the real results are not in {SHARED}")
     for path in archives:

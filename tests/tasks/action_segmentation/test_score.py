@@ -76,9 +76,7 @@ def test_bundle(folders, capsys):
     bundle.write_text("v1.txt\nv2.txt\nv3.txt\n")
     assert "results: no prediction of v3; add it" in error(capsys, *folders, "--bundle", bundle)
     bundle.write_text("v1.txt\n")
-    assert "v2.txt: a prediction of a video that is not asked for" in error(
-        capsys, *folders, "--bundle", bundle
-    )
+    assert "v2.txt: a prediction of a video that is not asked for" in error(capsys, *folders, "--bundle", bundle)
     bundle.write_text("")
     assert "test.split1.bundle:1: the bundle is empty" in error(capsys, *folders, "--bundle", bundle)
 
@@ -115,9 +113,7 @@ def test_bad_input_is_one_error(folders, capsys, spoil, message):
 
 
 def test_real_ms_tcn_result_through_the_command(tmp_path):
-    archives = [
-        SHARED / f"50salads_{name}.tar.xz" for name in ("mstcn_predictions_split1", "groundTruth_splits")
-    ]
+    archives = [SHARED / f"50salads_{name}.tar.xz" for name in ("mstcn_predictions_split1", "groundTruth_splits")]
     if not all(path.is_file() for path in archives):
         pytest.skip(f"the real results are not in {SHARED}")
     for path in archives:

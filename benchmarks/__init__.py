@@ -1,0 +1,1 @@
+"""How the tasks are run and reported: methods, one cell, many cells, records, tables and figures."""

@@ -1,0 +1,320 @@
+"""One JSON file per cell of a table: what was run, on what data and machine, and what came out.
+
+    results/runs/<task>/<preset>/<method>/fold<f>-seed<k>.json     the records: small, committed
+    results/work/                                                  checkpoints, logs, locks: never committed
+
+Two records may share a table only if their protocols are equal; `protocol` says what belongs to it.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import rfnext
+from rfnext.atomic import write_text
+from tasks.spec import Metric, Task
+
+SCHEMA = 1
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class RecordError(ValueError):
+    """A record file that cannot be used; the message names the file and the mend."""
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """Which run of which table: the name of a record."""
+
+    task: str
+    preset: str
+    method: str
+    fold: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.preset} {self.method} fold {self.fold} seed {self.seed}"
+
+    def path(self, results: Path) -> Path:
+        """Where the record lies."""
+        return results / "runs" / self.task / self.preset / self.method / f"fold{self.fold}-seed{self.seed}.json"
+
+    def work(self, results: Path) -> Path:
+        """Folder of this cell's checkpoints and log, not yet created."""
+        return work_folder(results) / self.task / self.preset / self.method / f"fold{self.fold}-seed{self.seed}"
+
+    @classmethod
+    def of(cls, path: Path) -> "Cell | None":
+        """The cell that a record file is named after; None if it is not named like a record."""
+        match = re.fullmatch(r"fold(\d+)-seed(\d+)\.json", path.name)
+        if match is None or len(path.parents) < 3:
+            return None
+        method, preset, task = (parent.name for parent in list(path.parents)[:3])
+        return cls(task, preset, method, int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What all trainings of one stage took together.
+
+    peak_memory_mb: the most that the stage held at one time, in MiB; None where it cannot be measured.
+    memory_measure: "cuda" (torch.cuda.max_memory_allocated), "resident" (the process's peak resident set,
+        which includes the interpreter and its libraries) or None.
+    """
+
+    epochs: int = 0
+    seconds: float = 0.0
+    peak_memory_mb: float | None = None
+    memory_measure: Literal["cuda", "resident"] | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """The result of one cell, or why there is none.
+
+    protocol: what must be equal for two records to share a table; holds the full config. See `protocol`.
+    metrics: test part, network of the epoch that was best on the validation part. metrics_last: test part,
+        last epoch. validation: validation part, network of `metrics`. All None unless `status` is "done".
+    structure: dilations of the scored network. history: one entry per round of the search.
+    search, training: cost of finding the structure and of training the network that is scored; a search that
+        several methods share is counted in the record of each.
+    resumed: the seconds cover only the part after the interruption.
+    device: name, and threads of torch. commit: of this repository, "+dirty" if tracked files had changes.
+    started, finished: ISO 8601, UTC. pictures: paths relative to the results folder.
+    """
+
+    task: str
+    preset: str
+    method: str
+    fold: int
+    seed: int
+    status: Literal["done", "failed"]
+    protocol: dict[str, Any]
+    metric_specs: list[Metric]
+    data: str
+    published: str | None
+    device: dict[str, Any]
+    versions: dict[str, str | None]
+    commit: str | None
+    command: str
+    started: str
+    finished: str
+    reason: str | None = None
+    metrics: dict[str, float] | None = None
+    metrics_last: dict[str, float] | None = None
+    validation: dict[str, float] | None = None
+    structure: dict[str, list[int]] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    search: Cost = Cost()
+    training: Cost = Cost()
+    evaluation_seconds: float = 0.0
+    resumed: bool = False
+    pictures: list[str] = field(default_factory=list)
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.status == "done":
+            expected = {spec.name for spec in self.metric_specs}
+            for kind in ("metrics", "metrics_last", "validation"):
+                values = getattr(self, kind)
+                if values is None or set(values) != expected:
+                    raise ValueError(f"{kind} of {self.cell} has {sorted(values or {})}, not {sorted(expected)}")
+                if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+                    raise ValueError(f"{kind} of {self.cell} is not finite: {', '.join(bad)}")
+        elif self.status != "failed" or not self.reason:
+            raise ValueError(f"{self.cell}: status must be 'done', or 'failed' with a reason")
+
+    @property
+    def cell(self) -> Cell:
+        return Cell(self.task, self.preset, self.method, self.fold, self.seed)
+
+
+def protocol(task: Task[Any], config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a cell's result besides fold, seed and machine, as plain JSON values.
+
+    settings: the method's own. They may differ between the rows of a table; the rest (`shared`) may not.
+    Config fields with metadata {"protocol": False} (paths) are left out, in nested dataclasses too.
+
+    Raises TypeError naming the field if a value has no JSON form.
+    """
+    return {
+        "task": task.name,
+        "version": task.version,
+        "data": task.data_label(config),
+        "config": _plain(config, "config"),
+        "settings": _plain(dict(settings), "settings"),
+    }
+
+
+def shared(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a protocol that all rows of a table have in common."""
+    return {key: value for key, value in protocol.items() if key != "settings"}
+
+
+def fingerprint(protocol: Mapping[str, Any]) -> str:
+    """The first 10 hex digits of the SHA-256 of a protocol in canonical JSON."""
+    text = json.dumps(protocol, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _plain(value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(value):
+        kept = [part for part in dataclasses.fields(value) if part.metadata.get("protocol", True)]
+        return {part.name: _plain(getattr(value, part.name), f"{name}.{part.name}") for part in kept}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, enum.Enum):
+        return value.value
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{name} is a {type(value).__name__}; a protocol holds dataclasses and JSON values only")
+
+
+def write(record: Record, results: Path) -> Path:
+    """Write the record's file whole or not at all, and return its path; OSError if the disk refuses."""
+    path = record.cell.path(results)
+    # One line per field: short enough to read, and a diff shows which field changed.
+    fields = {part.name: _plain(getattr(record, part.name), part.name) for part in dataclasses.fields(record)}
+    lines = [f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in fields.items()]
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    return path
+
+
+def read(path: Path) -> Record:
+    """Read one record.
+
+    Raises RecordError if the file is not a whole record of this schema or lies under another cell's name, and
+    FileNotFoundError if there is none.
+    """
+    mend = "delete the file and start the suite again"
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: not a readable record ({error}); {mend}") from error
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+        raise RecordError(f"{path}: not a record of schema {SCHEMA} (found {found!r}); {mend}")
+    try:
+        raw["metric_specs"] = [Metric(**spec) for spec in raw["metric_specs"]]
+        raw["search"], raw["training"] = Cost(**raw["search"]), Cost(**raw["training"])
+        record = Record(**raw)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordError(f"{path}: not a whole record ({error}); {mend}") from error
+    if record.cell != Cell.of(path):
+        raise RecordError(f"{path}: holds the record of {record.cell}; move it to its place or {mend}")
+    return record
+
+
+def read_all(results: Path) -> tuple[list[Record], dict[Path, str]]:
+    """All records of a results folder in the order of their paths, and what is wrong with broken files."""
+    records: list[Record] = []
+    broken: dict[Path, str] = {}
+    for path in sorted((results / "runs").glob("*/*/*/*.json")):
+        try:
+            records.append(read(path))
+        except RecordError as error:
+            broken[path] = str(error)
+    return records, broken
+
+
+def kept(cell: Cell, planned: Mapping[str, Any], results: Path) -> Record | None:
+    """The cell's record if it is done and its protocol is the planned one; otherwise it has to be run."""
+    try:
+        record = read(cell.path(results))
+    except (FileNotFoundError, RecordError):
+        return None
+    return record if record.status == "done" and record.protocol == planned else None
+
+
+def work_folder(results: Path) -> Path:
+    """The folder for checkpoints, logs and locks; it hides itself from git wherever the results folder is."""
+    folder = results / "work"
+    if not (folder / ".gitignore").exists():
+        write_text(folder / ".gitignore", "*\n")
+    return folder
+
+
+class Busy(RuntimeError):
+    """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def claim(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the lock file `path`, so that two processes never work in the same place.
+
+    The lock belongs to the open file (flock), so the system frees it when its process ends however it ends:
+    there are no stale locks, and the file may stay.
+
+    Raises Busy, naming the holder, if another process holds it and `wait` is False.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            raise Busy(f"{path} is held by {file.read().strip() or 'another process'}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Name of the device that computes, and torch's threads on the host."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = platform.processor() or platform.machine()
+        with contextlib.suppress(OSError):
+            found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+            name = found[1].strip() if found else name
+    return {"type": device.type, "name": name, "threads": torch.get_num_threads()}
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of the packages that decide a result; None where one is not installed as a package."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "rfnext": rfnext.__version__}
+    for name in ("torch", "lightning", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def commit() -> str | None:
+    """This repository's commit, "+dirty" if tracked files outside results/ differ; None outside of git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True, timeout=30
+        ).stdout.strip()
+
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+dirty" if changed else "")

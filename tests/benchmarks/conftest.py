@@ -1,0 +1,87 @@
+"""The toy task as a value, and a copy of the project in which it is the only task."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from benchmarks.methods import Job
+from benchmarks.record import Cell
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TOY = HERE / "toy_task.py"
+
+
+@pytest.fixture(scope="session")
+def toy() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("toy_task", TOY)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["toy_task"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def job(toy: ModuleType, tmp_path: Path) -> Callable[..., Job]:
+    """Makes jobs of the toy task that keep their results in the test's folder."""
+
+    def make(method: str = "baseline", *, preset: str = "tiny", fold: int = 1, seed: int = 0, **other: Any) -> Job:
+        config = other.pop("config", None) or toy.TASK.presets[preset]
+        task = other.pop("task", toy.TASK)
+        return Job(Cell("toy", preset, method, fold, seed), task, config, tmp_path / "results", device="cpu", **other)
+
+    return make
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project with the toy dropped in as its only task: nothing else is edited."""
+    root = tmp_path / "project"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "rfnext", root / "rfnext", ignore=ignore)
+    shutil.copytree(ROOT / "benchmarks", root / "benchmarks", ignore=ignore)
+    (root / "tasks" / "toy").mkdir(parents=True)
+    for name in ("__init__.py", "spec.py"):
+        shutil.copy(ROOT / "tasks" / name, root / "tasks" / name)
+    shutil.copy(TOY, root / "tasks" / "toy" / "task.py")
+    return root
+
+
+@pytest.fixture
+def start(project: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts `python -m <arguments>` in the copy of the project."""
+
+    def popen(*arguments: str, **other: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=project,
+            env=os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **other,
+        )
+
+    return popen
+
+
+@pytest.fixture
+def call(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `python -m <arguments>` in the copy of the project and waits for it."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        process = start(*arguments)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    return run

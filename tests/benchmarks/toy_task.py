@@ -1,0 +1,138 @@
+"""A complete task in miniature: frame by frame, the sign of the sum of two far-off samples of a signal.
+
+Frame t is 1 where x[t - 6] + x[t + 6] > 0, so the two-layer network needs the right dilations. Its presets
+also carry the faults that the runner has to survive: they happen inside a real training.
+"""
+
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rfnext import Bounds, LocalConfig
+from tasks.spec import SELECTED, Metric, Run, Split, Task
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the toy task."""
+
+    epochs: int = 5
+    """Epochs of one training."""
+    width: int = 8
+    """Channels of the hidden layer."""
+    fault: str = "none"
+    """none; raise, die, exit, nan, interrupt: strike in fold 2 only; mixed: the first four of them, by
+    seed; slow; missing."""
+    root: Path = field(default=Path("unused"), metadata={"protocol": False})
+    """A path, which belongs to no protocol."""
+    search: LocalConfig = field(
+        default_factory=lambda: LocalConfig(interval=1, rounds=3, branches=3, bounds=Bounds(1, 16))
+    )
+    """Local search."""
+
+
+def build(config: Config) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv1d(1, config.width, 3, padding=2, dilation=2),
+        nn.ReLU(),
+        nn.Conv1d(config.width, 2, 3, padding=4, dilation=4),
+        nn.Conv1d(2, 2, 1),
+    )
+
+
+def data(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signals (16, 1, 64) and labels (16, 64)."""
+    part = ("train", "validation", "test").index(split.part)
+    x = torch.randn(16, 1, 64, generator=torch.Generator().manual_seed(10 * split.fold + part))
+    return x, (x.roll(6, -1) + x.roll(-6, -1) > 0).long().squeeze(1)
+
+
+def fit(model: nn.Module, config: Config, run: Run) -> None:
+    torch.manual_seed(run.seed)
+    x, y = data(Split("train", run.fold))
+    fault = config.fault if run.fold == 2 else "none"
+    if fault == "mixed":
+        fault = FAULTS[run.seed]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    checkpoint, best, start = run.folder / "last.ckpt", -1.0, 0
+    if run.resume and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, best = state["epoch"], state["best"]
+        if run.search is not None:
+            run.search.load_state_dict(state["search"])
+    for epoch in range(start, config.epochs):
+        if config.fault == "slow":
+            time.sleep(1.0)
+        for _ in range(5):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        if run.search is not None:
+            run.search.after_step()
+        if fault == "raise":
+            raise RuntimeError("the toy was told to fail")
+        if fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "exit":
+            raise SystemExit(7)
+        accuracy = evaluate(model, config, Split("validation", run.fold))["accuracy"]
+        if accuracy > best:
+            best = accuracy
+            torch.save(model.state_dict(), run.folder / SELECTED)
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "epoch": epoch + 1,
+            "best": best,
+            "search": run.search.state_dict() if run.search is not None else {},
+        }
+        torch.save(state, checkpoint)
+        if fault == "interrupt" and epoch == 2 and not run.resume:
+            raise KeyboardInterrupt
+    if fault == "nan":
+        with torch.no_grad():
+            torch.save({k: v * float("nan") for k, v in build(config).state_dict().items()}, run.folder / SELECTED)
+
+
+def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:
+    x, y = data(split)
+    with torch.no_grad():
+        logits = model(x)
+    accuracy = 100.0 * (logits.argmax(1) == y).double().mean().item()
+    return {"accuracy": accuracy, "loss": nn.functional.cross_entropy(logits, y).item()}
+
+
+def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
+    path = folder / "accuracy.svg"
+    accuracy = evaluate(model, config, split)["accuracy"]
+    path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg"><text y="20">{accuracy:.1f}</text></svg>')
+    return [path]
+
+
+FAULTS = ("raise", "die", "exit", "nan", "interrupt", "mixed", "slow", "missing")
+
+TASK = Task(
+    name="toy",
+    version=1,
+    metrics=(Metric("accuracy"), Metric("loss", higher_is_better=False, decimals=3, unit="nats")),
+    presets={
+        "tiny": Config(),
+        **{fault: Config(fault=fault) for fault in FAULTS},
+    },
+    build=build,
+    fit=fit,
+    evaluate=evaluate,
+    where=lambda name, conv: True,
+    unavailable=lambda config: "download toy.zip and unpack it" if config.fault == "missing" else None,
+    folds=lambda config: (1, 2),
+    data_label=lambda config: "synthetic toy signals",
+    published=lambda config: None,
+    illustrate=illustrate,
+)

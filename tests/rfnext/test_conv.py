@@ -1,0 +1,772 @@
+"""SearchConv: the function that it computes, and that it stays at home in code that knows nothing of it."""
+
+import copy
+import io
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
+
+import rfnext
+from rfnext.conv import (
+    INITIAL_WEIGHT,
+    Conv,
+    SearchConv,
+    is_conv,
+    release,
+    set_dilation,
+    size_keeping_padding,
+    take_over,
+    unsearchable,
+)
+from rfnext.structure import named_convs, searched_convs
+
+ROOT = Path(__file__).parents[2]
+
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+FUNCTION: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+INPUT = {1: (2, 4, 41), 2: (2, 4, 17, 15), 3: (2, 4, 9, 8, 9)}
+
+# Every way of padding, strides 1 to 4, even and mixed kernels, groups; the last row is PVTv2's patch embedding.
+SETTINGS: list[tuple[int, dict[str, Any]]] = [
+    (1, {"kernel_size": 3}),
+    (1, {"kernel_size": 3, "padding": 1}),
+    (1, {"kernel_size": 3, "padding": 16, "dilation": 16}),
+    (1, {"kernel_size": 7, "padding": "same", "groups": 4}),
+    (1, {"kernel_size": 3, "padding": "valid", "stride": 2}),
+    (1, {"kernel_size": 5, "padding": 3, "stride": 4, "padding_mode": "reflect"}),
+    (1, {"kernel_size": 3, "padding": 1, "padding_mode": "circular", "bias": False}),
+    (2, {"kernel_size": 3}),
+    (2, {"kernel_size": 3, "padding": 1, "stride": 2}),
+    (2, {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": 2}),
+    (2, {"kernel_size": 3, "padding": 1, "groups": 4, "out_channels": 4, "padding_mode": "replicate"}),
+    (2, {"kernel_size": (3, 5), "padding": (1, 2), "bias": False}),
+    (2, {"kernel_size": (2, 3), "padding": (0, 1)}),
+    (2, {"kernel_size": (3, 2), "padding": "same", "dilation": (2, 3)}),
+    (2, {"kernel_size": (3, 4), "padding": "same", "padding_mode": "reflect"}),
+    (2, {"kernel_size": (1, 3), "padding": "same", "padding_mode": "circular"}),
+    (2, {"kernel_size": (5, 3), "padding": "valid", "stride": (3, 1)}),
+    (2, {"kernel_size": 7, "padding": 3, "stride": 4}),
+    (3, {"kernel_size": 3, "padding": 1}),
+    (3, {"kernel_size": (3, 1, 2), "padding": "same", "groups": 2}),
+    (3, {"kernel_size": 3, "padding": (0, 1, 2), "stride": (2, 1, 3), "padding_mode": "replicate"}),
+]
+
+
+def make(axes: int, settings: dict[str, Any]) -> Conv:
+    torch.manual_seed(0)
+    conv = CONV[axes](4, **({"out_channels": 8} | settings)).double()
+    return cast(Conv, conv)
+
+
+def branches_of(conv: Conv, count: int = 3) -> list[rfnext.Dilation]:
+    return rfnext.neighbours(
+        conv.dilation,
+        conv.kernel_size,
+        spread=1.0,
+        branches=count,
+        bounds=rfnext.Bounds(1, 24),
+        rule="default",
+    )
+
+
+def searching(conv: Conv, weights: list[float] | None = None) -> SearchConv:
+    """The conv, taken over, with branch weights that are not equal."""
+    take_over(conv, branches_of(conv))
+    search = cast(SearchConv, conv)
+    with torch.no_grad():
+        search.branch_weight.copy_(torch.tensor((weights or [0.02, 0.005, 0.01])[: search.branch_weight.numel()]))
+    return search
+
+
+def settings_id(value: object) -> str:
+    if isinstance(value, dict):
+        return "-".join(f"{key.split('_')[0]}{v}" for key, v in value.items()).replace(" ", "")
+    return f"{value}d"
+
+
+every_setting = pytest.mark.parametrize(("axes", "settings"), SETTINGS, ids=settings_id)
+
+
+def extended(x: Tensor, conv: Conv, dilation: rfnext.Dilation) -> Tensor:
+    """The input as a conv of this dilation sees it: padded by index arithmetic, or cropped, axis by axis.
+
+    Written from the definition, apart from the code under test: the tap at the kernel's centre stays where the plain
+    conv has it, so each side grows by (d' - d)(k - 1) / 2.
+    """
+    for axis, (k, new, old) in enumerate(zip(conv.kernel_size, dilation, conv.dilation, strict=True)):
+        if conv.padding == "same":
+            before = new * (k - 1) // 2
+            after = new * (k - 1) - before
+        else:
+            given = 0 if conv.padding == "valid" else int(conv.padding[axis])
+            before = after = given + (new - old) * (k - 1) // 2
+        n = x.shape[axis + 2]
+        index = torch.arange(-before, n + after)
+        inside = (index >= 0) & (index < n)
+        if conv.padding_mode == "circular":
+            index = index % n
+        elif conv.padding_mode == "reflect":
+            index = index % (2 * n - 2)
+            index = torch.where(index < n, index, 2 * n - 2 - index)
+        else:
+            index = index.clamp(0, n - 1)
+        x = x.index_select(axis + 2, index)
+        if conv.padding_mode == "zeros":
+            x = x * inside.to(x.dtype).reshape(-1, *[1] * (len(conv.kernel_size) - 1 - axis))
+    return x
+
+
+# torch's own convs say so for padding "same"; ours pad by themselves.
+same_with_even_kernel = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+
+
+@same_with_even_kernel
+@every_setting
+def test_one_branch_equals_the_conv(axes: int, settings: dict[str, Any]) -> None:
+    conv = make(axes, settings)
+    x = torch.randn(INPUT[axes], dtype=torch.float64)
+    expected = conv(x)
+    take_over(conv, [conv.dilation])
+    torch.testing.assert_close(conv(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@same_with_even_kernel
+@every_setting
+def test_output_is_the_weighted_sum_and_its_size_does_not_depend_on_the_dilation_defect_19(
+    axes: int, settings: dict[str, Any]
+) -> None:
+    conv = make(axes, settings)
+    x = torch.randn(INPUT[axes], dtype=torch.float64)
+    plain_output = conv(x)
+    centre = copy.deepcopy(conv)
+    search = searching(conv)
+    assert len(search.dilations) > 1
+    shares = torch.softmax(search.branch_weight / INITIAL_WEIGHT, 0)
+    expected = torch.zeros_like(plain_output)
+    for share, dilation in zip(shares, search.dilations, strict=False):
+        seen = extended(x, centre, dilation)
+        expected += share * FUNCTION[axes](seen, conv.weight, conv.bias, conv.stride, 0, dilation, conv.groups)
+    output = conv(x)
+    assert output.shape == plain_output.shape
+    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
+
+
+@every_setting
+def test_gradients_reach_every_parameter_and_branch(axes: int, settings: dict[str, Any]) -> None:
+    conv = make(axes, settings)
+    search = searching(conv)
+    x = torch.randn(INPUT[axes], dtype=torch.float64, requires_grad=True)
+    (conv(x) * torch.randn(conv(x).shape, dtype=torch.float64)).sum().backward()
+    for name, parameter in conv.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    weight_gradient = search.branch_weight.grad
+    assert weight_gradient is not None
+    assert (weight_gradient[: len(search.dilations)] != 0).all()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+@same_with_even_kernel
+@every_setting
+def test_a_set_dilation_is_what_torch_computes_with_it(axes: int, settings: dict[str, Any]) -> None:
+    """Plain convs after `set_dilation`, torch's own second copy of the padding included, agree with the definition."""
+    conv = make(axes, settings)
+    x = torch.randn(INPUT[axes], dtype=torch.float64)
+    centre = copy.deepcopy(conv)
+    widest = branches_of(conv)[-1]
+    limit = {"reflect": 1, "circular": 0}.get(conv.padding_mode)
+    if limit is not None:  # torch refuses to pad by more than the input; ours does not
+        sides = size_keeping_padding(conv, widest)
+        assert all(max(side) <= n - limit for side, n in zip(sides, x.shape[2:], strict=True))
+    set_dilation(conv, widest)
+    expected = FUNCTION[axes](extended(x, centre, widest), conv.weight, conv.bias, conv.stride, 0, widest, conv.groups)
+    assert conv(x).shape == centre(x).shape
+    torch.testing.assert_close(conv(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
+def test_branches_wider_than_the_input_in_every_padding_mode(padding_mode: str) -> None:
+    conv = nn.Conv1d(2, 3, 3, padding=1, padding_mode=padding_mode).double()
+    x = torch.randn(2, 2, 7, dtype=torch.float64)
+    take_over(conv, [(1,), (5,), (24,)])
+    expected = sum(F.conv1d(extended(x, conv, d), conv.weight, conv.bias, dilation=d) / 3 for d in [(1,), (5,), (24,)])
+    torch.testing.assert_close(conv(x), expected)
+
+
+def test_a_branch_may_crop_and_keeps_the_size() -> None:
+    """padding=0 at dilation 4: the branch of dilation 2 sees the input without its rim."""
+    conv = nn.Conv1d(1, 1, 3, dilation=4, bias=False).double()
+    x = torch.randn(1, 1, 20, dtype=torch.float64)
+    take_over(conv, [(2,), (6,)])
+    assert size_keeping_padding(conv, (2,)) == [(-2, -2)]
+    inner, outer = F.conv1d(x[..., 2:-2], conv.weight, dilation=2), F.conv1d(x, conv.weight, dilation=6, padding=2)
+    torch.testing.assert_close(conv(x), (inner + outer) / 2)
+    assert conv(x).shape[-1] == 12
+
+
+@pytest.mark.parametrize("rule", ["default", "paper"])
+def test_probabilities_follow_the_rule_defect_15(rule: rfnext.Rule) -> None:
+    """A weight of -0.09 is strong evidence by "paper" only, and all zeros divide by zero there only."""
+    conv = nn.Conv1d(1, 1, 3, padding=1)
+    take_over(conv, [(1,), (2,)], rule=rule)
+    search = cast(SearchConv, conv)
+    torch.testing.assert_close(search.probability, torch.tensor([0.5, 0.5]))
+    with torch.no_grad():
+        search.branch_weight.copy_(torch.tensor([0.01, -0.09]))
+    if rule == "paper":
+        torch.testing.assert_close(search.probability, torch.tensor([0.1, 0.9]))
+    else:
+        assert search.probability[1] < 1e-4
+    with torch.no_grad():
+        search.branch_weight.zero_()
+    if rule == "paper":
+        assert search.probability.isnan().all()
+    else:
+        torch.testing.assert_close(search.probability, torch.tensor([0.5, 0.5]))
+
+
+def test_both_rules_start_with_the_same_slope() -> None:
+    slopes = []
+    for rule in ("paper", "default"):
+        conv = nn.Conv1d(1, 1, 3, padding=1)
+        take_over(conv, [(1,), (2,), (3,)], rule=rule)
+        cast(SearchConv, conv).probability[0].backward()
+        slopes.append(cast(SearchConv, conv).branch_weight.grad)
+    torch.testing.assert_close(slopes[0], slopes[1])
+
+
+@pytest.mark.parametrize("rule", ["default", "paper"])
+def test_a_collapsed_branch_is_the_plain_conv_and_its_weight_has_a_gradient_defect_16(rule: rfnext.Rule) -> None:
+    conv = nn.Conv1d(2, 2, 3, padding=1)
+    x = torch.randn(1, 2, 9)
+    expected = conv(x)
+    take_over(conv, [(1,)], entries=3, rule=rule)
+    search = cast(SearchConv, conv)
+    output = conv(x)
+    torch.testing.assert_close(output, expected)
+    output.sum().backward()
+    assert search.branch_weight.grad is not None
+    assert (search.branch_weight.grad == 0).all()
+    search.set_branches([(1,), (2,), (3,)])  # and it can go on being searched
+    assert conv(x).shape == expected.shape
+
+
+def test_idle_weights_beyond_the_branches_do_not_count() -> None:
+    conv = nn.Conv1d(1, 1, 3, padding=1)
+    take_over(conv, [(1,), (2,)], entries=3)
+    search = cast(SearchConv, conv)
+    with torch.no_grad():
+        search.branch_weight[2] = 100.0
+    torch.testing.assert_close(search.probability, torch.tensor([0.5, 0.5]))
+
+
+# Checkpoints
+
+
+def network(padding_mode: str = "zeros") -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode=padding_mode),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, (3, 2), stride=2, padding="valid"),
+        nn.Conv2d(4, 4, 1),
+        nn.ConvTranspose2d(4, 2, 3),
+    )
+
+
+CONFIG = rfnext.LocalConfig(interval=1, rounds=2, branches=3)
+
+
+def searched_network() -> tuple[nn.Sequential, rfnext.LocalSearch]:
+    """A network in the middle of a search: one round was run, the branches differ in weight."""
+    model = network()
+    search = rfnext.LocalSearch(model, CONFIG)
+    favour_the_widest(model)
+    assert search.after_step()
+    favour_the_widest(model)
+    return model, search
+
+
+def favour_the_widest(model: nn.Module) -> None:
+    for conv in searched_convs(model).values():
+        with torch.no_grad():
+            conv.branch_weight[len(conv.dilations) - 1] = 0.05
+
+
+def test_plain_checkpoints_load_strictly_into_a_searched_network_defect_21() -> None:
+    torch.manual_seed(1)
+    state = {key: torch.randn_like(value.float()).abs() for key, value in network().state_dict().items()}
+    model = network()
+    plain_keys = list(model.state_dict())
+    rfnext.LocalSearch(model, CONFIG)
+    branches = {name: conv.dilations for name, conv in searched_convs(model).items()}
+    model.load_state_dict(state, strict=True)
+    assert {name: conv.dilations for name, conv in searched_convs(model).items()} == branches
+    for key in plain_keys:
+        torch.testing.assert_close(
+            model.state_dict()[key].float(), state[key].to(model.state_dict()[key].dtype).float()
+        )
+    del state["0.weight"]
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "0.weight"\.'):
+        model.load_state_dict(state, strict=True)
+
+
+def test_searched_checkpoints_load_strictly_into_a_plain_network_defect_21() -> None:
+    model, search = searched_network()
+    state = rfnext.plain_state_dict(model.state_dict())
+    plain = network()
+    plain.load_state_dict(state, strict=True)
+    search.structure().apply(plain)
+    search.structure().apply(model)
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(plain.eval()(x), model.eval()(x))
+
+
+def test_plain_state_dict_keeps_what_only_looks_like_a_branch() -> None:
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch_weight = nn.Parameter(torch.ones(2))
+            self.my_branch_weight = nn.Parameter(torch.ones(2))
+
+    model = nn.Sequential(Gate(), nn.Conv1d(1, 1, 3, padding=1))
+    keys = set(model.state_dict())
+    rfnext.LocalSearch(model, CONFIG)
+    assert set(rfnext.plain_state_dict(model.state_dict())) == keys
+
+
+def test_a_searched_checkpoint_alone_is_the_same_function_defect_22() -> None:
+    """Loaded from a file, without unpickling objects, into a network that has just been wrapped."""
+    model, _ = searched_network()
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    fresh = network()
+    rfnext.LocalSearch(fresh, CONFIG)
+    x = torch.randn(2, 3, 16, 16)
+    assert not torch.allclose(fresh.eval()(x), model.eval()(x))
+    fresh.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    assert torch.equal(fresh.eval()(x), model.eval()(x))
+    assert [c.dilations for c in searched_convs(fresh).values()] == [
+        c.dilations for c in searched_convs(model).values()
+    ]
+
+
+def test_a_checkpoint_of_other_branches_names_the_layer() -> None:
+    two, three = network(), network()
+    rfnext.LocalSearch(two, rfnext.LocalConfig(branches=2))
+    rfnext.LocalSearch(three, rfnext.LocalConfig(branches=3, bounds=rfnext.Bounds(1, 9), spread=1.0))
+    cast(SearchConv, three[0]).set_branches([(1, 1), (2, 2), (3, 3)])
+    with pytest.raises(
+        RuntimeError, match=r"(?s)size mismatch for 0\.branch_weight.*0: 3 branches for 2 branch weights"
+    ):
+        two.load_state_dict(three.state_dict())
+    state = two.state_dict()
+    state["3._extra_state"] = torch.tensor([[1], [2]])
+    with pytest.raises(RuntimeError, match=r"3: not the branches of a conv with kernel \(3, 2\)"):
+        two.load_state_dict(state)
+
+
+# Other people's code
+
+
+def test_forward_hooks_and_identity_are_kept_defect_20() -> None:
+    model = network()
+    seen: list[str] = []
+    conv = model[0]
+    conv.register_forward_hook(lambda module, args, output: seen.append("hook"))
+    conv.register_forward_pre_hook(lambda module, args: seen.append("pre-hook"))
+    conv.weight.register_hook(lambda gradient: seen.append("gradient"))
+    rfnext.LocalSearch(model, CONFIG)
+    assert model[0] is conv
+    assert isinstance(conv, nn.Conv2d)
+    model(torch.randn(2, 3, 16, 16)).sum().backward()
+    assert seen == ["pre-hook", "hook", "gradient"]
+
+
+def test_optimizers_built_before_keep_the_very_same_parameters() -> None:
+    model = network()
+    before = list(model.parameters())
+    rfnext.LocalSearch(model, CONFIG)
+    after = {id(p) for p in model.parameters()}
+    assert {id(p) for p in before} <= after
+
+
+def test_a_shared_conv_is_one_searched_conv_under_both_names_defect_20() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv1d(2, 2, 3, padding=1)
+            self.inner = nn.ModuleDict({"second": self.first})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner["second"](self.first(x))
+
+    model = Twice()
+    search = rfnext.LocalSearch(model, rfnext.LocalConfig(rounds=1))
+    assert isinstance(model.first, SearchConv)
+    assert model.inner["second"] is model.first
+    assert len(search.branch_weights()) == 1
+    with torch.no_grad():
+        model.first.branch_weight.copy_(torch.tensor([0.0, 0.1]))
+    assert search.after_step()
+    assert dict(search.structure()) == {"first": (2,)}
+    rfnext.Structure({"inner.second": (3,)}).apply(model)
+    assert model.first.dilation == (3,)
+    assert model(torch.randn(1, 2, 9)).shape == (1, 2, 9)
+
+
+def legacy_weight_norm(conv: nn.Conv1d) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it is deprecated, and the vocoders of the field use it
+        return weight_norm(conv)
+
+
+REPARAMETRISED = {
+    "weight_norm": parametrizations.weight_norm,
+    "weight_norm_legacy": legacy_weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "spectral_norm_legacy": spectral_norm,
+}
+
+
+@pytest.mark.parametrize("kind", REPARAMETRISED)
+def test_reparametrised_weights_train_through_two_backward_passes_defect_20(kind: str) -> None:
+    """A searched conv of one branch takes exactly the steps of its plain twin; with more, everything has a gradient."""
+    torch.manual_seed(0)
+    plain = cast(nn.Conv1d, REPARAMETRISED[kind](nn.Conv1d(3, 3, 3, padding=1)))
+    torch.manual_seed(0)
+    conv = cast(nn.Conv1d, REPARAMETRISED[kind](nn.Conv1d(3, 3, 3, padding=1)))
+    torch.testing.assert_close(plain.state_dict(), conv.state_dict())
+    take_over(conv, [(1,)])
+    torch.testing.assert_close(plain.state_dict(), rfnext.plain_state_dict(conv.state_dict()))
+    optimizers = [torch.optim.SGD(c.parameters(), lr=0.1) for c in (plain, conv)]
+    for step in range(2):
+        x = torch.randn(2, 3, 11)
+        for c, optimizer in zip((plain, conv), optimizers, strict=True):
+            optimizer.zero_grad()
+            c(x).square().mean().backward()
+            optimizer.step()
+        torch.testing.assert_close(plain.state_dict(), rfnext.plain_state_dict(conv.state_dict()))
+        assert step == 0 or plain.state_dict()
+    take_over(conv, [(1,), (2,), (3,)])
+    for _ in range(2):
+        conv.zero_grad()
+        conv(torch.randn(2, 3, 11)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in conv.parameters())
+    release(cast(SearchConv, conv))
+    assert type(conv) is not nn.Conv1d or kind.endswith("legacy")
+    assert conv(torch.randn(2, 3, 11)).shape == (2, 3, 11)
+
+
+def test_a_parametrisation_registered_later_is_refused_by_release_until_it_is_undone() -> None:
+    conv = nn.Conv1d(2, 2, 3, padding=1)
+    take_over(conv, [(1,), (2,)])
+    parametrizations.weight_norm(conv)
+    assert conv(torch.randn(1, 2, 9)).shape == (1, 2, 9)
+    with pytest.raises(ValueError, match="was changed after the search began"):
+        release(cast(SearchConv, conv))
+    parametrize.remove_parametrizations(conv, "weight")
+    release(cast(SearchConv, conv))
+    assert type(conv) is nn.Conv1d
+
+
+def test_release_gives_back_the_very_class_and_keys() -> None:
+    model = network()
+    keys, kinds = list(model.state_dict()), [type(m) for m in model]
+    rfnext.LocalSearch(model, CONFIG)
+    assert list(model.state_dict()) != keys
+    for conv in list(searched_convs(model).values()):
+        release(conv)
+    assert list(model.state_dict()) == keys
+    assert [type(m) for m in model] == kinds
+    assert vars(model[0]).keys() == vars(network()[0]).keys()
+
+
+def test_deepcopy_and_pickle_are_independent_twins() -> None:
+    model, _ = searched_network()
+    x = torch.randn(2, 3, 16, 16)
+    expected = model.eval()(x)
+    # The pickle goes through a file and comes from this very test.
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
+        assert torch.equal(twin.eval()(x), expected)
+        cast(SearchConv, twin[0]).set_branches([(5, 5), (7, 7)])
+        assert torch.equal(model(x), expected)
+        assert not torch.allclose(twin(x), expected)
+
+
+def test_a_parametrised_network_copies_and_refuses_to_pickle_as_torch_does() -> None:
+    conv = parametrizations.weight_norm(nn.Conv1d(2, 2, 3, padding=1))
+    take_over(cast(nn.Conv1d, conv), [(1,), (2,)])
+    x = torch.randn(1, 2, 9)
+    assert torch.equal(copy.deepcopy(conv)(x), conv(x))
+    with pytest.raises(RuntimeError, match="parametrized modules is only supported through state_dict"):
+        pickle.dumps(conv)
+
+
+@pytest.mark.parametrize("rule", ["default", "paper"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_gives_the_dtype_of_the_plain_conv(rule: rfnext.Rule, dtype: torch.dtype) -> None:
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    x = torch.randn(2, 4, 9, 9)
+    with torch.autocast("cpu", dtype):
+        expected = conv(x)
+    take_over(conv, [(1, 1), (2, 2)], rule=rule)
+    with torch.autocast("cpu", dtype):
+        output = conv(x)
+    assert output.dtype == expected.dtype == dtype
+    output.float().sum().backward()
+    weight = cast(SearchConv, conv).branch_weight
+    assert weight.dtype == torch.float32
+    assert weight.grad is not None
+    torch.testing.assert_close(output.float(), conv(x), rtol=0.05, atol=0.05)
+
+
+def test_a_bf16_network_keeps_its_branch_weights_in_float32() -> None:
+    """Half precision cannot resolve the steps that 0.01 takes; the output stays bf16 all the same."""
+    conv = nn.Conv2d(4, 4, 3, padding=1).bfloat16()
+    take_over(conv, [(1, 1), (2, 2)])
+    assert cast(SearchConv, conv).branch_weight.dtype == torch.float32
+    assert conv(torch.randn(2, 4, 9, 9, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_unbatched_input_works_as_in_torch() -> None:
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    x = torch.randn(3, 9, 9)
+    take_over(conv, [(1, 1), (2, 2)])
+    torch.testing.assert_close(conv(x), conv(x[None])[0])
+
+
+@pytest.fixture
+def dynamo() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("dynamo")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("rule", ["default", "paper"])
+def test_torch_compile_has_no_graph_break_before_and_after_a_round(rule: rfnext.Rule) -> None:
+    model = network()
+    search = rfnext.LocalSearch(model, rfnext.LocalConfig(rounds=2, branches=3, rule=rule))
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 3, 16, 16)
+    for round_ in range(3):
+        model.zero_grad()
+        output = compiled(x)
+        torch.testing.assert_close(output, model(x))
+        output.square().mean().backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        assert len(gradients) == len(list(model.parameters()))
+        model.zero_grad()
+        model(x).square().mean().backward()
+        torch.testing.assert_close(gradients, [p.grad for p in model.parameters()])
+        favour_the_widest(model)
+        assert search.after_step() == (round_ < 2)
+    assert search.history[0].structure != search.history[1].structure
+
+
+# Which convs
+
+
+def test_transposed_convs_are_left_alone() -> None:
+    model = network()
+    assert not is_conv(model[5])
+    rfnext.LocalSearch(model, CONFIG)
+    assert type(model[5]) is nn.ConvTranspose2d
+    assert type(model[4]) is nn.Conv2d  # 1 x 1
+    assert set(named_convs(model)) == {"0", "3", "4"}
+    assert set(searched_convs(model)) == {"0", "3"}
+
+
+def test_convs_without_an_odd_axis_are_passed_over_with_the_reason() -> None:
+    for kernel in (1, 2, (1, 4), (2, 1)):
+        assert "no odd axis above 1" in (unsearchable(nn.Conv2d(1, 1, kernel)) or "")
+    for kernel in (3, (1, 3), (2, 5)):
+        assert unsearchable(nn.Conv2d(1, 1, kernel)) is None
+    assert "not initialised" in (unsearchable(nn.LazyConv2d(4, 3)) or "")
+
+
+def test_weight_standardised_convs_are_refused_with_the_reason_defect_20(caplog: pytest.LogCaptureFixture) -> None:
+    timm_layers = pytest.importorskip("timm.layers")
+    conv = timm_layers.StdConv2d(3, 4, 3, padding=1)
+    x = torch.randn(1, 3, 9, 9)
+    before = conv(x)
+    assert "StdConv2d overrides forward()" in (unsearchable(conv) or "")
+    with pytest.raises(ValueError, match=r"StdConv2d overrides forward\(\)"):
+        take_over(conv, [(1, 1), (2, 2)])
+    with pytest.raises(ValueError, match=r"no conv to search among the model's 1\. 0: StdConv2d overrides forward"):
+        rfnext.LocalSearch(nn.Sequential(conv), CONFIG)
+    assert torch.equal(conv(x), before)
+    caplog.clear()
+    rfnext.LocalSearch(nn.Sequential(conv, nn.Conv2d(4, 4, 3)), CONFIG)
+    assert "0 is not searched: StdConv2d overrides forward()" in caplog.text
+
+
+def test_the_conv_of_an_mmcv_conv_module_is_searched() -> None:
+    bricks = pytest.importorskip("mmcv.cnn.bricks")
+    for settings in ({}, {"norm_cfg": {"type": "BN"}}, {"conv_cfg": {"type": "Conv2d"}, "act_cfg": None}):
+        model = bricks.ConvModule(3, 4, 3, padding=1, **settings)
+        x = torch.randn(2, 3, 9, 9)
+        expected = model.eval()(x)
+        search = rfnext.LocalSearch(model, CONFIG)
+        assert set(search.structure()) == {"conv"}
+        model.conv.set_branches([(1, 1)])
+        torch.testing.assert_close(model(x), expected)
+    assert "ConvWS2d overrides forward()" in (unsearchable(bricks.ConvWS2d(3, 4, 3)) or "")
+
+
+def test_subclasses_are_accepted_only_if_a_search_can_take_effect() -> None:
+    class Activated(nn.Conv1d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).relu()
+
+    class Scaled(nn.Conv1d):
+        def forward(self, input: Tensor) -> Tensor:
+            return self._conv_forward(input, self.weight * 2, self.bias)
+
+    class PastTheSearch(nn.Conv1d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super()._conv_forward(input, self.weight * 2, self.bias)
+
+    class Own(nn.Conv1d):
+        def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return super()._conv_forward(input, weight * 2, bias)
+
+    x = torch.randn(1, 2, 9)
+    for kind in (Activated, Scaled):
+        conv = kind(2, 2, 3, padding=1)
+        expected = conv(x)
+        take_over(conv, [(1,)])
+        torch.testing.assert_close(conv(x), expected)
+        cast(SearchConv, conv).set_branches([(3,)])
+        assert not torch.allclose(conv(x), expected)
+    for kind in (PastTheSearch, Own):
+        assert f"{kind.__name__} overrides" in (unsearchable(kind(2, 2, 3)) or "")
+
+
+# Bad input
+
+
+def test_bad_branches_are_refused_and_leave_the_conv_as_it_was() -> None:
+    conv = nn.Conv2d(2, 2, (3, 2))
+    for dilations, message in [
+        ([], "0 branches"),
+        ([(1, 1), (2, 2)], "an even kernel"),
+        ([(0, 1)], "positive integers"),
+        ([(1.0, 1)], "positive integers"),
+        ([(True, 1)], "positive integers"),
+        ([(1,)], "1 axes"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            take_over(conv, dilations)
+        assert type(conv) is nn.Conv2d
+        assert set(conv.state_dict()) == {"weight", "bias"}
+    with pytest.raises(ValueError, match="3 branches for 2 branch weights"):
+        take_over(conv, [(1, 1), (2, 1), (3, 1)], entries=2)
+    assert type(conv) is nn.Conv2d
+    with pytest.raises(ValueError, match="unknown rule 'ours'"):
+        take_over(conv, [(1, 1)], rule=cast(Any, "ours"))
+
+
+def test_a_plain_conv_cannot_crop() -> None:
+    conv = nn.Conv1d(1, 1, 3, dilation=4)
+    with pytest.raises(ValueError, match=r"a plain conv cannot crop; use rfnext\.merge\(\)"):
+        set_dilation(conv, (2,))
+    assert (conv.dilation, conv.padding) == ((4,), (0,))
+    take_over(conv, [(2,), (6,)])
+    set_dilation(conv, (2,))
+    with pytest.raises(ValueError, match="a plain conv cannot crop"):
+        release(cast(SearchConv, conv))
+    assert isinstance(conv, SearchConv)
+
+
+# Distributed training
+
+
+def distributed_worker(rank: int, world: int, rendezvous: str) -> None:
+    """Three rounds of training under DDP with other data on every rank; prints the structure and a weight's sum.
+
+    Every layer starts at dilation 1 with spread 0.1 by rule "paper": all branches collapse to one (defects 10, 16).
+    """
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
+    for rule in ("paper", "default"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv1d(4, 2, 3, padding=1))
+        config = rfnext.LocalConfig(rounds=3, branches=3, spread=0.1, rule=rule)  # type: ignore[arg-type]
+        search = rfnext.LocalSearch(model, config)
+        parallel = nn.parallel.DistributedDataParallel(model)
+        optimizer = torch.optim.Adam(parallel.parameters(), lr=0.02)
+        generator = torch.Generator().manual_seed(rank)
+        for _ in range(3):
+            for _ in range(4):
+                x = torch.randn(2, 2, 20, generator=generator)
+                optimizer.zero_grad()
+                (parallel(x) - x.roll(5, -1)).square().mean().backward()
+                optimizer.step()
+            search.after_step()
+        total = sum(p.double().sum().item() for p in model.parameters())
+        print(rule, dict(search.structure()), [list(r.structure.items()) for r in search.history], total.hex())
+    torch.distributed.destroy_process_group()
+
+
+def run_workers(world: int, folder: Path) -> list[str]:
+    command = [sys.executable, "-W", "error", __file__]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(world), (folder / "rendezvous").as_uri()],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors
+    return [output for output, _ in outputs]
+
+
+def test_distributed_training_in_one_process_defect_16(tmp_path: Path) -> None:
+    (output,) = run_workers(1, tmp_path)
+    paper, default = output.splitlines()
+    assert paper.startswith("paper {'0': (1,), '2': (1,)}")  # the dead zone
+    assert not default.startswith("default {'0': (1,), '2': (1,)}")
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_same_structure_defect_16(tmp_path: Path) -> None:
+    outputs = run_workers(2, tmp_path)
+    assert outputs[0] == outputs[1]
+    assert "default {'0': (1,), '2': (1,)}" not in outputs[0]
+
+
+def test_a_search_on_a_model_that_ddp_has_wrapped_is_refused(tmp_path: Path) -> None:
+    """DDP would never synchronise the branch weights, and the ranks would drift apart in silence."""
+    torch.distributed.init_process_group("gloo", init_method=(tmp_path / "r").as_uri(), rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(network())
+        with pytest.raises(ValueError, match="before DistributedDataParallel"):
+            rfnext.LocalSearch(model, CONFIG)
+        assert not searched_convs(model)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    distributed_worker(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,221 @@
+"""What every task owes the methods, the runner and the tables; tests every folder that `tasks.names()`
+finds."""
+
+import copy
+import dataclasses
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import tasks
+from benchmarks.record import protocol
+from rfnext import LocalConfig, LocalSearch, Structure
+from tasks.spec import SELECTED, Metric, Run, Split, Task
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", params=tasks.names())
+def task(request):
+    return tasks.load(request.param)
+
+
+@pytest.fixture(scope="module")
+def tiny(task):
+    """The preset "tiny", shortened to one epoch."""
+    config = dataclasses.replace(task.presets["tiny"], epochs=1)
+    if reason := task.unavailable(config):
+        pytest.skip(f"{task.name}: {reason}")
+    return config
+
+
+@pytest.fixture(scope="module")
+def fold(task, tiny):
+    return task.folds(tiny)[0]
+
+
+def build(task, config):
+    torch.manual_seed(0)
+    return task.build(config)
+
+
+def fit(task, config, fold, folder, searching=False):
+    """A network trained for one epoch, and its search."""
+    model = build(task, config)
+    search = LocalSearch(model, config.search, task.where) if searching else None
+    folder.mkdir()
+    task.fit(model, config, Run(seed=0, fold=fold, folder=folder, search=search, device="cpu"))
+    return model, search
+
+
+@pytest.fixture(scope="module")
+def trained(task, tiny, fold, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(task.name) / "run"
+    model, _ = fit(task, tiny, fold, folder)
+    return model, folder
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+class TestContract:
+    def test_value(self, task):
+        assert isinstance(task, Task)
+        assert task.version >= 1
+        assert task.metrics
+        assert all(isinstance(metric, Metric) for metric in task.metrics)
+        names = [metric.name for metric in task.metrics]
+        assert len(set(names)) == len(names)
+
+    def test_presets(self, task):
+        assert "tiny" in task.presets
+        for name, config in task.presets.items():
+            assert dataclasses.is_dataclass(config), name
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                config.epochs = 3
+            assert type(config)() is not None, "every field needs a default, or the command line cannot override one"
+            assert config.epochs >= 1
+            assert isinstance(config.search, LocalConfig)
+
+    def test_presets_have_a_protocol(self, task):
+        seen = {name: json.dumps(protocol(task, config, {})) for name, config in task.presets.items()}
+        assert len(set(seen.values())) == len(seen), "two presets are the same"
+        for text in seen.values():
+            assert str(Path.home()) not in text, "a path of this machine is in the protocol; see metadata in spec.py"
+
+    def test_answers_without_data(self, task, tmp_path, monkeypatch):
+        monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
+        for name, config in task.presets.items():
+            folds = task.folds(config)
+            assert folds, name
+            assert len(set(folds)) == len(folds)
+            assert task.data_label(config)
+            published, reason = task.published(config), task.unavailable(config)
+            assert published is None or published.startswith(f"{task.name}.")
+            assert reason is None or len(reason) > 20, f"{name}: say what to download and where to put it"
+        assert task.published(task.presets["tiny"]) is None
+
+    def test_builds_the_same_network_from_the_same_seed(self, task, tiny):
+        assert_equal(weights(build(task, tiny)), weights(build(task, tiny)))
+
+    def test_has_something_to_search(self, task, tiny):
+        model = build(task, tiny)
+        structure = Structure.read(model, task.where)
+        assert len(structure) >= 1
+        LocalSearch(model, tiny.search, task.where)
+        structure.apply(model)
+        assert Structure.read(model, task.where) == structure
+
+    def test_trains(self, task, tiny, trained):
+        model, _ = trained
+        before, after = weights(build(task, tiny)), weights(model)
+        assert before.keys() == after.keys()
+        assert any(not torch.equal(before[name], after[name]) for name in before)
+
+    def test_trains_the_same_from_the_same_seed(self, task, tiny, fold, trained, tmp_path):
+        torch.randn(7)  # fit must not depend on what was drawn before
+        again, _ = fit(task, tiny, fold, tmp_path / "again")
+        assert_equal(weights(again), weights(trained[0]))
+
+    def test_selected_weights_load(self, task, tiny, trained):
+        _, folder = trained
+        if (folder / SELECTED).exists():
+            build(task, tiny).load_state_dict(torch.load(folder / SELECTED, weights_only=True))
+
+    @pytest.mark.parametrize("part", ["validation", "test"])
+    def test_evaluates(self, task, tiny, fold, trained, part):
+        model = copy.deepcopy(trained[0])
+        for mode in (True, False):
+            model.train(mode)
+            before = weights(model)
+            scores = task.evaluate(model, tiny, Split(part, fold))
+            assert set(scores) == {metric.name for metric in task.metrics}
+            assert all(type(value) is float and math.isfinite(value) for value in scores.values())
+            assert model.training is mode
+            assert_equal(before, weights(model))
+        assert task.evaluate(model, tiny, Split(part, fold)) == scores
+
+    def test_searches(self, task, tiny, fold, tmp_path):
+        config = dataclasses.replace(tiny, search=dataclasses.replace(tiny.search, interval=1, rounds=1))
+        model, search = fit(task, config, fold, tmp_path / "run", searching=True)
+        assert search.step >= 1
+        assert search.round == 1
+        assert search.structure().keys() == search.initial.keys()
+        scores = task.evaluate(model, config, Split("validation", fold))
+        assert all(math.isfinite(value) for value in scores.values())
+
+    def test_illustrates(self, task, tiny, fold, trained, tmp_path):
+        if task.illustrate is None:
+            pytest.skip(f"{task.name} draws no pictures")
+        paths = task.illustrate(trained[0], tiny, Split("test", fold), tmp_path)
+        assert paths
+        for path in paths:
+            assert path.parent == tmp_path
+            assert 0 < path.stat().st_size < 100_000
+
+
+def test_names_and_load(tmp_path):
+    assert tasks.names() == sorted(tasks.names())
+    with pytest.raises(ValueError, match="unknown task 'nothing'"):
+        tasks.load("nothing")
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the project with no task."""
+    root = tmp_path / "project"
+    ignore = shutil.ignore_patterns("__pycache__")
+    for folder in ("rfnext", "benchmarks"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
+    for file in ("tasks/__init__.py", "tasks/spec.py", "tests/conftest.py", "tests/tasks/test_contract.py"):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, root / file)
+    shutil.copy(ROOT / "pyproject.toml", root)
+    return root
+
+
+def python(project, *arguments):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_readmes_example_is_a_task(project):
+    text = (ROOT / "tasks" / "README.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?TASK = Task\(.*?)```", text, re.DOTALL)
+    (project / "tasks" / "two_tones").mkdir()
+    (project / "tasks" / "two_tones" / "task.py").write_text(example)
+    done = python(project, "-m", "pytest", "-q", "tests/tasks/test_contract.py::TestContract")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "draws no pictures" in done.stdout  # it was run, and nothing else was skipped
+    assert " 1 skipped" in done.stdout.splitlines()[-1]
+    code = "import tasks; print(tasks.names(), tasks.load('two_tones').name)"
+    assert python(project, "-c", code).stdout == "['two_tones'] two_tones\n"
+
+
+@pytest.mark.parametrize("source", ["", "TASK = 3\n", "import tasks.spec\nTASK = None\n"])
+def test_a_module_without_a_task_is_named(project, source):
+    (project / "tasks" / "broken").mkdir()
+    (project / "tasks" / "broken" / "task.py").write_text(source)
+    done = python(project, "-c", "import tasks; tasks.load('broken')")
+    assert "ValueError: tasks/broken/task.py must end in TASK = Task(name='broken', ...)" in done.stderr
