@@ -385,9 +385,9 @@ class PeakMemory:
     """
 
     def __init__(self, device: str) -> None:
-        gc.collect()
         self.measure: Literal["cuda", "resident"] | None = None
         if torch.cuda.is_available() and device != "cpu":
+            gc.collect()  # what earlier trainings left in reference cycles is not this one's
             self.device = torch.device("cuda" if device == "auto" else device)
             torch.cuda.reset_peak_memory_stats(self.device)
             self.measure = "cuda"

@@ -34,6 +34,7 @@ from benchmarks.record import (
     claim,
     commit,
     describe_device,
+    fingerprint,
     kept,
     protocol,
     versions,
@@ -186,8 +187,12 @@ def changes(task: Task[Any], preset: str, config: Any) -> dict[str, Any]:
 
 def preset_name(task: Task[Any], preset: str, config: Any) -> str:
     """The preset's name, followed by every field of the protocol in which `config` differs from it."""
-    changed = [f"{name}={value}" for name, value in changes(task, preset, config).items()]
-    return "+".join([preset, *(re.sub(r"[^\w.=-]+", "_", change).strip("_") for change in changed)])
+    name = preset
+    for field, value in changes(task, preset, config).items():
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        name += f"+{field}=" + re.sub(r"[^\w.,-]+", "_", text)
+    # It becomes the name of a folder.
+    return name if len(name) <= 100 else f"{name[:89]}+{fingerprint(protocol(task, config, {}))}"
 
 
 def command_line(task: Task[Any], method: str, preset: str, config: Any, fold: int, seed: int) -> str:
@@ -210,13 +215,10 @@ def command_line(task: Task[Any], method: str, preset: str, config: Any, fold: i
 def override(task: Task[Any], preset: str, arguments: Sequence[str], prog: str) -> Any:
     """A preset's config with some fields given on the command line.
 
-    Raises UsageError if the config refuses a value, and SystemExit for a wrong option, which tyro has explained.
+    Raises SystemExit for a wrong option or value, which tyro has explained.
     """
     config = task.presets[preset]
-    try:
-        return tyro.cli(type(config), args=list(arguments), default=config, prog=prog)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    return tyro.cli(type(config), args=list(arguments), default=config, prog=prog)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

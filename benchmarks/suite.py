@@ -71,8 +71,12 @@ class Options:
 
 @dataclass
 class Plan:
-    """What a suite has to do. unavailable: task -> what is missing. skipped: what is left out, and why."""
+    """What a suite has to do.
 
+    presets: by task. unavailable: task -> what is missing. skipped: what is left out, and why.
+    """
+
+    presets: dict[str, list[str]] = field(default_factory=dict)
     kept: dict[Cell, Record] = field(default_factory=dict)
     missing: list[Job] = field(default_factory=list)
     unavailable: dict[str, str] = field(default_factory=dict)
@@ -90,17 +94,21 @@ def plan(options: Options, overrides: Sequence[str] = ()) -> Plan:
         options: what to run.
         overrides: command line of config fields; for one task only, whose fields they are.
 
-    Raises UsageError for an unknown task or method, if no task has the preset, and for wrong overrides.
+    Raises UsageError for an unknown task or method and if no task has the preset, and SystemExit for wrong
+    overrides, which tyro has explained.
     """
     if overrides and len(options.task) != 1:
         raise UsageError("fields after -- belong to one task; name it with --task")
     names = [pick("task", name, tasks.names()) for name in options.task] or tasks.names()
     methods = [pick("method", name, METHODS) for name in options.method] or list(METHODS)
     found = Plan()
-    presets: list[str] = []
     for name in names:
-        task = tasks.load(name)
-        presets += task.presets
+        try:
+            task = tasks.load(name)
+        except Exception as error:  # a task that lacks a package, say, is no reason to leave the others out
+            found.unavailable[name] = f"cannot be loaded: {type(error).__name__}: {error}"
+            continue
+        found.presets[name] = list(task.presets)
         if options.preset not in task.presets:
             found.skipped.append(f"{name} has no preset {options.preset!r}; it has {', '.join(task.presets)}")
             continue
@@ -123,8 +131,10 @@ def plan(options: Options, overrides: Sequence[str] = ()) -> Plan:
                         found.missing.append(job)
         if any(job.cell.task == name for job in found.missing) and (reason := task.unavailable(config)):
             found.unavailable[name] = reason
-    if options.preset not in presets:
-        pick("preset", options.preset, dict.fromkeys(presets))
+    if known := dict.fromkeys(preset for presets in found.presets.values() for preset in presets):
+        pick("preset", options.preset, known)
+    if not found.cells and not found.unavailable:
+        raise UsageError(f"no cell to run; {'; '.join(found.skipped)}")
     return found
 
 
@@ -309,8 +319,8 @@ def _duration(seconds: float) -> str:
 
 def show(found: Plan) -> None:
     """Print tasks with their presets, methods, and the state of every cell of the plan."""
-    for name in tasks.names():
-        print(f"task {name}: presets {', '.join(tasks.load(name).presets)}")
+    for name, presets in found.presets.items():
+        print(f"task {name}: presets {', '.join(presets)}")
     for method in METHODS.values():
         print(f"method {method.name}: {method.description}")
     for note in found.skipped:
@@ -364,7 +374,7 @@ def _run_plan(found: Plan, options: Options, devices: Sequence[str]) -> int:
         f"workers: {len(devices)}; {guess}",
         flush=True,
     )
-    if found.cells and not missing and not unavailable:
+    if not missing and not found.unavailable:
         print("nothing to run; --results DIR runs everything anew, into another folder")
         return 0
     start = time.monotonic()
@@ -382,7 +392,7 @@ def _run_plan(found: Plan, options: Options, devices: Sequence[str]) -> int:
     )
     for result in failures:
         print(f"failed: {result.cell}: {result}; log: {log_path(result.cell, options.results)}", file=sys.stderr)
-    return 1 if failures else 3 if unavailable else 0
+    return 1 if failures else 3 if found.unavailable else 0
 
 
 if __name__ == "__main__":

@@ -1,32 +1,48 @@
-"""The operator of a searched convolution: one kernel at several dilations, summed with probabilities."""
+"""The operator of a searched convolution: one kernel at several dilations, summed with probabilities.
 
+All branches share one kernel, so by linearity the sum over branches moves inside the sum over taps:
+
+    y = sum_i p_i conv(x, W, d_i) = sum_i p_i sum_k W_k shift(x, k d_i) = sum_k W_k (sum_i p_i shift(x, k d_i))
+
+with k over the kernel's taps, W_k the (channel_out, channel_in) matrix of one tap, and shift(x, s) the padded input
+moved by s. The inner sum m_k mixes shifted inputs, which takes b multiply-adds per element for b branches; the product
+W_k m_k takes channel_out of them, once, where branch by branch takes b times that. The gradients follow suit:
+
+    dL/dW_k = g m_k^T                                       one product
+    u_k = W_k^T g                                           one product
+    dL/dx   = sum_i p_i z_i, z_i = sum_k shift(u_k, -k d_i)  shifted sums of u
+    dL/dp_i = <z_i, x>                                       and the same z again
+    dL/db   = (sum_i p_i) sum g
+
+So searching costs three products, as a plain conv's step does, plus memory traffic: 3 b k passes over an array of the
+input's size, which stay in the cache if done piece by piece. The centre tap of a size-keeping conv needs none. What
+must be kept for the backward pass is x alone; branch by branch keeps an output per branch.
+
+Nothing is saved this way where W_k has hardly any columns, as in depthwise convs: see `_Summed`.
+"""
+
+import logging
+import math
+import os
+import threading
+import time
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from rfnext.functional_convs import CONV, Geometry, by_branches, by_dense, dense_grid, merge_equal
+from rfnext.functional_taps import FEW_CHANNELS, by_taps
 
 Padding = Sequence[Sequence[int | tuple[int, int]]]
 """Per branch and per axis: a symmetric int or (before, after). Negative numbers crop."""
 
-Implementation = Literal["auto", "branches"]
+Implementation = Literal["auto", "branches", "taps", "dense"]
 
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+logger = logging.getLogger(__name__)
+
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
-
-
-class _Geometry(NamedTuple):
-    """Checked, normalised arguments; plain integers only, so that it can be a cache key."""
-
-    kernel: tuple[int, ...]
-    dilations: tuple[tuple[int, ...], ...]
-    stride: tuple[int, ...]
-    padding: tuple[tuple[tuple[int, int], ...], ...]
-    groups: int
-    padding_mode: str
-    size_in: tuple[int, ...]
-    size_out: tuple[int, ...]
 
 
 def mixed_dilation_conv(
@@ -60,6 +76,10 @@ def mixed_dilation_conv(
         padding_mode: "zeros", "reflect", "replicate" or "circular", as in `torch.nn.Conv2d`; paddings as large
             as the input or larger continue the reflection or the wrap (`numpy.pad`) where torch would refuse.
         implementation: how, not what; every choice returns the same values up to rounding.
+            "branches": one conv per branch, the reference.
+            "taps": mixes the shifted inputs, then multiplies once; keeps only x for the backward pass.
+            "dense": folds the branches into one larger kernel; good where the dilations have a coarse common grid.
+            "auto": the fastest of these here, see `pin_implementation`.
 
     Returns:
         (batch, channel_out, *size_out), unbatched like x, in the dtype of the plain conv (autocast included).
@@ -67,13 +87,17 @@ def mixed_dilation_conv(
     Raises:
         ValueError: an argument does not fit the others; the message names it and says what would.
     """
-    geometry = _check(
-        x, weight, bias, probability, dilations, stride, padding, groups, padding_mode, implementation
-    )
+    geometry = _check(x, weight, bias, probability, dilations, stride, padding, groups, padding_mode, implementation)
     unbatched = x.dim() == weight.dim() - 1
     if unbatched:
         x = x.unsqueeze(0)
-    y = _branches(x, weight, bias, probability, geometry)
+    if implementation == "auto":
+        implementation = _choose(x, weight, bias, probability, geometry)
+    if implementation != "branches":
+        probability, geometry = merge_equal(probability, geometry)
+        if len(geometry.dilations) == 1:
+            implementation = "dense"  # which then is the plain conv
+    y = _IMPLEMENTATIONS[implementation](x, weight, bias, probability, geometry)
     return y.squeeze(0) if unbatched else y
 
 
@@ -88,16 +112,13 @@ def _check(
     groups: int,
     padding_mode: str,
     implementation: str,
-) -> _Geometry:
+) -> Geometry:
     """Validate every argument once, for all implementations."""
-    if implementation not in get_args(Implementation):
-        raise ValueError(
-            f"unknown implementation {implementation!r}; known are {', '.join(get_args(Implementation))}"
-        )
+    _check_implementation(implementation)
     if padding_mode not in _PADDING_MODES:
         raise ValueError(f"unknown padding_mode {padding_mode!r}; known are {', '.join(_PADDING_MODES)}")
     rank = weight.dim() - 2
-    if rank not in _CONV:
+    if rank not in CONV:
         raise ValueError(
             f"weight must be (channel_out, channel_in // groups, *kernel) with 1 to 3 kernel axes, "
             f"got shape {tuple(weight.shape)}"
@@ -145,12 +166,15 @@ def _check(
             "give each branch the padding that keeps its size"
         )
     if min(sizes[0]) < 1:
-        raise ValueError(
-            f"kernel {kernel} does not fit the padded input {size_in}: the output size is {sizes[0]}"
-        )
-    return _Geometry(
+        raise ValueError(f"kernel {kernel} does not fit the padded input {size_in}: the output size is {sizes[0]}")
+    return Geometry(
         kernel, tuple(tuple(d) for d in dilations), strides, paddings, groups, padding_mode, size_in, sizes[0]
     )
+
+
+def _check_implementation(name: str, origin: str = "") -> None:
+    if name not in get_args(Implementation):
+        raise ValueError(f"{origin}unknown implementation {name!r}; known are {', '.join(get_args(Implementation))}")
 
 
 def _paddings(
@@ -176,46 +200,164 @@ def _paddings(
     return tuple(tuple((p, p) if isinstance(p, int) else (p[0], p[1]) for p in pads) for pads in padding)
 
 
-def _extend(x: Tensor, padding: Sequence[tuple[int, int]], mode: str) -> Tensor:
-    """Window of the input's infinite extension: x (batch, channel, *size) -> each size plus before plus after."""
-    if not any(before or after for before, after in padding):
-        return x
-    flat = [p for before, after in reversed(padding) for p in (before, after)]
-    if mode == "zeros":
-        return F.pad(x, flat)
-    limit = {"reflect": -1, "circular": 0}.get(mode)
-    size = x.shape[2:]
-    if limit is None or all(max(pads) <= n + limit for pads, n in zip(padding, size, strict=True)):
-        x = F.pad(x, [max(p, 0) for p in flat], mode=mode)
-        for axis, pads in enumerate(padding, start=2):
-            before, after = (max(-p, 0) for p in pads)
-            if before or after:
-                x = x.narrow(axis, before, x.shape[axis] - before - after)
-        return x
-    for axis, ((before, after), n) in enumerate(zip(padding, size, strict=True), start=2):
-        position = torch.arange(-before, n + after, device=x.device)
-        if mode == "circular":
-            index = position % n
-        else:
-            period = max(2 * (n - 1), 1)
-            index = position % period
-            index = torch.minimum(index, period - index) if n > 1 else index
-        x = x.index_select(axis, index)
-    return x
+_IMPLEMENTATIONS = {"branches": by_branches, "taps": by_taps, "dense": by_dense}
+
+_pinned = os.environ.get("RFNEXT_IMPLEMENTATION", "auto")
+_chosen: dict[tuple[object, ...], str] = {}
 
 
-def _branches(
-    x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: _Geometry
-) -> Tensor:
-    """The reference: one conv per branch, as the definition reads."""
-    conv = _CONV[len(geometry.kernel)]
-    total: Tensor | None = None
-    for branch, (dilation, padding) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):
-        if geometry.padding_mode == "zeros" and all(0 <= before == after for before, after in padding):
-            padded, inner = x, tuple(before for before, _ in padding)
-        else:
-            padded, inner = _extend(x, padding, geometry.padding_mode), 0
-        y = conv(padded, weight, bias, geometry.stride, inner, dilation, geometry.groups)
-        total = probability[branch] * y if total is None else total + probability[branch] * y
-    assert total is not None
-    return total
+class pin_implementation:
+    """Make implementation="auto" mean one implementation, from now on or within a `with` block.
+
+        pin_implementation("taps")  # for the rest of the process; "auto" ends it
+        with pin_implementation("branches"): ...
+
+    The environment variable RFNEXT_IMPLEMENTATION does the same from the start of the process.
+
+    Without a pin, "auto" measures: the first time that a shape of layer comes by (channels, kernel, stride, number of
+    branches, and powers of two of batch and size), a forward and backward pass of each candidate is timed, and the
+    fastest is kept for the rest of the process and logged. Nothing is measured, and a fixed rule decides, under
+    torch.compile, under torch.use_deterministic_algorithms and for tensors that are not plain (fake, distributed,
+    inside torch.func).
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+
+    def __init__(self, implementation: str) -> None:
+        global _pinned
+        _check_implementation(implementation)
+        self._previous, _pinned = _pinned, implementation
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        global _pinned
+        _pinned = self._previous
+
+
+def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
+    """What "auto" means for these arguments."""
+    if _pinned != "auto":
+        _check_implementation(_pinned, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
+        return _pinned
+    if not _may_measure(x):
+        return _rule(x, weight, geometry)
+    probability, geometry = merge_equal(probability, geometry)
+    if len(geometry.dilations) == 1:
+        return "dense"
+    candidates = ["branches", "taps"]
+    cells = math.prod(dense_grid(geometry).size)
+    if cells <= 2 * len(geometry.dilations) * math.prod(geometry.kernel):
+        candidates.append("dense")
+    gradients = torch.is_grad_enabled() and [t is not None and t.requires_grad for t in (x, weight, bias, probability)]
+    key = (
+        x.device,
+        x.dtype,
+        torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type),
+        weight.shape,
+        geometry.groups,
+        geometry.stride,
+        geometry.padding_mode,
+        len(geometry.dilations),
+        tuple(n.bit_length() for n in (x.shape[0], *geometry.size_in)),
+        x.is_contiguous(),
+        tuple(gradients or ()),
+        cells if "dense" in candidates else None,
+        torch.get_num_threads(),
+    )
+    if key not in _chosen:
+        seconds = _measure(candidates, x, weight, bias, probability, geometry)
+        _chosen[key] = min(seconds, key=seconds.__getitem__)
+        logger.info(
+            "x %s, weight %s, %d branches, groups %d, %s on %s: %s (%s)",
+            tuple(x.shape),
+            tuple(weight.shape),
+            len(geometry.dilations),
+            geometry.groups,
+            x.dtype,
+            x.device,
+            _chosen[key],
+            ", ".join(f"{name} {1000 * second:.2f} ms" for name, second in seconds.items()),
+        )
+    return _chosen[key]
+
+
+def _may_measure(x: Tensor) -> bool:
+    return not (
+        torch.compiler.is_compiling()
+        or torch.are_deterministic_algorithms_enabled()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or x.device.type not in ("cpu", "cuda", "mps", "xpu")
+        or x.numel() == 0
+        or torch._C._are_functorch_transforms_active()
+        or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def _rule(x: Tensor, weight: Tensor, geometry: Geometry) -> str:
+    """The choice where nothing can be measured, from shapes and device alone."""
+    if torch._C._are_functorch_transforms_active():  # which know nothing of our autograd functions
+        return "branches"
+    if x.device.type == "cpu":
+        return "taps"
+    # Elsewhere the mixed input, written and read once per tap, weighs more than products in low precision.
+    wide = min(weight.shape[1], weight.shape[0] // geometry.groups) >= FEW_CHANNELS
+    return "taps" if wide and x.dtype in (torch.float32, torch.float64) else "branches"
+
+
+def _measure(
+    names: Sequence[str],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    probability: Tensor,
+    geometry: Geometry,
+) -> dict[str, float]:
+    """Seconds of the fastest of a few forward and backward passes, interleaved.
+
+    Runs in a thread of its own, which the caller's autograd hooks, checkpoints and dispatch modes do not reach.
+    """
+    device = x.device.type
+    grad, autocast = torch.is_grad_enabled(), torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device)
+    arguments = [t if t is None else t.detach().requires_grad_(t.requires_grad) for t in (x, weight, bias, probability)]
+    seconds = dict.fromkeys(names, math.inf)
+    failures: list[BaseException] = []
+
+    def synchronize() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize(x.device)
+
+    def once(name: str) -> float:
+        synchronize()
+        start = time.perf_counter()
+        with torch.set_grad_enabled(grad), torch.autocast(device, dtype, enabled=autocast):
+            y = _IMPLEMENTATIONS[name](*arguments, geometry)
+        if y.requires_grad:
+            torch.autograd.grad(y, [t for t in arguments if t is not None and t.requires_grad], torch.ones_like(y))
+        synchronize()
+        return time.perf_counter() - start
+
+    def run() -> None:
+        try:
+            for repetition in range(4):
+                for name in list(names):
+                    if repetition == 0 or seconds[name] < 2 * min(seconds.values()):
+                        try:
+                            second = once(name)
+                        except torch.OutOfMemoryError:
+                            continue  # then it is not the one to use
+                        # The first pass also sets up libraries and caches.
+                        seconds[name] = second if repetition <= 1 else min(second, seconds[name])
+        except BaseException as failure:
+            failures.append(failure)
+
+    synchronize()
+    thread = threading.Thread(target=run, name="rfnext-measure")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return seconds

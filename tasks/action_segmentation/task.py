@@ -47,7 +47,7 @@ class Config:
     root: Path | None = field(default=None, metadata={"protocol": False})
     """Data folder; by default $RFNEXT_DATA/<dataset>, or data/<dataset> in this repository."""
     folds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """Numbers of the train/test splits, as in splits/train.split<fold>.bundle."""
+    """Numbers of the train/test splits, as in splits/train.split<fold>.bundle; none: every one in the data folder."""
     stride: int = 1
     """Use every stride-th frame; predictions are up-sampled and scored at all frames."""
     validation: float = 0.2
@@ -95,8 +95,6 @@ class Config:
         for name in ("epochs", "batch", "stride", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.folds:
-            raise ValueError("folds is empty; name at least one")
 
 
 PRESETS = {
@@ -115,7 +113,7 @@ PRESETS = {
     "50salads": Config(dataset="50salads", stride=2, group=r"rgb-\d+"),
     "breakfast": Config(dataset="breakfast", folds=(1, 2, 3, 4), group=r"P\d+"),
     "gtea": Config(dataset="gtea", folds=(1, 2, 3, 4), group=r"S\d+"),
-    "folder": Config(dataset="folder", folds=(1,), group=None),
+    "folder": Config(dataset="folder", folds=(), group=None),
 }
 
 
@@ -158,16 +156,19 @@ def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> 
 def data_folder(config: Config) -> Path:
     """The folder of the config's data, which may be missing; the embedded data is made on first use.
 
-    Raises DataError if the dataset is "folder" and no root is given, or the embedded data cannot be made.
+    Raises DataError if the embedded data cannot be made.
     """
     if config.root is not None:
         return config.root
     if config.dataset == "seglearn":
         return seglearn_sessions.prepare()
-    if config.dataset == "folder":
-        raise DataError("dataset is 'folder', but no data folder is given; add --root PATH")
     here = os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data"
     return Path(here) / config.dataset
+
+
+def folds(config: Config) -> tuple[int, ...]:
+    """The config's folds; if it names none, those of the data folder, and (1,) while that is missing."""
+    return config.folds or Layout(data_folder(config)).folds() or (1,)
 
 
 def unavailable(config: Config) -> str | None:
@@ -181,14 +182,16 @@ def unavailable(config: Config) -> str | None:
             seglearn_sessions.source()
             return None
         folder = data_folder(config)
-        if not folder.is_dir() and config.dataset != "folder":
+        if not folder.is_dir() and config.dataset == "folder":
+            return f"no folder {folder}; name your data by --root PATH, or link it there"
+        if not folder.is_dir():
             return (
                 f"no folder {folder}. Download data.zip (about 30 GB) of {RELEASE} and put its "
                 f"data/{config.dataset} there, or set RFNEXT_DATA to the folder that holds {config.dataset}"
             )
         layout = open_layout(folder, fail)
         read_mapping(layout, fail)
-        for fold in config.folds:
+        for fold in folds(config):
             read_fold(layout, fold, fail)
         size = _feature_size(layout, config)
         if config.dataset in PUBLISHED and size != I3D_SIZE:
@@ -202,14 +205,14 @@ def unavailable(config: Config) -> str | None:
 
 
 def _feature_size(layout: Layout, config: Config) -> int:
-    train, _ = read_fold(layout, config.folds[0], fail)
+    train, _ = read_fold(layout, folds(config)[0], fail)
     ((size, _),) = read_shapes(layout, [next(iter(train))], fail).values()
     return size
 
 
 def _dataset(config: Config, fold: int) -> Dataset:
-    if fold not in config.folds:
-        raise ValueError(f"fold {fold} is not one of {config.folds}")
+    if fold not in folds(config):
+        raise ValueError(f"fold {fold} is not one of {folds(config)}")
     return _opened(data_folder(config), fold, config.stride, config.validation, config.group)
 
 
@@ -233,7 +236,7 @@ LABELS = {
 def data_label(config: Config) -> str:
     """What the numbers are measured on."""
     if config.dataset == "folder" or (config.dataset == "seglearn" and config.root is not None):
-        return f"own data in {config.root.name}" if config.root else "own data"
+        return f"own data in {data_folder(config).resolve().name}"
     return LABELS[config.dataset]
 
 
@@ -257,7 +260,7 @@ TASK = Task(
     evaluate=evaluate,
     where=models.searched,
     unavailable=unavailable,
-    folds=lambda config: config.folds,
+    folds=folds,
     data_label=data_label,
     published=published,
     illustrate=illustrate,

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 
 from rfnext.atomic import write_bytes
+from rfnext.functional import pin_implementation
 from rfnext.integrations.lightning import LocalSearchCallback
 from tasks.action_segmentation import metrics
 from tasks.action_segmentation.data import IGNORED, Batch, Dataset, Video, Videos, collate, upsample
@@ -90,7 +91,8 @@ def fit(network: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
             num_sanity_val_steps=0,
         )
         try:
-            trainer.fit(module, loader, ckpt_path=checkpoint if run.resume and checkpoint.exists() else None)
+            with _reproducible(trainer.strategy.root_device):
+                trainer.fit(module, loader, ckpt_path=checkpoint if run.resume and checkpoint.exists() else None)
         except SystemExit as error:
             # Lightning makes an exit of Ctrl-C and goes on ignoring it; what it means is for the caller.
             if not isinstance(error.__context__, KeyboardInterrupt):
@@ -135,7 +137,8 @@ def predict(network: nn.Module, video: Video, stride: int) -> NDArray[np.int64]:
     training, device = network.training, next(network.parameters()).device
     network.eval()
     try:
-        logits = network(torch.from_numpy(video.features)[None].to(device))[-1, 0]
+        with _reproducible(device):
+            logits = network(torch.from_numpy(video.features)[None].to(device))[-1, 0]
     finally:
         network.train(training)
     return upsample(logits.argmax(0).cpu().numpy(), stride, len(video.full_labels))
@@ -275,6 +278,11 @@ def _logger(run: Run) -> LightningLogger | bool:
             # Without WANDB_MODE or an account nothing is uploaded; `wandb sync` does it later.
             offline = "WANDB_MODE" not in os.environ and "WANDB_API_KEY" not in os.environ
             return WandbLogger(project="rfnext", save_dir=run.folder, offline=offline)
+
+
+def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """On CPUs, where equal runs give equal bits, searched convs must not choose their implementation by stopwatch."""
+    return pin_implementation("taps") if device.type == "cpu" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -108,6 +108,9 @@ def test_the_preset_is_named_after_what_was_overridden(toy: ModuleType) -> None:
     changed = dataclasses.replace(config, epochs=3, search=search)
     assert preset_name(task, "tiny", changed) == "tiny+epochs=3+search.spread=0.25"
     assert preset_name(task, "tiny", dataclasses.replace(config, fault="a/../b c")) == "tiny+fault=a_.._b_c"
+    long, longer = (preset_name(task, "tiny", dataclasses.replace(config, fault="x" * n)) for n in (200, 201))
+    assert len(long) == len(longer) == 100
+    assert long != longer
 
 
 def test_texts_do_not_carry_this_machines_folders() -> None:

@@ -69,25 +69,25 @@ def test_a_suite_runs_what_is_missing_and_keeps_the_rest(call: Call, project: Pa
 
 
 def test_a_failing_cell_stops_no_other_and_is_tried_again(call: Call, project: Path) -> None:
-    blocked = project / "results/runs/toy/mixed/random_search"
-    blocked.parent.mkdir(parents=True)
-    blocked.write_text("a file where the records of this method should go")
-    line = (*SUITE, "mixed", "--seeds", "0", "1", "2", "3")
-    done = call(*line, "--method", "baseline", "random_search")
+    blocked = project / "results/runs/toy/mixed/baseline/fold1-seed3.json"
+    blocked.mkdir(parents=True)  # a folder where a record should go
+    line = (*SUITE, "mixed", "--seeds", "0", "1", "2", "3", "--method", "baseline")
+    done = call(*line)
     assert done.returncode == 1
-    assert "[16/16]" in done.stdout
+    assert "[8/8]" in done.stdout
+    assert list(record.read_all(project / "results")[1]) == [blocked]
+    blocked.rmdir()
     found = {(r.fold, r.seed): r for r in records(project)}
-    assert {found[1, seed].status for seed in range(4)} == {"done"}
+    assert {found[1, seed].status for seed in range(3)} == {"done"}
     assert "RuntimeError: the toy was told to fail" in (found[2, 0].reason or "")
     assert "its worker process died" in (found[2, 1].reason or "")
     assert "SystemExit: 7" in (found[2, 2].reason or "")
     assert "not finite: loss" in (found[2, 3].reason or "")
-    assert "toy mixed random_search fold 1 seed 0: failed, no record: " in done.stderr
-    assert done.stderr.count("failed: toy") == 12
+    assert "toy mixed baseline fold 1 seed 3: failed, no record: " in done.stderr
+    assert done.stderr.count("failed: toy") == 5
     assert "Traceback" not in done.stderr
     assert "told to fail" in suite.log_path(found[2, 0].cell, project / "results").read_text()
 
-    blocked.unlink()
     paths, errors = tables.make(project / "results")
     assert not errors
     assert "its worker process died" in paths[0].read_text()
@@ -95,15 +95,18 @@ def test_a_failing_cell_stops_no_other_and_is_tried_again(call: Call, project: P
     # The cause is mended: only what failed is run.
     task = project / "tasks/toy/task.py"
     task.write_text(task.read_text().replace("if run.fold == 2 else", "if run.fold == 99 else"))
-    mended = call(*line, "--method", "baseline")
+    mended = call(*line)
     assert mended.returncode == 0, mended.stderr
-    assert "8 cells: 4 kept, 4 to run" in mended.stdout
+    assert "8 cells: 3 kept, 5 to run" in mended.stdout
     assert {r.status for r in records(project)} == {"done"}
 
 
 def test_missing_data_is_said_and_becomes_dashes(call: Call, project: Path) -> None:
+    (project / "tasks/foreign").mkdir()
+    (project / "tasks/foreign/task.py").write_text("import a_package_that_nobody_has\n")
     done = call(*SUITE, "missing", "--seeds", "0", "--method", "baseline")
     assert done.returncode == 3
+    assert "unavailable: foreign: cannot be loaded: ModuleNotFoundError" in done.stdout
     assert "unavailable: toy: download toy.zip and unpack it" in done.stdout
     assert [r.reason for r in records(project)] == ["unavailable: download toy.zip and unpack it"] * 2
     (path,), _ = tables.make(project / "results")
@@ -173,7 +176,7 @@ def test_two_suites_share_the_work(start: Start, project: Path) -> None:
         ("tiny --task action_segmentatio", "unknown task 'action_segmentatio' (did you mean"),
         ("tiny --method local", "unknown method 'local' (did you mean"),
         ("tiny -- --epochs 3", "fields after -- belong to one task"),
-        ("tiny --task action_segmentation -- --epochs 0", "epochs is 0; it must be at least 1"),
+        ("tiny --folds 9", "no cell to run; action_segmentation has no fold 9; it has 1, 2, 3, 4, 5"),
         ("tiny --workers 0", "--workers must be at least 1 or auto, got 0"),
     ],
 )
@@ -182,6 +185,13 @@ def test_wrong_usage_is_one_clear_error(line: str, message: str, capsys: pytest.
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_wrong_field_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        suite.main(["tiny", "--task", "action_segmentation", "--", "--epochs", "0"])
+    assert exit.value.code == 2
+    assert "epochs is 0; it must be at least 1" in capsys.readouterr().err
 
 
 def test_time_is_estimated_from_this_machines_records(job: Callable[..., Job]) -> None:

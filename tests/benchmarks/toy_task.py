@@ -69,7 +69,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
             run.search.load_state_dict(state["search"])
     for epoch in range(start, config.epochs):
         if config.fault == "slow":
-            time.sleep(1.0)
+            time.sleep(0.4)
         for _ in range(5):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()

@@ -224,6 +224,23 @@ def test_structure_files_and_logs_are_written_per_round(tmp_path: Path) -> None:
     assert logged == [r.structure["2"][0] for r in module.search.history]
 
 
+def test_other_ranks_write_no_files_defect_25(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pl.Trainer, "is_global_zero", property(lambda trainer: False))
+    module = Net()
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        callbacks=[LocalSearchCallback(module.search, folder=tmp_path / "structures")],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader(1))
+    assert module.search.round == 2
+    assert not (tmp_path / "structures").exists()
+
+
 def test_a_checkpoint_opens_as_the_same_function_without_a_trainer(tmp_path: Path) -> None:
     module = Net()
     fit(module, tmp_path, 2, ModelCheckpoint(dirpath=tmp_path, filename="last"))

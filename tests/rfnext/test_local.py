@@ -441,14 +441,14 @@ def dynamo() -> Iterator[None]:
 def test_a_compiled_search_survives_more_rounds_than_torch_keeps_graphs() -> None:
     """Each round makes new graphs; torch gives up compiling after 8, which fullgraph=True turns into an error."""
     model = network()
-    search = LocalSearch(model, LocalConfig(rounds=12, bounds=Bounds(1, 200)))
+    search = LocalSearch(model, LocalConfig(rounds=10, bounds=Bounds(1, 200)))
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     x = torch.randn(1, 2, 40)
-    for _ in range(12):
+    for _ in range(10):
         torch.testing.assert_close(compiled(x), model(x))
         set_weights(search, {"0": [0.0, 0.09], "2": [0.0, 0.09]})
         search.after_step()
-    assert len({r.structure["0"] for r in search.history}) > 9
+    assert len({r.structure["0"] for r in search.history}) == 10
 
 
 def test_probabilities_of_all_layers_come_as_plain_numbers() -> None:

@@ -1,6 +1,7 @@
 """The search in other people's networks, with the five lines of the README, on timm models of random weights."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def create(name: str, seed: int = 0) -> nn.Module:
 
 
 def images(batch: int = 2) -> Tensor:
-    return torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    return torch.randn(batch, 3, 48, 48, generator=torch.Generator().manual_seed(1))
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -42,7 +43,7 @@ def test_the_five_lines_of_the_readme(name: str, tmp_path: Path, monkeypatch: py
 
     search = rfnext.LocalSearch(model, rfnext.LocalConfig(interval=1, rounds=2))
     optimizer = torch.optim.AdamW(model.parameters())
-    for _epoch in range(3):
+    for epoch in range(3):  # noqa: B007
         train(model, optimizer)
         search.after_step()
     search.structure().save("structure.json")
@@ -62,6 +63,16 @@ def test_the_five_lines_of_the_readme(name: str, tmp_path: Path, monkeypatch: py
         for network in (model, fresh_model, create(name))
     ]
     assert shapes[0] == shapes[1] == shapes[2]
+
+
+def test_the_readme_shows_the_lines_that_the_test_runs() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = [b for b in readme.split("```python\n")[1:] if b.startswith("search = rfnext.LocalSearch(model")]
+    tested = [
+        line.split("  #")[0].strip() for line in inspect.getsource(test_the_five_lines_of_the_readme).splitlines()
+    ]
+    for line in block.split("```")[0].splitlines():
+        assert line.split("  #")[0].strip() in tested
 
 
 def load_before(model: nn.Module, checkpoint: dict[str, Tensor], config: rfnext.LocalConfig) -> None:

@@ -80,7 +80,6 @@ def test_every_field_has_a_help_text(capsys):
     [
         ({"epochs": 0}, "epochs is 0"),
         ({"stride": 0}, "stride is 0"),
-        ({"folds": ()}, "folds is empty"),
         ({"model": "tcn"}, "unknown dataset 'seglearn' or model 'tcn'; known: .*ms_tcn_pp"),
         ({"dataset": "salad"}, "unknown dataset 'salad'.*50salads"),
     ],
@@ -107,10 +106,20 @@ class TestData:
         with pytest.raises(DataError, match="no such folder"):
             TASK.build(PRESETS[name])
 
-    def test_folder_without_root(self):
-        assert "--root PATH" in TASK.unavailable(PRESETS["folder"])
-        with pytest.raises(DataError, match="--root PATH"):
+    def test_folder_without_root(self, monkeypatch, tmp_path, embedded):
+        monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
+        assert TASK.unavailable(PRESETS["folder"]).startswith(
+            f"no folder {tmp_path / 'folder'}; name your data by --root"
+        )
+        with pytest.raises(DataError, match="no such folder"):
             TASK.build(PRESETS["folder"])
+        (tmp_path / "folder").symlink_to(embedded)
+        assert TASK.unavailable(PRESETS["folder"]) is None
+        assert TASK.data_label(PRESETS["folder"]) == f"own data in {embedded.name}"
+
+    def test_folder_has_the_folds_of_its_bundles(self, embedded):
+        assert TASK.folds(dataclasses.replace(PRESETS["folder"], root=embedded)) == (1, 2, 3, 4, 5)
+        assert TASK.folds(dataclasses.replace(PRESETS["folder"], root=embedded, folds=(2,))) == (2,)
 
     def test_features_that_are_not_the_releases(self, embedded):
         reason = TASK.unavailable(dataclasses.replace(PRESETS["50salads"], root=embedded))

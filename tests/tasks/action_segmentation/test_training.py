@@ -213,7 +213,7 @@ class TestFit:
             assert search.structure() != search.initial
         assert isinstance(model.stages[0].layers[0].dilated, DilatedConv)
 
-    @pytest.mark.parametrize("step", [0, 2, 8, 13, 24])  # five steps per epoch
+    @pytest.mark.parametrize("step", [2, 8, 13])  # five steps per epoch
     def test_resumed_equals_uninterrupted(self, dataset, whole, tmp_path, step):
         searching, expected, expected_search, folder = whole
         model, search = network(searching)

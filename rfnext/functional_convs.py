@@ -1,0 +1,143 @@
+"""The implementations of the searched convolution that are made of torch's own: `branches` and `dense`."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class Geometry(NamedTuple):
+    """Checked, normalised arguments; plain integers only, so that it can be a cache key."""
+
+    kernel: tuple[int, ...]
+    dilations: tuple[tuple[int, ...], ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[tuple[int, int], ...], ...]
+    groups: int
+    padding_mode: str
+    size_in: tuple[int, ...]
+    size_out: tuple[int, ...]
+
+
+def extend(x: Tensor, padding: Sequence[tuple[int, int]], mode: str) -> Tensor:
+    """Window of the input's infinite extension: x (batch, channel, *size) -> each size plus before plus after."""
+    if not any(before or after for before, after in padding):
+        return x
+    flat = [p for before, after in reversed(padding) for p in (before, after)]
+    if mode == "zeros":
+        return F.pad(x, flat)
+    limit = {"reflect": -1, "circular": 0}.get(mode)
+    size = x.shape[2:]
+    if limit is None or all(max(pads) <= n + limit for pads, n in zip(padding, size, strict=True)):
+        x = F.pad(x, [max(p, 0) for p in flat], mode=mode)
+        for axis, pads in enumerate(padding, start=2):
+            before, after = (max(-p, 0) for p in pads)
+            if before or after:
+                x = x.narrow(axis, before, x.shape[axis] - before - after)
+        return x
+    for axis, ((before, after), n) in enumerate(zip(padding, size, strict=True), start=2):
+        position = torch.arange(-before, n + after, device=x.device)
+        if mode == "circular":
+            index = position % n
+        else:
+            period = max(2 * (n - 1), 1)
+            index = position % period
+            index = torch.minimum(index, period - index) if n > 1 else index
+        x = x.index_select(axis, index)
+    return x
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    geometry: Geometry,
+) -> Tensor:
+    """One conv with any padding; stride, groups and padding mode from `geometry`."""
+    inner: tuple[int, ...] | int = 0
+    if geometry.padding_mode == "zeros" and all(0 <= before == after for before, after in padding):
+        inner = tuple(before for before, _ in padding)
+    else:
+        x = extend(x, padding, geometry.padding_mode)
+    return CONV[len(dilation)](x, weight, bias, geometry.stride, inner, dilation, geometry.groups)
+
+
+def by_branches(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+    """The reference: one conv per branch, as the definition reads."""
+    total: Tensor | None = None
+    for share, dilation, padding in zip(probability, geometry.dilations, geometry.padding, strict=True):
+        y = share * conv(x, weight, bias, dilation, padding, geometry)
+        total = y if total is None else total + y
+    assert total is not None
+    return total
+
+
+class Grid(NamedTuple):
+    """The coarsest grid that holds all taps of all branches: dilations 16 and 32 with 3 taps need 5 taps, not 65.
+
+    position: per branch and tap the flat index in the grid. step: the dilation of the kernel on the grid.
+    """
+
+    size: tuple[int, ...]
+    step: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    position: tuple[tuple[int, ...], ...]
+
+
+def dense_grid(geometry: Geometry) -> Grid:
+    size, step, padding = [], [], []
+    positions: list[list[int]] = [[0] for _ in geometry.dilations]
+    for axis, (kernel, stride) in enumerate(zip(geometry.kernel, geometry.stride, strict=True)):
+        shifts = [
+            [k * dilation[axis] - sides[axis][0] for k in range(kernel)]
+            for dilation, sides in zip(geometry.dilations, geometry.padding, strict=True)
+        ]
+        first, last = min(map(min, shifts)), max(map(max, shifts))
+        step.append(math.gcd(*(s - first for branch in shifts for s in branch)) or 1)
+        size.append((last - first) // step[axis] + 1)
+        after = (geometry.size_out[axis] - 1) * stride + last + 1 - geometry.size_in[axis]
+        # Up to stride - 1 more elements behind change nothing, and a symmetric padding saves a copy.
+        padding.append((-first, -first if after <= -first < after + stride else after))
+        positions = [
+            [p * size[axis] + (s - first) // step[axis] for p in position for s in branch]
+            for position, branch in zip(positions, shifts, strict=True)
+        ]
+    return Grid(tuple(size), tuple(step), tuple(padding), tuple(map(tuple, positions)))
+
+
+def by_dense(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+    """Fold the branches into one kernel and convolve once; with a single branch, the plain conv."""
+    grid = dense_grid(geometry)
+    with torch.autocast(x.device.type, enabled=False):  # the reference rounds to low precision in the conv only
+        if len(geometry.dilations) == 1:
+            kernel = weight * probability
+        else:
+            position = torch.tensor(grid.position, device=x.device).unsqueeze(-1)
+            cell = torch.arange(math.prod(grid.size), device=x.device)
+            share = torch.where(position == cell, probability.view(-1, 1, 1), 0).sum(0).to(weight.dtype)
+            kernel = (weight.flatten(2) @ share).view(*weight.shape[:2], *grid.size)
+        bias = None if bias is None else bias * probability.sum()
+    return conv(x, kernel, bias, grid.step, grid.padding, geometry)
+
+
+def merge_equal(probability: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
+    """Merge branches that read the same elements: equal ones, and those that differ where the kernel has one tap."""
+    branches: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for branch, (dilation, padding) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):
+        reads = zip(dilation, padding, geometry.kernel, strict=True)
+        branches.setdefault(tuple((before, d if k > 1 else 1) for d, (before, _), k in reads), []).append(branch)
+    if len(branches) == len(geometry.dilations):
+        return probability, geometry
+    each = probability.unbind()
+    merged = torch.stack([torch.stack([each[i] for i in same]).sum() for same in branches.values()])
+    firsts = [same[0] for same in branches.values()]
+    return merged, geometry._replace(
+        dilations=tuple(geometry.dilations[i] for i in firsts), padding=tuple(geometry.padding[i] for i in firsts)
+    )
