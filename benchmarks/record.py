@@ -195,8 +195,18 @@ def write(record: Record, results: Path) -> Path:
     # One line per field: short enough to read, and a diff shows which field changed.
     fields = {part.name: _plain(getattr(record, part.name), part.name) for part in dataclasses.fields(record)}
     lines = [f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in fields.items()]
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    write_text(path, text)
+    write_text(_seal(record.cell, results), _digest(text.encode()))
     return path
+
+
+def _seal(cell: Cell, results: Path) -> Path:
+    return cell.work(results) / "record.sha256"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def read(path: Path) -> Record:
@@ -238,13 +248,20 @@ def read_all(results: Path) -> tuple[list[Record], dict[Path, str]]:
     return records, broken
 
 
-def kept(cell: Cell, planned: Mapping[str, Any], results: Path) -> Record | None:
-    """The cell's record if it is done and its protocol is the planned one; otherwise it has to be run."""
+def kept(cell: Cell, planned: Mapping[str, Any], results: Path, *, elsewhere: bool = False) -> Record | None:
+    """The cell's record if it is done and its protocol is the planned one; otherwise it has to be run.
+
+    A record that was not made in this folder (one that came with the repository, or was copied from another machine)
+    counts only if `elsewhere` is set: whoever runs the benchmark wants to see it run. What was made here leaves a
+    digest in the work folder, which is never committed.
+    """
+    path = cell.path(results)
     try:
-        record = read(cell.path(results))
+        record = read(path)
+        made_here = elsewhere or _seal(cell, results).read_text("utf-8") == _digest(path.read_bytes())
     except (FileNotFoundError, RecordError):
         return None
-    return record if record.status == "done" and record.protocol == planned else None
+    return record if made_here and record.status == "done" and record.protocol == planned else None
 
 
 def work_folder(results: Path) -> Path:

@@ -3,8 +3,10 @@
     python -m benchmarks.suite PRESET [--task T ...] [--method M ...] [--seeds 0 1] [--folds 1 2] [--list]
     python -m benchmarks.suite PRESET --task T ... -- [fields of T's config, as for benchmarks.run]
 
-A cell is kept if its record is done and has the planned protocol; failed cells are tried again. Interrupting
-costs the cells that are running, never a finished one. Several suites may work on the same results folder.
+A cell is kept if its record was made here, is done and has the planned protocol; failed cells are tried again.
+Records that came with the repository are replaced by those of your own run (git shows how they differ), unless
+--keep-elsewhere is given; records gathered from several machines need it, too. Interrupting costs the cells that
+are running, never a finished one. Several suites may work on the same results folder.
 
 Exit status: 0 all done, 1 a cell failed, 2 wrong usage, 3 only data is missing, 130 interrupted.
 """
@@ -63,6 +65,8 @@ class Options:
     """Cells at a time; auto: one per GPU, or one per core with one thread each."""
     resume: bool = False
     """Continue interrupted trainings from their checkpoints instead of starting those cells anew."""
+    keep_elsewhere: bool = False
+    """Also keep records that were not made in this folder: those that came with the repository, or were copied."""
     list: bool = False
     """Print tasks, presets, methods and cells, and run nothing."""
     results: Path = ROOT / "results"
@@ -125,7 +129,7 @@ def plan(options: Options, overrides: Sequence[str] = ()) -> Plan:
                     cell = Cell(name, preset, method, fold, seed)
                     command = command_line(task, method, options.preset, config, fold, seed)
                     job = Job(cell, task, config, options.results, command, resume=options.resume)
-                    if record := kept(cell, job.protocol(), options.results):
+                    if record := kept(cell, job.protocol(), options.results, elsewhere=options.keep_elsewhere):
                         found.kept[cell] = record
                     else:
                         found.missing.append(job)
@@ -294,7 +298,7 @@ def _stop_children() -> None:
     children = multiprocessing.active_children()
     for child in children:
         child.terminate()
-    deadline = time.monotonic() + 10  # Lightning ends the batch first
+    deadline = time.monotonic() + 5  # Lightning ends the batch first
     for child in children:
         child.join(max(0, deadline - time.monotonic()))
         if child.is_alive():

@@ -464,6 +464,10 @@ def make(results: Path) -> tuple[list[Path], list[str]]:
             f"- [{found.task}, preset {found.preset}]({quote(path.name)}): {found.records[0].data}; "
             f"{done} of {len(found.methods) * len(found.columns)} cells"
         )
+    if (results / "tables" / "speed.md").exists():
+        lines.append("- [speed](speed.md): cost of searching, by `python -m benchmarks.speed`")
+    if not lines:
+        return written, errors
     about = "Made from the records in ../runs by `python -m benchmarks.tables`; do not edit."
     write_text(results / "tables" / "README.md", "\n".join(["# Tables", "", about, "", *lines, ""]))
     return written, errors

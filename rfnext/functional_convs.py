@@ -24,21 +24,35 @@ class Geometry(NamedTuple):
     size_out: tuple[int, ...]
 
 
+def size_out(
+    size_in: Sequence[int],
+    kernel: Sequence[int],
+    dilation: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+) -> tuple[int, ...]:
+    """Output size of a conv, per axis."""
+    return tuple(
+        (n + before + after - d * (k - 1) - 1) // s + 1
+        for n, k, d, s, (before, after) in zip(size_in, kernel, dilation, stride, padding, strict=True)
+    )
+
+
 def extend(x: Tensor, padding: Sequence[tuple[int, int]], mode: str) -> Tensor:
-    """Window of the input's infinite extension: x (batch, channel, *size) -> each size plus before plus after."""
+    """Window of the input's infinite extension: x (batch, channel, *size) -> each size plus before plus after.
+
+    "reflect" and "circular" go on beyond the first period, as in `numpy.pad`.
+    """
     if not any(before or after for before, after in padding):
         return x
-    flat = [p for before, after in reversed(padding) for p in (before, after)]
-    if mode == "zeros":
-        return F.pad(x, flat)
-    limit = {"reflect": -1, "circular": 0}.get(mode)
     size = x.shape[2:]
-    if limit is None or all(max(pads) <= n + limit for pads, n in zip(padding, size, strict=True)):
-        x = F.pad(x, [max(p, 0) for p in flat], mode=mode)
-        for axis, pads in enumerate(padding, start=2):
-            before, after = (max(-p, 0) for p in pads)
-            if before or after:
-                x = x.narrow(axis, before, x.shape[axis] - before - after)
+    limit = {"reflect": -1, "circular": 0}.get(mode, math.inf)  # how much larger than the input F.pad allows it to be
+    if all(max(sides) <= n + limit for sides, n in zip(padding, size, strict=True)):
+        grow = [max(side, 0) for sides in reversed(padding) for side in sides]
+        x = F.pad(x, grow, mode="constant" if mode == "zeros" else mode) if any(grow) else x
+        for axis, (before, after) in enumerate(padding, start=2):
+            if before < 0 or after < 0:
+                x = x.narrow(axis, max(-before, 0), x.shape[axis] - max(-before, 0) - max(-after, 0))
         return x
     for axis, ((before, after), n) in enumerate(zip(padding, size, strict=True), start=2):
         position = torch.arange(-before, n + after, device=x.device)
@@ -140,4 +154,27 @@ def merge_equal(probability: Tensor, geometry: Geometry) -> tuple[Tensor, Geomet
     firsts = [same[0] for same in branches.values()]
     return merged, geometry._replace(
         dilations=tuple(geometry.dilations[i] for i in firsts), padding=tuple(geometry.padding[i] for i in firsts)
+    )
+
+
+def crop_extended(x: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
+    """Carry out a padding other than zeros once for all branches, which then crop what they do not read."""
+    before = [max(p[a][0] for p in geometry.padding) for a in range(len(geometry.kernel))]
+    after = [
+        max(
+            (n_out - 1) * stride + d[a] * (k - 1) - p[a][0] + 1 - n
+            for d, p in zip(geometry.dilations, geometry.padding, strict=True)
+        )
+        for a, (n, n_out, stride, k) in enumerate(
+            zip(geometry.size_in, geometry.size_out, geometry.stride, geometry.kernel, strict=True)
+        )
+    ]
+    x = extend(x, list(zip(before, after, strict=True)), geometry.padding_mode)
+    return x, geometry._replace(
+        padding_mode="zeros",
+        size_in=tuple(x.shape[2:]),
+        padding=tuple(
+            tuple((p_before - b, p_after - a) for (p_before, p_after), b, a in zip(p, before, after, strict=True))
+            for p in geometry.padding
+        ),
     )

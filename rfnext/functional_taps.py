@@ -1,4 +1,10 @@
-"""The implementation `taps` of the searched convolution: mix the shifted inputs, then multiply once."""
+"""The implementation `taps` of the searched convolution: mix the shifted inputs, then multiply once.
+
+The identity behind it is derived in `rfnext.functional`. Here is how it is carried out: tap by tap, on chunks of the
+batch that are small enough for the mixed input to stay in a core's cache. Only the arguments are kept for the
+backward pass, which mixes again: that costs less than a trip of the mixed input through memory, so nothing is gained by
+saving it.
+"""
 
 import functools
 import itertools
@@ -9,7 +15,226 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rfnext.functional_convs import CONV, Geometry, by_branches, extend
+from rfnext.functional_convs import CONV, Geometry, by_branches, crop_extended, extend, size_out
+
+FEW_CHANNELS = 8
+"""Channels per group below which the product of a tap is too thin to be worth sharing."""
+
+_CHUNK_BYTES = 2**19  # per thread: half of a common core's second-level cache
+_DEVICE_CHUNK_BYTES = 2**26  # elsewhere: enough to keep a device busy
+
+_DIRECT_PADDING = 6  # the largest with which oneDNN's fast depthwise kernels cope; 7 takes 2 to 6 times as long
+
+_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def by_taps(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+    """x (batch, channel_in, *size_in) -> (batch, channel_out, *size_out), stored in memory like x."""
+    if x.shape[0] == 0:
+        return by_branches(x, weight, bias, probability, geometry)
+    if geometry.padding_mode != "zeros":
+        x, geometry = crop_extended(x, geometry)
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    if torch.compiler.is_compiling():
+        return _taps_op(x, weight, bias, probability, *_as_lists(geometry))
+    return _Taps.apply(x, weight, bias, probability, geometry)
+
+
+class _Taps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, probability)
+        ctx.geometry = geometry
+        return _forward(x, weight, bias, probability, geometry)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (g,), needed = grad_outputs, ctx.needs_input_grad[:4]
+        x, weight, bias, probability = ctx.saved_tensors
+        with torch.autocast(g.device.type, enabled=False):
+            if not torch.is_grad_enabled():
+                return (*_backward(g, x, weight, bias, probability, ctx.geometry, needed), None)
+            # create_graph=True: by operations that can be differentiated once more.
+            y = by_branches(x, weight, bias, probability, ctx.geometry)
+        inputs = [t for t, need in zip((x, weight, bias, probability), needed, strict=True) if need]
+        found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
+        return (*(next(found) if need else None for need in needed), None)
+
+
+# torch.compile gets the same two functions as operators that it does not look into: unrolled over taps, branches and
+# chunks they would take it minutes per layer, and again in every round of a search.
+
+_ARGUMENTS = (
+    "Tensor x, Tensor weight, Tensor? bias, Tensor probability, "
+    "SymInt[] dilations, SymInt[] padding, SymInt[] stride, SymInt groups"
+)
+
+
+def _as_lists(geometry: Geometry) -> tuple[list[int], list[int], list[int], int]:
+    dilations = [d for dilation in geometry.dilations for d in dilation]
+    padding = [side for sides in geometry.padding for pair in sides for side in pair]
+    return dilations, padding, list(geometry.stride), geometry.groups
+
+
+def _from_lists(
+    x: Tensor, weight: Tensor, dilations: Sequence[int], padding: Sequence[int], stride: Sequence[int], groups: int
+) -> Geometry:
+    kernel, size_in, rank = tuple(weight.shape[2:]), tuple(x.shape[2:]), len(stride)
+    pairs = list(zip(padding[::2], padding[1::2], strict=True))
+    starts = range(0, len(dilations), rank)
+    branches = tuple(tuple(dilations[i : i + rank]) for i in starts)
+    sides = tuple(tuple(pairs[i : i + rank]) for i in starts)
+    size = size_out(size_in, kernel, branches[0], stride, sides[0])
+    return Geometry(kernel, branches, tuple(stride), sides, groups, "zeros", size_in, size)
+
+
+@torch.library.custom_op("rfnext::taps", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")
+def _taps_op(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    probability: Tensor,
+    dilations: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+    groups: int,
+) -> Tensor:
+    return _forward(x, weight, bias, probability, _from_lists(x, weight, dilations, padding, stride, groups))
+
+
+@_taps_op.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    probability: Tensor,
+    dilations: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+    groups: int,
+) -> Tensor:
+    geometry = _from_lists(x, weight, dilations, padding, stride, groups)
+    return _empty(x, (x.shape[0], weight.shape[0], *geometry.size_out), _channels_are_last(x))
+
+
+@torch.library.custom_op(
+    "rfnext::taps_backward",
+    mutates_args=(),
+    schema=f"(Tensor g, {_ARGUMENTS}, bool[] needed) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _taps_backward_op(
+    g: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    probability: Tensor,
+    dilations: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+    groups: int,
+    needed: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    geometry = _from_lists(x, weight, dilations, padding, stride, groups)
+    grads = _backward(g, x, weight, bias, probability, geometry, needed)
+    return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
+
+
+@_taps_backward_op.register_fake
+def _(
+    g: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    probability: Tensor,
+    dilations: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+    groups: int,
+    needed: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    grads = (
+        _empty(x, x.shape, _channels_are_last(x)),
+        weight.new_empty(weight.shape),
+        None if bias is None else bias.new_empty(bias.shape),
+        probability.new_empty(probability.shape),
+    )
+    return tuple(
+        grad if need and grad is not None else x.new_empty(0) for grad, need in zip(grads, needed, strict=True)
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.lists = inputs[4:]
+
+
+def _op_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad[:4]
+    grads = _taps_backward_op(g, *ctx.saved_tensors, *ctx.lists, needed)
+    return (*(grad if need else None for grad, need in zip(grads, needed, strict=True)), None, None, None, None)
+
+
+_taps_op.register_autograd(_op_backward, setup_context=_setup_context)
+
+
+def _channels_are_last(x: Tensor) -> bool:
+    """Whether x (batch, channel, *size) lies in memory as torch.channels_last and its like for other ranks do."""
+    return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
+
+
+def _empty(like: Tensor, shape: Sequence[int], channel_last: bool) -> Tensor:
+    if channel_last:
+        return like.new_empty(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+    return like.new_empty(shape)
+
+
+def _stored_like(y: Tensor, x: Tensor) -> Tensor:
+    """y (batch, channel, *size) with its channels where x has them."""
+    return y.movedim(1, -1).contiguous().movedim(-1, 1) if _channels_are_last(x) else y.contiguous()
+
+
+def _is_thin(weight: Tensor, groups: int) -> bool:
+    return min(weight.shape[1], weight.shape[0] // groups) < FEW_CHANNELS
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+    bias = None if bias is None else bias * probability.sum()
+    run = _thin_forward if _is_thin(weight, geometry.groups) else _wide_forward
+    return _stored_like(run(x, weight, bias, probability, geometry), x)
+
+
+def _backward(
+    g: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    probability: Tensor,
+    geometry: Geometry,
+    needed: Sequence[bool],
+) -> _Gradients:
+    """Gradients of x, weight, bias and probability for the gradient g of y, each None unless needed."""
+    run = _thin_backward if _is_thin(weight, geometry.groups) else _wide_backward
+    grad_x, grad_weight, grad_probability = run(g, x, weight, probability, geometry, needed)
+    _, need_weight, need_bias, need_probability = needed
+    grad_bias = None
+    if bias is not None and (need_bias or need_probability):
+        grad_bias = g.sum((0, *range(2, g.dim())))
+        grad_probability += (grad_bias * bias).sum(dtype=probability.dtype)
+        grad_bias *= probability.sum()
+    return (
+        None if grad_x is None else _stored_like(grad_x, x),
+        grad_weight.contiguous() if need_weight else None,
+        grad_bias if need_bias else None,
+        grad_probability if need_probability else None,
+    )
+
+
+# Wide convs: one product per tap.
 
 
 class _Term(NamedTuple):
@@ -36,8 +261,9 @@ def _span(shift: int, stride: int, size_in: int, size_out: int) -> tuple[slice, 
     return slice(first * stride + shift, last * stride + shift + 1, stride), slice(first, last + 1, 1)
 
 
-def _make_plan(geometry: Geometry) -> _Plan:
-    """All index arithmetic of `_Taps`, for zero padding. Taps that meet nothing but padding are left out."""
+@functools.lru_cache(maxsize=1024)
+def _plan(geometry: Geometry) -> _Plan:
+    """All index arithmetic, for zero padding. Taps that meet nothing but padding are left out."""
     taps: list[tuple[int, tuple[_Term, ...] | None]] = []
     for index, tap in enumerate(itertools.product(*map(range, geometry.kernel))):
         readers: dict[tuple[int, ...], list[int]] = {}
@@ -59,32 +285,24 @@ def _make_plan(geometry: Geometry) -> _Plan:
     return tuple(taps)
 
 
-_cached_plan = functools.lru_cache(maxsize=1024)(_make_plan)
-
-_CHUNK_BYTES = 2**19  # half of a common core's second-level cache
-
-
 class _Work:
-    """What the forward and the backward pass of `_Taps` have in common: plan, layout, weights, buffers.
+    """What both passes have in common: plan, layout, weights, buffers.
 
     Buffers have the logical shape (chunk, groups, channel, *size). Convs over one axis keep its elements together in
     memory, like the input. Over more axes a shifted box has short rows, so there the channels lie together instead.
     """
 
     def __init__(self, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry) -> None:
-        self.geometry, self.groups = geometry, geometry.groups
-        compiling = torch.compiler.is_compiling()  # torch.compile warns about caches that it has to look through
-        self.plan = _make_plan(geometry) if compiling else _cached_plan(geometry)
-        given_channel_last = self.groups == 1 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
-        self.x = x if given_channel_last else x.contiguous()
-        self.given_channel_last = given_channel_last
-        self.channel_last = given_channel_last or x.dim() > 3
+        self.plan, self.groups = _plan(geometry), geometry.groups
+        # With groups, channels that lie together do not split into matrices.
+        self.given_channel_last = self.groups == 1 and _channels_are_last(x)
+        self.channel_last = self.given_channel_last or x.dim() > 3
+        self.x = x if self.given_channel_last else x.contiguous()
         self.channel_in, self.channel_out = weight.shape[1], weight.shape[0] // self.groups
-        self.chunk = x.shape[0]
-        if x.device.type == "cpu" and not compiling:
-            item = x.shape[1] * max(math.prod(geometry.size_in), math.prod(geometry.size_out)) * x.element_size()
-            chunks = math.ceil(x.shape[0] * item / (_CHUNK_BYTES * torch.get_num_threads()))
-            self.chunk = math.ceil(x.shape[0] / min(chunks, x.shape[0]))
+        item = x.shape[1] * max(math.prod(geometry.size_in), math.prod(geometry.size_out)) * x.element_size()
+        limit = _CHUNK_BYTES * torch.get_num_threads() if x.device.type == "cpu" else _DEVICE_CHUNK_BYTES
+        chunks = math.ceil(x.shape[0] * item / limit)
+        self.chunk = math.ceil(x.shape[0] / min(chunks, x.shape[0]))
         taps = weight.flatten(2).unflatten(0, (self.groups, -1)).permute(3, 0, 1, 2).contiguous()
         self.kernel = taps.unsqueeze(1).expand(-1, self.chunk, -1, -1, -1).flatten(1, 2)
         each = probability.unbind()
@@ -128,14 +346,11 @@ class _Work:
         """mixed = sum over terms of share * shifted source."""
         for number, (branches, read, write) in enumerate(terms):
             shifted, box = source[(..., *read)], mixed[(..., *write)]
-            if number > 0:
-                box.addcmul_(shifted, self.share[branches])
-                continue
-            _zero_outside(mixed, write)
-            if torch.compiler.is_compiling():
-                box.copy_(shifted * self.share[branches])
-            else:
+            if number == 0:
+                _zero_outside(mixed, write)
                 torch.mul(shifted, self.share[branches], out=box)
+            else:
+                box.addcmul_(shifted, self.share[branches])
 
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         """Product over the positions of two matrices, summed over the batch: (groups, rows of a, rows of b)."""
@@ -163,82 +378,57 @@ def _zero_outside(x: Tensor, box: Sequence[slice]) -> None:
             x.narrow(axis, span.stop, x.shape[axis] - span.stop).zero_()
 
 
-class _Taps(torch.autograd.Function):
-    """Mix the shifted inputs of every tap, then multiply once; see the module's docstring.
-
-    Works tap by tap on chunks of the batch that are small enough for the mixed input to stay in a core's cache, and
-    keeps nothing but its arguments for the backward pass: mixing again costs less than a trip through memory.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, bias, probability)
-        ctx.geometry = geometry
-        work = _Work(x, weight, probability, geometry)
-        y = work.empty(x.shape[0], work.channel_out, geometry.size_out, work.given_channel_last)
-        mixed = work.empty(work.chunk, work.channel_in, geometry.size_out, work.channel_last)
-        for x_part, y_part in zip(work.x.split(work.chunk), y.split(work.chunk), strict=True):
-            if bias is None:
-                y_part.zero_()
-            else:
-                y_part.copy_((bias * work.sum).view(work.groups, -1, *[1] * len(geometry.kernel)))
-            source, part, out = work.arrange(x_part), mixed[: len(x_part)], work.matrix(y_part)
-            for tap, terms in work.plan:
-                kernel = work.kernel[tap, : len(out)]
-                if terms is None:
-                    out.baddbmm_(kernel * work.sum, work.matrix(source))
-                else:
-                    work.mix(terms, source, part)
-                    out.baddbmm_(kernel, work.matrix(part))
-        return y.flatten(1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            return _differentiable_backward(ctx, *grad_outputs)
-        with torch.autocast(grad_outputs[0].device.type, enabled=False):
-            return _taps_backward(*grad_outputs, *ctx.saved_tensors, ctx.geometry, ctx.needs_input_grad)
-
-
-def _taps_backward(
-    g: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    probability: Tensor,
-    geometry: Geometry,
-    needed: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
-    need_x, need_weight, need_bias, need_probability, _ = needed
+def _wide_forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     work = _Work(x, weight, probability, geometry)
-    groups, channel_in, channel_out = work.groups, work.channel_in, work.channel_out
+    y = work.empty(x.shape[0], work.channel_out, geometry.size_out, work.given_channel_last)
+    mixed = work.empty(work.chunk, work.channel_in, geometry.size_out, work.channel_last)
+    for x_part, y_part in zip(work.x.split(work.chunk), y.split(work.chunk), strict=True):
+        if bias is None:
+            y_part.zero_()
+        else:
+            y_part.copy_(bias.view(work.groups, -1, *[1] * len(geometry.kernel)))
+        source, part, out = work.arrange(x_part), mixed[: len(x_part)], work.matrix(y_part)
+        for tap, terms in work.plan:
+            kernel = work.kernel[tap, : len(out)]
+            if terms is None:
+                out.baddbmm_(kernel * work.sum, work.matrix(source))
+            else:
+                work.mix(terms, source, part)
+                out.baddbmm_(kernel, work.matrix(part))
+    return y.flatten(1, 2)
+
+
+def _wide_backward(
+    g: Tensor, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    need_x, need_weight, _, need_probability = needed
+    work = _Work(x, weight, probability, geometry)
     in_place = work.given_channel_last == work.channel_last
-    grad_x = work.empty(x.shape[0], channel_in, geometry.size_in, work.given_channel_last) if need_x else None
-    grad_kernel = weight.new_zeros(math.prod(geometry.kernel), groups, channel_out, channel_in)
-    grad_bias = g.new_zeros(groups, channel_out)
-    grad_sum = probability.new_zeros(())
-    grad_share = {branches: probability.new_zeros(()) for branches in work.share}
-    mixed = work.empty(work.chunk, channel_in, geometry.size_out, work.channel_last)
-    # z in the module's docstring, per set of branches with equal shifts.
-    gathered = {b: work.empty(work.chunk, channel_in, geometry.size_in, work.channel_last) for b in work.share}
-    grad_x_parts = [None] * len(work.x.split(work.chunk)) if grad_x is None else grad_x.split(work.chunk)
-    for x_part, g_part, grad_part in zip(work.x.split(work.chunk), g.split(work.chunk), grad_x_parts, strict=True):
+    grad_x = work.empty(x.shape[0], work.channel_in, geometry.size_in, work.given_channel_last) if need_x else None
+    # Summed over chunks, and not to be rounded to low precision each time.
+    grad_kernel = torch.zeros_like(
+        work.kernel[:, : work.groups], dtype=torch.promote_types(weight.dtype, torch.float32)
+    )
+    grad_sum, grad_share = probability.new_zeros(()), {b: probability.new_zeros(()) for b in work.share}
+    mixed = work.empty(work.chunk, work.channel_in, geometry.size_out, work.channel_last)
+    # z in the derivation, per set of branches with equal shifts.
+    gathered = {b: work.empty(work.chunk, work.channel_in, geometry.size_in, work.channel_last) for b in work.share}
+    for start in range(0, len(x), work.chunk):
+        x_part, g_part = (t[start : start + work.chunk] for t in (work.x, g))
         source, part, g_matrix = work.arrange(x_part), mixed[: len(x_part)], work.matrix(work.arrange(g_part))
         part_matrix, source_matrix = work.matrix(part), work.matrix(source)
         grad_source = None
-        if grad_part is not None:
+        if grad_x is not None:
+            grad_part = grad_x[start : start + work.chunk]
             grad_source = grad_part.zero_() if in_place else torch.zeros_like(source)
-        if bias is not None:
-            grad_bias += g_matrix.sum(-1).view(-1, groups, channel_out).sum(0)
         touched: set[tuple[int, ...]] = set()
         for tap, terms in work.plan:
             kernel = work.kernel[tap, : len(g_matrix)]
             if terms is None:
-                product = work.outer(g_matrix, source_matrix)
-                grad_kernel[tap].addcmul_(product, work.sum)
-                grad_sum = grad_sum + (product * kernel[:groups]).sum()
+                if need_weight or need_probability:
+                    product = work.outer(g_matrix, source_matrix)
+                    grad_kernel[tap] += product * work.sum
+                    grad_sum += (product * kernel[: work.groups]).sum(dtype=probability.dtype)
                 if grad_source is not None:
                     work.matrix(grad_source).baddbmm_(kernel.transpose(1, 2) * work.sum, g_matrix)
                 continue
@@ -258,67 +448,23 @@ def _taps_backward(
         for branches in touched:
             total = gathered[branches][: len(x_part)]
             if need_probability:
-                grad_share[branches] = grad_share[branches] + work.inner(total, source)
+                grad_share[branches] += work.inner(total, source)
             if grad_source is not None:
                 grad_source.addcmul_(total, work.share[branches])
-        if grad_part is not None and grad_source is not None and not in_place:
+        if grad_source is not None and not in_place:
             work.transpose(grad_source, grad_part)
-    if bias is not None:
-        grad_sum = grad_sum + (grad_bias.flatten() * bias).sum()
     grad_probability = [
         sum((grad for branches, grad in grad_share.items() if i in branches), start=grad_sum)
         for i in range(len(probability))
     ]
-    return (
-        None if grad_x is None else grad_x.flatten(1, 2),
-        grad_kernel.permute(1, 2, 3, 0).reshape(weight.shape) if need_weight else None,
-        grad_bias.flatten() * work.sum if need_bias else None,
-        torch.stack(grad_probability).to(probability.dtype) if need_probability else None,
-        None,
-    )
+    grad_weight = grad_kernel.permute(1, 2, 3, 0).reshape(weight.shape).to(weight.dtype)
+    return None if grad_x is None else grad_x.flatten(1, 2), grad_weight, torch.stack(grad_probability)
 
 
-def _differentiable_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients by the reference, whose operations can be differentiated again; for create_graph=True."""
-    with torch.autocast(g.device.type, enabled=False):
-        y = by_branches(*ctx.saved_tensors, ctx.geometry)
-    needed = ctx.needs_input_grad[:4]
-    inputs = [t for t, need in zip(ctx.saved_tensors, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
-    return (*(next(found) if need else None for need in needed), None)
-
-
-FEW_CHANNELS = 8
-"""Channels per group below which a product per tap is too thin to be worth sharing."""
-
-_DIRECT_PADDING = 6
-"""Largest padding with which oneDNN's fast depthwise kernels cope (measured: 7 takes 2 to 6 times as long)."""
-
-
-class _Summed(torch.autograd.Function):
-    """Branch by branch, but lean: for convs with few channels per group, which have no product to share.
-
-    Scales the kernel instead of the output, sums in place, keeps nothing but its arguments, and reads the gradient of
-    a probability off that of the branch's kernel: dL/dp_i = <W, dL/dW_i> for W_i = p_i W. Depthwise convs of stride 1
-    get the gradient of the input by a conv with the flipped kernel, which torch does several times faster than its
-    own backward.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, bias, probability)
-        ctx.geometry = geometry
-        bias = None if bias is None else bias * probability.sum()
-        return _summed_convs(x, weight, bias, probability, geometry, geometry.padding)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            return _differentiable_backward(ctx, *grad_outputs)
-        with torch.autocast(grad_outputs[0].device.type, enabled=False):
-            return _summed_backward(*grad_outputs, *ctx.saved_tensors, ctx.geometry, ctx.needs_input_grad)
+# Thin convs, the depthwise ones first of all: a tap's product has hardly any terms, so there is nothing to share. Here
+# the branches are convolved one by one, but with scaled kernels, so that their outputs add up in place, and the
+# gradient of a probability is read off that of the branch's kernel, dL/dp_i = <W, dL/d(p_i W)>. Depthwise convs of
+# stride 1 get the gradient of the input by a conv with the mirrored kernel, several times faster than torch's own way.
 
 
 def _channel_last(x: Tensor) -> Tensor:
@@ -335,115 +481,52 @@ def _padded(x: Tensor, padding: Sequence[tuple[int, int]]) -> tuple[Tensor, list
     return extend(x, padding, "zeros"), [0] * len(padding)
 
 
-def _summed_convs(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    probability: Tensor,
-    geometry: Geometry,
-    padding: Sequence[Sequence[tuple[int, int]]],
-) -> Tensor:
-    """sum_i conv(x, probability[i] * weight) + bias, stored in memory like x."""
+def _thin_forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     y: Tensor | None = None
     source = _channel_last(x)
-    for share, dilation, sides in zip(probability, geometry.dilations, padding, strict=True):
+    for share, dilation, sides in zip(probability, geometry.dilations, geometry.padding, strict=True):
         padded, inner = _padded(source, sides)
-        kernel, b = weight * share, bias if y is None else None
-        one = CONV[len(inner)](padded, kernel, b, geometry.stride, inner, dilation, geometry.groups)
-        y = one if y is None else y.add_(one)
+        conv = CONV[len(inner)]
+        if y is None:
+            y = conv(padded, weight * share, bias, geometry.stride, inner, dilation, geometry.groups)
+        else:
+            y += conv(padded, weight * share, None, geometry.stride, inner, dilation, geometry.groups)
     assert y is not None
-    return y.contiguous() if x.is_contiguous() else y
+    return y
 
 
-def _summed_backward(
-    g: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    probability: Tensor,
-    geometry: Geometry,
-    needed: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
-    need_x, need_weight, need_bias, need_probability, _ = needed
-    rank = len(geometry.kernel)
-    axes = tuple(range(2, rank + 2))
+def _thin_backward(
+    g: Tensor, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    need_x, need_weight, _, need_probability = needed
     source, g_source = _channel_last(x), _channel_last(g)
-    flip = weight.shape[1] == 1 and geometry.groups == weight.shape[0] and max(geometry.stride) == 1
+    mirror = weight.shape[1] == 1 and geometry.groups == weight.shape[0] and max(geometry.stride) == 1
+    wanted = [need_x and not mirror, need_weight or need_probability, False]
     grad_x, grad_weight, grad_probability = None, torch.zeros_like(weight), torch.zeros_like(probability)
     for branch, (dilation, padding) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):
         padded, inner = _padded(source, padding)
-        wanted = [need_x and not flip, need_weight or need_probability, False]
-        if not any(wanted):
-            break
-        grad_padded, grad_kernel, _ = torch.ops.aten.convolution_backward(
-            g_source, padded, weight, None, geometry.stride, inner, dilation, False, [0] * rank, geometry.groups, wanted
-        )
-        if grad_kernel is not None:
-            grad_weight.addcmul_(grad_kernel, probability[branch])
-            grad_probability[branch] = (grad_kernel * weight).sum()
-        if grad_padded is not None:
-            cut = [(inner[a] - before, inner[a] - after) for a, (before, after) in enumerate(padding)]
-            grad_one = extend(grad_padded, cut, "zeros") * probability[branch]
-            grad_x = grad_one if grad_x is None else grad_x.add_(grad_one)
-    if need_x and flip:
-        mirrored = [
-            [
-                (reach - before, n - m + before)
-                for (before, _), reach, n, m in zip(
-                    padding,
-                    [d * (k - 1) for d, k in zip(dilation, geometry.kernel, strict=True)],
-                    geometry.size_in,
-                    geometry.size_out,
-                    strict=True,
-                )
-            ]
-            for dilation, padding in zip(geometry.dilations, geometry.padding, strict=True)
-        ]
-        grad_x = _summed_convs(g, weight.flip(axes), None, probability, geometry, mirrored)
-    grad_bias = g.sum((0, *axes)) if bias is not None else None
-    if bias is not None and grad_bias is not None:
-        grad_probability += (grad_bias * bias).sum()
-        grad_bias = grad_bias * probability.sum()
-    return (
-        grad_x,
-        grad_weight if need_weight else None,
-        grad_bias if need_bias else None,
-        grad_probability if need_probability else None,
-        None,
-    )
+        rest = inner, dilation, False, [0] * len(inner), geometry.groups, wanted
+        if wanted[0] or wanted[1]:
+            grad_padded, grad_kernel, _ = torch.ops.aten.convolution_backward(
+                g_source, padded, weight, None, geometry.stride, *rest
+            )
+        if wanted[1]:
+            grad_weight += grad_kernel * probability[branch]
+            grad_probability[branch] = (grad_kernel * weight).sum(dtype=probability.dtype)
+        if wanted[0]:
+            cut = [(own - before, own - after) for own, (before, after) in zip(inner, padding, strict=True)]
+            part = extend(grad_padded, cut, "zeros") * probability[branch]
+            grad_x = part if grad_x is None else grad_x.add_(part)
+    if need_x and mirror:
+        grad_x = _thin_forward(g, weight.flip(tuple(range(2, x.dim()))), None, probability, _mirrored(geometry))
+    return grad_x, grad_weight, grad_probability
 
 
-def by_taps(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
-    if x.shape[0] == 0:
-        return by_branches(x, weight, bias, probability, geometry)
-    if geometry.padding_mode != "zeros":
-        x, geometry = _extended(x, geometry)
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    few = min(weight.shape[1], weight.shape[0] // geometry.groups) < FEW_CHANNELS
-    return (_Summed if few else _Taps).apply(x, weight, bias, probability, geometry)
-
-
-def _extended(x: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
-    """Carry out a padding other than zeros once for all branches, which then crop what they do not read."""
-    before = [max(p[a][0] for p in geometry.padding) for a in range(len(geometry.kernel))]
-    after = [
-        max(
-            (n_out - 1) * stride + d[a] * (k - 1) - p[a][0] + 1 - n
-            for d, p in zip(geometry.dilations, geometry.padding, strict=True)
-        )
-        for a, (n, n_out, stride, k) in enumerate(
-            zip(geometry.size_in, geometry.size_out, geometry.stride, geometry.kernel, strict=True)
-        )
-    ]
-    x = extend(x, list(zip(before, after, strict=True)), geometry.padding_mode)
-    return x, geometry._replace(
-        padding_mode="zeros",
-        size_in=tuple(x.shape[2:]),
-        padding=tuple(
-            tuple((p_before - b, p_after - a) for (p_before, p_after), b, a in zip(p, before, after, strict=True))
-            for p in geometry.padding
-        ),
-    )
+def _mirrored(geometry: Geometry) -> Geometry:
+    """Of the conv by which, at stride 1, the gradient of x follows from that of y."""
+    padding = []
+    for dilation, sides in zip(geometry.dilations, geometry.padding, strict=True):
+        before = [d * (k - 1) - b for d, k, (b, _) in zip(dilation, geometry.kernel, sides, strict=True)]
+        after = [n - m + b for n, m, (b, _) in zip(geometry.size_in, geometry.size_out, sides, strict=True)]
+        padding.append(tuple(zip(before, after, strict=True)))
+    return geometry._replace(padding=tuple(padding), size_in=geometry.size_out, size_out=geometry.size_in)

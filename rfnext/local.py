@@ -157,6 +157,7 @@ class LocalSearch:
         if self.round >= self.config.rounds or self.step % self.config.interval:
             return False
         self._check_learning()
+        before = {name: tuple(conv.dilation) for name, conv in self._plain()}
         structure = self._estimate()
         self.history.append(
             Round(
@@ -171,7 +172,9 @@ class LocalSearch:
             self._convs[name].set_branches(self._neighbours(structure[name], conv))
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()  # the compiled graphs hold the old dilations; past 8 such, torch compiles no more
-        log.info("round %d at step %d: %s", self.round, self.step, dict(structure))
+        moved = sum(structure[name] != d for name, d in before.items())
+        log.info("round %d at step %d: %d of %d dilations moved", self.round, self.step, moved, len(before))
+        log.debug("round %d: %s", self.round, dict(structure))
         return True
 
     def probability(self) -> dict[str, list[float]]:

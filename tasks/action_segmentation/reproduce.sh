@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The papers' protocol on one dataset of the MS-TCN data release: all folds, three seeds, then the tables.
+# The papers' protocol on one dataset of the MS-TCN data release: all folds, three seeds, then (without options) the
+# tables.
 #
 #   bash tasks/action_segmentation/reproduce.sh 50salads|breakfast|gtea [options of benchmarks.suite]
 #
@@ -10,11 +11,14 @@ dataset=${1:-}
 case "$dataset" in
     50salads | breakfast | gtea) shift ;;
     *)
-        sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+        sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
         exit 2
         ;;
 esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+status=0
 python -m benchmarks.suite "$dataset" --task action_segmentation \
-    --method baseline local_search_run local_single local_multi --seeds 0 1 2 "$@"
-python -m benchmarks.tables
+    --method baseline local_search_run local_single local_multi --seeds 0 1 2 "$@" || status=$?
+# Options may mean another results folder, or only a list.
+if [ $# -eq 0 ]; then python -m benchmarks.tables; fi
+exit "$status"

@@ -154,6 +154,21 @@ def test_a_cell_is_kept_only_if_it_is_done_by_the_planned_protocol(
     assert record.kept(done.cell, planned, tmp_path) is None
 
 
+def test_a_record_that_came_from_elsewhere_is_kept_only_on_request(
+    done: Record, job: Callable[..., Job], tmp_path: Path
+) -> None:
+    planned = job().protocol()
+    made_there = record.write(done, tmp_path / "there").read_bytes()
+    path = done.cell.path(tmp_path / "here")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(made_there)  # a fresh clone, or a copy from a cluster
+    assert record.kept(done.cell, planned, tmp_path / "here") is None
+    assert record.kept(done.cell, planned, tmp_path / "here", elsewhere=True) == done
+    record.write(dataclasses.replace(done, evaluation_seconds=9.0), tmp_path / "here")
+    path.write_bytes(made_there)  # git restored the committed one over our own
+    assert record.kept(done.cell, planned, tmp_path / "here") is None
+
+
 def test_a_full_disk_keeps_the_old_record_and_leaves_nothing_behind(done: Record, tmp_path: Path) -> None:
     path = record.write(done, tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

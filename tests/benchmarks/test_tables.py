@@ -285,3 +285,4 @@ def test_an_overridden_preset_has_a_table_of_its_own(
 def test_without_records_nothing_is_claimed(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tables.main(["--results", str(results)]) == 0
     assert "no records" in capsys.readouterr().out
+    assert not results.exists()
