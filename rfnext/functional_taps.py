@@ -20,7 +20,7 @@ from rfnext.functional_convs import CONV, Geometry, by_branches, crop_extended, 
 FEW_CHANNELS = 8
 """Channels per group below which the product of a tap is too thin to be worth sharing."""
 
-_CHUNK_BYTES = 2**19  # per thread: half of a common core's second-level cache
+_CHUNK_BYTES = 2**20  # per thread: about a core's second-level cache
 _DEVICE_CHUNK_BYTES = 2**26  # elsewhere: enough to keep a device busy
 
 _DIRECT_PADDING = 6  # the largest with which oneDNN's fast depthwise kernels cope; 7 takes 2 to 6 times as long
@@ -193,9 +193,25 @@ def _empty(like: Tensor, shape: Sequence[int], channel_last: bool) -> Tensor:
     return like.new_empty(shape)
 
 
-def _stored_like(y: Tensor, x: Tensor) -> Tensor:
-    """y (batch, channel, *size) with its channels where x has them."""
-    return y.movedim(1, -1).contiguous().movedim(-1, 1) if _channels_are_last(x) else y.contiguous()
+def _copy(source: Tensor, target: Tensor) -> None:
+    """Copy (batch, channel, *size) into another layout, both dense.
+
+    One matrix at a time: for matrices torch has a way that is several times as fast as that for more axes.
+    """
+    for s, t in zip(source.flatten(2), target.flatten(2), strict=True):
+        if t.is_contiguous():
+            t.copy_(s)
+        else:
+            t.t().copy_(s.t())
+
+
+def _laid_out(x: Tensor, channel_last: bool) -> Tensor:
+    """x (batch, channel, *size), copied if its channels are not where they should be."""
+    if (x.movedim(1, -1) if channel_last else x).is_contiguous():
+        return x
+    target = _empty(x, x.shape, channel_last)
+    _copy(x, target)
+    return target
 
 
 def _is_thin(weight: Tensor, groups: int) -> bool:
@@ -205,7 +221,7 @@ def _is_thin(weight: Tensor, groups: int) -> bool:
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     bias = None if bias is None else bias * probability.sum()
     run = _thin_forward if _is_thin(weight, geometry.groups) else _wide_forward
-    return _stored_like(run(x, weight, bias, probability, geometry), x)
+    return _laid_out(run(x, weight, bias, probability, geometry), _channels_are_last(x))
 
 
 def _backward(
@@ -227,7 +243,7 @@ def _backward(
         grad_probability += (grad_bias * bias).sum(dtype=probability.dtype)
         grad_bias *= probability.sum()
     return (
-        None if grad_x is None else _stored_like(grad_x, x),
+        None if grad_x is None else _laid_out(grad_x, _channels_are_last(x)),
         grad_weight.contiguous() if need_weight else None,
         grad_bias if need_bias else None,
         grad_probability if need_probability else None,
@@ -237,19 +253,60 @@ def _backward(
 # Wide convs: one product per tap.
 
 
-class _Term(NamedTuple):
-    """One shift of the input that a tap reads, and the branches that share it.
+class _Box(NamedTuple):
+    """Part of a buffer along its last axes, as indices: the part itself, and what together is the rest."""
 
-    read, write: boxes of the input and of the tap's mixed input, one slice per spatial axis.
+    inside: tuple[Any, ...]
+    outside: tuple[tuple[Any, ...], ...]
+
+
+class _Term(NamedTuple):
+    """One shift of the input that a tap reads.
+
+    sharers: which branches it is for, as an index into the plan's `sharers`. read: box of the input. write: box of the
+    tap's mixed input.
     """
 
-    branches: tuple[int, ...]
-    read: tuple[slice, ...]
-    write: tuple[slice, ...]
+    sharers: int
+    read: _Box
+    write: _Box
 
 
-_Plan = tuple[tuple[int, tuple[_Term, ...] | None], ...]
-"""Per tap its index in the flattened kernel and its terms. None: every branch reads the input as it is, the centre."""
+class _Plan(NamedTuple):
+    """All index arithmetic, for zero padding. Taps that meet nothing but padding are left out.
+
+    sharers: the sets of branches that share a shift, mostly one branch each. taps: index in the flattened kernel, and
+    terms; None for terms: every branch reads the input as it is, the centre, which comes first.
+    """
+
+    sharers: tuple[tuple[int, ...], ...]
+    taps: tuple[tuple[int, tuple[_Term, ...] | None], ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(geometry: Geometry) -> _Plan:
+    sharers: dict[tuple[int, ...], int] = {}
+    centre: list[tuple[int, None]] = []
+    taps: list[tuple[int, tuple[_Term, ...]]] = []
+    for index, tap in enumerate(itertools.product(*map(range, geometry.kernel))):
+        readers: dict[tuple[int, ...], list[int]] = {}
+        for branch, (dilation, padding) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):
+            shift = tuple(k * d - before for k, d, (before, _) in zip(tap, dilation, padding, strict=True))
+            readers.setdefault(shift, []).append(branch)
+        if len(readers) == 1 and not any(next(iter(readers))) and geometry.size_in == geometry.size_out:
+            centre.append((index, None))
+            continue
+        terms = []
+        for shift, branches in readers.items():
+            axes = zip(shift, geometry.stride, geometry.size_in, geometry.size_out, strict=True)
+            spans = [span for span in (_span(*axis) for axis in axes) if span]
+            if len(spans) == len(shift):
+                read, write = zip(*spans, strict=True)
+                number = sharers.setdefault(tuple(branches), len(sharers))
+                terms.append(_Term(number, _box(read, geometry.size_in), _box(write, geometry.size_out)))
+        if terms:
+            taps.append((index, tuple(terms)))
+    return _Plan(tuple(sharers), (*centre, *taps))
 
 
 def _span(shift: int, stride: int, size_in: int, size_out: int) -> tuple[slice, slice] | None:
@@ -261,28 +318,14 @@ def _span(shift: int, stride: int, size_in: int, size_out: int) -> tuple[slice, 
     return slice(first * stride + shift, last * stride + shift + 1, stride), slice(first, last + 1, 1)
 
 
-@functools.lru_cache(maxsize=1024)
-def _plan(geometry: Geometry) -> _Plan:
-    """All index arithmetic, for zero padding. Taps that meet nothing but padding are left out."""
-    taps: list[tuple[int, tuple[_Term, ...] | None]] = []
-    for index, tap in enumerate(itertools.product(*map(range, geometry.kernel))):
-        readers: dict[tuple[int, ...], list[int]] = {}
-        for branch, (dilation, padding) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):
-            shift = tuple(k * d - before for k, d, (before, _) in zip(tap, dilation, padding, strict=True))
-            readers.setdefault(shift, []).append(branch)
-        if len(readers) == 1 and not any(next(iter(readers))) and geometry.size_in == geometry.size_out:
-            taps.append((index, None))
-            continue
-        terms = []
-        for shift, branches in readers.items():
-            axes = zip(shift, geometry.stride, geometry.size_in, geometry.size_out, strict=True)
-            spans = [_span(*axis) for axis in axes]
-            if None not in spans:
-                read, write = zip(*spans, strict=True)
-                terms.append(_Term(tuple(branches), read, write))
-        if terms:
-            taps.append((index, tuple(terms)))
-    return tuple(taps)
+def _box(spans: Sequence[slice], size: Sequence[int]) -> _Box:
+    outside: list[tuple[Any, ...]] = []
+    for axis, (span, n) in enumerate(zip(spans, size, strict=True)):
+        rest = [slice(None)] * (len(size) - axis - 1)
+        outside += [(..., slice(0, span.start), *rest)] if span.start > 0 else []
+        outside += [(..., slice(span.stop, n), *rest)] if span.stop < n else []
+    strided = any(span.step > 1 for span in spans)
+    return _Box((..., *spans), ((...,),) if strided else tuple(outside))
 
 
 class _Work:
@@ -293,7 +336,7 @@ class _Work:
     """
 
     def __init__(self, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry) -> None:
-        self.plan, self.groups = _plan(geometry), geometry.groups
+        self.plan, self.groups, self.size_in = _plan(geometry), geometry.groups, geometry.size_in
         # With groups, channels that lie together do not split into matrices.
         self.given_channel_last = self.groups == 1 and _channels_are_last(x)
         self.channel_last = self.given_channel_last or x.dim() > 3
@@ -304,14 +347,18 @@ class _Work:
         chunks = math.ceil(x.shape[0] * item / limit)
         self.chunk = math.ceil(x.shape[0] / min(chunks, x.shape[0]))
         taps = weight.flatten(2).unflatten(0, (self.groups, -1)).permute(3, 0, 1, 2).contiguous()
-        self.kernel = taps.unsqueeze(1).expand(-1, self.chunk, -1, -1, -1).flatten(1, 2)
-        each = probability.unbind()
-        sets = {term.branches for _, terms in self.plan if terms is not None for term in terms}
-        self.share = {
-            branches: each[branches[0]] if len(branches) == 1 else torch.stack([each[i] for i in branches]).sum()
-            for branches in sets
-        }
+        # Where the channels lie together, all positions of a chunk make one matrix; else there is one per item.
+        self.merged = self.channel_last and self.groups == 1
+        repeats = 1 if self.merged else self.chunk
+        self.kernel = taps.unsqueeze(1).expand(-1, repeats, -1, -1, -1).flatten(1, 2).unbind()
         self.sum = probability.sum()
+        self.one_each = self.plan.sharers == tuple((i,) for i in range(len(probability)))
+        if self.one_each or not self.plan.sharers:
+            shares = probability
+        else:
+            shares = torch.stack([probability[list(branches)].sum() for branches in self.plan.sharers])
+        self.shares = shares.to(x.dtype)
+        self.share = self.shares.unbind()
 
     def empty(self, batch: int, channel: int, size: Sequence[int], channel_last: bool) -> Tensor:
         """(batch, groups, channel, *size)."""
@@ -320,7 +367,9 @@ class _Work:
         return self.x.new_empty(batch, self.groups, channel, *size)
 
     def matrix(self, t: Tensor) -> Tensor:
-        """View (batch, groups, channel, *size) as (batch * groups, channel, positions)."""
+        """View (batch, groups, channel, *size) as (matrices, channel, positions)."""
+        if self.merged:
+            return t.movedim(2, -1).view(1, -1, t.shape[2]).transpose(1, 2)
         return t.view(t.shape[0] * t.shape[1], t.shape[2], math.prod(t.shape[3:]))
 
     def arrange(self, part: Tensor) -> Tensor:
@@ -331,70 +380,53 @@ class _Work:
         if part.movedim(2, -1).is_contiguous():
             return part
         arranged = self.empty(part.shape[0], part.shape[2], part.shape[3:], True)
-        self.transpose(part.contiguous(), arranged)
+        _copy(part.contiguous().flatten(0, 1), arranged.flatten(0, 1))
         return arranged
-
-    def transpose(self, source: Tensor, target: Tensor) -> None:
-        """Copy between layouts, one matrix at a time: torch has a fast way for two axes only."""
-        for s, t in zip(self.matrix(source), self.matrix(target), strict=True):
-            if t.is_contiguous():
-                t.copy_(s)
-            else:
-                t.t().copy_(s.t())
 
     def mix(self, terms: Sequence[_Term], source: Tensor, mixed: Tensor) -> None:
         """mixed = sum over terms of share * shifted source."""
-        for number, (branches, read, write) in enumerate(terms):
-            shifted, box = source[(..., *read)], mixed[(..., *write)]
-            if number == 0:
-                _zero_outside(mixed, write)
-                torch.mul(shifted, self.share[branches], out=box)
+        fresh = True
+        for sharers, read, write in terms:
+            if fresh:
+                for rim in write.outside:
+                    mixed[rim].zero_()
+                torch.mul(source[read.inside], self.share[sharers], out=mixed[write.inside])
+                fresh = False
             else:
-                box.addcmul_(shifted, self.share[branches])
+                mixed[write.inside].addcmul_(source[read.inside], self.share[sharers])
 
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         """Product over the positions of two matrices, summed over the batch: (groups, rows of a, rows of b)."""
         product = torch.bmm(a, b.transpose(1, 2))
         return product if len(product) == self.groups else product.view(-1, self.groups, *product.shape[1:]).sum(0)
 
-    def inner(self, a: Tensor, b: Tensor) -> Tensor:
-        """Inner product of two buffers, accumulated in float32 at least."""
-        if self.channel_last:
-            a, b = a.movedim(2, -1), b.movedim(2, -1)
-        if a.dtype in (torch.float32, torch.float64):
-            return torch.dot(a.view(-1), b.view(-1))
-        return (a * b).sum(dtype=torch.float32)
-
-
-def _zero_outside(x: Tensor, box: Sequence[slice]) -> None:
-    """Zero x outside a box of its last axes."""
-    if any(span.step > 1 for span in box):
-        x.zero_()
-        return
-    for axis, span in enumerate(box, start=x.dim() - len(box)):
-        if span.start > 0:
-            x.narrow(axis, 0, span.start).zero_()
-        if span.stop < x.shape[axis]:
-            x.narrow(axis, span.stop, x.shape[axis] - span.stop).zero_()
+    def flat(self, t: Tensor) -> Tensor:
+        """View the elements of a buffer, or of several, in their order in memory: (..., elements)."""
+        leading = t.dim() - len(self.size_in) - 3
+        t = t.movedim(leading + 2, -1) if self.channel_last else t
+        return t.flatten(leading)
 
 
 def _wide_forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     work = _Work(x, weight, probability, geometry)
     y = work.empty(x.shape[0], work.channel_out, geometry.size_out, work.given_channel_last)
+    start = x.new_zeros(()) if bias is None else bias.view(work.groups, -1, *[1] * len(geometry.kernel))
     mixed = work.empty(work.chunk, work.channel_in, geometry.size_out, work.channel_last)
+    in_place = not work.merged or work.given_channel_last or work.chunk == 1
     for x_part, y_part in zip(work.x.split(work.chunk), y.split(work.chunk), strict=True):
-        if bias is None:
-            y_part.zero_()
-        else:
-            y_part.copy_(bias.view(work.groups, -1, *[1] * len(geometry.kernel)))
-        source, part, out = work.arrange(x_part), mixed[: len(x_part)], work.matrix(y_part)
-        for tap, terms in work.plan:
-            kernel = work.kernel[tap, : len(out)]
+        source, part = work.arrange(x_part), mixed[: len(x_part)]
+        target = y_part if in_place else work.empty(len(x_part), work.channel_out, geometry.size_out, True)
+        target.copy_(start)
+        out, part_matrix = work.matrix(target), work.matrix(part)
+        for tap, terms in work.plan.taps:
+            kernel = work.kernel[tap][: len(out)]
             if terms is None:
                 out.baddbmm_(kernel * work.sum, work.matrix(source))
             else:
                 work.mix(terms, source, part)
-                out.baddbmm_(kernel, work.matrix(part))
+                out.baddbmm_(kernel, part_matrix)
+        if not in_place:
+            _copy(target.flatten(0, 1), y_part.flatten(0, 1))
     return y.flatten(1, 2)
 
 
@@ -406,59 +438,69 @@ def _wide_backward(
     in_place = work.given_channel_last == work.channel_last
     grad_x = work.empty(x.shape[0], work.channel_in, geometry.size_in, work.given_channel_last) if need_x else None
     # Summed over chunks, and not to be rounded to low precision each time.
-    grad_kernel = torch.zeros_like(
-        work.kernel[:, : work.groups], dtype=torch.promote_types(weight.dtype, torch.float32)
-    )
-    grad_sum, grad_share = probability.new_zeros(()), {b: probability.new_zeros(()) for b in work.share}
+    precise = torch.promote_types(weight.dtype, torch.float32)
+    shape = (len(work.kernel), work.groups, work.channel_out, work.channel_in)
+    grad_kernel = weight.new_zeros(shape, dtype=precise)
+    grad_taps = grad_kernel.unbind()
+    grad_sum, grad_shares = probability.new_zeros(()), torch.zeros_like(work.shares, dtype=precise)
     mixed = work.empty(work.chunk, work.channel_in, geometry.size_out, work.channel_last)
     # z in the derivation, per set of branches with equal shifts.
-    gathered = {b: work.empty(work.chunk, work.channel_in, geometry.size_in, work.channel_last) for b in work.share}
+    several = len(work.plan.sharers) * work.chunk
+    gathered = work.empty(several, work.channel_in, geometry.size_in, work.channel_last).unflatten(0, (-1, work.chunk))
     for start in range(0, len(x), work.chunk):
         x_part, g_part = (t[start : start + work.chunk] for t in (work.x, g))
-        source, part, g_matrix = work.arrange(x_part), mixed[: len(x_part)], work.matrix(work.arrange(g_part))
-        part_matrix, source_matrix = work.matrix(part), work.matrix(source)
+        source, g_matrix = work.arrange(x_part), work.matrix(work.arrange(g_part))
+        part = mixed[: len(x_part)]
+        part_matrix = work.matrix(part)
         grad_source = None
         if grad_x is not None:
             grad_part = grad_x[start : start + work.chunk]
-            grad_source = grad_part.zero_() if in_place else torch.zeros_like(source)
-        touched: set[tuple[int, ...]] = set()
-        for tap, terms in work.plan:
-            kernel = work.kernel[tap, : len(g_matrix)]
+            grad_source = grad_part if in_place else torch.empty_like(source)
+            if not work.plan.taps or work.plan.taps[0][1] is not None:
+                grad_source.zero_()
+        totals, touched = gathered[:, : len(x_part)], set[int]()
+        for tap, terms in work.plan.taps:
+            kernel = work.kernel[tap][: len(g_matrix)]
             if terms is None:
                 if need_weight or need_probability:
-                    product = work.outer(g_matrix, source_matrix)
-                    grad_kernel[tap] += product * work.sum
+                    product = work.outer(g_matrix, work.matrix(source))
+                    grad_taps[tap].add_(product * work.sum)
                     grad_sum += (product * kernel[: work.groups]).sum(dtype=probability.dtype)
                 if grad_source is not None:
-                    work.matrix(grad_source).baddbmm_(kernel.transpose(1, 2) * work.sum, g_matrix)
+                    work.matrix(grad_source).baddbmm_(kernel.transpose(1, 2) * work.sum, g_matrix, beta=0)
                 continue
             if need_weight:
                 work.mix(terms, source, part)
-                grad_kernel[tap] += work.outer(g_matrix, part_matrix)
+                grad_taps[tap].add_(work.outer(g_matrix, part_matrix))
             if need_x or need_probability:
                 part_matrix.baddbmm_(kernel.transpose(1, 2), g_matrix, beta=0)
-                for branches, read, write in terms:
-                    shifted, box = gathered[branches][: len(x_part)][(..., *read)], part[(..., *write)]
-                    if branches in touched:
-                        shifted += box
+                for sharers, read, write in terms:
+                    if sharers in touched:
+                        totals[sharers][read.inside].add_(part[write.inside])
                     else:
-                        touched.add(branches)
-                        _zero_outside(gathered[branches], read)
-                        shifted.copy_(box)
-        for branches in touched:
-            total = gathered[branches][: len(x_part)]
-            if need_probability:
-                grad_share[branches] += work.inner(total, source)
-            if grad_source is not None:
-                grad_source.addcmul_(total, work.share[branches])
+                        touched.add(sharers)
+                        total = totals[sharers]
+                        for rim in read.outside:
+                            total[rim].zero_()
+                        total[read.inside].copy_(part[write.inside])
+        if touched and need_probability:
+            flat_totals, flat_source = work.flat(totals), work.flat(source)
+            if x.dtype == precise:
+                grad_shares.addmv_(flat_totals, flat_source)
+            else:
+                grad_shares += (flat_totals * flat_source).sum(1, dtype=precise)
+        if touched and grad_source is not None:
+            work.flat(grad_source).addmv_(work.flat(totals).t(), work.shares)
         if grad_source is not None and not in_place:
-            work.transpose(grad_source, grad_part)
-    grad_probability = [
-        sum((grad for branches, grad in grad_share.items() if i in branches), start=grad_sum)
-        for i in range(len(probability))
-    ]
+            _copy(grad_source.flatten(0, 1), grad_part.flatten(0, 1))
+    if work.one_each:
+        grad_probability = grad_shares + grad_sum
+    else:
+        grad_probability = grad_sum.repeat(len(probability))
+        for branches, grad in zip(work.plan.sharers, grad_shares, strict=False):
+            grad_probability[list(branches)] += grad
     grad_weight = grad_kernel.permute(1, 2, 3, 0).reshape(weight.shape).to(weight.dtype)
-    return None if grad_x is None else grad_x.flatten(1, 2), grad_weight, torch.stack(grad_probability)
+    return None if grad_x is None else grad_x.flatten(1, 2), grad_weight, grad_probability.to(probability.dtype)
 
 
 # Thin convs, the depthwise ones first of all: a tap's product has hardly any terms, so there is nothing to share. Here
@@ -467,30 +509,24 @@ def _wide_backward(
 # stride 1 get the gradient of the input by a conv with the mirrored kernel, several times faster than torch's own way.
 
 
-def _channel_last(x: Tensor) -> Tensor:
+def _direct(padding: Sequence[tuple[int, int]]) -> bool:
+    """Whether the conv itself should do a zero padding."""
+    return all(0 <= before == after <= _DIRECT_PADDING for before, after in padding)
+
+
+def _for_onednn(x: Tensor) -> Tensor:
     """x in the layout in which oneDNN's depthwise kernels are fastest."""
-    if x.device.type != "cpu" or x.dim() == 3:
-        return x
-    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
-
-
-def _padded(x: Tensor, padding: Sequence[tuple[int, int]]) -> tuple[Tensor, list[int]]:
-    """x with as much of a zero padding as the conv itself should not do, and the padding that is left for it."""
-    if all(0 <= before == after <= _DIRECT_PADDING for before, after in padding):
-        return x, [before for before, _ in padding]
-    return extend(x, padding, "zeros"), [0] * len(padding)
+    return _laid_out(x, True) if x.device.type == "cpu" and x.dim() > 3 else x
 
 
 def _thin_forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     y: Tensor | None = None
-    source = _channel_last(x)
+    source = _for_onednn(x)
     for share, dilation, sides in zip(probability, geometry.dilations, geometry.padding, strict=True):
-        padded, inner = _padded(source, sides)
-        conv = CONV[len(inner)]
-        if y is None:
-            y = conv(padded, weight * share, bias, geometry.stride, inner, dilation, geometry.groups)
-        else:
-            y += conv(padded, weight * share, None, geometry.stride, inner, dilation, geometry.groups)
+        padded, inner = (source, [b for b, _ in sides]) if _direct(sides) else (extend(source, sides, "zeros"), 0)
+        rest = geometry.stride, inner, dilation, geometry.groups
+        part = CONV[x.dim() - 2](padded, weight * share, bias if y is None else None, *rest)
+        y = part if y is None else y.add_(part)
     assert y is not None
     return y
 
@@ -499,26 +535,27 @@ def _thin_backward(
     g: Tensor, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry, needed: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     need_x, need_weight, _, need_probability = needed
-    source, g_source = _channel_last(x), _channel_last(g)
+    source, g_source = _for_onednn(x), _for_onednn(g)
     mirror = weight.shape[1] == 1 and geometry.groups == weight.shape[0] and max(geometry.stride) == 1
     wanted = [need_x and not mirror, need_weight or need_probability, False]
     grad_x, grad_weight, grad_probability = None, torch.zeros_like(weight), torch.zeros_like(probability)
-    for branch, (dilation, padding) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):
-        padded, inner = _padded(source, padding)
+    for branch, (dilation, sides) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):
+        inner = [before if _direct(sides) else 0 for before, _ in sides]
+        outer = [(before - i, after - i) for (before, after), i in zip(sides, inner, strict=True)]
         rest = inner, dilation, False, [0] * len(inner), geometry.groups, wanted
         if wanted[0] or wanted[1]:
             grad_padded, grad_kernel, _ = torch.ops.aten.convolution_backward(
-                g_source, padded, weight, None, geometry.stride, *rest
+                g_source, extend(source, outer, "zeros"), weight, None, geometry.stride, *rest
             )
         if wanted[1]:
             grad_weight += grad_kernel * probability[branch]
             grad_probability[branch] = (grad_kernel * weight).sum(dtype=probability.dtype)
         if wanted[0]:
-            cut = [(own - before, own - after) for own, (before, after) in zip(inner, padding, strict=True)]
-            part = extend(grad_padded, cut, "zeros") * probability[branch]
+            part = extend(grad_padded, [(-before, -after) for before, after in outer], "zeros") * probability[branch]
             grad_x = part if grad_x is None else grad_x.add_(part)
     if need_x and mirror:
-        grad_x = _thin_forward(g, weight.flip(tuple(range(2, x.dim()))), None, probability, _mirrored(geometry))
+        flipped = weight.flip(tuple(range(2, x.dim())))
+        grad_x = _thin_forward(g_source, flipped, None, probability, _mirrored(geometry))
     return grad_x, grad_weight, grad_probability
 
 
