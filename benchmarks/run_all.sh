@@ -38,7 +38,7 @@ if $only_asks; then
 fi
 
 if [ "$preset" = tiny ] && [ ${#rest[@]} -eq 0 ]; then
-    printf 'The main job takes about 6 minutes on 2 cores; finished cells are kept.\n'
+    printf 'The main job takes 5 to 7 minutes on 2 cores; finished cells are kept.\n'
 fi
 status=0
 "${suite[@]}" || status=$?

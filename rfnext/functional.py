@@ -245,7 +245,8 @@ def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor,
     if len(geometry.dilations) == 1:
         return "dense"
     candidates = ["branches", "taps"]
-    cells = math.prod(dense_grid(geometry).size)
+    grid = dense_grid(geometry)
+    cells = math.prod(grid.size)
     if cells <= 2 * len(geometry.dilations) * math.prod(geometry.kernel):
         candidates.append("dense")
     gradients = torch.is_grad_enabled() and [t is not None and t.requires_grad for t in (x, weight, bias, probability)]
@@ -261,7 +262,8 @@ def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor,
         tuple(n.bit_length() for n in (x.shape[0], *geometry.size_in)),
         x.is_contiguous(),
         tuple(gradients or ()),
-        cells if "dense" in candidates else None,
+        # A dense kernel of the same size is much slower at a large dilation.
+        (cells, tuple(step.bit_length() for step in grid.step)) if "dense" in candidates else None,
         torch.get_num_threads(),
     )
     if key not in _chosen:
