@@ -14,6 +14,7 @@ Writes tables/speed.md, tables/speed.csv and figures/speed.svg into the results 
 import copy
 import csv
 import datetime
+import functools
 import io
 import logging
 import math
@@ -52,7 +53,8 @@ except ImportError:
 PLAIN = "plain conv"
 BRANCHES = "branches"
 MMCV = "mmcv"
-COLUMNS = (PLAIN, BRANCHES, "taps", "dense", "auto", MMCV)
+TORCH = "torch's modules"
+COLUMNS = (PLAIN, BRANCHES, "taps", "dense", "auto", MMCV, TORCH)
 
 _CONV = {1: F.conv1d, 2: F.conv2d}
 
@@ -145,16 +147,64 @@ class Model:
     targets: Mapping[int, float] = field(default_factory=dict)
     quick: bool = False
     of_branches: bool = False
+    from_torch: Callable[[], nn.Module] | None = None
+    """The same plain network put together from torch's modules."""
 
     def __str__(self) -> str:
         return self.name
 
 
+FEATURES, CLASSES = 2048, 19  # of 50 Salads
+
+
 def _ms_tcn(batch: int, length: int) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
-    classes = 19
-    x, labels = torch.randn(batch, 2048, length), torch.randint(classes, (batch, length))
+    x, labels = torch.randn(batch, FEATURES, length), torch.randint(CLASSES, (batch, length))
     mask = torch.ones(batch, 1, length, dtype=torch.bool)
-    return ms_tcn(2048, classes), lambda network: loss(network(x, mask), labels, mask, 0.15)
+    return ms_tcn(FEATURES, CLASSES), lambda network: loss(network(x, mask), labels, mask, 0.15)
+
+
+class _Layer(nn.Module):
+    """MS-TCN's dilated residual layer, put together from torch's modules as its paper describes it."""
+
+    def __init__(self, maps: int, dilation: int) -> None:
+        super().__init__()
+        self.dilated = nn.Conv1d(maps, maps, 3, padding=dilation, dilation=dilation)
+        self.pointwise = nn.Conv1d(maps, maps, 1)
+        self.dropout = nn.Dropout()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return (x + self.dropout(self.pointwise(F.relu(self.dilated(x))))) * mask
+
+
+class _Stage(nn.Module):
+    """A stage of MS-TCN, likewise."""
+
+    def __init__(self, channels: int, classes: int, maps: int = 64, layers: int = 10) -> None:
+        super().__init__()
+        self.enter = nn.Conv1d(channels, maps, 1)
+        self.layers = nn.ModuleList(_Layer(maps, 2**layer) for layer in range(layers))
+        self.classify = nn.Conv1d(maps, classes, 1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.enter(x)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.classify(x) * mask
+
+
+class _FromTorchModules(nn.Module):
+    """MS-TCN as anybody would write it from its paper, to compare our own network with, which computes the same."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(_Stage(classes if stage else features, classes) for stage in range(4))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        outputs: list[Tensor] = []
+        for stage in self.stages:
+            outputs.append(stage(x, mask))
+            x = torch.softmax(outputs[-1], dim=1) * mask
+        return torch.stack(outputs)
 
 
 def _timm(name: str, batch: int, size: int) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
@@ -169,8 +219,17 @@ def _spatial(name: str, conv: nn.Module) -> bool:
 
 
 MODELS = (
-    Model("MS-TCN 4 x 10 x 64, 8 x 500 frames", lambda: _ms_tcn(8, 500), searched, targets={3: 1.1}, quick=True),
-    Model("MS-TCN 4 x 10 x 64, 4 x 2000 frames", lambda: _ms_tcn(4, 2000), searched, targets={3: 1.1}),
+    *(
+        Model(
+            f"MS-TCN 4 x 10 x 64, {batch} x {length} frames",
+            functools.partial(_ms_tcn, batch, length),
+            searched,
+            targets={3: 1.1},
+            quick=length == 500,
+            from_torch=functools.partial(_FromTorchModules, FEATURES, CLASSES),
+        )
+        for batch, length in ((8, 500), (4, 2000))
+    ),
     Model("ResNet-50 (timm), 4 x 128 x 128", lambda: _timm("resnet50", 4, 128), _spatial),
     Model("ConvNeXt-Nano (timm), 4 x 128 x 128", lambda: _timm("convnext_nano", 4, 128), _spatial),
     Model("PVTv2-B0 (timm), 4 x 128 x 128", lambda: _timm("pvt_v2_b0", 4, 128), _spatial),
@@ -263,7 +322,7 @@ def of_layer(layer: Layer, branches: int) -> dict[str, Callable[[], object]]:
         conv = nn.Conv2d(layer.channels, layer.channels, layer.kernel, groups=layer.groups)
         operator = mmcv_operator(conv, branches)
         operator.dilation_rates = dilations
-        parameters = (x, conv.weight, conv.bias, operator.branch_weights)
+        parameters = [x, *operator.parameters()]
         ways[MMCV] = lambda: torch.autograd.grad(operator(x), parameters, g)
     return ways
 
@@ -302,11 +361,15 @@ def of_model(model: Model) -> dict[str, Callable[[], object]]:
     if Conv2dRFSearchOp is not None and all(isinstance(conv, nn.Conv2d) for conv in convs.values()):
         published = copy.deepcopy(network)
         for name in convs:
-            operator = mmcv_operator(published.get_submodule(name), model.branches)
+            conv = published.get_submodule(name)
+            assert isinstance(conv, nn.Conv2d)
+            operator = mmcv_operator(conv, model.branches)
             operator.dilation_rates = [(d, d) for d in range(1, model.branches + 1)]
             parent, _, child = name.rpartition(".")
             setattr(published.get_submodule(parent), child, operator)
         ways[MMCV] = step(published)
+    if model.from_torch is not None:
+        ways[TORCH] = step(model.from_torch())
     return ways
 
 
@@ -316,9 +379,8 @@ def peak(run: Callable[[], object]) -> int:
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    found = profiler.profiler
-    assert found is not None
-    events = [event for event in found.kineto_results.events() if event.name() == "[memory]"]
+    trace: Any = profiler.profiler
+    events = [event for event in trace.kineto_results.events() if event.name() == "[memory]"]
     now = top = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
@@ -414,24 +476,12 @@ def table(found: Sequence[Row]) -> str:
     """One line per row and column, as CSV."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        [
-            "subject",
-            "branches",
-            "way",
-            "rounds",
-            "seconds_median",
-            "ratio",
-            "ratio_q1",
-            "ratio_q3",
-            "peak_bytes",
-            "auto",
-        ]
-    )
+    numbers = ["seconds_median", "ratio", "ratio_q1", "ratio_q3", "peak_bytes"]
+    writer.writerow(["subject", "branches", "way", "rounds", *numbers, "auto_chose"])
     for row in found:
         for name, timing in row.timings.items():
-            numbers = (f"{value:.6g}" for value in (timing.median, timing.ratio, *timing.quartiles))
-            writer.writerow([row.subject, row.branches, name, len(timing.seconds), *numbers, timing.memory, row.chosen])
+            values = (f"{value:.6g}" for value in (timing.median, timing.ratio, *timing.quartiles))
+            writer.writerow([row.subject, row.branches, name, len(timing.seconds), *values, timing.memory, row.chosen])
     return buffer.getvalue()
 
 
@@ -491,9 +541,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in rows(options):
         found.append(row)
         ratios = ", ".join(f"{name} {row.timings[name].ratio:.2f}" for name in COLUMNS[1:] if name in row.timings)
-        print(
-            f"{row.subject}, {row.branches} branches: {1000 * row.timings[PLAIN].median:.2f} ms; {ratios}", flush=True
-        )
+        plain = 1000 * row.timings[PLAIN].median
+        print(f"{row.subject}, {row.branches} branches: {plain:.2f} ms; {ratios}", flush=True)
     if not found:
         print(f"nothing is called {options.only!r}; the rows are: {'; '.join(map(str, (*LAYERS, *MODELS)))}")
         return 2
