@@ -147,7 +147,8 @@ class SearchConv(nn.Module):
     Never constructed directly: `take_over(conv, ...)` turns an existing conv into one and `release(conv)` back.
     Parameter names, output size and everything else stay those of the conv. A checkpoint of the plain conv loads
     (the branches stay as they are); its own checkpoint also holds the branches and their weights, so that under
-    the same rule it always loads as the same function. `rfnext.plain_state_dict` drops these two for loading into a plain network.
+    the same rule it always loads as the same function. `rfnext.plain_state_dict` drops these two for loading into a
+    plain network.
 
     Attributes:
         dilations: the branches now.
