@@ -436,7 +436,9 @@ def draw(found: Group, results: Path) -> list[str]:
         title = f"{found.task} {found.preset}: local search of fold {first.fold}, seed {first.seed}"
         figures.dilations(results / name, first.history, title)
         paths.append(name.as_posix())
-    return paths + [picture for record in found.records for picture in record.pictures]
+    pictures = [picture for record in found.records for picture in record.pictures]
+    # Pictures may show data that must not be passed on; records travel without them.
+    return paths + [picture for picture in pictures if (results / picture).exists()]
 
 
 def make(results: Path) -> tuple[list[Path], list[str]]:
