@@ -243,7 +243,7 @@ def draw_and_rank(job: Job, candidates: int) -> Found:
     """
     candidates = min(candidates, job.config.epochs)
     short = dataclasses.replace(job.config, epochs=job.config.epochs // candidates)
-    ranking = job.task.metrics[0]
+    ranking = job.task.metrics_of(job.config)[0]
     rng = np.random.default_rng([job.cell.seed, job.cell.fold])
     tried: list[tuple[float, Structure, Trained]] = []
     history: list[dict[str, Any]] = []

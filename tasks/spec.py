@@ -5,8 +5,9 @@ A task owns its data, its networks, its training loop and its metrics; it knows 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Generic, Literal, Protocol, TypeVar
 
 from torch import nn
@@ -89,6 +90,8 @@ class Task(Generic[Config]):
     data_label: what the numbers were measured on, for captions, e.g. "seglearn wrist recordings (embedded)".
     published: key of `benchmarks/published.toml` whose numbers were measured on the very same data, or None.
     illustrate: writes pictures of predictions into a folder and returns their paths, or None.
+    metrics_by_config: the metrics of configs that are measured otherwise than by `metrics`; None: none is.
+    leaves_out: names of methods that make no sense for this task, with the reason; tables show it.
     """
 
     name: str
@@ -104,3 +107,9 @@ class Task(Generic[Config]):
     data_label: Callable[[Config], str]
     published: Callable[[Config], str | None]
     illustrate: Callable[[nn.Module, Config, Split, Path], list[Path]] | None = None
+    metrics_by_config: Callable[[Config], tuple[Metric, ...]] | None = None
+    leaves_out: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def metrics_of(self, config: Config) -> tuple[Metric, ...]:
+        """What networks of this config are measured by; the first metric drives searches."""
+        return self.metrics if self.metrics_by_config is None else self.metrics_by_config(config)

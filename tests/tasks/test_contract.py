@@ -144,7 +144,7 @@ class TestContract:
             model.train(mode)
             before = weights(model)
             scores = task.evaluate(model, tiny, Split(part, fold))
-            assert set(scores) == {metric.name for metric in task.metrics}
+            assert set(scores) == {metric.name for metric in task.metrics_of(tiny)}
             assert all(type(value) is float and math.isfinite(value) for value in scores.values())
             assert model.training is mode
             assert_equal(before, weights(model))
