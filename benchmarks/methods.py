@@ -82,6 +82,7 @@ class Method:
 
     settings: keyword arguments of `run`; they belong to the protocol.
     shares_search: uses the local search of its (task, preset, fold, seed), which is done once for all.
+    standard: run by the suite unless it is told which methods to run.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Method:
     run: Callable[..., Outcome]
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     shares_search: bool = False
+    standard: bool = True
 
 
 def baseline(job: Job) -> Outcome:
