@@ -1,92 +1,432 @@
-"""The figures of the tables, as small SVG files that come out the same whenever the records are the same."""
+"""The figures of the tables and of the page, as small SVG that follows its reader's light or dark theme.
 
-import io
+Written as SVG and not with matplotlib because the page holds dozens of them: a tenth of the size, colours that change
+with the theme, and an answer to the pointer. Equal records give equal bytes.
+
+A figure is made of panels; a file holds them in a row, the page lets them wrap.
+"""
+
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, tostring
 
-import matplotlib
-from matplotlib.figure import Figure
-
+from benchmarks.groups import BASELINE, Group, comparisons, estimate, scores
+from benchmarks.markup import element
+from benchmarks.methods import METHODS
 from rfnext.atomic import write_bytes
+
+STYLE = """
+svg { --ink: #1c2430; --faint: #5c6673; --line: #d5dae0; --mark: #1f5fbf; --larger: #d9622b; --smaller: #1f78b4; }
+@media (prefers-color-scheme: dark) {
+  svg { --ink: #e4e8ee; --faint: #9aa5b3; --line: #39424e; --mark: #7fb0ff; --larger: #f08a55; --smaller: #62b0ea; }
+}
+svg text { font: 11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: var(--ink); }
+svg .faint { fill: var(--faint); font-size: 10px; }
+svg .title { font-weight: 600; font-size: 12px; }
+svg .row text { font-size: 10px; text-anchor: middle; }
+svg .axis { stroke: var(--line); fill: none; }
+svg .zero { stroke: var(--faint); stroke-dasharray: 3 3; }
+svg .mark { stroke: var(--mark); fill: var(--mark); stroke-width: 1.5; }
+svg .better { stroke: #1a8f4c; fill: #1a8f4c; }
+svg .worse { stroke: #d03b3b; fill: #d03b3b; }
+svg .designed { stroke: var(--faint); stroke-dasharray: 5 3; }
+svg .trace { fill: none; stroke-width: 1.5; }
+svg .larger { fill: var(--larger); }
+svg .smaller { fill: var(--smaller); }
+svg .same { fill: var(--line); fill-opacity: .45; }
+"""
+"""Rules for all figures; a file carries them, the page has them once."""
+
+WIDTH = 330
+"""Of a panel, in pixels: fits a phone."""
+
+GAP = 12
+"""Between the panels of a drawing."""
+
+Dilations = Mapping[str, Sequence[int]]
+"""Layer -> dilation per axis."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One metric of a bar chart. estimates: per method (mean, half width of its interval or None), or None."""
+    """A drawing with its size in pixels; label: what it shows, for those who cannot see it."""
 
-    title: str
-    unit: str
-    estimates: Sequence[tuple[float, float | None] | None]
+    label: str
+    width: float
+    height: float
+    content: Sequence[Element]
 
 
-def bars(path: Path, methods: Sequence[str], panels: Sequence[Panel]) -> None:
-    """One panel per metric, one bar per method."""
-    # Fixed margins in inches: room for the names on the left and the titles above.
-    width, height = 1.8 + 1.7 * len(panels), 1.0 + 0.3 * len(methods)
-    figure = Figure(figsize=(width, height))
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    figure.subplots_adjust(
-        left=1.5 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - 0.35 / height, wspace=0.15
+@dataclass(frozen=True)
+class Interval:
+    """A row of `intervals`: a mean with the half width of its interval; None: no result."""
+
+    label: str
+    mean: float | None
+    half_width: float | None = None
+    verdict: str | None = None
+
+
+def svg(panels: Sequence[Panel], columns: int = 3) -> Element:
+    """One drawing with the panels in rows of `columns`."""
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    parts, top = [], 0.0
+    for row in rows:
+        left = 0.0
+        for panel in row:
+            parts.append(element("g", panel.content, transform=f"translate({_n(left)} {_n(top)})"))
+            left += panel.width + GAP
+        top += max(panel.height for panel in row) + GAP
+    width, height = max(sum(panel.width + GAP for panel in row) for row in rows) - GAP, top - GAP
+    return element(
+        "svg",
+        element("title", "; ".join(panel.label for panel in panels)),
+        parts,
+        viewBox=f"0 0 {_n(width)} {_n(height)}",
+        width=_n(width),
+        height=_n(height),
+        role="img",
     )
-    for axis, panel in zip(axes, panels, strict=True):
-        means = [0.0 if estimate is None else estimate[0] for estimate in panel.estimates]
-        axis.barh(range(len(methods)), means, height=0.65, color="#9dc3e6")
-        for row, estimate in enumerate(panel.estimates):
-            if estimate is None:
-                axis.text(0, row, " no result", va="center", fontsize=7, color="gray")
-            elif estimate[1] is not None:
-                axis.errorbar(estimate[0], row, xerr=estimate[1], color="#1f4e79", capsize=2, linewidth=1)
-        axis.set_xlim(left=0, right=100 if panel.unit == "%" else None)
-        axis.set_title(panel.title, fontsize=9)
-        axis.set_xlabel(panel.unit, fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(range(len(methods)), methods)
-    axes[0].invert_yaxis()
-    _save(figure, path)
 
 
-def dilations(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
-    """How a search moved the dilation of every layer, and where each one started and ended.
+def save(path: Path, panels: Sequence[Panel]) -> None:
+    """Write panels to a file that stands alone."""
+    drawing = svg(panels)
+    drawing.set("xmlns", "http://www.w3.org/2000/svg")
+    drawing.insert(1, element("style", STYLE))
+    write_bytes(path, tostring(drawing, encoding="utf-8") + b"\n")
 
-    history: entries with "step" and "structure" (layer -> dilation per axis), the first one before the
-        search. Dilations with several axes are shown by their mean.
+
+def panels(found: Group) -> dict[str, list[Panel]]:
+    """A group's figures by kind, without those that its records hold nothing for."""
+    made: dict[str, list[Panel]] = {"scores": [], "differences": [], "dilations": [], "structures": [], "reach": []}
+    compared = comparisons(found)
+    done = [method for method in found.methods if found.done(method)]
+    for metric in found.metrics if done else []:
+        title = f"{metric.name} ({metric.unit}) {'↑' if metric.higher_is_better else '↓'}"
+        values = {method: estimate(scores(found, method)[metric.name]) for method in found.methods}
+        rows = [
+            Interval(method, value.mean, value.half_width) if value else Interval(method, None)
+            for method, value in values.items()
+        ]
+        made["scores"].append(intervals(title, rows, zero=False))
+        rows = [
+            Interval(one.method, one.difference.mean, one.difference.half_width, one.verdict)
+            for one in compared
+            if one.metric == metric
+        ]
+        if rows:
+            made["differences"].append(intervals(f"{title}, minus baseline", rows, zero=True))
+    sharing = [method for method in done if method in METHODS and METHODS[method].shares_search]
+    searched = [record for method in sharing for record in found.done(method).values() if record.history]
+    if searched:
+        first = min(searched, key=lambda record: (record.fold, record.seed))
+        where = f"fold {first.fold}, seed {first.seed}"
+        before, after = first.history[0]["structure"], first.history[-1]["structure"]
+        made["dilations"] = [
+            trajectories(f"Dilations during the search, {where}", first.history),
+            before_after("Before and after it", before, after),
+        ]
+    designed = _designed(found)
+    distinct = _distinct(found, done)
+    if designed and distinct:
+        first_only = len(designed) * sum(map(len, distinct.values())) > MAP_CELLS
+        rows = [
+            (f"{method} f{fold} s{seed}", structure)
+            for method, structures in distinct.items()
+            for (fold, seed), structure in sorted(structures.items())[: 1 if first_only else None]
+        ]
+        made["structures"] = [structure_map("Searched dilations, layer by layer", designed, rows)]
+        made["reach"] = [
+            reach("Sum of the dilations", designed, [(name, [*every.values()]) for name, every in distinct.items()])
+        ]
+    return {kind: drawn for kind, drawn in made.items() if drawn}
+
+
+MAP_CELLS = 800
+"""A map of structures with more cells than this shows the first fold and seed of each method only."""
+
+
+def _designed(found: Group) -> Dilations | None:
+    """The hand-designed structure: the baseline's."""
+    return next((record.structure for record in found.done(BASELINE).values()), None)
+
+
+def _distinct(found: Group, methods: Sequence[str]) -> dict[str, dict[tuple[int, int], Dilations]]:
+    """(fold, seed) -> structure of each method that searched; of methods with equal ones only the first."""
+    made: dict[str, dict[tuple[int, int], Dilations]] = {}
+    for method in methods:
+        structures: dict[tuple[int, int], Dilations] = {
+            column: record.structure
+            for column, record in found.done(method).items()
+            if record.structure and record.search.epochs
+        }
+        if structures and structures not in made.values():
+            made[method] = structures
+    return made
+
+
+def intervals(title: str, rows: Sequence[Interval], *, zero: bool) -> Panel:
+    """Means with their intervals, one row each.
+
+    zero: mark 0, for differences; otherwise the axis covers the intervals only.
+    """
+    ends = [0.0] if zero else []
+    for row in rows:
+        if row.mean is not None:
+            ends += [row.mean - (row.half_width or 0), row.mean + (row.half_width or 0)]
+    left, right, top, step = 118, WIDTH - 14, 26, 18
+    bottom = top + step * len(rows)
+    margin = 0.04 * (max(ends, default=1) - min(ends, default=0))
+    axis = _Axis(min(ends, default=0) - margin, max(ends, default=1) + margin, left, right)
+    content = [_text(0, 13, title, "title"), *axis.below(top, bottom)]
+    if zero:
+        content.append(_line(axis(0), top, axis(0), bottom, "zero"))
+    for index, row in enumerate(rows):
+        y = top + step * (index + 0.5)
+        content.append(_text(left - 8, y + 4, _shorten(row.label, 18), anchor="end"))
+        if row.mean is None:
+            content.append(_text(left + 4, y + 4, "no result", "faint"))
+            continue
+        half, kind = row.half_width or 0, f"mark {row.verdict or ''}".strip()
+        marks = [element("circle", cx=_n(axis(row.mean)), cy=_n(y), r="3.2")]
+        if half:
+            marks.append(_line(axis(row.mean - half), y, axis(row.mean + half), y))
+        content.append(element("g", element("title", f"{row.label}: {row.mean:.4g} ± {half:.3g}"), *marks, class_=kind))
+    return Panel(title, WIDTH, bottom + 22, content)
+
+
+def trajectories(title: str, history: Sequence[Mapping[str, Any]]) -> Panel:
+    """How a search moved the dilation of every layer.
+
+    history: entries with "step" and "structure" (layer -> dilation per axis), the first one before the search.
+        Dilations with several axes are shown by their mean.
     """
     layers = list(history[0]["structure"])
-    steps = [entry["step"] for entry in history]
+    steps = [float(entry["step"]) for entry in history]
     lines = {name: [statistics.fmean(entry["structure"][name]) for entry in history] for name in layers}
-    colours = matplotlib.colormaps["viridis"]
-    height = max(3.0, 0.13 * len(layers) + 1.0)
-    figure = Figure(figsize=(9.0, height))
-    left, right = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.5 / height, top=1 - 0.4 / height, wspace=0.5)
-    figure.suptitle(title, fontsize=9)
-    for depth, name in enumerate(layers):
-        line, colour = lines[name], colours(depth / max(1, len(layers) - 1))
-        left.plot(steps, line, color=colour, linewidth=1)
-        right.plot([line[0], line[-1]], [depth, depth], color=colour, linewidth=1)
-        right.plot(line[0], depth, "o", markersize=3, markerfacecolor="white", color=colour)
-        right.plot(line[-1], depth, "o", markersize=3, color=colour)
-    left.set_xlabel("step of the search", fontsize=8)
-    left.set_ylabel("dilation (colour: depth of the layer)", fontsize=8)
-    right.set_xlabel("dilation before (hollow) and after (full)", fontsize=8)
-    right.set_yticks(range(len(layers)), layers)
-    right.invert_yaxis()
-    for panel, axis in ((left, "y"), (right, "x")):
-        getattr(panel, f"set_{axis}scale")("log", base=2)
-        getattr(panel, f"{axis}axis").set_major_formatter("{x:g}")
-        panel.tick_params(labelsize=7)
-        panel.spines[["top", "right"]].set_visible(False)
-    right.tick_params(axis="y", labelsize=5)
-    _save(figure, path)
+    left, right, top, bottom = 34, WIDTH - 14, 26, 226
+    across = _Axis(min(steps), max(steps), left, right, whole=True)
+    values = [value for line in lines.values() for value in line]
+    up = _Axis(min(values), max(values), bottom, top + 4, log=True)
+    content = [_text(0, 13, title, "title"), *across.below(top, bottom), *up.beside(left, right)]
+    for depth, (name, line) in enumerate(lines.items()):
+        points = " ".join(f"{_n(across(step))},{_n(up(value))}" for step, value in zip(steps, line, strict=True))
+        trace = element("polyline", points=points, class_="trace", stroke=_colour(depth, len(layers)))
+        content.append(element("g", element("title", f"{name}: {line[0]:g} → {line[-1]:g}"), trace))
+    content.append(_text(left, bottom + 32, "step of the search; colour: depth, blue first", "faint"))
+    return Panel(title, WIDTH, bottom + 40, content)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    # Text stays text, identifiers come from a fixed salt, no date: small files that differ only with results.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rfnext"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    write_bytes(path, buffer.getvalue())
+def before_after(title: str, before: Dilations, after: Dilations) -> Panel:
+    """The dilation of every layer before (hollow) and after (full); several axes are shown by their mean."""
+    layers = [name for name in before if name in after]
+    step = 13 if len(layers) <= 60 else 6
+    left, right, top = 118, WIDTH - 14, 26
+    bottom = top + step * len(layers)
+    pairs = {name: (statistics.fmean(before[name]), statistics.fmean(after[name])) for name in layers}
+    values = [value for pair in pairs.values() for value in pair]
+    axis = _Axis(min(values), max(values), left, right, log=True)
+    content = [_text(0, 13, title, "title"), *axis.below(top, bottom)]
+    labels = _short_names(layers)
+    for depth, (name, (old, new)) in enumerate(pairs.items()):
+        y, colour = top + step * (depth + 0.5), _colour(depth, len(layers))
+        if step > 10:
+            content.append(_text(left - 8, y + 3.5, _shorten(labels[name], 20), "faint", anchor="end"))
+        marks = [
+            _line(axis(old), y, axis(new), y),
+            element("circle", cx=_n(axis(old)), cy=_n(y), r="3", fill="none"),
+            element("circle", cx=_n(axis(new)), cy=_n(y), r="3", fill=colour),
+        ]
+        content.append(element("g", element("title", f"{name}: {old:g} → {new:g}"), *marks, stroke=colour))
+    content.append(_text(left, bottom + 32, "hollow: before, full: after", "faint"))
+    return Panel(title, WIDTH, bottom + 40, content)
+
+
+def structure_map(title: str, designed: Dilations, found: Sequence[tuple[str, Dilations]]) -> Panel:
+    """Structures layer by layer against the hand-designed one: colour says larger or smaller, and how much.
+
+    designed: the first row. found: (label, structure) of the others; the same layers.
+    """
+    layers = list(designed)
+    cell = max(5.0, min(24.0, 640 / max(1, len(layers))))
+    rows = [("hand-designed", designed), *found]
+    left, step, top = 150, 18, 44
+    ratios = [_log_ratio(dilations, designed, name) for _, dilations in found for name in layers]
+    most = max([1.0, *(abs(ratio) for ratio in ratios)])
+    content = [_text(0, 13, title, "title"), *_stage_labels(layers, left, cell, top)]
+    for index, (label, dilations) in enumerate(rows):
+        y = top + step * index
+        content.append(_text(left - 8, y + 12, _shorten(label, 25), anchor="end"))
+        boxes = []
+        for column, name in enumerate(layers):
+            if name not in dilations:
+                continue
+            ratio, text = _log_ratio(dilations, designed, name), _shown(dilations[name])
+            place = {"x": _n(left + cell * column), "y": _n(y), "width": _n(cell - 1), "height": f"{step - 2}"}
+            kind = "larger" if ratio > 0 else "smaller" if ratio < 0 else "same"
+            strength = {} if kind == "same" else {"fill-opacity": f"{0.12 + 0.53 * abs(ratio) / most:.2f}"}
+            box = element("rect", class_=kind, **place, **strength)
+            if cell > 16:
+                boxes += [box, _text(left + cell * (column + 0.5) - 0.5, y + 12, text)]
+            else:
+                box.append(element("title", f"{name}: {text}"))
+                boxes.append(box)
+        content.append(element("g", boxes, class_="row"))
+    bottom = top + step * len(rows)
+    content.append(_text(0, bottom + 14, "layers in order; orange: larger than designed, blue: smaller", "faint"))
+    return Panel(title, max(WIDTH, left + cell * len(layers) + 4), bottom + 22, content)
+
+
+def reach(title: str, designed: Dilations, found: Sequence[tuple[str, Sequence[Dilations]]]) -> Panel:
+    """Sum of the dilations up to each layer: the hand-designed network dashed, methods as means of their structures.
+
+    A chain of convs with kernel k and stride 1 sees 1 + (k - 1) times this sum.
+    """
+    curves = [("hand-designed", _cumulated(designed))]
+    for label, structures in found:
+        sums = [_cumulated(structure) for structure in structures if structure.keys() == designed.keys()]
+        if sums:
+            curves.append((label, [statistics.fmean(column) for column in zip(*sums, strict=True)]))
+    left, right, top, bottom = 44, WIDTH - 14, 26, 200
+    across = _Axis(0, len(designed), left, right, whole=True)
+    up = _Axis(0, max(curve[-1] for _, curve in curves), bottom, top + 4)
+    content = [_text(0, 13, title, "title"), *across.below(top, bottom), *up.beside(left, right)]
+    for index, (label, curve) in enumerate(curves):
+        colour = "" if index == 0 else _colour(index - 1, len(curves) - 1)
+        kind = "trace designed" if index == 0 else "trace"
+        points = " ".join(f"{_n(across(depth))},{_n(up(value))}" for depth, value in enumerate([0, *curve]))
+        paint = {"stroke": colour} if colour else {}
+        y = bottom + 48 + 15 * index
+        content += [
+            element("polyline", points=points, class_=kind, **paint),
+            _line(left, y - 4, left + 22, y - 4, kind, **paint),
+            _text(left + 30, y, f"{_shorten(label, 32)}: {curve[-1]:.0f}"),
+        ]
+    content.append(_text(left, bottom + 32, "searched layers passed, in the order of the network", "faint"))
+    return Panel(title, WIDTH, bottom + 54 + 15 * (len(curves) - 1), content)
+
+
+class _Axis:
+    """Maps values to pixels between two ends, with round ticks; log: to base 2."""
+
+    def __init__(
+        self, low: float, high: float, start: float, end: float, *, log: bool = False, whole: bool = False
+    ) -> None:
+        self.log, self.start, self.end = log, start, end
+        if log:
+            first, last = math.floor(math.log2(low)), math.ceil(math.log2(high))
+            every = max(1, math.ceil((last - first) / 7))
+            self.ticks = [2.0**power for power in range(first, last + 1, every)]
+            self.low, self.high = math.log2(low), math.log2(max(high, low * 2))
+            self.ticks = [tick for tick in self.ticks if self.low <= math.log2(tick) <= self.high]
+            return
+        if high <= low:
+            low, high = low - 0.5, high + 0.5
+        power = 10 ** math.floor(math.log10((high - low) / 3))
+        step = max(power * factor for factor in (1, 2, 5) if 3 * power * factor <= high - low)
+        if whole:
+            step = max(1, round(step))
+        self.ticks = [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        self.low, self.high = low, high
+
+    def __call__(self, value: float) -> float:
+        place = math.log2(value) if self.log else value
+        return self.start + (self.end - self.start) * (place - self.low) / (self.high - self.low)
+
+    def below(self, top: float, bottom: float) -> list[Element]:
+        """Grid lines downwards with their numbers."""
+        parts = []
+        for tick in self.ticks:
+            x = self(tick)
+            parts += [_line(x, top, x, bottom, "axis"), _text(x, bottom + 14, _tick(tick), "faint", anchor="middle")]
+        return parts
+
+    def beside(self, left: float, right: float) -> list[Element]:
+        """Grid lines across with their numbers."""
+        parts = []
+        for tick in self.ticks:
+            y = self(tick)
+            parts += [_line(left, y, right, y, "axis"), _text(left - 6, y + 3.5, _tick(tick), "faint", anchor="end")]
+        return parts
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _tick(value: float) -> str:
+    return f"{round(value, 10):g}".replace("-", "−")
+
+
+def _text(x: float, y: float, text: str, kind: str = "", *, anchor: str = "") -> Element:
+    other = {"text-anchor": anchor} if anchor else {}
+    return element("text", text, x=_n(x), y=_n(y), **({"class_": kind} if kind else {}), **other)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str = "", **other: str) -> Element:
+    place = {"x1": _n(x1), "y1": _n(y1), "x2": _n(x2), "y2": _n(y2)}
+    return element("line", **place, **({"class_": kind} if kind else {}), **other)
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else f"…{text[1 - length :]}"
+
+
+def _short_names(names: Sequence[str]) -> dict[str, str]:
+    """Names without the parts that all of them begin or end with."""
+    parts = [name.split(".") for name in names]
+    if len(parts) < 2:
+        return dict(zip(names, names, strict=True))
+    shortest = min(map(len, parts)) - 1
+    first = next((i for i in range(shortest) if len({part[i] for part in parts}) > 1), shortest)
+    last = next((i for i in range(shortest - first) if len({part[-1 - i] for part in parts}) > 1), shortest - first)
+    return {name: ".".join(part[first : len(part) - last]) for name, part in zip(names, parts, strict=True)}
+
+
+def _stage_labels(layers: Sequence[str], left: float, cell: float, top: float) -> list[Element]:
+    """The first two parts of the layers' names, above the first layer of each run that shares them."""
+    parts, before, free = [], None, 0.0
+    for column, name in enumerate(layers):
+        stage = ".".join(name.split(".")[:2])
+        x = left + cell * column
+        if stage != before:
+            parts.append(_line(x - 0.5, top - 14, x - 0.5, top - 2, "axis"))
+            if x >= free:
+                parts.append(_text(x + 3, top - 5, _shorten(stage, 22), "faint"))
+                free = x + 6 * min(22, len(stage)) + 8
+        before = stage
+    return parts
+
+
+def _log_ratio(dilations: Dilations, designed: Dilations, name: str) -> float:
+    if name not in dilations:
+        return 0.0
+    return math.log2(statistics.fmean(dilations[name]) / statistics.fmean(designed[name]))
+
+
+def _cumulated(dilations: Dilations) -> list[float]:
+    total, sums = 0.0, []
+    for dilation in dilations.values():
+        total += statistics.fmean(dilation)
+        sums.append(total)
+    return sums
+
+
+def _shown(dilation: Sequence[int]) -> str:
+    return f"{dilation[0]}" if len(set(dilation)) == 1 else "×".join(map(str, dilation))
+
+
+STOPS = ((0x2F, 0x6F, 0xC4), (0x1F, 0x9E, 0x89), (0xD9, 0x7A, 0x2B))
+
+
+def _colour(depth: int, count: int) -> str:
+    """From blue over green to orange, of a brightness that both themes can carry."""
+    place = 2 * depth / max(1, count - 1)
+    low, high = (STOPS[0], STOPS[1]) if place <= 1 else (STOPS[1], STOPS[2])
+    share = place if place <= 1 else place - 1
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(low, high, strict=True))

@@ -5,17 +5,19 @@ and `score`, which looks at the test part, once per scored network and never to 
 """
 
 import dataclasses
+import functools
 import gc
 import io
 import json
 import logging
 import math
+import operator
 import os
 import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -26,9 +28,24 @@ import torch
 from torch import nn
 
 from benchmarks.record import Cell, Cost, claim, fingerprint, protocol, work_folder
-from rfnext import LocalConfig, LocalSearch, Round, Structure, keep_branches
+from rfnext import (
+    Evolution,
+    EvolutionConfig,
+    LocalConfig,
+    LocalSearch,
+    OneShotConfig,
+    OneShotSearch,
+    Round,
+    Scored,
+    Structure,
+    halve,
+    keep_branches,
+    merge,
+    powers_of_two,
+)
 from rfnext.atomic import write_bytes, write_text
-from tasks.spec import SELECTED, Logger, Run, Split, Task
+from rfnext.one_shot import Readout
+from tasks.spec import SELECTED, Logger, Metric, Run, Split, Task
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +126,30 @@ def random_search(job: Job, candidates: int) -> Outcome:
     return score(job, model, found=found, trained=trained)
 
 
+def tuned_design(job: Job, trainings: int) -> Outcome:
+    """The hand design, its largest dilation chosen on validation, at the budget of the dearest searches."""
+    model = build(job)
+    largest = max(max(dilation) for dilation in Structure.read(model, job.task.where).values())
+    limits = powers_of_two(largest + 1)[1:] if largest > 1 else candidates(job)
+    limits = limits if len(limits) < 6 else limits[::2]  # few enough to be trained for long enough
+    designs = [capped_design(model, job.task, limit) for limit in limits]
+    found = train_and_rank(job, designs, job.config.epochs * trainings)
+    found.structure.apply(model)
+    trained = fit(job, model, job.folder("train"))
+    return score(job, model, found=found, trained=trained)
+
+
+def multi_dilation(job: Job) -> Outcome:
+    """No search: branches around the hand-designed dilations, their probabilities trained.
+
+    What `local_multi` adds to this is due to the search, the rest to having more branches.
+    """
+    model = build(job)
+    keep_branches(model, Structure.read(model, job.task.where), job.config.search)
+    trained = fit(job, model, job.folder("train"))
+    return score(job, model, trained=trained)
+
+
 def local_search_run(job: Job) -> Outcome:
     """The network of the search itself, with the branches it ended on and no further training.
 
@@ -121,33 +162,100 @@ def local_search_run(job: Job) -> Outcome:
     return score(job, model, found=found)
 
 
+def local_merge(job: Job) -> Outcome:
+    """The network of the search, each conv's branches folded into one larger kernel, then fine-tuned."""
+    found = local_search(job)
+    model = build(job)
+    LocalSearch(model, job.config.search, job.task.where)
+    model.load_state_dict(torch.load(found.folder / LAST, map_location="cpu", weights_only=True))
+    merge(model)
+    trained = fit(job, model, job.folder("train"))
+    return score(job, model, found=found, trained=trained)
+
+
 def local_single(job: Job) -> Outcome:
     """Search, then train the found structure anew as a plain network: one dilation per conv."""
-    found = local_search(job)
+    return retrain_single(job, local_search(job))
+
+
+def local_multi(job: Job) -> Outcome:
+    """Search, then train anew with branches kept around each found dilation, their probabilities trained."""
+    return retrain_multi(job, local_search(job))
+
+
+def one_shot(job: Job, **settings: Any) -> Outcome:
+    """One training with all candidate dilations in every conv; what it means, trained anew as plain convs."""
+    return retrain_single(job, one_shot_search(job, **settings))
+
+
+def one_shot_to_local_single(job: Job, **settings: Any) -> Outcome:
+    """One-shot search, local search from its structure, then trained anew as plain convs: three trainings."""
+    return retrain_single(job, local_search(job, start=one_shot_search(job, **settings)))
+
+
+def one_shot_to_local_multi(job: Job, **settings: Any) -> Outcome:
+    """One-shot search, local search from its structure, then trained anew with branches kept: three trainings."""
+    return retrain_multi(job, local_search(job, start=one_shot_search(job, **settings)))
+
+
+def global_(job: Job, **settings: Any) -> Outcome:
+    """Genetic search with successive halving; its best structure trained anew as plain convs."""
+    return retrain_single(job, genetic_search(job, **settings))
+
+
+def global_to_local_single(job: Job, **settings: Any) -> Outcome:
+    """Genetic search, local search from its best structure, then trained anew as plain convs (Global2Local)."""
+    return retrain_single(job, local_search(job, start=genetic_search(job, **settings)))
+
+
+def global_to_local_multi(job: Job, **settings: Any) -> Outcome:
+    """Genetic search, local search from its best structure, then trained anew with branches kept."""
+    return retrain_multi(job, local_search(job, start=genetic_search(job, **settings)))
+
+
+def retrain_single(job: Job, found: "Found") -> Outcome:
+    """Train what was found anew, one dilation per conv, and score it."""
     model = build(job)
     found.structure.apply(model)
     trained = fit(job, model, job.folder("train"))
     return score(job, model, found=found, trained=trained)
 
 
-def local_multi(job: Job) -> Outcome:
-    """Search, then train anew with branches kept around each found dilation, their probabilities trained."""
-    found = local_search(job)
+def retrain_multi(job: Job, found: "Found") -> Outcome:
+    """Train what was found anew with branches around each dilation, and score it."""
     model = build(job)
     keep_branches(model, found.structure, job.config.search)
     trained = fit(job, model, job.folder("train"))
     return score(job, model, found=found, trained=trained)
 
 
+ONE_SHOT = MappingProxyType({"readout": "log2", "learning_rate": 0.1, "sharpen": 1.0, "warmup": 0.0})
+"""Settings of the one-shot search, see `OneShotConfig`; warmup is a share of the training."""
+
+GENETIC = MappingProxyType({"population": 8, "generations": 40, "rungs": (0.125, 0.375), "promoted": 0.25, "budget": 6})
+"""Settings of the genetic search: rungs and budget in trainings (shares of `config.epochs`)."""
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("baseline", "hand-designed dilations", baseline),
         Method(
+            "tuned_design",
+            "hand-designed pattern, its largest dilation chosen on validation, at the budget of one_shot_to_local",
+            tuned_design,
+            settings=MappingProxyType({"trainings": 2}),
+        ),
+        Method(
             "random_search",
             "best of random structures, ranked on validation, at the budget of one local search; retrained",
             random_search,
             settings=MappingProxyType({"candidates": 5}),
+        ),
+        Method(
+            "multi_dilation",
+            "no search: branches around the hand-designed dilations",
+            multi_dilation,
+            standard=False,
         ),
         Method(
             "local_search_run",
@@ -157,6 +265,59 @@ METHODS: dict[str, Method] = {
         ),
         Method("local_single", "local search, retrained as plain convs", local_single, shares_search=True),
         Method("local_multi", "local search, retrained with its branches kept", local_multi, shares_search=True),
+        Method(
+            "local_merge",
+            "the local search's own network, branches folded into larger kernels, fine-tuned",
+            local_merge,
+            shares_search=True,
+            standard=False,
+        ),
+        Method(
+            "one_shot",
+            "one-shot search over all powers of two, retrained as plain convs",
+            one_shot,
+            settings=ONE_SHOT,
+            shares_search=True,
+        ),
+        Method(
+            "one_shot_to_local_single",
+            "one-shot search, then local search, retrained as plain convs",
+            one_shot_to_local_single,
+            settings=ONE_SHOT,
+            shares_search=True,
+        ),
+        Method(
+            "one_shot_to_local_multi",
+            "one-shot search, then local search, retrained with its branches kept",
+            one_shot_to_local_multi,
+            settings=ONE_SHOT,
+            shares_search=True,
+            standard=False,
+        ),
+        Method(
+            "global_",
+            "genetic search with successive halving, retrained as plain convs",
+            global_,
+            settings=GENETIC,
+            shares_search=True,
+            standard=False,
+        ),
+        Method(
+            "global_to_local_single",
+            "genetic search, then local search, retrained as plain convs",
+            global_to_local_single,
+            settings=GENETIC,
+            shares_search=True,
+            standard=False,
+        ),
+        Method(
+            "global_to_local_multi",
+            "genetic search, then local search, retrained with its branches kept",
+            global_to_local_multi,
+            settings=GENETIC,
+            shares_search=True,
+            standard=False,
+        ),
     )
 }
 """All methods by name, in the order of the tables' rows."""
@@ -176,7 +337,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Found(Trained):
-    """What a search found. The folder of a local search holds its network, as `LAST` and perhaps `SELECTED`."""
+    """What a search found. The folder of one that ends in a network holds it, as `LAST` and perhaps `SELECTED`."""
 
     structure: Structure
     history: list[dict[str, Any]]
@@ -188,46 +349,196 @@ def build(job: Job) -> nn.Module:
     return job.task.build(job.config)
 
 
-def local_search(job: Job) -> Found:
-    """The local search of the cell's (task, preset, fold, seed): done now, or taken over from whoever did it.
+def local_search(job: Job, start: Found | None = None) -> Found:
+    """The local search of the cell's (task, preset, fold, seed), from the hand design or from what was found before."""
+
+    def search(folder: Path) -> Found:
+        model = build(job)
+        if start is not None:
+            start.structure.apply(model)
+        search = LocalSearch(model, job.config.search, job.task.where)
+        trained = fit(job, model, folder, search=search)
+        structure = search.structure()
+        history = [
+            *(start.history if start else []),
+            {"step": 0, "structure": _lists(search.initial)},
+            *map(_round, search.history),
+            {"step": search.step, "structure": _lists(structure)},
+        ]
+        save_network(model, folder)
+        cost = trained.cost if start is None else start.cost + trained.cost
+        return Found(folder, cost, trained.resumed, structure, history)
+
+    name = "local_search" if start is None else f"{start.folder.parent.name}_to_local"
+    return stored(job, name, {} if start is None else {"start": _lists(start.structure)}, search)
+
+
+def one_shot_search(job: Job, *, readout: Readout, learning_rate: float, sharpen: float, warmup: float) -> Found:
+    """The one-shot search of the cell's (task, preset, fold, seed): one training."""
+    settings = {
+        "readout": readout,
+        "learning_rate": learning_rate,
+        "sharpen": sharpen,
+        "warmup": warmup,
+        "candidates": candidates(job),
+    }
+
+    def search(folder: Path) -> Found:
+        model = build(job)
+        epochs = job.config.epochs
+        config = OneShotConfig(
+            candidates=candidates(job),
+            readout=readout,
+            learning_rate=learning_rate,
+            sharpen=sharpen,
+            warmup=round(warmup * epochs),
+            interval=max(1, epochs // 8),
+        )
+        search = OneShotSearch(model, config, job.task.where)
+        trained = fit(job, model, folder, search=search, settings=settings)
+        structure = search.structure()
+        history = [{"step": seen.step, "structure": _lists(seen.structure)} for seen in search.history]
+        history.append({"step": search.step, "structure": _lists(structure), "probability": _shares(search)})
+        save_network(model, folder)
+        return Found(folder, trained.cost, trained.resumed, structure, history)
+
+    return stored(job, "one_shot", settings, search)
+
+
+def genetic_search(
+    job: Job, *, population: int, generations: int, rungs: tuple[float, ...], promoted: float, budget: float
+) -> Found:
+    """The genetic search of the cell's (task, preset, fold, seed), within a budget of `budget` trainings.
+
+    Every generation's new structures are trained for the first rung's epochs; the best share of them goes on, from
+    its checkpoints, to the next. Evaluations are kept on disk as they end: an interrupted search loses none.
+    """
+    settings = {
+        "population": population,
+        "generations": generations,
+        "rungs": rungs,
+        "promoted": promoted,
+        "budget": budget,
+        "candidates": candidates(job),
+    }
+    epochs = [max(1, round(share * job.config.epochs)) for share in rungs]
+    allowed = round(budget * job.config.epochs)
+
+    def search(folder: Path) -> Found:
+        template = Structure.read(build(job), job.task.where)
+        config = EvolutionConfig(population=population, generations=generations, candidates=candidates(job))
+        evolution = Evolution(template, config, np.random.default_rng([job.cell.seed, job.cell.fold]))
+        evaluations = Evaluations(job, folder, settings)
+        log.info(
+            "%s: genetic search within %d epochs (%g trainings), rungs of %s epochs", job.cell, allowed, budget, epochs
+        )
+        history = []
+        while (asked := evolution.ask()) and evaluations.epochs + epochs[0] <= allowed:
+            # What the budget does not cover any more counts as failed, which costs nothing and wins nothing.
+            results = halve(asked, epochs, evaluations, promoted=promoted, budget=allowed - evaluations.epochs)
+            evolution.tell(Scored(structure, results.get(structure)) for structure in asked)
+            if not any(value is not None for value in results.values()):
+                continue  # ask() says so if all failed
+            best = evolution.best
+            log.info("%s: generation %d, best %.2f", job.cell, evolution.generation, best.fitness)
+            history.append({"step": evaluations.epochs, "structure": _lists(best.structure), "fitness": best.fitness})
+        return Found(folder, evaluations.cost(), evaluations.resumed, evolution.best.structure, history)
+
+    return stored(job, "genetic", settings, search)
+
+
+class Evaluations:
+    """Trains and validates structures for a number of epochs; each continues where it stopped before.
+
+    epochs: trained so far, by this process or one that was interrupted.
+    resumed: whether some were found on disk.
+    """
+
+    def __init__(self, job: Job, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.job, self.folder, self.settings = job, folder, settings
+        self.epochs, self.resumed = 0, False
+        self._costs: list[Cost] = []
+        self._reached: dict[Structure, int] = {}
+
+    def __call__(self, structure: Structure, epochs: int) -> float | None:
+        """Fitness on the validation part after `epochs` epochs in all; None if the training diverged."""
+        key = fingerprint({"structure": _lists(structure), "protocol": self.job.protocol(), **self.settings})
+        folder = self.folder / f"candidate-{key}"
+        path = folder.with_name(f"{folder.name}-{epochs}.json")
+        before = self._reached.get(structure, 0)
+        self.epochs += epochs - before
+        self._reached[structure] = epochs
+        if path.exists():
+            self.resumed = True
+            known = json.loads(path.read_text("utf-8"))
+            self._costs.append(Cost(**known["cost"]))
+            return known["fitness"]
+        job = dataclasses.replace(self.job, resume=True)
+        config = dataclasses.replace(job.config, epochs=epochs)
+        model = build(job)
+        structure.apply(model)
+        trained = fit(job, model, folder, config=config, settings=self.settings, goes_on=True)
+        cost = dataclasses.replace(trained.cost, epochs=epochs - before)
+        load_selected(model, folder)
+        metric = job.task.metrics_of(job.config)[0]
+        value = job.task.evaluate(model, config, Split("validation", job.cell.fold))[metric.name]
+        fitness = as_fitness(value, metric)
+        self._costs.append(cost)
+        write_text(path, json.dumps({"fitness": fitness, "cost": dataclasses.asdict(cost)}))
+        return fitness
+
+    def cost(self) -> Cost:
+        """Of all evaluations."""
+        return functools.reduce(operator.add, self._costs, Cost())
+
+
+def as_fitness(value: float, metric: Metric) -> float | None:
+    """A metric as what `Evolution` maximises, a number >= 0: itself, or 100 / (1 + value) where lower is better.
+
+    None if it is not finite.
+    """
+    if not math.isfinite(value):
+        return None
+    return max(0.0, value) if metric.higher_is_better else 100 / (1 + max(0.0, value))
+
+
+def stored(job: Job, name: str, settings: Mapping[str, Any], search: Callable[[Path], Found]) -> Found:
+    """A search of the cell's (task, preset, fold, seed): done now, or taken over from whoever did it.
 
     It is stored in the work folder with its protocol, so that every method which starts from it sees the same
     structure, and a second process waits instead of searching again.
     """
     cell = job.cell
-    folder = work_folder(job.results) / cell.task / cell.preset / "local_search" / f"fold{cell.fold}-seed{cell.seed}"
-    key = fingerprint(protocol(job.task, job.config, {}))
+    folder = work_folder(job.results) / cell.task / cell.preset / name / f"fold{cell.fold}-seed{cell.seed}"
+    key = fingerprint(protocol(job.task, job.config, settings))
     with claim(folder.with_suffix(".lock"), wait=True):
-        if stored := _stored_search(folder, key):
+        if known := _stored_search(folder, key):
             log.info("taking over the search in %s; delete that folder to search again", folder)
-            return stored
-        model = build(job)
-        search = LocalSearch(model, job.config.search, job.task.where)
-        trained = fit(job, model, folder, search=search)
-        structure = search.structure()
-        history = [
-            {"step": 0, "structure": _lists(search.initial)},
-            *map(_round, search.history),
-            {"step": search.step, "structure": _lists(structure)},
-        ]
-        buffer = io.BytesIO()
-        torch.save(model.state_dict(), buffer)
-        write_bytes(folder / LAST, buffer.getvalue())
+            return known
+        found = search(folder)
         content = {
             "protocol": key,
-            "structure": _lists(structure),
-            "history": history,
-            "cost": dataclasses.asdict(trained.cost),
-            "resumed": trained.resumed,
+            "network": (folder / LAST).exists(),
+            "structure": _lists(found.structure),
+            "history": found.history,
+            "cost": dataclasses.asdict(found.cost),
+            "resumed": found.resumed,
         }
         write_text(folder / FOUND, json.dumps(content))
-        return Found(folder, trained.cost, trained.resumed, structure, history)
+        return found
+
+
+def save_network(model: nn.Module, folder: Path) -> None:
+    """Keep a search's network as its last epoch left it."""
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    write_bytes(folder / LAST, buffer.getvalue())
 
 
 def _stored_search(folder: Path, key: str) -> Found | None:
     try:
         content = json.loads((folder / FOUND).read_text("utf-8"))
-        if content["protocol"] != key or not (folder / LAST).exists():
+        if content["protocol"] != key or (content["network"] and not (folder / LAST).exists()):
             return None
         structure = Structure({name: tuple(dilation) for name, dilation in content["structure"].items()})
         return Found(folder, Cost(**content["cost"]), content["resumed"], structure, content["history"])
@@ -238,21 +549,26 @@ def _stored_search(folder: Path, key: str) -> Found | None:
         return None
 
 
-def draw_and_rank(job: Job, candidates: int) -> Found:
+def draw_and_rank(job: Job, count: int) -> Found:
     """Train random structures briefly and take the one that is best on the validation part.
 
     The budget is that of a local search: `config.epochs` epochs, divided among the candidates.
     """
-    candidates = min(candidates, job.config.epochs)
-    short = dataclasses.replace(job.config, epochs=job.config.epochs // candidates)
-    ranking = job.task.metrics_of(job.config)[0]
     rng = np.random.default_rng([job.cell.seed, job.cell.fold])
+    model = build(job)
+    structures = [draw_structure(model, job.task, job.config.search, rng) for _ in range(min(count, job.config.epochs))]
+    return train_and_rank(job, structures, job.config.epochs)
+
+
+def train_and_rank(job: Job, structures: Sequence[Structure], epochs: int) -> Found:
+    """Train each structure for an equal share of `epochs` and take the one that is best on the validation part."""
+    short = dataclasses.replace(job.config, epochs=max(1, epochs // len(structures)))
+    ranking = job.task.metrics_of(job.config)[0]
     tried: list[tuple[float, Structure, Trained]] = []
     history: list[dict[str, Any]] = []
     start = time.perf_counter()
-    for number in range(candidates):
+    for number, structure in enumerate(structures):
         model = build(job)
-        structure = draw_structure(model, job.task, job.config.search, rng)
         structure.apply(model)
         trained = fit(job, model, job.folder(f"candidate{number}"), config=short)
         load_selected(model, trained.folder)
@@ -262,14 +578,43 @@ def draw_and_rank(job: Job, candidates: int) -> Found:
         validation = {ranking.name: value if finite else None}
         history.append({"step": number, "structure": _lists(structure), "validation": validation})
     _, best, trained = max(tried, key=lambda candidate: candidate[0])
-    costs = [candidate.cost for _, _, candidate in tried]
-    cost = Cost(
-        epochs=sum(cost.epochs for cost in costs),
-        seconds=time.perf_counter() - start,
-        peak_memory_mb=max(cost.peak_memory_mb or 0 for cost in costs) or None,
-        memory_measure=costs[0].memory_measure,
-    )
+    cost = functools.reduce(operator.add, (candidate.cost for _, _, candidate in tried))
+    cost = dataclasses.replace(cost, seconds=time.perf_counter() - start)
     return Found(trained.folder, cost, any(candidate.resumed for _, _, candidate in tried), best, history)
+
+
+def candidates(job: Job) -> tuple[int, ...]:
+    """The powers of two that a global search chooses from.
+
+    They are shorter than the longest input, since a longer one reads nothing but padding, and within the bounds of
+    the config's search.
+    """
+    bounds = job.config.search.bounds
+    limits = [limit for limit in (job.task.longest_input(job.config) if job.task.longest_input else None,) if limit]
+    if bounds.max is not None:
+        limits.append(bounds.max + 1)
+    return tuple(d for d in powers_of_two(min(limits, default=1025)) if bounds.clip(d) == d)
+
+
+def capped_design(model: nn.Module, task: Task[Any], limit: int) -> Structure:
+    """The hand design with dilations up to `limit`: 1, 2, 4, ... `limit`, 1, 2, ... instead of ever longer ones.
+
+    A network whose dilations are all 1, as most 2-d ones, gets `limit` in every conv. Axes whose kernel is 1 or even
+    keep their dilation.
+    """
+    designed = Structure.read(model, task.where)
+    grows = any(d > 1 for dilation in designed.values() for d in dilation)
+    powers = limit.bit_length()
+
+    def capped(d: int) -> int:
+        return 2 ** ((d.bit_length() - 1) % powers) if grows else limit
+
+    return Structure(
+        {
+            name: tuple(capped(d) if k > 1 and k % 2 else d for k, d in zip(conv.kernel_size, dilation, strict=True))
+            for name, conv, dilation in designed.match(model)
+        }
+    )
 
 
 def draw_structure(model: nn.Module, task: Task[Any], config: LocalConfig, rng: np.random.Generator) -> Structure:
@@ -297,17 +642,32 @@ def draw_structure(model: nn.Module, task: Task[Any], config: LocalConfig, rng: 
     )
 
 
-def fit(job: Job, model: nn.Module, folder: Path, *, config: Any = None, search: LocalSearch | None = None) -> Trained:
+def fit(
+    job: Job,
+    model: nn.Module,
+    folder: Path,
+    *,
+    config: Any = None,
+    search: LocalSearch | OneShotSearch | None = None,
+    settings: Mapping[str, Any] | None = None,
+    goes_on: bool = False,
+) -> Trained:
     """Train `model` in place with the cell's seed and measure what it costs.
 
     An interrupted training is continued if `job.resume` is set and the folder belongs to the very same
     training; otherwise the folder is emptied first.
+
+    Args:
+        config: the cell's, or a shorter one.
+        settings: what else decides the result; the method's own settings by default, and nothing for a search.
+        goes_on: a training of the same folder for fewer epochs is the beginning of this one.
     """
     config = job.config if config is None else config
+    if settings is None:
+        settings = METHODS[job.cell.method].settings if search is None else {}
+    known = dataclasses.replace(config, epochs=1) if goes_on else config
     purpose = {
-        "protocol": fingerprint(
-            protocol(job.task, config, METHODS[job.cell.method].settings if search is None else {})
-        ),
+        "protocol": fingerprint(protocol(job.task, known, settings)),
         "structure": _lists(Structure.read(model, job.task.where)),
     }
     marker = folder.with_name(f"{folder.name}.json")  # not inside: engines like to find their folder empty
@@ -330,6 +690,8 @@ def fit(job: Job, model: nn.Module, folder: Path, *, config: Any = None, search:
             logger=job.logger,
             resume=resume,
             device=job.device,
+            name=" ".join(folder.relative_to(work_folder(job.results)).parts),
+            group=f"{job.cell.task} {job.cell.preset}",
         ),
     )
     cost = Cost(config.epochs, time.perf_counter() - start, memory.read(), memory.measure)
@@ -408,6 +770,10 @@ class PeakMemory:
             status = Path(f"/proc/{os.getpid()}/status").read_text()
             return int(status.split("VmHWM:")[1].split()[0]) / 2**10
         return None
+
+
+def _shares(search: OneShotSearch) -> dict[str, list[float]]:
+    return {name: [round(p, 4) for p in share] for name, share in search.probability().items()}
 
 
 def _lists(structure: Mapping[str, tuple[int, ...]]) -> dict[str, list[int]]:

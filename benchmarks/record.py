@@ -18,10 +18,12 @@ import os
 import platform
 import re
 import subprocess
+import types
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -30,6 +32,13 @@ from rfnext.atomic import write_text
 from tasks.spec import Metric, Task
 
 SCHEMA = 1
+DECIDING = (
+    *("torch", "lightning", "numpy", "scipy", "seglearn"),
+    *("mmdet", "mmengine", "mmcv-lite", "mmcv", "mmpretrain", "pycocotools", "torchvision", "timm"),
+    *("librosa", "soundfile", "auraloss", "pystoi", "G722", "espeakng-loader", "DCLS"),
+)
+"""Packages whose version may change a result of some task."""
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -81,6 +90,12 @@ class Cost:
     seconds: float = 0.0
     peak_memory_mb: float | None = None
     memory_measure: Literal["cuda", "resident"] | None = None
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Of this and then the other: epochs and seconds add up, of the memory the larger one counts."""
+        peak = max(self.peak_memory_mb or 0, other.peak_memory_mb or 0) or None
+        measure = self.memory_measure or other.memory_measure
+        return Cost(self.epochs + other.epochs, self.seconds + other.seconds, peak, measure)
 
 
 @dataclass(frozen=True)
@@ -166,6 +181,24 @@ def shared(protocol: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in protocol.items() if key != "settings"}
 
 
+def protocol_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """In what two protocols differ, field by field with its dotted name; empty if they are equal."""
+    old, new = flat(before), flat(after)
+    return [
+        f"{name} is {new.get(name)!r} instead of {old.get(name)!r}"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name) or (name in old) != (name in new)
+    ]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
+
+
 def fingerprint(protocol: Mapping[str, Any]) -> str:
     """The first 10 hex digits of the SHA-256 of a protocol in canonical JSON."""
     text = json.dumps(protocol, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -187,6 +220,51 @@ def _plain(value: Any, name: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{name} is a {type(value).__name__}; a protocol holds dataclasses and JSON values only")
+
+
+Kind = TypeVar("Kind")
+
+
+def rebuild(kind: type[Kind], stored: Any, name: str = "config") -> Kind:
+    """The value of type `kind`, a config, whose JSON form in a protocol is `stored`.
+
+    Fields that belong to no protocol (paths) get their defaults. Nothing is converted: what does not have the
+    field's type is refused.
+
+    Raises ValueError naming the field that is missing, unknown or of another type.
+    """
+    return _rebuilt(kind, stored, name)
+
+
+def _rebuilt(kind: Any, stored: Any, name: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(stored, dict):
+        known = {part.name for part in dataclasses.fields(kind) if part.metadata.get("protocol", True)}
+        if unknown := sorted(stored.keys() - known):
+            raise ValueError(f"{name} has no field {', '.join(unknown)} here")
+        if missing := sorted(known - stored.keys()):
+            raise ValueError(f"{name} lacks the field {', '.join(missing)}")
+        hints = typing.get_type_hints(kind)
+        return kind(**{key: _rebuilt(hints[key], value, f"{name}.{key}") for key, value in stored.items()})
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            with contextlib.suppress(ValueError):
+                return _rebuilt(option, stored, name)
+    elif origin is typing.Literal:
+        if any(stored == value and type(stored) is type(value) for value in arguments):
+            return stored
+    elif origin in (tuple, list) and isinstance(stored, list):
+        kinds = arguments[:1] * len(stored) if origin is list or arguments[1:] == (...,) else arguments
+        if len(kinds) == len(stored):
+            pairs = enumerate(zip(kinds, stored, strict=True))
+            return origin(_rebuilt(part, item, f"{name}[{i}]") for i, (part, item) in pairs)
+    elif origin in (dict, Mapping) and isinstance(stored, dict):
+        return {key: _rebuilt(arguments[1], value, f"{name}.{key}") for key, value in stored.items()}
+    elif isinstance(kind, type) and issubclass(kind, enum.Enum | Path) and isinstance(stored, str):
+        return kind(stored)
+    elif kind is type(stored) or kind is Any or (kind is float and type(stored) is int):
+        return stored
+    raise ValueError(f"{name} is {stored!r}, which is no {getattr(kind, '__name__', kind)}")
 
 
 def write(record: Record, results: Path) -> Path:
@@ -313,12 +391,16 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 def versions() -> dict[str, str | None]:
     """Versions of the packages that decide a result; None where one is not installed as a package."""
     found: dict[str, str | None] = {"python": platform.python_version(), "rfnext": rfnext.__version__}
-    for name in ("torch", "lightning", "numpy"):
+    for name in DECIDING:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+SHIPPED_COMMIT = "RFNEXT_COMMIT"
+"""Environment variable: the commit of code that was sent to another machine without its git history."""
 
 
 def commit() -> str | None:
@@ -329,6 +411,8 @@ def commit() -> str | None:
             ["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True, timeout=30
         ).stdout.strip()
 
+    if shipped := os.environ.get(SHIPPED_COMMIT):
+        return shipped
     try:
         head = git("rev-parse", "--short=12", "HEAD")
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")

@@ -1,12 +1,16 @@
 """One cell of a table.
 
     python -m benchmarks.run TASK METHOD [--preset P] [--fold F] [--seed S] [field overrides] [--resume]
+    python -m benchmarks.run --from RECORD [--results DIR] [paths of the data]      # again, from its own config
 
 `--help` lists tasks and methods; with a TASK also every field of its config with the preset's defaults. A
 field that is overridden and belongs to the protocol becomes part of the preset's name ("tiny+epochs=3"), so
 that the record neither replaces nor mixes with the preset's own.
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 the task's data is missing, 130 interrupted.
+With --from, the metrics are compared with the record's: on the same machine and versions they are equal.
+
+Exit status: 0 done (--from: and equal), 1 failed (or different), 2 wrong usage, 3 the task's data is missing,
+4 different on another machine or with other versions, 130 interrupted.
 """
 
 import dataclasses
@@ -14,9 +18,12 @@ import datetime
 import difflib
 import itertools
 import logging
+import os
 import re
 import shlex
 import sys
+import tempfile
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +33,30 @@ import torch
 import tyro
 
 import tasks
+from benchmarks import pool
 from benchmarks.methods import METHODS, Job, Outcome
 from benchmarks.record import (
     ROOT,
     Cell,
     Record,
+    RecordError,
     claim,
     commit,
     describe_device,
     fingerprint,
+    flat,
     kept,
     protocol,
+    protocol_differences,
+    read,
+    rebuild,
     versions,
     work_folder,
     write,
 )
+from rfnext import Structure
+from rfnext.atomic import write_bytes, write_text
+from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure
 from tasks.spec import Logger, Split, Task
 
 log = logging.getLogger(__name__)
@@ -106,7 +122,145 @@ def run_cell(job: Job, *, wait: bool = True, rerun: bool = True) -> Record:
                 log.exception("%s failed", cell)
                 record = make_record(job, started, reason=f"{type(error).__name__}: {error}")
         write(record, job.results)
+        if job.logger == "wandb":
+            try:
+                log_to_wandb(job, record)
+            except Exception:  # the record is what counts
+                log.exception("%s: the result was not logged", cell)
         return record
+
+
+def log_to_wandb(job: Job, record: Record) -> None:
+    """Add a cell's result to the run of its final training, or to one of its own if there was none.
+
+    Config and cost go to the run's config and summary, pictures and sounds and a table of the metrics to its media,
+    the structure to an artifact.
+    """
+    import wandb
+
+    cell, folder = record.cell, job.folder("train")
+    if not (folder / RUN_FILE).exists():
+        folder = cell.work(job.results)
+        folder.mkdir(parents=True, exist_ok=True)
+    name = " ".join(folder.relative_to(work_folder(job.results)).parts)
+    with wandb.init(**init_arguments(folder, name=name, group=f"{cell.task} {cell.preset}")) as run:
+        about = dataclasses.asdict(cell) | {"data": record.data, "protocol": fingerprint(record.protocol)}
+        run.config.update(record.protocol["config"] | about, allow_val_change=True)
+        run.summary["status"] = record.status
+        if record.metrics is None or record.metrics_last is None or record.validation is None:
+            run.summary["reason"] = record.reason
+            return
+        kinds = {"test": record.metrics, "test_last_epoch": record.metrics_last, "validation": record.validation}
+        run.summary.update({f"{kind}/{name}": value for kind, found in kinds.items() for name, value in found.items()})
+        for stage, cost in (("search", record.search), ("training", record.training)):
+            run.summary.update({f"cost/{stage}_{part}": value for part, value in dataclasses.asdict(cost).items()})
+        rows = [[kind, *(found[spec.name] for spec in record.metric_specs)] for kind, found in kinds.items()]
+        columns: list[str | int] = ["part", *(f"{spec.name} ({spec.unit})" for spec in record.metric_specs)]
+        run.log({"metrics": wandb.Table(columns=columns, data=rows)})
+        media = {".png": wandb.Image, ".jpg": wandb.Image, ".wav": wandb.Audio, ".svg": wandb.Html}
+        for picture in map(Path, record.pictures):
+            if kind := media.get(picture.suffix):
+                run.log({picture.stem: kind(str(job.results / picture))})
+        if record.structure is not None:
+            designed = next((seen["structure"] for seen in record.history if seen["step"] == 0), None)
+            log_structure(run, Structure({name: tuple(d) for name, d in record.structure.items()}), designed)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A cell on its way to a worker: its job without the task, whose functions need not be picklable.
+
+    results: the driver's folder. mark: content of the file `MARK` in its work folder, by which a worker knows that
+        it sees that very folder, not one of the same name on another machine.
+    patient: wait for another process that works on the same cell.
+    """
+
+    cell: Cell
+    config: Any
+    results: Path
+    mark: str
+    command: str = ""
+    logger: Logger = "none"
+    resume: bool = False
+    patient: bool = False
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a worker hands back. files: paths relative to the results folder and their content, the record's file
+    not among them; None if the worker has written everything into the driver's folder itself."""
+
+    record: Record
+    files: dict[str, bytes] | None = None
+
+
+MARK = "mark.txt"
+LOG_BYTES = 100_000
+"""How much of a log's end a worker without the driver's folder hands back."""
+
+
+def log_path(cell: Cell, results: Path) -> Path:
+    """What a cell's worker printed."""
+    return cell.work(results) / "log.txt"
+
+
+def mark(results: Path) -> str:
+    """Mark a results folder; see `Assignment`."""
+    path = work_folder(results) / MARK
+    if not path.exists():
+        write_text(path, uuid.uuid4().hex)
+    return path.read_text("utf-8")
+
+
+def work(assignment: Assignment) -> Delivery:
+    """Run a cell in a worker process, whose output goes to the cell's log from here on.
+
+    The record is written as soon as the cell ends. A worker that does not see the driver's folder works in a
+    temporary one of its machine and hands the files over.
+
+    Raises:
+        Busy: if another process works on the cell and the assignment is not patient.
+        RuntimeError: for a SystemExit, which would end the worker.
+    """
+    cell, results = assignment.cell, assignment.results
+    sees = results / "work" / MARK
+    shared_folder = sees.is_file() and sees.read_text("utf-8") == assignment.mark
+    if not shared_folder:
+        results = Path(tempfile.gettempdir()) / f"rfnext-{assignment.mark}"
+    log_file = log_path(cell, results)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open(log_file, "ab") as file:  # libraries write to the descriptors too
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    job = Job(
+        cell,
+        tasks.load(cell.task),
+        assignment.config,
+        results,
+        assignment.command,
+        device=pool.device(),
+        logger=assignment.logger,
+        resume=assignment.resume,
+    )
+    try:
+        record = run_cell(job, wait=assignment.patient, rerun=False)
+    except SystemExit as error:
+        raise RuntimeError(f"SystemExit: {error.code}") from error
+    if shared_folder:
+        return Delivery(record)
+    files = {name: (results / name).read_bytes() for name in record.pictures}
+    return Delivery(record, files | {log_file.relative_to(results).as_posix(): log_file.read_bytes()[-LOG_BYTES:]})
+
+
+def receive(delivery: Delivery, results: Path) -> Record:
+    """Write what a worker could not write itself, and return its record."""
+    if delivery.files is not None:
+        for name, content in delivery.files.items():
+            write_bytes(results / name, content)
+        write(delivery.record, results)
+    return delivery.record
 
 
 def make_record(job: Job, started: str, *, reason: str | None = None, **found: Any) -> Record:
@@ -181,7 +335,7 @@ def pick(kind: str, name: str, known: Iterable[str]) -> str:
 
 def changes(task: Task[Any], preset: str, config: Any) -> dict[str, Any]:
     """Fields of the protocol in which `config` differs from the preset, by dotted name."""
-    before, after = (_flat(protocol(task, c, {})["config"]) for c in (task.presets[preset], config))
+    before, after = (flat(protocol(task, c, {})["config"]) for c in (task.presets[preset], config))
     return {name: value for name, value in after.items() if before.get(name) != value}
 
 
@@ -219,13 +373,6 @@ def override(task: Task[Any], preset: str, arguments: Sequence[str], prog: str) 
     """
     config = task.presets[preset]
     return tyro.cli(type(config), args=list(arguments), default=config, prog=prog)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def parse(arguments: Sequence[str]) -> tuple[Job, Options]:
@@ -284,6 +431,108 @@ def parse(arguments: Sequence[str]) -> tuple[Job, Options]:
     )
 
 
+@dataclass(frozen=True)
+class Again:
+    """Run the cell of a record again, as the record says, and compare."""
+
+    record: Annotated[Path, tyro.conf.arg(name="from")]
+    """The record's file."""
+    results: Path | None = None
+    """Folder to keep the new record in, with its work folder; by default nothing is kept."""
+    device: str = ""
+    """auto, cpu, cuda, cuda:1, ...; by default of the record's type."""
+
+
+def parse_again(arguments: Sequence[str], scratch: Path) -> tuple[Job, Record]:
+    """Turn `--from RECORD ...` into the job of the record, whose config comes from the file alone.
+
+    The results go to `scratch` unless the arguments name another folder.
+
+    Raises:
+        UsageError: if the record cannot be run again by this code.
+        SystemExit: after --help (0) or a wrong option (2), which tyro has explained.
+    """
+    prog = "python -m benchmarks.run"
+    path = _value_of("--from", arguments)
+    if not path:
+        tyro.cli(Again, args=list(arguments), prog=prog)
+        raise UsageError("--from wants the file of a record")
+    try:
+        old = read(Path(path).resolve())
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such record") from error
+    except RecordError as error:
+        raise UsageError(str(error)) from error
+    if old.status != "done":
+        raise UsageError(f"{path}: the record of a failed cell has nothing to compare with ({old.reason})")
+    task = tasks.load(pick("task", old.task, tasks.names()))
+    method = METHODS[pick("method", old.method, METHODS)]
+    try:
+        config = rebuild(type(task.presets["tiny"]), old.protocol.get("config"))
+        shape = dataclasses.make_dataclass(
+            "Arguments",
+            [("config", Annotated[type(config), tyro.conf.arg(name="")], dataclasses.field(default=config))],
+            bases=(Again,),
+            frozen=True,
+            kw_only=True,
+        )
+        options = tyro.cli(shape, args=list(arguments), prog=prog, description=f"The cell of {path}.")
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}; its config is not one of this code's {old.task}") from error
+    here = protocol(task, options.config, method.settings)
+    if differing := protocol_differences(old.protocol, here):
+        raise UsageError(f"{path}: cannot be run again by this code: {', '.join(differing)}")
+    results = options.results or scratch
+    if old.cell.path(results).resolve() == Path(path).resolve():
+        raise UsageError(f"--results {results} would replace the record itself; give another folder")
+    torch.set_num_threads(old.device["threads"])
+    device = options.device or old.device["type"]
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"{path} was made on {old.device['name']}, there is no GPU here; --device cpu runs it anyway")
+    return Job(old.cell, task, options.config, results, old.command, device=device), old
+
+
+def compare_again(old: Record, new: Record) -> tuple[list[str], list[str]]:
+    """What differs between two records of a cell: in results, and in machine and versions."""
+    results = [
+        f"{kind} {name}: {theirs!r} in the record, {ours!r} now"
+        for kind in ("metrics", "metrics_last", "validation", "structure")
+        for name, theirs, ours in _differing(getattr(old, kind) or {}, getattr(new, kind) or {})
+    ]
+    places = [
+        f"{name}: {theirs} in the record, {ours} here"
+        for before, after in ((old.device, new.device), (old.versions, {**dict.fromkeys(old.versions), **new.versions}))
+        for name, theirs, ours in _differing(before, {key: after.get(key) for key in before})
+    ]
+    return results, places
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = {**before, **after}
+    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
+
+
+def run_again(arguments: Sequence[str]) -> int:
+    """Run a record's cell again and say whether it gives the same; see the module for the exit status."""
+    with tempfile.TemporaryDirectory(prefix="rfnext-again-") as scratch:
+        job, old = parse_again(arguments, Path(scratch))
+        new = run_cell(job)
+    print(f"{new.cell}: {describe(new)}")
+    if new.status == "failed":
+        print(f"error: {new.reason}", file=sys.stderr)
+        return 3 if (new.reason or "").startswith(UNAVAILABLE) else 1
+    results, places = compare_again(old, new)
+    for line in results:
+        print(f"different: {line}")
+    for line in places:
+        print(f"not the same machine or version: {line}")
+    if not results:
+        print("equal: all metrics and the structure are those of the record")
+        return 0
+    print(f"different: {len(results)} values" + ("; machine or versions differ, too" if places else ""))
+    return 4 if places else 1
+
+
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
     """The last value given to a flag, as `--flag value` or `--flag=value`."""
     value = None
@@ -308,6 +557,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
+        if _value_of("--from", arguments) is not None:
+            return run_again(arguments)
         job, options = parse(arguments)
         torch.set_num_threads(options.threads)
         record = run_cell(job)

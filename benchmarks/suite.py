@@ -2,49 +2,60 @@
 
     python -m benchmarks.suite PRESET [--task T ...] [--method M ...] [--seeds 0 1] [--folds 1 2] [--list]
     python -m benchmarks.suite PRESET --task T ... -- [fields of T's config, as for benchmarks.run]
+    python -m benchmarks.suite PRESET --ray-address auto        # on the Ray cluster that this machine is a node of
+
+PRESET stands for every preset of that name and those that go on with a dash ("tiny", "tiny-hrnet", ...), each with
+its own table, and "paper" for all whose numbers papers report: those with data here run, and for the others it is
+said what to download.
 
 A cell is kept if its record was made here, is done and has the planned protocol; failed cells are tried again.
 Records that came with the repository are replaced by those of your own run (git shows how they differ), unless
 --keep-elsewhere is given; records gathered from several machines need it, too. Interrupting costs the cells that
 are running, never a finished one. Several suites may work on the same results folder.
 
-Exit status: 0 all done, 1 a cell failed, 2 wrong usage, 3 only data is missing, 130 interrupted.
+Exit status: 0 all done, 1 a cell failed, 2 wrong usage or no such cluster, 3 only data is missing, 130 interrupted.
 """
 
-import logging
-import multiprocessing
 import os
-import signal
+import shutil
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import torch
 import tyro
 
 import tasks
+from benchmarks import pool
 from benchmarks.methods import METHODS, Job
 from benchmarks.record import ROOT, Busy, Cell, Record, describe_device, kept, read_all, write
 from benchmarks.run import (
     UNAVAILABLE,
+    Assignment,
+    Delivery,
     UsageError,
     command_line,
     computing_device,
     describe,
+    log_path,
     make_record,
+    mark,
     now,
     override,
     pick,
     preset_name,
-    run_cell,
+    receive,
+    work,
 )
+from tasks.spec import Logger, Task
+
+PAPER = ("50salads", "breakfast", "gtea", "coco-", "ljspeech")
+"""What the preset "paper" stands for: presets of these names, and those that begin so where it ends in a dash."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +63,25 @@ class Options:
     """Run many cells: every method on every fold and seed of a preset, for all tasks that have it."""
 
     preset: tyro.conf.Positional[str] = "tiny"
-    """Named config of the tasks."""
+    """Named config of the tasks, with those that go on with a dash; paper: all that papers report."""
     task: tuple[str, ...] = ()
     """Only these tasks."""
     method: tuple[str, ...] = ()
-    """Only these methods."""
+    """Only these methods; all: also those that are not standard."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds to run on every fold."""
     folds: tuple[int, ...] = ()
     """Only these folds."""
     workers: int | Literal["auto"] = "auto"
-    """Cells at a time; auto: one per GPU, or one per core with one thread each."""
+    """Cells at a time; auto: one per GPU, or one per core with one thread each; on a cluster, all that fit."""
+    ray_address: str | None = None
+    """Run on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one here."""
+    gpus_per_cell: float | None = None
+    """GPUs of a cell on a cluster, may be a fraction; by default 1 if it has any."""
+    logger: Logger = "none"
+    """Where the trainings' curves go; wandb needs no account (WANDB_MODE=offline is its default then)."""
+    wandb: bool = False
+    """Short for --logger wandb."""
     resume: bool = False
     """Continue interrupted trainings from their checkpoints instead of starting those cells anew."""
     keep_elsewhere: bool = False
@@ -74,21 +93,54 @@ class Options:
 
 
 @dataclass
+class Group:
+    """The cells of one table.
+
+    kept: done cells. missing: those to run. unavailable: what is missing, if they cannot be run.
+    left_out: methods that make no sense for the task, with the reason.
+    """
+
+    task: str
+    preset: str
+    kept: list[Cell] = field(default_factory=list)
+    missing: list[Job] = field(default_factory=list)
+    unavailable: str | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def runnable(self) -> list[Job]:
+        return [] if self.unavailable else self.missing
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.preset}"
+
+
+@dataclass
 class Plan:
     """What a suite has to do.
 
-    presets: by task. unavailable: task -> what is missing. skipped: what is left out, and why.
+    presets: by task. broken: tasks that cannot be loaded, and why. skipped: what else is left out, and why.
     """
 
+    groups: list[Group] = field(default_factory=list)
     presets: dict[str, list[str]] = field(default_factory=dict)
-    kept: dict[Cell, Record] = field(default_factory=dict)
-    missing: list[Job] = field(default_factory=list)
-    unavailable: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
     @property
-    def cells(self) -> int:
-        return len(self.kept) + len(self.missing)
+    def missing(self) -> list[Job]:
+        """Cells to run that can be run."""
+        return [job for group in self.groups for job in group.runnable]
+
+    @property
+    def left_out(self) -> list[tuple[str, str, str]]:
+        """Table, method and reason of what makes no sense for a task."""
+        return [(str(group), *pair) for group in self.groups for pair in group.left_out.items()]
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """What cannot be run, and why: what to download and where to put it."""
+        return self.broken | {str(group): group.unavailable for group in self.groups if group.unavailable}
 
 
 def plan(options: Options, overrides: Sequence[str] = ()) -> Plan:
@@ -104,70 +156,96 @@ def plan(options: Options, overrides: Sequence[str] = ()) -> Plan:
     if overrides and len(options.task) != 1:
         raise UsageError("fields after -- belong to one task; name it with --task")
     names = [pick("task", name, tasks.names()) for name in options.task] or tasks.names()
-    methods = [pick("method", name, METHODS) for name in options.method] or list(METHODS)
+    methods = [name for name, method in METHODS.items() if method.standard]
+    if options.method:
+        named = [pick("method", name, [*METHODS, "all"]) for name in options.method]
+        methods = [name for name in METHODS if name in named or "all" in named]
     found = Plan()
     for name in names:
         try:
             task = tasks.load(name)
         except Exception as error:  # a task that lacks a package, say, is no reason to leave the others out
-            found.unavailable[name] = f"cannot be loaded: {type(error).__name__}: {error}"
+            found.broken[name] = f"cannot be loaded: {type(error).__name__}: {error}"
             continue
         found.presets[name] = list(task.presets)
-        if options.preset not in task.presets:
+        presets = [preset for preset in task.presets if _stands_for(options.preset, preset)]
+        if not presets:
             found.skipped.append(f"{name} has no preset {options.preset!r}; it has {', '.join(task.presets)}")
-            continue
-        config = override(task, options.preset, overrides, "python -m benchmarks.suite ... --")
-        preset = preset_name(task, options.preset, config)
-        folds = task.folds(config)
-        if unknown := [fold for fold in options.folds if fold not in folds]:
-            found.skipped.append(
-                f"{name} has no fold {', '.join(map(str, unknown))}; it has {', '.join(map(str, folds))}"
-            )
-        for fold in folds:
-            for seed in options.seeds if fold in (options.folds or folds) else ():
-                for method in methods:
-                    cell = Cell(name, preset, method, fold, seed)
-                    command = command_line(task, method, options.preset, config, fold, seed)
-                    job = Job(cell, task, config, options.results, command, resume=options.resume)
-                    if record := kept(cell, job.protocol(), options.results, elsewhere=options.keep_elsewhere):
-                        found.kept[cell] = record
-                    else:
-                        found.missing.append(job)
-        if any(job.cell.task == name for job in found.missing) and (reason := task.unavailable(config)):
-            found.unavailable[name] = reason
-    if known := dict.fromkeys(preset for presets in found.presets.values() for preset in presets):
+        for preset in presets:
+            config = override(task, preset, overrides, "python -m benchmarks.suite ... --")
+            folds = task.folds(config)
+            if unknown := [fold for fold in options.folds if fold not in folds]:
+                found.skipped.append(
+                    f"{name} has no fold {', '.join(map(str, unknown))}; it has {', '.join(map(str, folds))}"
+                )
+            chosen = [fold for fold in folds if fold in (options.folds or folds)]
+            if chosen:
+                found.groups.append(_group(task, preset, config, methods, chosen, options))
+    known = dict.fromkeys([preset for presets in found.presets.values() for preset in presets] + ["paper"])
+    if found.presets and not any(_stands_for(options.preset, preset) for preset in known):
         pick("preset", options.preset, known)
-    if not found.cells and not found.unavailable:
-        raise UsageError(f"no cell to run; {'; '.join(found.skipped)}")
+    if not any(group.kept or group.missing for group in found.groups) and not found.broken:
+        reasons = [
+            *found.skipped,
+            *(f"{g}: {method} {why}" for g in found.groups for method, why in g.left_out.items()),
+        ]
+        raise UsageError(f"no cell to run; {'; '.join(reasons)}")
     return found
 
 
-def estimate_seconds(missing: Sequence[Job], results: Path, workers: int) -> float | None:
-    """Wall-clock seconds for the missing cells by the records of this machine; None if there are none."""
-    records = [
-        record
-        for record in read_all(results)[0]
-        if record.status == "done" and not record.resumed and record.device["name"] == _device_name()
-    ]
+def _stands_for(given: str, preset: str) -> bool:
+    names = PAPER if given == "paper" else (given, f"{given}-")
+    return any(preset.startswith(name) if name.endswith("-") else preset == name for name in names)
+
+
+def _group(
+    task: Task[Any], preset: str, config: Any, methods: Sequence[str], folds: Sequence[int], options: Options
+) -> Group:
+    found = Group(task.name, preset_name(task, preset, config))
+    found.left_out = {method: task.leaves_out[method] for method in methods if method in task.leaves_out}
+    logger = "wandb" if options.wandb else options.logger
+    for fold in folds:
+        for seed in options.seeds:
+            for method in (method for method in methods if method not in task.leaves_out):
+                cell = Cell(task.name, found.preset, method, fold, seed)
+                command = command_line(task, method, preset, config, fold, seed)
+                job = Job(cell, task, config, options.results, command, logger=logger, resume=options.resume)
+                if kept(cell, job.protocol(), options.results, elsewhere=options.keep_elsewhere):
+                    found.kept.append(cell)
+                else:
+                    found.missing.append(job)
+    if found.missing:
+        found.unavailable = task.unavailable(config)
+    return found
+
+
+def estimate_seconds(missing: Sequence[Job], records: Sequence[Record]) -> float | None:
+    """Seconds that one worker would take for the missing cells, by records like them; None if there are none.
+
+    A cell is estimated by the finished records of its task, preset and method, or of the other methods where that
+    has none; a search that several cells share is counted once.
+    """
+    timed = [record for record in records if record.status == "done" and not record.resumed]
     sharing = {name for name, method in METHODS.items() if method.shares_search}
     total, searches = 0.0, set()
     for job in missing:
         cell = job.cell
-        similar = [r for r in records if (r.task, r.preset) == (cell.task, cell.preset)]
+        similar = [r for r in timed if (r.task, r.preset) == (cell.task, cell.preset)]
         same = [r for r in similar if r.method == cell.method] or similar
         if not same:
             return None
         shared = cell.method in sharing
         total += fmean(r.training.seconds + r.evaluation_seconds + (0 if shared else r.search.seconds) for r in same)
-        if shared and (cell.task, cell.fold, cell.seed) not in searches:
-            searches.add((cell.task, cell.fold, cell.seed))
+        if shared and _search_of(cell) not in searches:
+            searches.add(_search_of(cell))
             searched = [r.search.seconds for r in similar if r.search.epochs and r.method in sharing]
             total += fmean(searched or [r.training.seconds for r in similar])
-    return total / workers
+    return total
 
 
-def _device_name() -> str:
-    return describe_device(computing_device("auto"))["name"]
+def _search_of(cell: Cell) -> tuple[str, str, int, int]:
+    """Cells that are equal in this share their local search."""
+    return cell.task, cell.preset, cell.fold, cell.seed
 
 
 @dataclass(frozen=True)
@@ -186,103 +264,51 @@ class Result:
         return f"failed, no record: {self.reason}" if self.record is None else describe(self.record)
 
 
-def run_all(missing: Sequence[Job], devices: Sequence[str]) -> Iterator[Result]:
-    """Run jobs, one worker process per device, and yield each result as it comes.
+def run_all(
+    missing: Sequence[Job], workers: pool.Pool, show: Callable[[Sequence[Cell]], None] = lambda running: None
+) -> Iterator[Result]:
+    """Run jobs and yield each result as it comes.
 
     The cells that share a search follow one another, so that the search is done once while other workers do
-    other cells. A cell that another process is running is left for the end, and then waited for. Every worker
-    has a pool of its own, so that one that dies takes no other cell with it.
+    other cells. A cell that another process is running is left for the end, and then waited for. `show` is called
+    about once a second with the cells that are being run.
     """
-    chains: dict[tuple[str, int, int], list[Job]] = {}
+    chains: dict[tuple[str, str, int, int], list[Job]] = {}
     alone: list[Job] = []
     for job in missing:
         if METHODS[job.cell.method].shares_search:
-            chains.setdefault((job.cell.task, job.cell.fold, job.cell.seed), []).append(job)
+            chains.setdefault(_search_of(job.cell), []).append(job)
         else:
             alone.append(job)
     ready = [(job, False) for job in [*(chain.pop(0) for chain in chains.values()), *alone]]
     late: list[tuple[Job, bool]] = []
-    idle = [(_pool(), device) for device in devices[: len(missing)]]
-    running: dict[Future[Record], tuple[Job, ProcessPoolExecutor, str]] = {}
-    try:
-        while ready or late or running:
-            while idle and (ready or (late and not running)):
-                if not ready:
-                    ready, late = late, []
-                (job, patient), (pool, device) = ready.pop(0), idle.pop(0)
-                running[_submit(pool, job, device, patient)] = (job, pool, device)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job, pool, device = running.pop(future)
-                try:
-                    result = Result(job.cell, future.result())
-                except Busy:
-                    late.append((job, True))
-                    idle.append((pool, device))
-                    continue
-                except BrokenProcessPool:
-                    pool.shutdown()
-                    pool = _pool()
-                    result = _record_failure(job, "its worker process died (killed, or out of memory?)")
-                except (Exception, SystemExit) as error:
-                    result = _record_failure(job, f"{type(error).__name__}: {error}")
-                idle.append((pool, device))
-                if METHODS[job.cell.method].shares_search:
-                    chain = chains[job.cell.task, job.cell.fold, job.cell.seed]
-                    ready += [(follower, False) for follower in chain]
-                    chain.clear()
-                yield result
-    except BaseException:
-        for pool, _ in idle:
-            pool.shutdown(wait=False, cancel_futures=True)
-        for _, pool, _ in running.values():
-            pool.shutdown(wait=False, cancel_futures=True)
-        _stop_children()
-        raise
-    for pool, _ in idle:
-        pool.shutdown()
-
-
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-
-
-def _submit(pool: ProcessPoolExecutor, job: Job, device: str, patient: bool) -> "Future[Record]":
-    # The worker is started here and inherits that Ctrl-C is ignored: the parent ends it in order.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        # The task stays behind: its functions need not be picklable.
-        return pool.submit(_work, job.cell, job.config, job.results, job.command, device, job.resume, patient)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _start_worker() -> None:
-    def end_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-
-
-def _work(cell: Cell, config: Any, results: Path, command: str, device: str, resume: bool, patient: bool) -> Record:
-    log = log_path(cell, results)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with open(log, "ab") as file:  # libraries write to the descriptors too
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    job = Job(cell, tasks.load(cell.task), config, results, command, device=device, resume=resume)
-    return run_cell(job, wait=patient, rerun=False)
-
-
-def log_path(cell: Cell, results: Path) -> Path:
-    """What a cell's worker printed."""
-    return cell.work(results) / "log.txt"
+    running: dict[Future[Delivery], Job] = {}
+    while ready or late or running:
+        while (workers.room > 0 or not running) and (ready or (late and not running)):
+            if not ready:
+                ready, late = late, []
+            job, patient = ready.pop(0)
+            assignment = Assignment(
+                job.cell, job.config, job.results, mark(job.results), job.command, job.logger, job.resume, patient
+            )
+            running[workers.submit(work, assignment)] = job
+        show([job.cell for job in running.values()])
+        for future in workers.wait(timeout=1):
+            job = running.pop(future)
+            try:
+                result = Result(job.cell, receive(future.result(), job.results))
+            except Busy:
+                late.append((job, True))
+                continue
+            except pool.WorkerDied as error:
+                result = _record_failure(job, str(error))
+            except Exception as error:
+                result = _record_failure(job, f"{type(error).__name__}: {error}")
+            if METHODS[job.cell.method].shares_search:
+                chain = chains[_search_of(job.cell)]
+                ready += [(follower, False) for follower in chain]
+                chain.clear()
+            yield result
 
 
 def _record_failure(job: Job, reason: str) -> Result:
@@ -294,25 +320,53 @@ def _record_failure(job: Job, reason: str) -> Result:
     return Result(job.cell, record)
 
 
-def _stop_children() -> None:
-    children = multiprocessing.active_children()
-    for child in children:
-        child.terminate()
-    deadline = time.monotonic() + 5  # Lightning ends the batch first
-    for child in children:
-        child.join(max(0, deadline - time.monotonic()))
-        if child.is_alive():
-            child.kill()
-
-
 def choose_devices(workers: int | Literal["auto"]) -> list[str]:
-    """The device of each worker."""
+    """The device of each worker on this machine."""
     gpus = torch.cuda.device_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = (gpus or cores) if workers == "auto" else workers
-    if count < 1:
-        raise UsageError(f"--workers must be at least 1 or auto, got {workers}")
     return [f"cuda:{i % gpus}" if gpus else "cpu" for i in range(count)]
+
+
+class Progress:
+    """What is shown while cells run: a line per result, and on a terminal one that changes below them."""
+
+    def __init__(self, total: int, expected: float | None, out: TextIO) -> None:
+        self.total, self.done, self.expected, self.out = total, 0, expected, out
+        self.start = time.monotonic()
+        self.live = out.isatty()
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
+
+    @property
+    def times(self) -> str:
+        """Time gone, and time left: by the pace so far, by the estimate before the first result."""
+        left = None if self.expected is None else max(0.0, self.expected - self.elapsed)
+        if self.done:
+            left = self.elapsed / self.done * (self.total - self.done)
+        return f"elapsed {_duration(self.elapsed)}, left {'unknown' if left is None else _duration(left)}"
+
+    def show(self, running: Sequence[Cell]) -> None:
+        """Draw the changing line anew; nothing where the output is no terminal."""
+        if self.live:
+            cells = "; ".join(map(str, running))
+            line = f"[{self.done}/{self.total}] {self.times}; running: {cells}"
+            self.out.write(f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}")
+            self.out.flush()
+
+    def add(self, result: Result) -> None:
+        """One more cell has ended."""
+        self.done += 1
+        self.clear()
+        print(f"[{self.done}/{self.total}] {result.cell}: {result} ({self.times})", file=self.out, flush=True)
+
+    def clear(self) -> None:
+        """Remove the changing line."""
+        if self.live:
+            self.out.write("\r\x1b[2K")
+            self.out.flush()
 
 
 def _duration(seconds: float) -> str:
@@ -321,18 +375,63 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def show(found: Plan) -> None:
+def show_all(found: Plan) -> None:
     """Print tasks with their presets, methods, and the state of every cell of the plan."""
     for name, presets in found.presets.items():
         print(f"task {name}: presets {', '.join(presets)}")
     for method in METHODS.values():
-        print(f"method {method.name}: {method.description}")
+        print(f"method {method.name}: {method.description}{'' if method.standard else ' (only if named, or by all)'}")
+    _show_gaps(found)
+    cells = [(cell, "done   ") for group in found.groups for cell in group.kept]
+    cells += [(job.cell, "missing") for group in found.groups for job in group.missing]
+    for cell, state in sorted(cells):
+        print(f"{state} {cell}")
+
+
+def _show_gaps(found: Plan) -> None:
     for note in found.skipped:
         print(f"skipped: {note}")
+    for name, method, reason in found.left_out:
+        print(f"left out: {name} {method}: {reason}")
     for name, reason in found.unavailable.items():
         print(f"unavailable: {name}: {reason}")
-    for cell in sorted([*found.kept, *(job.cell for job in found.missing)]):
-        print(f"{'done   ' if cell in found.kept else 'missing'} {cell}")
+
+
+def show_plan(found: Plan, records: Sequence[Record], workers: int, *, on_gpus: bool) -> float | None:
+    """Print what is kept, missing and unavailable, and the estimated time; return that, in seconds of waiting.
+
+    Args:
+        found: the plan.
+        records: whose costs the estimate is made of.
+        workers: how many cells run at a time.
+        on_gpus: whether each of them holds a GPU.
+    """
+    _show_gaps(found)
+    seconds: list[float | None] = []
+    for group in found.groups:
+        state = f"{len(group.kept) + len(group.missing)} cells, {len(group.kept)} kept, "
+        if group.unavailable:
+            state += f"{len(group.missing)} unavailable"
+        else:
+            alone = estimate_seconds(group.runnable, records)
+            state += f"{len(group.missing)} to run"
+            if group.missing:
+                state += f", {'time unknown' if alone is None else f'{_duration(alone)} of work'}"
+                seconds.append(alone)
+        print(f"plan: {group}: {state}")
+    known = [value for value in seconds if value is not None]
+    hours = f", {sum(known) / 3600 if on_gpus else 0:.1f} GPU-hours"
+    guess = f"about {_duration(sum(known) / workers)}{hours}" if known or not seconds else "time unknown"
+    if len(known) < len(seconds):
+        guess += f" (no record to estimate {len(seconds) - len(known)} of {len(seconds)} tables from)"
+    kept_cells = sum(len(group.kept) for group in found.groups)
+    unavailable = sum(len(group.missing) - len(group.runnable) for group in found.groups)
+    print(
+        f"{kept_cells + len(found.missing) + unavailable} cells: {kept_cells} kept, {len(found.missing)} to run, "
+        f"{unavailable} unavailable; workers: {workers}; {guess}",
+        flush=True,
+    )
+    return sum(known) / workers if len(known) == len(seconds) else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -344,55 +443,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     try:
-        devices = choose_devices(options.workers)
+        if options.workers != "auto" and options.workers < 1:
+            raise UsageError(f"--workers must be at least 1 or auto, got {options.workers}")
+        if options.gpus_per_cell is not None and options.ray_address is None:
+            raise UsageError("--gpus-per-cell is for clusters; give --ray-address, too")
         found = plan(options, given[here + 1 :])
-    except UsageError as error:
+        if options.list:
+            show_all(found)
+            return 0
+        return _run_plan(found, options)
+    except (UsageError, pool.ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.list:
-        show(found)
-        return 0
-    try:
-        return _run_plan(found, options, devices)
     except KeyboardInterrupt:
         print("interrupted; finished cells are kept, the same command goes on from here", file=sys.stderr)
         return 130
 
 
-def _run_plan(found: Plan, options: Options, devices: Sequence[str]) -> int:
-    for note in found.skipped:
-        print(f"skipped: {note}")
-    results = [
-        _record_failure(job, UNAVAILABLE + found.unavailable[job.cell.task])
-        for job in found.missing
-        if job.cell.task in found.unavailable
-    ]
-    unavailable = len(results)
-    for name, reason in found.unavailable.items():
-        print(f"unavailable: {name}: {reason}")
-    missing = [job for job in found.missing if job.cell.task not in found.unavailable]
-    seconds = estimate_seconds(missing, options.results, len(devices)) if missing else 0
-    guess = "no records of this machine to estimate the time from" if seconds is None else f"about {_duration(seconds)}"
+def _run_plan(found: Plan, options: Options) -> int:
+    records = [record for record in read_all(options.results)[0] if record.status == "done"]
+    if options.ray_address is None:
+        machine = describe_device(computing_device("auto"))["name"]
+        records = [record for record in records if record.device["name"] == machine]
+        workers = pool.local(choose_devices(options.workers))
+    else:
+        workers = pool.on_ray(options.ray_address, workers=options.workers, gpus_per_worker=options.gpus_per_cell)
+    with workers:
+        expected = show_plan(found, records, workers.size, on_gpus=workers.on_gpus)
+        unavailable = [
+            _record_failure(job, f"{UNAVAILABLE}{group.unavailable}")
+            for group in found.groups
+            if group.unavailable
+            for job in group.missing
+        ]
+        if not found.missing and not found.unavailable:
+            print("nothing to run; --results DIR runs everything anew, into another folder")
+            return 0
+        progress = Progress(len(found.missing), expected, sys.stdout)
+        failures: list[Result] = []
+        try:
+            for result in run_all(found.missing, workers, progress.show):
+                progress.add(result)
+                if result.failed:
+                    failures.append(result)
+        finally:
+            progress.clear()
+    kept_cells = sum(len(group.kept) for group in found.groups)
     print(
-        f"{found.cells} cells: {len(found.kept)} kept, {len(missing)} to run, {unavailable} unavailable; "
-        f"workers: {len(devices)}; {guess}",
-        flush=True,
-    )
-    if not missing and not found.unavailable:
-        print("nothing to run; --results DIR runs everything anew, into another folder")
-        return 0
-    start = time.monotonic()
-    failures: list[Result] = []
-    for number, result in enumerate(run_all(missing, devices), 1):
-        elapsed = time.monotonic() - start
-        left = elapsed / number * (len(missing) - number)
-        times = f"elapsed {_duration(elapsed)}, left {_duration(left)}"
-        print(f"[{number}/{len(missing)}] {result.cell}: {result} ({times})", flush=True)
-        if result.failed:
-            failures.append(result)
-    print(
-        f"{len(found.kept)} kept, {len(missing) - len(failures)} done, {len(failures)} failed, "
-        f"{unavailable} unavailable in {_duration(time.monotonic() - start)}"
+        f"{kept_cells} kept, {progress.done - len(failures)} done, {len(failures)} failed, "
+        f"{len(unavailable)} unavailable in {_duration(progress.elapsed)}"
     )
     for result in failures:
         print(f"failed: {result.cell}: {result}; log: {log_path(result.cell, options.results)}", file=sys.stderr)

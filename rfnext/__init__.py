@@ -9,7 +9,9 @@ from rfnext.dilation import Bounds, Dilation, Rule, expectation, neighbours
 from rfnext.evolution import Evolution, EvolutionConfig, Scored, random_structure
 from rfnext.fold import keep_branches, merge, plain_state_dict
 from rfnext.functional import mixed_dilation_conv
+from rfnext.halving import halve
 from rfnext.local import LocalConfig, LocalSearch, Round
+from rfnext.one_shot import OneShotConfig, OneShotSearch, powers_of_two
 from rfnext.structure import Structure
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "EvolutionConfig",
     "LocalConfig",
     "LocalSearch",
+    "OneShotConfig",
+    "OneShotSearch",
     "Round",
     "Rule",
     "Scored",
@@ -29,10 +33,12 @@ __all__ = [
     "__version__",
     "everything",
     "expectation",
+    "halve",
     "keep_branches",
     "merge",
     "mixed_dilation_conv",
     "neighbours",
     "plain_state_dict",
+    "powers_of_two",
     "random_structure",
 ]

@@ -38,7 +38,7 @@ from rfnext.functional_taps import FEW_CHANNELS, by_taps
 Padding = Sequence[Sequence[int | tuple[int, int]]]
 """Per branch and per axis: a symmetric int or (before, after). Negative numbers crop."""
 
-Implementation = Literal["auto", "branches", "taps", "dense"]
+Implementation = Literal["auto", "branches", "taps", "dense", "triton"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,13 +79,16 @@ def mixed_dilation_conv(
             "branches": one conv per branch, the reference.
             "taps": mixes the shifted inputs, then multiplies once; keeps only x for the backward pass.
             "dense": folds the branches into one larger kernel; good where the dilations have a coarse common grid.
+            "triton": as "taps", by kernels for GPUs that mix in registers; dense and depthwise convs over one or two
+                axes in float32, bfloat16 or float16. Needs a CUDA device and the package triton.
             "auto": the fastest of these here, see `pin_implementation`.
 
     Returns:
         (batch, channel_out, *size_out), unbatched like x, in the dtype of the plain conv (autocast included).
 
     Raises:
-        ValueError: an argument does not fit the others; the message names it and says what would.
+        ValueError: an argument does not fit the others, or "triton" cannot compute this; the message names what does
+            not fit and says what would.
     """
     geometry = _check(x, weight, bias, probability, dilations, stride, padding, groups, padding_mode, implementation)
     unbatched = x.dim() == weight.dim() - 1
@@ -196,7 +199,28 @@ def _paddings(
     return tuple(tuple((p, p) if isinstance(p, int) else (p[0], p[1]) for p in pads) for pads in padding)
 
 
-_IMPLEMENTATIONS = {"branches": by_branches, "taps": by_taps, "dense": by_dense}
+def _by_triton(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+    try:
+        from rfnext import functional_triton  # which needs a package that not every torch brings along
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            'implementation="triton" needs a CUDA device and the package triton, which is not installed '
+            '(CUDA builds of torch bring it along); "auto" does without'
+        ) from error
+    return functional_triton.by_triton(x, weight, bias, probability, geometry)
+
+
+def _triton_can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    if not x.is_cuda:
+        return False
+    try:
+        from rfnext import functional_triton
+    except ModuleNotFoundError:
+        return False
+    return functional_triton.refusal(x, weight, geometry) is None
+
+
+_IMPLEMENTATIONS = {"branches": by_branches, "taps": by_taps, "dense": by_dense, "triton": _by_triton}
 
 _pinned = os.environ.get("RFNEXT_IMPLEMENTATION", "auto")
 _chosen: dict[tuple[object, ...], str] = {}
@@ -249,6 +273,8 @@ def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor,
     cells = math.prod(grid.size)
     if cells <= 2 * len(geometry.dilations) * math.prod(geometry.kernel):
         candidates.append("dense")
+    if _triton_can(x, weight, geometry):
+        candidates.append("triton")
     gradients = torch.is_grad_enabled() and [t is not None and t.requires_grad for t in (x, weight, bias, probability)]
     key = (
         x.device,
@@ -344,7 +370,7 @@ def _measure(
     def run() -> None:
         try:
             for repetition in range(_REPETITIONS):
-                for name in names:
+                for name in list(seconds):
                     # One that is far behind is not tried again, unless a hiccup may have been the reason.
                     if repetition > 2 and seconds[name] > 2 * min(seconds.values()):
                         continue
@@ -352,6 +378,13 @@ def _measure(
                         second = once(name)
                     except torch.OutOfMemoryError:
                         continue  # then it is not the one to use
+                    except Exception as failure:
+                        if name != "triton":
+                            raise
+                        # Triton compiles on this machine, with a C compiler and drivers that need not be there.
+                        logger.warning("auto does without triton, which failed on x %s: %s", tuple(x.shape), failure)
+                        del seconds[name]
+                        continue
                     if repetition > 0:  # the first pass also sets up libraries and caches
                         seconds[name] = min(second, seconds[name])
         except BaseException as failure:

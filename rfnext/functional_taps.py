@@ -9,7 +9,7 @@ saving it.
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,29 +28,83 @@ _DIRECT_PADDING = 6  # the largest with which oneDNN's fast depthwise kernels co
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-def by_taps(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
-    """x (batch, channel_in, *size_in) -> (batch, channel_out, *size_out), stored in memory like x."""
-    if x.shape[0] == 0:
-        return by_branches(x, weight, bias, probability, geometry)
-    if geometry.padding_mode != "zeros":
-        x, geometry = crop_extended(x, geometry)
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    if torch.compiler.is_compiling():
-        return _taps_op(x, weight, bias, probability, *_as_lists(geometry))
-    return _Taps.apply(x, weight, bias, probability, geometry)
+Forward = Callable[[Tensor, Tensor, Tensor | None, Tensor, Geometry], Tensor]
+"""x, weight, bias times the sum of the probabilities, probability, geometry (zero padding) -> y."""
+
+Backward = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Geometry, Sequence[bool]], tuple[Tensor | None, Tensor | None, Tensor | None]
+]
+"""Gradient of y, x, weight, probability, geometry, which of x, weight, bias, probability need theirs -> gradients of x,
+weight, probability; those of weight and probability whenever either of them, or x alone, costs them anyway."""
 
 
-class _Taps(torch.autograd.Function):
+def as_operator(name: str, forward: Forward, backward: Backward) -> Forward:
+    """The differentiable operator of an implementation, `rfnext::name` under torch.compile.
+
+    Both functions see zero padding and, under autocast, low precision only; biases are none of the second one's
+    business. A second derivative is that of `branches`.
+    """
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+        bias = None if bias is None else bias * probability.sum()
+        return _laid_out(forward(x, weight, bias, probability, geometry), channels_are_last(x))
+
+    def run_backward(
+        g: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        probability: Tensor,
+        geometry: Geometry,
+        needed: Sequence[bool],
+    ) -> _Gradients:
+        """Gradients of x, weight, bias and probability for the gradient g of y, each None unless needed."""
+        grad_x, grad_weight, grad_probability = backward(g, x, weight, probability, geometry, needed)
+        need_x, need_weight, need_bias, need_probability = needed
+        grad_bias = None
+        if bias is not None and (need_bias or need_probability):
+            grad_bias = g.sum((0, *range(2, g.dim())))
+            if need_probability and grad_probability is not None:
+                grad_probability = grad_probability + (grad_bias * bias).sum(dtype=probability.dtype)
+            grad_bias = grad_bias * probability.sum()
+        return (
+            _laid_out(grad_x, channels_are_last(x)) if need_x and grad_x is not None else None,
+            grad_weight.contiguous() if need_weight and grad_weight is not None else None,
+            grad_bias if need_bias else None,
+            grad_probability if need_probability else None,
+        )
+
+    compiled = _register(name, run, run_backward)
+
+    def operator(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+        if geometry.padding_mode != "zeros":
+            x, geometry = crop_extended(x, geometry)
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        if torch.compiler.is_compiling():
+            return compiled(x, weight, bias, probability, *_as_lists(geometry))
+        return _Exact.apply(x, weight, bias, probability, geometry, run, run_backward)
+
+    return operator
+
+
+class _Exact(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        probability: Tensor,
+        geometry: Geometry,
+        forward: Forward,
+        backward: Callable[..., _Gradients],
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, probability)
-        ctx.geometry = geometry
-        return _forward(x, weight, bias, probability, geometry)
+        ctx.geometry, ctx.backward = geometry, backward
+        return forward(x, weight, bias, probability, geometry)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -58,21 +112,72 @@ class _Taps(torch.autograd.Function):
         x, weight, bias, probability = ctx.saved_tensors
         with torch.autocast(g.device.type, enabled=False):
             if not torch.is_grad_enabled():
-                return (*_backward(g, x, weight, bias, probability, ctx.geometry, needed), None)
+                return (*ctx.backward(g, x, weight, bias, probability, ctx.geometry, needed), None, None, None)
             # create_graph=True: by operations that can be differentiated once more.
             y = by_branches(x, weight, bias, probability, ctx.geometry)
         inputs = [t for t, need in zip((x, weight, bias, probability), needed, strict=True) if need]
         found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
-        return (*(next(found) if need else None for need in needed), None)
+        return (*(next(found) if need else None for need in needed), None, None, None)
 
 
 # torch.compile gets the same two functions as operators that it does not look into: unrolled over taps, branches and
 # chunks they would take it minutes per layer, and again in every round of a search.
 
-_ARGUMENTS = (
-    "Tensor x, Tensor weight, Tensor? bias, Tensor probability, "
-    "SymInt[] dilations, SymInt[] padding, SymInt[] stride, SymInt groups"
-)
+
+def _register(name: str, run: Forward, run_backward: Callable[..., _Gradients]) -> Callable[..., Tensor]:
+    arguments = (
+        "Tensor x, Tensor weight, Tensor? bias, Tensor probability, "
+        "SymInt[] dilations, SymInt[] padding, SymInt[] stride, SymInt groups"
+    )
+
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, *lists: Any) -> Tensor:
+        return run(x, weight, bias, probability, _from_lists(x, weight, *lists))
+
+    def fake(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, *lists: Any) -> Tensor:
+        geometry = _from_lists(x, weight, *lists)
+        return empty(x, (x.shape[0], weight.shape[0], *geometry.size_out), channels_are_last(x))
+
+    def backward(
+        g: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, *rest: Any
+    ) -> tuple[Tensor, ...]:
+        *lists, needed = rest
+        grads = run_backward(g, x, weight, bias, probability, _from_lists(x, weight, *lists), needed)
+        return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
+
+    def fake_backward(
+        g: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, *rest: Any
+    ) -> tuple[Tensor, ...]:
+        grads = (
+            empty(x, x.shape, channels_are_last(x)),
+            weight.new_empty(weight.shape),
+            None if bias is None else bias.new_empty(bias.shape),
+            probability.new_empty(probability.shape),
+        )
+        return tuple(
+            grad if need and grad is not None else x.new_empty(0) for grad, need in zip(grads, rest[-1], strict=True)
+        )
+
+    operator = torch.library.custom_op(f"rfnext::{name}", forward, mutates_args=(), schema=f"({arguments}) -> Tensor")
+    operator.register_fake(fake)
+    backward_operator = torch.library.custom_op(
+        f"rfnext::{name}_backward",
+        backward,
+        mutates_args=(),
+        schema=f"(Tensor g, {arguments}, bool[] needed) -> (Tensor, Tensor, Tensor, Tensor)",
+    )
+    backward_operator.register_fake(fake_backward)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.lists = inputs[4:]
+
+    def differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[:4]
+        grads = backward_operator(g, *ctx.saved_tensors, *ctx.lists, needed)
+        return (*(grad if need else None for grad, need in zip(grads, needed, strict=True)), None, None, None, None)
+
+    operator.register_autograd(differentiate, setup_context=setup_context)
+    return operator
 
 
 def _as_lists(geometry: Geometry) -> tuple[list[int], list[int], list[int], int]:
@@ -93,101 +198,12 @@ def _from_lists(
     return Geometry(kernel, branches, tuple(stride), sides, groups, "zeros", size_in, size)
 
 
-@torch.library.custom_op("rfnext::taps", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")
-def _taps_op(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    probability: Tensor,
-    dilations: Sequence[int],
-    padding: Sequence[int],
-    stride: Sequence[int],
-    groups: int,
-) -> Tensor:
-    return _forward(x, weight, bias, probability, _from_lists(x, weight, dilations, padding, stride, groups))
-
-
-@_taps_op.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    probability: Tensor,
-    dilations: Sequence[int],
-    padding: Sequence[int],
-    stride: Sequence[int],
-    groups: int,
-) -> Tensor:
-    geometry = _from_lists(x, weight, dilations, padding, stride, groups)
-    return _empty(x, (x.shape[0], weight.shape[0], *geometry.size_out), _channels_are_last(x))
-
-
-@torch.library.custom_op(
-    "rfnext::taps_backward",
-    mutates_args=(),
-    schema=f"(Tensor g, {_ARGUMENTS}, bool[] needed) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _taps_backward_op(
-    g: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    probability: Tensor,
-    dilations: Sequence[int],
-    padding: Sequence[int],
-    stride: Sequence[int],
-    groups: int,
-    needed: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    geometry = _from_lists(x, weight, dilations, padding, stride, groups)
-    grads = _backward(g, x, weight, bias, probability, geometry, needed)
-    return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
-
-
-@_taps_backward_op.register_fake
-def _(
-    g: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    probability: Tensor,
-    dilations: Sequence[int],
-    padding: Sequence[int],
-    stride: Sequence[int],
-    groups: int,
-    needed: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    grads = (
-        _empty(x, x.shape, _channels_are_last(x)),
-        weight.new_empty(weight.shape),
-        None if bias is None else bias.new_empty(bias.shape),
-        probability.new_empty(probability.shape),
-    )
-    return tuple(
-        grad if need and grad is not None else x.new_empty(0) for grad, need in zip(grads, needed, strict=True)
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.lists = inputs[4:]
-
-
-def _op_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    needed = ctx.needs_input_grad[:4]
-    grads = _taps_backward_op(g, *ctx.saved_tensors, *ctx.lists, needed)
-    return (*(grad if need else None for grad, need in zip(grads, needed, strict=True)), None, None, None, None)
-
-
-_taps_op.register_autograd(_op_backward, setup_context=_setup_context)
-
-
-def _channels_are_last(x: Tensor) -> bool:
+def channels_are_last(x: Tensor) -> bool:
     """Whether x (batch, channel, *size) lies in memory as torch.channels_last and its like for other ranks do."""
     return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
 
-def _empty(like: Tensor, shape: Sequence[int], channel_last: bool) -> Tensor:
+def empty(like: Tensor, shape: Sequence[int], channel_last: bool) -> Tensor:
     if channel_last:
         return like.new_empty(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
     return like.new_empty(shape)
@@ -209,7 +225,7 @@ def _laid_out(x: Tensor, channel_last: bool) -> Tensor:
     """x (batch, channel, *size), copied if its channels are not where they should be."""
     if (x.movedim(1, -1) if channel_last else x).is_contiguous():
         return x
-    target = _empty(x, x.shape, channel_last)
+    target = empty(x, x.shape, channel_last)
     _copy(x, target)
     return target
 
@@ -219,35 +235,24 @@ def _is_thin(weight: Tensor, groups: int) -> bool:
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
-    bias = None if bias is None else bias * probability.sum()
     run = _thin_forward if _is_thin(weight, geometry.groups) else _wide_forward
-    return _laid_out(run(x, weight, bias, probability, geometry), _channels_are_last(x))
+    return run(x, weight, bias, probability, geometry)
 
 
 def _backward(
-    g: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    probability: Tensor,
-    geometry: Geometry,
-    needed: Sequence[bool],
-) -> _Gradients:
-    """Gradients of x, weight, bias and probability for the gradient g of y, each None unless needed."""
+    g: Tensor, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor, Tensor]:
     run = _thin_backward if _is_thin(weight, geometry.groups) else _wide_backward
-    grad_x, grad_weight, grad_probability = run(g, x, weight, probability, geometry, needed)
-    _, need_weight, need_bias, need_probability = needed
-    grad_bias = None
-    if bias is not None and (need_bias or need_probability):
-        grad_bias = g.sum((0, *range(2, g.dim())))
-        grad_probability += (grad_bias * bias).sum(dtype=probability.dtype)
-        grad_bias *= probability.sum()
-    return (
-        None if grad_x is None else _laid_out(grad_x, _channels_are_last(x)),
-        grad_weight.contiguous() if need_weight else None,
-        grad_bias if need_bias else None,
-        grad_probability if need_probability else None,
-    )
+    return run(g, x, weight, probability, geometry, needed)
+
+
+_operator = as_operator("taps", _forward, _backward)
+
+
+def by_taps(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+    """x (batch, channel_in, *size_in) -> (batch, channel_out, *size_out), stored in memory like x."""
+    run = by_branches if x.shape[0] == 0 else _operator
+    return run(x, weight, bias, probability, geometry)
 
 
 # Wide convs: one product per tap.
@@ -338,7 +343,7 @@ class _Work:
     def __init__(self, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry) -> None:
         self.plan, self.groups, self.size_in = _plan(geometry), geometry.groups, geometry.size_in
         # With groups, channels that lie together do not split into matrices.
-        self.given_channel_last = self.groups == 1 and _channels_are_last(x)
+        self.given_channel_last = self.groups == 1 and channels_are_last(x)
         self.channel_last = self.given_channel_last or x.dim() > 3
         self.x = x if self.given_channel_last else x.contiguous()
         self.channel_in, self.channel_out = weight.shape[1], weight.shape[0] // self.groups

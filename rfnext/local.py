@@ -8,21 +8,13 @@ import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any, Self
 
 import torch
 from torch import nn
 
-from rfnext.conv import (
-    INITIAL_WEIGHT,
-    Conv,
-    SearchConv,
-    Where,
-    everything,
-    set_dilation,
-    take_over,
-    unsearchable,
-)
+from rfnext import searched
+from rfnext.conv import INITIAL_WEIGHT, Conv, Where, everything, set_dilation
 from rfnext.dilation import Bounds, Dilation, Rule, check_rule, expectation, neighbours
 from rfnext.structure import Structure, named_convs
 
@@ -69,6 +61,25 @@ class Round:
     probability: dict[str, list[float]]
     structure: dict[str, Dilation]
 
+    def state_dict(self) -> dict[str, Any]:
+        """The round as numbers, strings, lists and dicts."""
+        return {
+            "step": self.step,
+            "dilations": {name: [list(d) for d in ds] for name, ds in self.dilations.items()},
+            "probability": self.probability,
+            "structure": {name: list(d) for name, d in self.structure.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """What `state_dict` gave."""
+        return cls(
+            step=int(state["step"]),
+            dilations={name: [tuple(d) for d in ds] for name, ds in state["dilations"].items()},
+            probability={name: list(p) for name, p in state["probability"].items()},
+            structure={name: tuple(d) for name, d in state["structure"].items()},
+        )
+
 
 class LocalSearch:
     """Searches the dilations of a model's convs while somebody else trains it.
@@ -93,41 +104,25 @@ class LocalSearch:
     """
 
     def __init__(self, model: nn.Module, config: LocalConfig, where: Where = everything) -> None:
-        if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
-            raise ValueError(
-                "build LocalSearch before DistributedDataParallel, which else leaves the branch weights out"
-            )
         self.model = model
         self.config = config
         self.step = 0
         self.history: list[Round] = []
-        self._convs: dict[str, SearchConv] = {}
-        reasons: dict[str, str] = {}
-        for name, conv in named_convs(model).items():
-            if not where(name, conv):
-                reasons[name] = "not picked by `where`"
-            elif reason := unsearchable(conv):
-                reasons[name] = reason
-                if "overrides forward()" in reason:
-                    log.warning("%s is not searched: %s", name, reason)
-            else:
-                self._convs[name] = cast(SearchConv, conv)
-        if not self._convs:
-            found = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
-            raise ValueError(f"no conv to search among the model's {len(reasons)}. {found}")
-        self.initial = Structure({name: tuple(conv.dilation) for name, conv in self._plain()})
-        for name, conv in self._plain():
-            centre = tuple(conv.dilation)
-            branches = self._neighbours(centre, conv)
-            if len(branches) < 2:
-                log.info("%s: the bounds leave only dilation %s", name, branches[0])
-            take_over(conv, branches, entries=config.branches, rule=config.rule)
-            if config.rule == "default":
-                self._move(conv, centre)
-        log.info("searching %d of %d convs", len(self._convs), len(self._convs) + len(reasons))
+        designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
+        self._convs = searched.take_over_all(
+            model,
+            where,
+            lambda conv: self._neighbours(tuple(conv.dilation), conv),
+            entries=config.branches,
+            rule=config.rule,
+        )
+        self.initial = Structure({name: designed[name] for name in self._convs})
+        if config.rule == "default":
+            for name, conv in self._plain():
+                self._move(conv, self.initial[name])
 
     def _plain(self) -> list[tuple[str, Conv]]:
-        return [(name, cast(Conv, conv)) for name, conv in self._convs.items()]
+        return searched.plain(self._convs)
 
     def _neighbours(self, centre: Dilation, conv: Conv) -> list[Dilation]:
         c = self.config
@@ -141,6 +136,11 @@ class LocalSearch:
     def branch_weights(self) -> list[nn.Parameter]:
         """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
         return [conv.branch_weight for conv in self._convs.values()]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The model's parameters for an optimizer: here one group, since published searches train all parameters alike;
+        `OneShotSearch` has two."""
+        return [{"params": list(self.model.parameters())}]
 
     @property
     def round(self) -> int:
@@ -179,14 +179,7 @@ class LocalSearch:
 
     def probability(self) -> dict[str, list[float]]:
         """Share of each branch now, per layer."""
-        with torch.no_grad():
-            # One transfer for all layers: on a GPU each one waits for the device.
-            flat = torch.cat([conv.probability for conv in self._convs.values()]).tolist()
-        result, start = {}, 0
-        for name, conv in self._convs.items():
-            result[name] = flat[start : start + len(conv.dilations)]
-            start += len(conv.dilations)
-        return result
+        return searched.probability(self._convs)
 
     def _estimate(self) -> Structure:
         c = self.config
@@ -226,14 +219,7 @@ class LocalSearch:
         Raises:
             ValueError: naming a layer that the copy lacks or that is not searched there.
         """
-        convs = named_convs(model)
-        for name, conv in self._convs.items():
-            copy = convs.get(name)
-            if not isinstance(copy, SearchConv):
-                raise ValueError(f"layer {name!r} is not a searched conv of the copy; copy the model after wrapping it")
-            copy.set_extra_state(conv.get_extra_state())
-            with torch.no_grad():  # an average over weights that were of other branches means nothing
-                copy.branch_weight.copy_(conv.branch_weight)
+        searched.copy_branches(self._convs, model)
 
     def state_dict(self) -> dict[str, Any]:
         """What the search needs to go on: counters, history and branches; numbers, strings, lists and dicts only.
@@ -245,16 +231,8 @@ class LocalSearch:
             "config": asdict(self.config),
             "step": self.step,
             "initial": {name: list(d) for name, d in self.initial.items()},
-            "history": [
-                {
-                    "step": r.step,
-                    "dilations": {name: [list(d) for d in ds] for name, ds in r.dilations.items()},
-                    "probability": r.probability,
-                    "structure": {name: list(d) for name, d in r.structure.items()},
-                }
-                for r in self.history
-            ],
-            "branches": {name: conv.get_extra_state().tolist() for name, conv in self._convs.items()},
+            "history": [r.state_dict() for r in self.history],
+            "branches": searched.branch_state(self._convs),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -266,29 +244,11 @@ class LocalSearch:
         keys = {"version", "config", "step", "initial", "history", "branches"}
         if not isinstance(state, Mapping) or set(state) != keys or state["version"] != 1:
             raise ValueError("not the state of a LocalSearch of this version of rfnext")
-        different = set(state["branches"]) ^ set(self._convs)
-        if different:
-            raise ValueError(
-                f"the state is of a search over other layers; {len(different)} differ, {sorted(different)[0]!r} first"
-            )
-        branches = {name: torch.tensor(rows, dtype=torch.int64) for name, rows in state["branches"].items()}
-        for name, conv in self._convs.items():
-            try:
-                conv.check_extra_state(branches[name])
-            except ValueError as error:
-                raise ValueError(f"layer {name!r}: {error}") from None
+        branches = searched.check_branch_state(self._convs, state["branches"])
         if (before := state["config"]) != asdict(self.config):
             log.warning("the search goes on with %s; it began with %s", asdict(self.config), before)
         for name, conv in self._convs.items():
             conv.set_extra_state(branches[name])
         self.step = int(state["step"])
         self.initial = Structure({name: tuple(d) for name, d in state["initial"].items()})
-        self.history = [
-            Round(
-                step=int(r["step"]),
-                dilations={name: [tuple(d) for d in ds] for name, ds in r["dilations"].items()},
-                probability={name: list(p) for name, p in r["probability"].items()},
-                structure={name: tuple(d) for name, d in r["structure"].items()},
-            )
-            for r in state["history"]
-        ]
+        self.history = [Round.from_state(r) for r in state["history"]]

@@ -12,7 +12,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from torch import nn
 
-from rfnext import LocalConfig, LocalSearch, Where
+from rfnext import LocalConfig, LocalSearch, OneShotSearch, Where
 
 Part = Literal["train", "validation", "test"]
 Logger = Literal["none", "csv", "tensorboard", "wandb"]
@@ -58,17 +58,20 @@ class Run:
     """What one training is told by whoever started it.
 
     folder: where checkpoints and logs go; exists. `fit` resumes from what it finds there if `resume` is set.
-    search: the local search already wrapped around the model, or None for plain training.
+    search: the search already wrapped around the model, or None for plain training.
     device: "auto", "cpu", "cuda", "cuda:1", ...
+    name, group: what a logger calls this training, and the trainings that it is one of.
     """
 
     seed: int
     fold: int
     folder: Path
-    search: LocalSearch | None = None
+    search: LocalSearch | OneShotSearch | None = None
     logger: Logger = "none"
     resume: bool = False
     device: str = "auto"
+    name: str = ""
+    group: str = ""
 
 
 SELECTED = "selected.pt"
@@ -91,6 +94,8 @@ class Task(Generic[Config]):
     published: key of `benchmarks/published.toml` whose numbers were measured on the very same data, or None.
     illustrate: writes pictures of predictions into a folder and returns their paths, or None.
     metrics_by_config: the metrics of configs that are measured otherwise than by `metrics`; None: none is.
+    longest_input: length of the longest input of a searched conv, in the units of its dilation, or None if that is
+        not known; global searches look no farther.
     leaves_out: names of methods that make no sense for this task, with the reason; tables show it.
     """
 
@@ -108,6 +113,7 @@ class Task(Generic[Config]):
     published: Callable[[Config], str | None]
     illustrate: Callable[[nn.Module, Config, Split, Path], list[Path]] | None = None
     metrics_by_config: Callable[[Config], tuple[Metric, ...]] | None = None
+    longest_input: Callable[[Config], int] | None = None
     leaves_out: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def metrics_of(self, config: Config) -> tuple[Metric, ...]:

@@ -1,4 +1,4 @@
-"""Lightning callback that runs a local search during `Trainer.fit`."""
+"""Lightning callback that runs a local or one-shot search during `Trainer.fit`."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 from torch.optim.swa_utils import AveragedModel
 
 from rfnext.local import LocalSearch
+from rfnext.one_shot import OneShotSearch
 
 
 class LocalSearchCallback(pl.Callback):
@@ -26,7 +27,10 @@ class LocalSearchCallback(pl.Callback):
     """
 
     def __init__(
-        self, search: LocalSearch, every: Literal["epoch", "step"] = "epoch", folder: str | Path | None = None
+        self,
+        search: LocalSearch | OneShotSearch,
+        every: Literal["epoch", "step"] = "epoch",
+        folder: str | Path | None = None,
     ) -> None:
         if every not in ("epoch", "step"):
             raise ValueError(f"every must be 'epoch' or 'step', got {every!r}")
@@ -43,6 +47,15 @@ class LocalSearchCallback(pl.Callback):
                 "no optimizer holds the branch weights, so nothing would be searched: build LocalSearch before fit(), "
                 "and let configure_optimizers() include LocalSearch.branch_weights()"
             )
+        if isinstance(self.search, OneShotSearch):
+            own = {id(weight) for weight in self.search.branch_weights()}
+            for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+                together = {id(parameter) for parameter in group["params"]}
+                if together & own and together - own:
+                    raise RuntimeError(
+                        "the branch weights of a OneShotSearch need their own learning rate: let "
+                        "configure_optimizers() build its optimizer from OneShotSearch.parameter_groups()"
+                    )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

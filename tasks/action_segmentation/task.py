@@ -4,6 +4,7 @@ Lightning and matplotlib are imported where they are used: they take seconds tha
 """
 
 import functools
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,18 @@ PRESETS = {
     "breakfast": Config(dataset="breakfast", folds=(1, 2, 3, 4), group=r"P\d+"),
     "gtea": Config(dataset="gtea", folds=(1, 2, 3, 4), group=r"S\d+"),
     "folder": Config(dataset="folder", folds=(), group=None),
+    # Own data in a sixth of the time: half the stages and maps, fewer epochs, more steps per epoch.
+    "compact": Config(
+        dataset="folder",
+        folds=(),
+        group=None,
+        stages=2,
+        maps=32,
+        batch=4,
+        lr=2e-3,
+        epochs=40,
+        lr_drop_epoch=30,
+    ),
 }
 
 
@@ -204,6 +217,18 @@ def unavailable(config: Config) -> str | None:
     return None
 
 
+def longest_input(config: Config) -> int:
+    """Frames of the longest training or test video, after `config.stride`."""
+    return _longest_input(data_folder(config), folds(config), config.stride)
+
+
+@functools.lru_cache(maxsize=1)
+def _longest_input(root: Path, folds: tuple[int, ...], stride: int) -> int:
+    layout = open_layout(root, fail)
+    names = {name for fold in folds for part in read_fold(layout, fold, fail) for name in part}
+    return max(math.ceil(frames / stride) for _, frames in read_shapes(layout, sorted(names), fail).values())
+
+
 def _feature_size(layout: Layout, config: Config) -> int:
     train, _ = read_fold(layout, folds(config)[0], fail)
     ((size, _),) = read_shapes(layout, [next(iter(train))], fail).values()
@@ -264,4 +289,5 @@ TASK = Task(
     data_label=data_label,
     published=published,
     illustrate=illustrate,
+    longest_input=longest_input,
 )

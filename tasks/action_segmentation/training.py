@@ -5,9 +5,9 @@ is random depends on what was drawn before, only on the seed, the epoch and the 
 """
 
 import contextlib
+import dataclasses
 import io
 import logging
-import os
 import random
 import signal
 import sys
@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Sampler
 from rfnext.atomic import write_bytes
 from rfnext.functional import pin_implementation
 from rfnext.integrations.lightning import LocalSearchCallback
+from rfnext.integrations.wandb import init_arguments, log_structure
 from tasks.action_segmentation import metrics
 from tasks.action_segmentation.data import IGNORED, Batch, Dataset, Video, Videos, collate, upsample
 from tasks.action_segmentation.task import Config
@@ -77,13 +78,16 @@ def fit(network: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
         log.info("%s does not exist: no epoch was finished, starting from the first", checkpoint)
     accelerator, devices = _placement(run.device)
     network.train()
-    with _quiet():
+    with _quiet(), _logger(run) as logger:
+        if logger:
+            settings = dataclasses.asdict(config) | {"seed": run.seed, "fold": run.fold}
+            logger.log_hyperparams({name: value for name, value in settings.items() if name != "root"})
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,
             max_epochs=config.epochs,
             callbacks=callbacks,
-            logger=_logger(run),
+            logger=logger or False,
             plugins=[AtomicCheckpointIO()],
             default_root_dir=run.folder,
             enable_progress_bar=sys.stdout.isatty(),
@@ -99,6 +103,8 @@ def fit(network: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from None
+        if run.search is not None and isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            log_structure(logger.experiment, run.search.structure(), run.search.initial)
 
 
 def loss(logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float) -> Tensor:
@@ -158,18 +164,20 @@ class _Module(pl.LightningModule):
 
     def __init__(self, network: nn.Module, config: Config, run: Run) -> None:
         super().__init__()
-        self.network, self.config = network, config
+        self.network, self.config, self.search = network, config, run.search
         # What makes a checkpoint useless to another run. A longer training may go on from a shorter one.
         self.run = {"seed": run.seed, "fold": run.fold, "searching": run.search is not None}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.network.parameters(), lr=self.config.lr, fused=True)
+        groups = self.search.parameter_groups() if self.search else [{"params": list(self.network.parameters())}]
+        return torch.optim.Adam(groups, lr=self.config.lr, fused=True)
 
     def on_train_epoch_start(self) -> None:
         # From the epoch rather than by a scheduler, whose step Lightning takes only after the checkpoint.
         drop = self.config.lr_drop_epoch
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.config.lr * (0.1 if drop is not None and self.current_epoch >= drop else 1.0)
+            start = group.setdefault("initial_lr", group["lr"])
+            group["lr"] = start * (0.1 if drop is not None and self.current_epoch >= drop else 1.0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         torch.manual_seed(_derived_seed("dropout", self.run["seed"], self.current_epoch, batch_idx))
@@ -266,18 +274,23 @@ def _placement(device: str) -> tuple[str, int | list[int]]:
     return kind, [int(index)] if index else 1
 
 
-def _logger(run: Run) -> LightningLogger | bool:
+@contextlib.contextmanager
+def _logger(run: Run) -> Iterator[LightningLogger | None]:
     match run.logger:
         case "none":
-            return False
+            yield None
         case "csv":
-            return CSVLogger(run.folder, name="", version="csv")
+            yield CSVLogger(run.folder, name="", version="csv")
         case "tensorboard":
-            return TensorBoardLogger(run.folder, name="", version="tensorboard")
+            yield TensorBoardLogger(run.folder, name="", version="tensorboard")
         case "wandb":
-            # Without WANDB_MODE or an account nothing is uploaded; `wandb sync` does it later.
-            offline = "WANDB_MODE" not in os.environ and "WANDB_API_KEY" not in os.environ
-            return WandbLogger(project="rfnext", save_dir=run.folder, offline=offline)
+            logger = WandbLogger(save_dir=run.folder, **init_arguments(run.folder, name=run.name, group=run.group))
+            status = 1
+            try:
+                yield logger
+                status = 0
+            finally:  # else the next training of this process would go on in the same run
+                logger.experiment.finish(status)
 
 
 def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from benchmarks import record
 from benchmarks.methods import Job
-from benchmarks.record import Cell
+from benchmarks.record import Cell, Cost, Record
+from benchmarks.run import make_record
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TOY = HERE / "toy_task.py"
+WHEN = "2026-01-01T00:00:00+00:00"
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +44,39 @@ def job(toy: ModuleType, tmp_path: Path) -> Callable[..., Job]:
         return Job(Cell("toy", preset, method, fold, seed), task, config, tmp_path / "results", device="cpu", **other)
 
     return make
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def write(job: Callable[..., Job], results: Path) -> Callable[..., Record]:
+    """Writes one record: accuracy given, or a reason for having none."""
+
+    def one(method: str, fold: int, seed: int, accuracy: float | str, **other: Any) -> Record:
+        of_job = {name: other.pop(name) for name in ("config", "preset", "task") if name in other}
+        one = job(method, fold=fold, seed=seed, **of_job)
+        if isinstance(accuracy, str):
+            made = make_record(one, WHEN, reason=accuracy)
+        else:
+            values = {"accuracy": accuracy, "loss": 1 - accuracy / 100}
+            made = make_record(
+                one,
+                WHEN,
+                **{
+                    "metrics": values,
+                    "metrics_last": values | {"accuracy": accuracy - 1},
+                    "validation": values,
+                    "training": Cost(5, 2.0 * fold, 500.0 + seed, "resident"),
+                }
+                | other,
+            )
+        record.write(made, results)
+        return made
+
+    return one
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_a_suite_runs_what_is_missing_and_keeps_the_rest(call: Call, project: Pa
     line = (*SUITE, "tiny", "--seeds", "0")
     first = call(*line, "--folds", "1")
     assert first.returncode == 0, first.stderr
-    assert "5 cells: 0 kept, 5 to run, 0 unavailable; workers: 2; no records" in first.stdout
+    assert "5 cells: 0 kept, 5 to run, 0 unavailable; workers: 2; time unknown" in first.stdout
     assert "[5/5]" in first.stdout
     made = records(project)
     assert {r.method for r in made} == set(METHODS)
@@ -107,7 +107,7 @@ def test_missing_data_is_said_and_becomes_dashes(call: Call, project: Path) -> N
     done = call(*SUITE, "missing", "--seeds", "0", "--method", "baseline")
     assert done.returncode == 3
     assert "unavailable: foreign: cannot be loaded: ModuleNotFoundError" in done.stdout
-    assert "unavailable: toy: download toy.zip and unpack it" in done.stdout
+    assert "unavailable: toy missing: download toy.zip and unpack it" in done.stdout
     assert [r.reason for r in records(project)] == ["unavailable: download toy.zip and unpack it"] * 2
     (path,), _ = tables.make(project / "results")
     assert "download toy.zip" in path.read_text()

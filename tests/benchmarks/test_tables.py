@@ -3,53 +3,17 @@
 import csv
 import dataclasses
 import io
-import tomllib
+import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
-from benchmarks import record, tables
-from benchmarks.methods import METHODS, Job
-from benchmarks.record import Cost, Record, RecordError
-from benchmarks.run import make_record
-
-WHEN = "2026-01-01T00:00:00+00:00"
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    return tmp_path / "results"
-
-
-@pytest.fixture
-def write(job: Callable[..., Job], results: Path) -> Callable[..., Record]:
-    """Writes one record: accuracy given, or a reason for having none."""
-
-    def one(method: str, fold: int, seed: int, accuracy: float | str, **other: Any) -> Record:
-        of_job = {name: other.pop(name) for name in ("config", "preset", "task") if name in other}
-        one = job(method, fold=fold, seed=seed, **of_job)
-        if isinstance(accuracy, str):
-            made = make_record(one, WHEN, reason=accuracy)
-        else:
-            values = {"accuracy": accuracy, "loss": 1 - accuracy / 100}
-            made = make_record(
-                one,
-                WHEN,
-                **{
-                    "metrics": values,
-                    "metrics_last": values | {"accuracy": accuracy - 1},
-                    "validation": values,
-                    "training": Cost(5, 2.0 * fold, 500.0 + seed, "resident"),
-                }
-                | other,
-            )
-        record.write(made, results)
-        return made
-
-    return one
+from benchmarks import tables
+from benchmarks.methods import METHODS
+from benchmarks.record import Cost, Record
 
 
 def report(results: Path, name: str = "toy-tiny") -> str:
@@ -65,38 +29,17 @@ def cells(text: str, title: str, row: str) -> list[str]:
     return [cell.strip() for cell in line.strip("| ").split(" | ")][1:]
 
 
-def test_the_interval_is_over_folds_after_averaging_their_seeds() -> None:
-    values = {(1, 0): 69.0, (1, 1): 71.0, (2, 0): 72.0, (2, 1): 72.0, (3, 0): 70.0, (3, 1): 78.0}
-    found = tables.estimate(values)
-    assert found is not None
-    assert found.mean == pytest.approx(72.0)
-    # Fold means 70, 72, 74: standard deviation 2; t(0.975, 2 degrees of freedom) = 4.3027 in any t table.
-    assert found.half_width == pytest.approx(4.3027 * 2 / 3**0.5, rel=1e-4)
-    assert (found.units, found.cells) == (3, 6)
-
-
-def test_with_one_fold_the_interval_is_over_seeds() -> None:
-    found = tables.estimate({(1, 0): 60.0, (1, 1): 64.0})
-    assert found is not None
-    # t(0.975, 1) = 12.7062; standard deviation of 60 and 64 is 2.8284.
-    assert found.half_width == pytest.approx(12.7062 * 2.8284 / 2**0.5, rel=1e-4)
-    assert found.units == 2
-
-
-def test_one_number_has_no_interval_and_none_has_no_mean() -> None:
-    assert tables.estimate({(1, 0): 60.0}) == tables.Estimate(60.0, None, 1, 1)
-    assert tables.estimate({}) is None
-
-
 def test_a_report_shows_means_differences_last_epochs_and_costs(write: Callable[..., Record], results: Path) -> None:
     for fold, ours, theirs in ((1, 72.0, 70.0), (2, 75.0, 72.0), (3, 78.0, 74.0)):
         write("baseline", fold, 0, theirs)
         write("local_single", fold, 0, ours, search=Cost(5, 3.0, 700.0, "resident"))
     text = report(results)
     test = "Test part, epoch chosen on the validation part"
-    assert cells(text, test, "baseline")[:3] == ["72.0 ± 5.0", "0.280 ± 0.050", "3"]
-    assert cells(text, test, "baseline")[3:] == ["0", "0.0", "4.0", "–", "500"]
-    assert cells(text, test, "local_single")[2:] == ["3", "5", "3.0", "4.0", "700", "500"]
+    assert cells(text, test, "baseline") == ["72.0 ± 5.0", "0.280 ± 0.050", "3", "0"]
+    assert cells(text, test, "local_single")[2:] == ["3", "5"]
+    assert cells(text, "Cost", "baseline") == ["0", "0.0", "–", "–", "4.0", "500"]
+    # Trainings of 2, 4 and 6 s: the mean of 3/2, 3/4 and 3/6 is 0.917.
+    assert cells(text, "Cost", "local_single") == ["5", "3.0", "0.92", "700", "4.0", "500"]
     # Differences 2, 3, 4: mean 3, half width 4.3027 / sqrt(3); far narrower than the rows' own intervals.
     assert cells(text, "Difference to baseline", "local_single") == ["+3.0 ± 2.5", "-0.030 ± 0.025", "3"]
     assert cells(text, "Test part, last epoch", "baseline")[0] == "71.0 ± 5.0"
@@ -106,9 +49,11 @@ def test_a_report_shows_means_differences_last_epochs_and_costs(write: Callable[
         "Folds 1, 2, 3; seeds 0.",
         "Student's t over folds",
         "Protocol ",
+        "numbers do not compare to any",
     ):
         assert part in text
-    assert "published" not in text
+    assert "## Notes" not in text
+    assert "| published" not in text
 
 
 def test_differences_are_paired(write: Callable[..., Record], results: Path) -> None:
@@ -130,7 +75,7 @@ def test_failed_missing_and_broken_cells_are_dashes_with_reasons(write: Callable
     broken.write_text('{"schema": 1')
     write("local_multi", 1, 0, "unavailable: download toy.zip")
     paths, errors = tables.make(results)
-    assert [path.name for path in paths] == ["toy-tiny.md"]
+    assert [path.name for path in paths] == ["toy-tiny.md", "index.html"]
     assert len(errors) == 1
     assert str(broken) in errors[0]
     text = paths[0].read_text("utf-8")
@@ -166,19 +111,6 @@ def test_mixed_protocols_are_refused_and_other_tables_are_made(
     assert "toy, preset tiny: refused" in (results / "tables/README.md").read_text()
 
 
-def test_settings_may_differ_between_methods_but_not_within_one(
-    write: Callable[..., Record], results: Path, job: Callable[..., Job]
-) -> None:
-    write("baseline", 1, 0, 70.0)
-    path = write("random_search", 1, 0, 70.0).cell.path(results)
-    write("random_search", 2, 0, 70.0)
-    report(results)
-    path.write_text(path.read_text().replace('"candidates": 5', '"candidates": 7'))
-    (found,) = tables.group(*record.read_all(results))
-    with pytest.raises(RecordError, match=r"settings\.candidates is"):
-        tables.check_protocols(found, results)
-
-
 def test_published_rows_appear_only_beside_records_of_the_same_data(
     write: Callable[..., Record], results: Path, toy: ModuleType
 ) -> None:
@@ -200,33 +132,7 @@ def test_published_rows_appear_only_beside_records_of_the_same_data(
     assert row[:3] == ["66.3", "", "52.6"]
     assert "- [1] Source: author, ms-tcn issue 7" in text
     for title in ("Test part, last epoch", "Every cell"):
-        assert "published" not in text.split(f"## {title}")[1].split("## ")[0]
-
-
-def test_every_published_row_names_data_result_and_source() -> None:
-    content = tomllib.loads(tables.PUBLISHED.read_text("utf-8"))
-    rows = content["row"]
-    assert len({(row["key"], row["name"]) for row in rows}) == len(rows)
-    for row in rows:
-        assert set(row) == {"key", "name", "source", "values"}
-        assert row["source"].strip()
-        assert all(0 < value < 100 for value in row["values"].values())
-
-
-def test_published_numbers_are_those_of_the_checked_list(shared: Path) -> None:
-    checked = tomllib.loads((shared / "published.toml").read_text("utf-8"))
-    ours = {(row["key"], row["name"]): row for row in tomllib.loads(tables.PUBLISHED.read_text("utf-8"))["row"]}
-    expected = []
-    for section in ("coco", "coco_panoptic", "semantic_segmentation", "imagenet_s"):
-        for rows in checked[section].values():
-            if isinstance(rows, dict):
-                expected += [tuple(values) for values in rows.values()]
-    for dataset in ("50salads", "gtea", "breakfast"):
-        expected += [tuple(entry["row"]) for entry in checked["action_segmentation"][dataset].values()]
-    # One more than the list's tables: the accuracy of RF-Next on Breakfast, which the list has in a note.
-    found = sorted(tuple(row["values"].values()) for row in ours.values())
-    assert found == sorted([*expected, (70.8,)])
-    assert "70.8" in checked["action_segmentation"]["note"]
+        assert "| published" not in text.split(f"## {title}")[1].split("## ")[0]
 
 
 def test_equal_records_give_equal_files(write: Callable[..., Record], results: Path) -> None:
@@ -237,12 +143,14 @@ def test_equal_records_give_equal_files(write: Callable[..., Record], results: P
         for fold in (1, 2):
             write(method, fold, 0, 60.0 + fold, history=history)
     tables.make(results)
-    made = [*(results / "tables").iterdir(), *(results / "figures").iterdir()]
+    made = [*(results / "tables").iterdir(), *(results / "figures").iterdir(), results / "index.html"]
     before = {path: path.read_bytes() for path in made}
     names = {path.name for path in made}
     assert names == {
         "README.md",
-        *(f"toy-tiny{end}" for end in (".md", ".csv", ".tex", "-bars.svg", "-dilations.svg")),
+        "index.html",
+        *(f"toy-tiny{end}" for end in (".md", ".csv", ".tex")),
+        *(f"toy-tiny-{kind}.svg" for kind in ("scores", "differences", "dilations")),
     }
     tables.make(results)
     assert {path: path.read_bytes() for path in made} == before
@@ -250,9 +158,9 @@ def test_equal_records_give_equal_files(write: Callable[..., Record], results: P
         assert path.stat().st_size < 100_000
     assert b"stage.7.conv" in before[results / "figures/toy-tiny-dilations.svg"]
     text = before[results / "tables/toy-tiny.md"].decode()
-    for name in ("toy-tiny-bars.svg", "toy-tiny-dilations.svg"):
+    for name in ("toy-tiny-scores.svg", "toy-tiny-dilations.svg"):
         assert f"](../figures/{name})" in text
-    rows = text.split("## ")[1].splitlines()[4:]
+    rows = text.split("## Test part, epoch")[1].split("\n## ")[0].splitlines()[4:]
     assert [row.split()[1] for row in rows if row] == list(METHODS)
 
 
@@ -268,7 +176,7 @@ def test_csv_and_latex_carry_the_same_numbers(write: Callable[..., Record], resu
     assert (row["units"], row["cells"]) == ("3", "3")
     latex = (results / "tables/toy-tiny.tex").read_text()
     assert r"local\_single & +3.0 $\pm$ 2.5" in latex
-    assert latex.count(r"\begin{tabular}{lrrr}") == latex.count(r"\end{tabular}") == 2
+    assert [latex.count(rf"\begin{{tabular}}{{l{'r' * count}}}") for count in (4, 3, 6)] == [1, 1, 1]
     assert r"accuracy (\%) $\uparrow$" in latex
 
 
@@ -286,3 +194,102 @@ def test_without_records_nothing_is_claimed(results: Path, capsys: pytest.Captur
     assert tables.main(["--results", str(results)]) == 0
     assert "no records" in capsys.readouterr().out
     assert not results.exists()
+
+
+def test_what_a_task_leaves_out_is_a_dash_with_the_reason(
+    write: Callable[..., Record], results: Path, project: Path, call: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    with (project / "tasks/toy/task.py").open("a") as file:
+        file.write("\nfrom dataclasses import replace\n")
+        file.write('TASK = replace(TASK, leaves_out={"local_multi": "the toy has no room"})\n')
+    write("baseline", 1, 0, 70.0)
+    write("local_single", 1, 0, 72.0)
+    done = call("benchmarks.tables", "--results", str(results))
+    assert done.returncode == 0, done.stderr
+    text = (results / "tables/toy-tiny.md").read_text()
+    assert cells(text, "Test part, epoch chosen", "local_multi") == ["– [1]", "– [1]", "0 of 1", "–"]
+    assert "- [1] left out: the toy has no room" in text
+    assert "2 of 2 cells" in (results / "tables/README.md").read_text()
+    assert "left out: the toy has no room" in (results / "index.html").read_text()
+
+
+def test_presets_of_a_family_share_a_table_in_the_papers_words(
+    write: Callable[..., Record], results: Path, toy: ModuleType
+) -> None:
+    metrics = tuple(dataclasses.replace(toy.TASK.metrics[0], name=name) for name in ("box_mAP", "mask_mAP"))
+    values = {"box_mAP": 49.0, "mask_mAP": 43.25}
+    found = {"metrics": values, "metrics_last": values, "validation": values}
+    for preset, key in (("coco", None), ("coco-convnext", "coco_detection.convnext_t_cascade_mask_3x")):
+        task = dataclasses.replace(toy.TASK, metrics=metrics, published=lambda config, key=key: key)
+        for method in ("baseline", "local_single", "random_search"):
+            write(method, 1, 0, 0.0, preset=preset, config=toy.Config(), task=task, **found)
+    write("baseline", 1, 0, 0.0, preset="coco+epochs=9", config=toy.Config(epochs=9), task=task, **found)
+    text = report(results, "toy-coco-family")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| coco")]
+    header = next(line for line in text.splitlines() if line.startswith("| preset"))
+    assert header == "| preset | metric | NO | published | single | published |"
+    assert rows == [
+        ["coco", "box_mAP (%) ↑", "49.0", "", "49.0"],
+        ["coco", "mask_mAP (%) ↑", "43.2", "", "43.2"],
+        ["coco-convnext", "box_mAP (%) ↑", "49.0", "50.3 [1]", "49.0", "50.6 [1]"],
+        ["coco-convnext", "mask_mAP (%) ↑", "43.2", "43.6 [1]", "43.2", "44.0 [1]"],
+    ]
+    assert "- [1] Source: mmdetection configs/rfnext/README" in text
+
+
+def test_small_data_have_no_published_column(write: Callable[..., Record], results: Path, toy: ModuleType) -> None:
+    for preset in ("tiny", "tiny-wide"):
+        for method in ("baseline", "local_single"):
+            write(method, 1, 0, 70.0, preset=preset, config=toy.Config())
+    text = report(results, "toy-tiny-family")
+    assert "| preset | metric | NO | single |" in text
+    assert "numbers do not compare to any" in text
+
+
+def test_the_cost_of_all_searches_is_one_table(write: Callable[..., Record], results: Path) -> None:
+    for preset in ("tiny", "slow"):
+        write("baseline", 1, 0, 70.0, preset=preset)
+        write("local_single", 1, 0, 71.0, preset=preset, search=Cost(5, 3.0, 700.0, "resident"))
+    tables.make(results)
+    rows = list(csv.DictReader(io.StringIO((results / "tables/search_cost.csv").read_text())))
+    assert [(row["preset"], row["method"]) for row in rows] == [("slow", "local_single"), ("tiny", "local_single")]
+    # The baseline's training of fold 1 took 2 s.
+    assert {(row["search epochs"], row["search (s)"], row["search / one training"]) for row in rows} == {
+        ("5", "3.0", "1.50")
+    }
+
+
+def test_times_of_interrupted_runs_and_of_other_machines_make_no_ratio(
+    write: Callable[..., Record], results: Path
+) -> None:
+    search = Cost(5, 3.0, 700.0, "resident")
+    write("baseline", 1, 0, 70.0)
+    write("baseline", 2, 0, 70.0, resumed=True)
+    write("local_single", 1, 0, 70.0, search=search, resumed=True)
+    write("local_single", 2, 0, 70.0, search=search)
+    assert cells(report(results), "Cost", "local_single")[2] == "–"
+
+
+def test_latex_is_balanced_and_escaped_whatever_the_records_say(
+    write: Callable[..., Record], results: Path, toy: ModuleType
+) -> None:
+    task = dataclasses.replace(toy.TASK, data_label=lambda config: r"50% of {x}_$y$ & \z #1 ~^ <a> | b")
+    write("baseline", 1, 0, 70.0, task=task)
+    write("local_single", 1, 0, "Error: a_b\n\n100 % {of \\memory", task=task)
+    tables.make(results)
+    for path in (results / "tables").glob("*.tex"):
+        text = "\n".join(re.sub(r"(?<!\\)%.*", "", line) for line in path.read_text().splitlines())
+        bare = re.sub(r"\\[\\&%$#_{}]", "", text)  # without escaped characters
+        depth = 0
+        for character in bare:
+            depth += (character == "{") - (character == "}")
+            assert depth >= 0
+        assert depth == 0
+        assert bare.count("$") % 2 == 0
+        assert not set(bare) & set("#_^~<>|")
+        begun, ended = re.findall(r"\\begin{(\w+)}", bare), re.findall(r"\\end{(\w+)}", bare)
+        assert sorted(begun) == sorted(ended)
+        for columns, body in re.findall(r"\\begin{tabular}{(\w+)}(.*?)\\end{tabular}", text, re.DOTALL):
+            rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+            assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
+        assert "\n\n" not in text  # a blank line inside of a caption is an error

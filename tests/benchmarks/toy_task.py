@@ -58,7 +58,8 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     fault = config.fault if run.fold == 2 else "none"
     if fault == "mixed":
         fault = FAULTS[run.seed]
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    groups = run.search.parameter_groups() if run.search else [{"params": list(model.parameters())}]
+    optimizer = torch.optim.Adam(groups, lr=0.02)
     checkpoint, best, start = run.folder / "last.ckpt", -1.0, 0
     if run.resume and checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)

@@ -1,0 +1,191 @@
+"""Two results folders side by side: of two commits, two machines, two versions of a package.
+
+    python -m benchmarks.compare A B [--csv FILE]
+
+Prints, as Markdown, the difference B - A of every metric, paired by fold and seed over the cells that both folders
+have, with its 95 % interval. Cells whose protocols differ are not compared: it is said in what they differ.
+
+Exit status: 0, 1 if something was refused or is broken, 2 if there is nothing to compare.
+"""
+
+import csv
+import io
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from benchmarks.groups import Estimate, estimate
+from benchmarks.methods import METHODS
+from benchmarks.record import Cell, Record, protocol_differences, read_all
+from rfnext.atomic import write_text
+from tasks.spec import Metric
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare the records of two results folders; trains nothing."""
+
+    a: tyro.conf.Positional[Path]
+    """Results folder that differences are taken from."""
+    b: tyro.conf.Positional[Path]
+    """Results folder that is compared with it."""
+    csv: Path | None = None
+    """Also write every number to this file."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of a method: test part, epoch chosen on validation.
+
+    a, b: means over the compared cells. difference: of the pairs, b - a.
+    """
+
+    task: str
+    preset: str
+    method: str
+    metric: Metric
+    a: float
+    b: float
+    difference: Estimate
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "equal", ""]:
+        """Whether b is better, where the interval excludes 0; "equal" if every pair is."""
+        if self.difference.half_width is None:
+            return "equal" if self.difference.mean == 0 else ""
+        if self.difference.mean == self.difference.half_width == 0:
+            return "equal"
+        if abs(self.difference.mean) <= self.difference.half_width:
+            return ""
+        return "better" if (self.difference.mean > 0) == self.metric.higher_is_better else "worse"
+
+
+@dataclass
+class Comparison:
+    """rows: in the order of tasks, presets and methods. refused: why cells that both have are not compared.
+
+    only_a, only_b: finished cells that the other folder lacks.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    pairs: list[tuple[Record, Record]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    only_a: list[Cell] = field(default_factory=list)
+    only_b: list[Cell] = field(default_factory=list)
+
+
+def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
+    """Pair the finished records of two folders by cell and take their differences."""
+    before, after = ({r.cell: r for r in records if r.status == "done"} for records in (a, b))
+    found = Comparison(only_a=sorted(before.keys() - after.keys()), only_b=sorted(after.keys() - before.keys()))
+    rows: dict[tuple[str, str, str], list[tuple[Record, Record]]] = {}
+    refused: dict[str, list[Cell]] = {}
+    for cell in sorted(before.keys() & after.keys()):
+        old, new = before[cell], after[cell]
+        if differing := protocol_differences(old.protocol, new.protocol):
+            refused.setdefault(f"{cell.task} {cell.preset} {cell.method}: {', '.join(differing)}", []).append(cell)
+        else:
+            rows.setdefault((cell.task, cell.preset, cell.method), []).append((old, new))
+    found.refused = [f"{reason} ({len(cells)} cells)" for reason, cells in refused.items()]
+    order = list(METHODS)
+    for task, preset, method in sorted(rows, key=lambda row: (*row[:2], [*order, row[2]].index(row[2]), row[2])):
+        pairs = rows[task, preset, method]
+        found.pairs += pairs
+        for metric in pairs[0][1].metric_specs:
+            values = [
+                ((old.fold, old.seed), old.metrics[metric.name], new.metrics[metric.name])
+                for old, new in pairs
+                if old.metrics is not None and new.metrics is not None
+            ]
+            difference = estimate({column: after - before for column, before, after in values})
+            if difference is not None:
+                means = (statistics.fmean(value[i] for value in values) for i in (1, 2))
+                found.rows.append(Row(task, preset, method, metric, *means, difference))
+    return found
+
+
+def markdown(found: Comparison, a: Path, b: Path) -> str:
+    """The comparison as Markdown."""
+    lines = [f"# {b} compared with {a}", "", f"A: {_origin([old for old, _ in found.pairs])}", ""]
+    lines += [f"B: {_origin([new for _, new in found.pairs])}", ""]
+    lines += [
+        "B - A in the same cell, mean ± half width of the 95 % interval by Student's t over folds (seeds of a fold "
+        "averaged first; of one fold, over seeds); test part, epoch chosen on the validation part. An interval without "
+        "0 is called better or worse, before any correction for the number of comparisons.",
+        "",
+    ]
+    for task, preset in dict.fromkeys((row.task, row.preset) for row in found.rows):
+        lines += [f"## {task}, preset {preset}", "", "| method | metric | A | B | B - A | | pairs |"]
+        lines += ["| --- | --- | ---: | ---: | ---: | --- | ---: |"]
+        for row in found.rows:
+            if (row.task, row.preset) == (task, preset):
+                digits = row.metric.decimals
+                half = row.difference.half_width
+                difference = f"{row.difference.mean:+.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+                arrow = "↑" if row.metric.higher_is_better else "↓"
+                lines.append(
+                    f"| {row.method} | {row.metric.name} ({row.metric.unit}) {arrow} | {row.a:.{digits}f} | "
+                    f"{row.b:.{digits}f} | {difference} | {row.verdict} | {row.difference.cells} |"
+                )
+        lines.append("")
+    for name, cells in (("A", found.only_a), ("B", found.only_b)):
+        if cells:
+            lines += [f"Only in {name}: {len(cells)} finished cells ({cells[0]}, ...)", ""]
+    return "\n".join(lines)
+
+
+def _origin(records: Sequence[Record]) -> str:
+    commits = sorted({record.commit or "unknown" for record in records})
+    machines = sorted({f"{r.device['name']} ({r.device['type']})" for r in records})
+    versions = sorted({f"torch {record.versions.get('torch')}" for record in records})
+    return f"commit {', '.join(commits)}; {', '.join(machines)}; {', '.join(versions)}; {len(records)} cells"
+
+
+def table(found: Comparison) -> str:
+    """The comparison as CSV, one metric per line."""
+    buffer = io.StringIO()
+    out = csv.writer(buffer, lineterminator="\n")
+    columns = ["task", "preset", "method", "metric", "unit", "a", "b", "difference", "ci95_half_width", "pairs"]
+    out.writerow(columns)
+    for row in found.rows:
+        half = row.difference.half_width
+        numbers = [f"{value:.6g}" for value in (row.a, row.b, row.difference.mean)]
+        numbers.append("" if half is None else f"{half:.6g}")
+        out.writerow(
+            [row.task, row.preset, row.method, row.metric.name, row.metric.unit, *numbers, row.difference.cells]
+        )
+    return buffer.getvalue()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module for the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m benchmarks.compare")
+    records = []
+    errors: list[str] = []
+    for folder in (options.a, options.b):
+        if not (folder / "runs").is_dir():
+            print(f"error: {folder} is no results folder: it has no runs/", file=sys.stderr)
+            return 2
+        found, broken = read_all(folder)
+        records.append(found)
+        errors += broken.values()
+    comparison = compare(*records)
+    if comparison.rows:
+        print(markdown(comparison, options.a, options.b))
+    for error in [*errors, *(f"not compared, the protocols differ: {reason}" for reason in comparison.refused)]:
+        print(f"error: {error}", file=sys.stderr)
+    if not comparison.rows:
+        print(f"error: {options.a} and {options.b} have no finished cell of one protocol in common", file=sys.stderr)
+        return 2
+    if options.csv is not None:
+        write_text(options.csv, table(comparison))
+    return 1 if errors or comparison.refused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

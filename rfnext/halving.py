@@ -1,0 +1,63 @@
+"""Successive halving: train many structures a little, and only the best of them longer.
+
+Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016. A
+structure that goes on continues from where its training stopped, so nothing is trained twice.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from rfnext.structure import Structure
+
+Train = Callable[[Structure, int], float | None]
+"""Trains a structure until it has had that many epochs in all, continuing what it had before, and returns its
+fitness, higher being better; None if that failed."""
+
+
+def halve(
+    structures: Iterable[Structure],
+    rungs: Sequence[int],
+    train: Train,
+    *,
+    promoted: float = 1 / 3,
+    budget: float = math.inf,
+) -> dict[Structure, float | None]:
+    """Fitness of every structure at the last rung that it reached.
+
+        fitness = halve(evolution.ask(), rungs=[5, 15], train=train)
+        evolution.tell(Scored(structure, value) for structure, value in fitness.items())
+
+    Args:
+        structures: what to rank; duplicates are trained once.
+        rungs: epochs in all at each rung, increasing.
+        train: see `Train`.
+        promoted: share of each rung's structures that goes on to the next, rounded up.
+        budget: epochs that may be spent; a training that would exceed it is not begun. A structure that was never
+            trained has no entry in the result.
+
+    Raises:
+        ValueError: if rungs do not increase from at least 1, or `promoted` is not in (0, 1].
+    """
+    if not rungs or rungs[0] < 1 or any(a >= b for a, b in itertools.pairwise(rungs)):
+        raise ValueError(f"rungs {list(rungs)} do not increase from at least 1 epoch")
+    if not 0 < promoted <= 1:
+        raise ValueError(f"promoted is {promoted}; a share lies in (0, 1]")
+    fitness: dict[Structure, float | None] = {}
+    going, before = list(dict.fromkeys(structures)), 0
+    for rung in rungs:
+        scored = []
+        for structure in going:
+            if rung - before > budget:
+                break
+            budget -= rung - before
+            value = train(structure, rung)
+            # One that fails later on keeps what it had: it was a valid result of the shorter training.
+            if value is not None or structure not in fitness:
+                fitness[structure] = value
+            if value is not None:
+                scored.append((value, structure))
+        scored.sort(key=lambda pair: pair[0], reverse=True)
+        going = [structure for _, structure in scored[: math.ceil(promoted * len(going))]]
+        before = rung
+    return fitness

@@ -1,0 +1,81 @@
+"""Weights & Biases: a training's run that is found again when the training is resumed, and structures in it.
+
+Lightning's `WandbLogger` and mmengine's `WandbVisBackend` do the logging; both hand keyword arguments on to
+`wandb.init`, and those are made here:
+
+    logger = WandbLogger(save_dir=folder, **init_arguments(folder, name="ms_tcn seed 0", group="ms_tcn"))
+    backend = {"type": "WandbVisBackend", "init_kwargs": init_arguments(folder, name=..., group=...)}
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rfnext.dilation import Dilation
+from rfnext.structure import Structure
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+RUN_FILE = "wandb-run.json"
+"""File in a training's folder that holds id, name and group of its run."""
+
+
+def init_arguments(folder: Path, *, name: str = "", group: str = "", project: str = "rfnext") -> dict[str, Any]:
+    """Keyword arguments of `wandb.init` for the training in `folder`, which must exist.
+
+    The first call makes up an id and stores it in `folder / RUN_FILE`; later calls return the same run, so that a
+    resumed training continues it. Nothing is uploaded unless WANDB_MODE or WANDB_API_KEY is set: the run is
+    written to `folder / "wandb"`, and `wandb sync` uploads it later.
+
+    Raises ValueError if the file is broken.
+    """
+    path = folder / RUN_FILE
+    try:
+        with open(path, "x", encoding="utf-8") as file:  # of several processes of one training, the first decides
+            json.dump({"id": secrets.token_hex(4), "name": name, "group": group}, file)
+    except FileExistsError:
+        pass
+    try:
+        stored = json.loads(path.read_text("utf-8"))
+        run = {"id": str(stored["id"]), "name": stored["name"] or None, "group": stored["group"] or None}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no run of Weights & Biases ({error}); delete it to start a new one") from error
+    uploads = "WANDB_MODE" in os.environ or "WANDB_API_KEY" in os.environ
+    return {
+        "project": project,
+        "dir": str(folder),
+        "resume": "allow",
+        "mode": os.environ.get("WANDB_MODE", "online") if uploads else "offline",
+        **run,
+    }
+
+
+def log_structure(run: "Run", structure: Structure, designed: Mapping[str, Dilation] | None = None) -> None:
+    """Log a structure as the artifact "structure-<run id>" and as the table "structure": one row per layer.
+
+    Args:
+        run: what `wandb.init` returned.
+        structure: what was found.
+        designed: the dilations that the search started from, for a second column.
+    """
+    import wandb
+
+    rows = [
+        [name, *([] if designed is None else [_text(designed.get(name))]), _text(dilation)]
+        for name, dilation in structure.items()
+    ]
+    columns: list[str | int] = ["layer", *([] if designed is None else ["designed"]), "dilation"]
+    run.log({"structure": wandb.Table(columns=columns, data=rows)})
+    path = Path(run.dir) / "structure.json"  # the run's own folder, from where it is uploaded
+    structure.save(path)
+    artifact = wandb.Artifact(f"structure-{run.id}", type="structure")
+    artifact.add_file(str(path))
+    run.log_artifact(artifact)
+
+
+def _text(dilation: Dilation | None) -> str:
+    return "" if dilation is None else " x ".join(map(str, dilation))

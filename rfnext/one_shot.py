@@ -1,0 +1,267 @@
+"""One-shot global search: all candidate dilations in one training.
+
+The genetic search (`rfnext.evolution`) trains every structure that it looks at. Here every searched conv holds all
+candidates, 1, 2, 4, ... 1024 say, as branches of one network, their probabilities are trained with the weights, and
+the structure is read out at the end. That is affordable because the operator's products do not grow with the number
+of branches (`rfnext.functional`). The coarse structure can then be refined by a local search.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from rfnext import searched
+from rfnext.conv import INITIAL_WEIGHT, Conv, Where, everything, set_dilation
+from rfnext.dilation import Dilation
+from rfnext.local import Round
+from rfnext.structure import Structure, named_convs
+
+if TYPE_CHECKING:  # the library itself needs torch alone
+    import numpy as np
+
+log = logging.getLogger(__name__)
+
+Readout = Literal["log2", "argmax"]
+
+
+def powers_of_two(longest: int) -> tuple[int, ...]:
+    """1, 2, 4, ... up to the largest power of two below `longest`, the length of the longest input of a conv.
+
+    A dilation of that length or more reads nothing but padding. Raises ValueError below 3: nothing to choose from.
+    """
+    if longest < 3:
+        raise ValueError(f"the longest input is {longest}: there is no dilation to choose from below 3")
+    return tuple(2**exponent for exponent in range((longest - 1).bit_length()))
+
+
+@dataclass(frozen=True)
+class OneShotConfig:
+    """Settings of the one-shot search."""
+
+    candidates: tuple[int, ...] = powers_of_two(1025)
+    """Dilations that every conv chooses from, increasing; see `powers_of_two`."""
+    readout: Readout = "log2"
+    """How `structure()` reads the probabilities p of the candidates d: "log2", 2 ** sum(p log2 d), rounded, which
+    may lie between candidates; "argmax", the most probable candidate."""
+    learning_rate: float = 0.1
+    """Of the logits; see `OneShotSearch.parameter_groups`. Adam moves a parameter by about its learning rate, so 10
+    steps can raise a candidate's share over another's by the factor e squared."""
+    sharpen: float = 1.0
+    """Annealing: after every step the logits are multiplied by this, so that the softmax comes closer to a choice;
+    1.0 leaves them alone."""
+    warmup: int = 0
+    """Steps in which all candidates keep the same share and only the weights learn: what a random kernel makes of
+    a dilation says nothing about the dilation."""
+    interval: int = 1
+    """Steps between two entries of `history`."""
+
+    def __post_init__(self) -> None:
+        c = self.candidates
+        if len(c) < 2 or not all(isinstance(d, int) and d >= 1 for d in c) or list(c) != sorted(set(c)):
+            raise ValueError(f"candidates {c!r} are not two or more increasing positive integers")
+        if self.readout not in get_args(Readout):
+            raise ValueError(f"unknown readout {self.readout!r}; known: {', '.join(get_args(Readout))}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
+        if not (math.isfinite(self.sharpen) and self.sharpen >= 1):
+            raise ValueError(f"sharpen is {self.sharpen}; it must be at least 1")
+        if self.interval < 1 or self.warmup < 0:
+            raise ValueError(f"interval must be >= 1 and warmup >= 0, got {self.interval} and {self.warmup}")
+
+
+class OneShotSearch:
+    """Searches the coarse dilations of a model's convs while somebody else trains it, once.
+
+        search = OneShotSearch(model, OneShotConfig(candidates=powers_of_two(longest)))
+        optimizer = torch.optim.Adam(search.parameter_groups(), lr=5e-4)
+        for epoch in range(50):
+            train_one_epoch(model, optimizer)
+            search.after_step()
+        search.structure().apply(fresh_model)                   # then refine by LocalSearch, or train
+
+    It can stand wherever a `LocalSearch` can: in the Lightning callback, in checkpoints, with EMA, DDP and AMP. All
+    axes of a conv get the same dilation; axes whose kernel is 1 or even keep theirs. Probabilities are
+    softmax(branch_weight / 0.01) and start equal.
+
+    Args:
+        model: any network; what its dilations are does not matter to the search.
+        config: settings.
+        where: which of the searchable convs take part.
+
+    Raises:
+        ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps it already.
+    """
+
+    def __init__(self, model: nn.Module, config: OneShotConfig, where: Where = everything) -> None:
+        self.model = model
+        self.config = config
+        self.step = 0
+        self.history: list[Round] = []
+        designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
+        self._convs = searched.take_over_all(
+            model, where, self._candidates, entries=len(config.candidates), rule="default"
+        )
+        self.initial = Structure({name: designed[name] for name in self._convs})
+        if config.warmup:
+            for weight in self.branch_weights():
+                # Not requires_grad_(False): DDP would then leave the weight out for good.
+                weight.register_hook(lambda gradient: gradient if self.step >= config.warmup else 0 * gradient)
+
+    def _candidates(self, conv: Conv) -> list[Dilation]:
+        free = [k > 1 and k % 2 == 1 for k in conv.kernel_size]
+        return [
+            tuple(candidate if f else d for f, d in zip(free, conv.dilation, strict=True))
+            for candidate in self.config.candidates
+        ]
+
+    def branch_weights(self) -> list[nn.Parameter]:
+        """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
+        return [conv.branch_weight for conv in self._convs.values()]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The model's parameters for an optimizer: all others, then the branch weights at their own learning rate.
+
+        A schedule that multiplies the learning rates of all groups alike suits both. Frameworks that build groups
+        themselves can use `branch_learning_rate`.
+        """
+        own = {id(weight) for weight in self.branch_weights()}
+        others = [parameter for parameter in self.model.parameters() if id(parameter) not in own]
+        return [{"params": others}, {"params": self.branch_weights(), "lr": self.branch_learning_rate}]
+
+    @property
+    def branch_learning_rate(self) -> float:
+        """What an optimizer needs for `config.learning_rate`: probabilities are softmax(branch_weight / 0.01)."""
+        return self.config.learning_rate * INITIAL_WEIGHT
+
+    @property
+    def round(self) -> int:
+        """Entries of `history` so far."""
+        return len(self.history)
+
+    def probability(self) -> dict[str, list[float]]:
+        """Share of each candidate now, per layer."""
+        return searched.probability(self._convs)
+
+    def after_step(self) -> bool:
+        """Count one step (an epoch, or an iteration: whoever calls decides) and sharpen the probabilities.
+
+        Returns whether an entry was added to `history`. Under distributed training call it on every rank.
+        """
+        self.step += 1
+        if self.config.sharpen > 1:
+            with torch.no_grad():
+                for weight in self.branch_weights():
+                    # The softmax does not see what all logits have in common; about their mean none runs away.
+                    weight.copy_((weight - weight.mean()) * self.config.sharpen + INITIAL_WEIGHT)
+        if self.step % self.config.interval:
+            return False
+        structure = self.structure()
+        self.history.append(
+            Round(
+                step=self.step,
+                dilations={name: list(conv.dilations) for name, conv in self._convs.items()},
+                probability=self.probability(),
+                structure=dict(structure),
+            )
+        )
+        log.info("step %d: mean entropy of the probabilities %.2f bits", self.step, self.entropy())
+        return True
+
+    def entropy(self) -> float:
+        """Mean over layers of -sum p log2 p, in bits: log2(candidates) at the start, 0 when every layer has chosen."""
+        shares = self.probability().values()
+        return sum(-p * math.log2(p) for share in shares for p in share if p > 0) / len(shares)
+
+    def structure(self, readout: Readout | None = None) -> Structure:
+        """The structure that the probabilities mean now; `readout` overrides the config's.
+
+        Raises ValueError, naming the layer, if a probability is not a number.
+        """
+        readout = readout or self.config.readout
+        return Structure(
+            {
+                name: _read_out(name, share, self._convs[name].dilations, readout)
+                for name, share in self.probability().items()
+            }
+        )
+
+    def sample(self, rng: "np.random.Generator") -> Structure:
+        """A structure drawn from the probabilities, every layer on its own; to be ranked by a short evaluation."""
+        drawn = {}
+        for name, share in self.probability().items():
+            total = sum(share)  # float32 sums to 1 only nearly
+            drawn[name] = self._convs[name].dilations[rng.choice(len(share), p=[p / total for p in share])]
+        return Structure(drawn)
+
+    def choose(self, structure: Mapping[str, Dilation]) -> None:
+        """Make the model compute with one branch per layer, for ranking structures by the shared weights.
+
+        Changes the branches: keep a copy of `model.state_dict()` to come back.
+
+        Raises:
+            ValueError: if the structure is of other layers than the search.
+        """
+        if different := set(structure) ^ set(self._convs):
+            raise ValueError(f"the structure differs in {len(different)} layers, {sorted(different)[0]!r} first")
+        for name, conv in searched.plain(self._convs):
+            set_dilation(conv, structure[name])
+            self._convs[name].set_branches([structure[name]])
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Give another copy of the searched model (an EMA) the same branch weights.
+
+        Raises:
+            ValueError: naming a layer that the copy lacks or that is not searched there.
+        """
+        searched.copy_branches(self._convs, model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the search needs to go on; numbers, strings, lists and dicts only. The branch weights are parameters
+        and travel with the model's own state_dict."""
+        return {
+            "version": 1,
+            "kind": "one_shot",
+            "config": {**asdict(self.config), "candidates": list(self.config.candidates)},
+            "step": self.step,
+            "initial": {name: list(d) for name, d in self.initial.items()},
+            "history": [r.state_dict() for r in self.history],
+            "branches": searched.branch_state(self._convs),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`.
+
+        Raises:
+            ValueError: if it is no such state, or the layers or candidates differ; nothing is changed then.
+        """
+        keys = {"version", "kind", "config", "step", "initial", "history", "branches"}
+        if not isinstance(state, Mapping) or set(state) != keys or (state["version"], state["kind"]) != (1, "one_shot"):
+            raise ValueError("not the state of a OneShotSearch of this version of rfnext")
+        branches = searched.check_branch_state(self._convs, state["branches"])
+        if state["config"]["candidates"] != list(self.config.candidates):
+            raise ValueError(
+                f"the state is of a search over {state['config']['candidates']}, this one is over "
+                f"{list(self.config.candidates)}"
+            )
+        for name, conv in self._convs.items():
+            conv.set_extra_state(branches[name])
+        self.step = int(state["step"])
+        self.initial = Structure({name: tuple(d) for name, d in state["initial"].items()})
+        self.history = [Round.from_state(r) for r in state["history"]]
+
+
+def _read_out(name: str, share: Sequence[float], dilations: Sequence[Dilation], readout: Readout) -> Dilation:
+    if not math.isfinite(sum(share)):
+        raise ValueError(f"layer {name!r}: the probabilities are {list(share)}; did the training diverge?")
+    if readout == "argmax":
+        return dilations[max(range(len(share)), key=share.__getitem__)]
+    total = sum(share)
+    return tuple(
+        max(1, math.floor(2 ** (sum(p * math.log2(d) for p, d in zip(share, axis, strict=True)) / total) + 0.5))
+        for axis in zip(*dilations, strict=True)
+    )

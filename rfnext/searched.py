@@ -1,0 +1,112 @@
+"""The searched convs of a model: what every kind of search does with them.
+
+A search takes the convs over (`take_over_all`), reads what was learnt (`probability`), and keeps copies of the model
+(EMA) in step (`copy_branches`).
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from rfnext.conv import Conv, SearchConv, Where, take_over, unsearchable
+from rfnext.dilation import Dilation, Rule
+from rfnext.structure import named_convs
+
+log = logging.getLogger(__name__)
+
+
+def plain(convs: Mapping[str, SearchConv]) -> list[tuple[str, Conv]]:
+    """The same convs, typed as the convs that they also are."""
+    return [(name, cast(Conv, conv)) for name, conv in convs.items()]
+
+
+def take_over_all(
+    model: nn.Module, where: Where, layout: Callable[[Conv], Sequence[Dilation]], entries: int, rule: Rule
+) -> dict[str, SearchConv]:
+    """Make every searchable conv that `where` picks a SearchConv with the branches that `layout` gives it.
+
+    Returns:
+        The searched convs by name, as in `model.named_modules()`.
+
+    Raises:
+        ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps the model,
+            which would leave the branch weights out. Nothing is changed then.
+    """
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
+        raise ValueError("build the search before DistributedDataParallel, which else leaves the branch weights out")
+    picked: dict[str, Conv] = {}
+    reasons: dict[str, str] = {}
+    for name, conv in named_convs(model).items():
+        if not where(name, conv):
+            reasons[name] = "not picked by `where`"
+        elif reason := unsearchable(conv):
+            reasons[name] = reason
+            if "overrides forward()" in reason:
+                log.warning("%s is not searched: %s", name, reason)
+        else:
+            picked[name] = conv
+    if not picked:
+        found = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
+        raise ValueError(f"no conv to search among the model's {len(reasons)}. {found}")
+    branches = {name: layout(conv) for name, conv in picked.items()}
+    for name, conv in picked.items():
+        if len(branches[name]) < 2:
+            log.info("%s: the bounds leave only dilation %s", name, branches[name][0])
+        take_over(conv, branches[name], entries=entries, rule=rule)
+    log.info("searching %d of %d convs", len(picked), len(picked) + len(reasons))
+    return {name: cast(SearchConv, conv) for name, conv in picked.items()}
+
+
+def probability(convs: Mapping[str, SearchConv]) -> dict[str, list[float]]:
+    """Share of each branch now, per layer."""
+    with torch.no_grad():
+        # One transfer for all layers: on a GPU each one waits for the device.
+        flat = torch.cat([conv.probability for conv in convs.values()]).tolist()
+    result, start = {}, 0
+    for name, conv in convs.items():
+        result[name] = flat[start : start + len(conv.dilations)]
+        start += len(conv.dilations)
+    return result
+
+
+def copy_branches(convs: Mapping[str, SearchConv], model: nn.Module) -> None:
+    """Give another copy of the searched model the same branches and branch weights.
+
+    Raises:
+        ValueError: naming a layer that the copy lacks or that is not searched there.
+    """
+    copies = named_convs(model)
+    for name, conv in convs.items():
+        copy = copies.get(name)
+        if not isinstance(copy, SearchConv):
+            raise ValueError(f"layer {name!r} is not a searched conv of the copy; copy the model after wrapping it")
+        copy.set_extra_state(conv.get_extra_state())
+        with torch.no_grad():  # an average over weights that were of other branches means nothing
+            copy.branch_weight.copy_(conv.branch_weight)
+
+
+def branch_state(convs: Mapping[str, SearchConv]) -> dict[str, Any]:
+    """Centre and branches of every conv, as lists."""
+    return {name: conv.get_extra_state().tolist() for name, conv in convs.items()}
+
+
+def check_branch_state(convs: Mapping[str, SearchConv], state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What `branch_state` gave, as the tensors that `SearchConv.set_extra_state` takes.
+
+    Raises:
+        ValueError: if it is of other layers, or an entry does not fit its conv.
+    """
+    if different := set(state) ^ set(convs):
+        raise ValueError(
+            f"the state is of a search over other layers; {len(different)} differ, {sorted(different)[0]!r} first"
+        )
+    branches = {name: torch.tensor(rows, dtype=torch.int64) for name, rows in state.items()}
+    for name, conv in convs.items():
+        try:
+            conv.check_extra_state(branches[name])
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from None
+    return branches

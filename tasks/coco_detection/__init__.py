@@ -1,0 +1,1 @@
+"""COCO detection: the five published detectors, searchable in MMDetection 3."""

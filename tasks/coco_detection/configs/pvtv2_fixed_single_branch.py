@@ -1,0 +1,13 @@
+# PVTv2-b0 Mask R-CNN, 12 epochs: retrained with plain convs at the dilations of a structure.
+_base_ = "pvtv2_search.py"
+
+# What pvtv2_search.py leaves in its default work_dir; put the path of your structure here.
+structure = "work_dirs/pvtv2_search/local_search_config_step10.json"
+custom_hooks = [
+    dict(
+        type="RFSearchHook",
+        mode="fixed_single_branch",
+        rfstructure_file=structure,
+        config=dict(search={{_base_.search}}),
+    )
+]

@@ -1,0 +1,88 @@
+"""How a detector is trained: pipelines of mmdet, optimizer and schedule."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tasks.coco_detection import detectors
+from tasks.coco_detection.task import Config
+
+LR_BATCH = 16
+"""Images per step that published learning rates are for: 8 GPUs x 2."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """train_pipeline, test_pipeline: transforms of mmdet. group_by_aspect_ratio: batch wide and tall images apart."""
+
+    config: Config
+    train_pipeline: list[dict[str, Any]]
+    test_pipeline: list[dict[str, Any]]
+    group_by_aspect_ratio: bool
+
+    def optimizer(self, device: torch.device) -> dict[str, Any]:
+        """mmengine's optimizer wrapper; the learning rate is scaled linearly with the batch."""
+        lr = self.config.lr * self.config.batch / LR_BATCH
+        if self.config.size != "published":
+            return {
+                "type": "OptimWrapper",
+                "optimizer": {"type": "AdamW", "lr": lr, "weight_decay": 0.01},
+                "clip_grad": {"max_norm": 5.0},
+                "paramwise_cfg": {"norm_decay_mult": 0.0, "custom_keys": {"branch_weight": {"decay_mult": 0.0}}},
+            }
+        wrapper = detectors.published(self.config.detector).optim_wrapper.to_dict()
+        wrapper["optimizer"]["lr"] = lr
+        if device.type == "cpu" and wrapper["type"] == "AmpOptimWrapper":
+            wrapper["type"] = "OptimWrapper"
+            wrapper.pop("loss_scale", None)
+        return wrapper
+
+    def schedule(self, steps: int) -> list[dict[str, Any]]:
+        """mmengine's schedulers of the learning rate for a training of so many steps."""
+        epochs = self.config.epochs
+        if self.config.size != "published":
+            warmup = max(1, steps // 20)
+            return [
+                {"type": "LinearLR", "start_factor": 0.05, "by_epoch": False, "begin": 0, "end": warmup},
+                {"type": "CosineAnnealingLR", "T_max": steps - warmup, "by_epoch": False, "begin": warmup, "end": steps, "eta_min_ratio": 0.02},
+            ]
+        published = detectors.published(self.config.detector)
+        share = epochs / published.train_cfg.max_epochs
+        schedulers = [dict(scheduler) for scheduler in published.param_scheduler]
+        for scheduler in schedulers:
+            if scheduler.get("by_epoch", True):
+                scheduler["end"] = epochs
+                scheduler["milestones"] = [round(share * epoch) for epoch in scheduler["milestones"]]
+        return schedulers
+
+
+def recipe(config: Config) -> Recipe:
+    if config.size == "published":
+        published = detectors.published(config.detector)
+        return Recipe(
+            config,
+            _plain(published.train_dataloader.dataset.pipeline),
+            _plain(published.test_dataloader.dataset.pipeline),
+            group_by_aspect_ratio=True,
+        )
+    load = (
+        {"type": "LoadPanopticAnnotations"}
+        if config.detector == "panoptic"
+        else {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
+    )
+    resize = {"type": "Resize", "scale": (config.image, config.image), "keep_ratio": True}
+    # A mirrored digit is no digit.
+    flip = [] if config.dataset == "scenes" else [{"type": "RandomFlip", "prob": 0.5}]
+    read = {"type": "LoadImageFromFile"}
+    keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+    return Recipe(
+        config,
+        [read, load, resize, *flip, {"type": "PackDetInputs"}],
+        [read, resize, {"type": "PackDetInputs", "meta_keys": keys}],
+        group_by_aspect_ratio=False,
+    )
+
+
+def _plain(pipeline: Any) -> list[dict[str, Any]]:
+    return [dict(step) for step in pipeline]

@@ -1,0 +1,297 @@
+"""The embedded default data: scenes composed of real digit glyphs on real photographs, in COCO's format.
+
+Sources, both installed from PyPI: the 1,797 handwritten digits of scikit-learn's `load_digits` (8 x 8, test set of
+UCI's optdigits, CC BY 4.0) and the photographs in scikit-image's wheel (each with its licence in
+skimage/data/README.txt). Real: every glyph's shape and every photograph's pixels. Composed, by rules that depend on a
+seed alone: which lies where, at what size and in what colour. So this is a small detection problem with exact
+annotations, not a substitute for COCO.
+
+A scene is 256 x 256: two photographs meet at a random straight line, and up to eight digits lie on them, the larger
+below the smaller. A digit's height is drawn log-uniformly from 15 to 240 pixels, four octaves, so that no single
+receptive field suits all. Things are the digits 0 to 9, stuff is the kind of photograph. Masks are the very
+pixels that were painted and that no later digit covers; boxes are tight around them.
+
+Each fold holds out a third of every photograph (left, middle, right) and a third of the glyphs (in the order of
+the data, which is by writers) for its test scenes: no pixel and no glyph of a test scene occurs in training.
+"""
+
+import importlib.util
+import io
+import json
+import math
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tasks.coco_detection.data import DataError, Layout, cache_folder, fail
+
+VERSION = 1
+"""Part of the cache folder's name: raise it with any change of what is written there."""
+
+SIDE = 256
+"""Height and width of a scene in pixels."""
+
+HEIGHTS = (15.0, 240.0)
+"""Smallest and largest height of a digit in pixels: four octaves."""
+
+MOST_DIGITS = 8
+FOLDS = (1, 2, 3)
+
+PHOTOGRAPHS = {
+    "texture": ("brick.png", "grass.png", "gravel.png"),
+    "space": ("hubble_deep_field.jpg", "moon.png", "rocket.jpg"),
+    "tissue": ("cell.png", "ihc.png", "retina.jpg"),
+    "everyday": ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png"),
+}
+"""Stuff class -> files in skimage/data."""
+
+STUFF = {name: 11 + k for k, name in enumerate(PHOTOGRAPHS)}
+"""Stuff class -> its category id; the digit d has the id 1 + d."""
+
+README = f"""Made by tasks/coco_detection/scenes.py (version {VERSION}) from the digits of scikit-learn and the
+photographs of scikit-image. Delete this folder to have it made again.
+"""
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+def missing() -> str | None:
+    """Which of the two packages is not installed, or None."""
+    for package, pip in (("skimage", "scikit-image"), ("sklearn", "scikit-learn")):
+        if importlib.util.find_spec(package) is None:
+            return f"the embedded scenes are made of what {pip} brings, and it is not installed; pip install {pip}"
+    return None
+
+
+def prepare(fold: int, train: int, test: int, digits: int = 10) -> Path:
+    """The folder of one fold with so many training and test scenes, made on the first call (seconds).
+
+    digits: only the digits 0 .. digits - 1 occur.
+
+    It has the layout of COCO with the parts "train" and "test". Safe with several processes: each builds a folder of
+    its own and the first to finish gives it its name.
+
+    Raises:
+        DataError: if a package is missing. OSError: if nothing can be written.
+    """
+    if fold not in FOLDS or min(train, test) < 1 or not 1 <= digits <= 10:
+        raise ValueError(f"no scenes of fold {fold} (there are {FOLDS}), {train} + {test} of them with {digits} digits")
+    folder = cache_folder() / f"digit_scenes-v{VERSION}" / f"fold{fold}-{train}-{test}-digits{digits}"
+    if folder.is_dir():
+        return folder
+    if reason := missing():
+        raise DataError(reason)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        (building / "README.txt").write_text(README)
+        for number, (part, scenes) in enumerate({"train": train, "test": test}.items()):
+            source = Source.open(fold, held_out=part == "test", digits=digits)
+            write_part(Layout(building, "train", "test"), part, source, fold, scenes, first_id=1 + number * train)
+        building.chmod(0o755)  # mkdtemp makes folders private
+        os.rename(building, folder)
+    except OSError:
+        # Another process may have been faster; what it made is the same.
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class Source:
+    """What scenes of one part are composed of.
+
+    photographs: kind -> crops of photographs, (height, width, 3). glyphs: one list per digit, each (8, 8) in 0 .. 16.
+    """
+
+    photographs: dict[str, list[Pixels]]
+    glyphs: list[list[NDArray[np.float32]]]
+
+    @classmethod
+    def open(cls, fold: int, *, held_out: bool, digits: int) -> "Source":
+        """The fold's third of everything if `held_out`, else the other two thirds; of the digits below `digits`."""
+        from sklearn.datasets import load_digits
+
+        spec = importlib.util.find_spec("skimage")
+        assert spec is not None and spec.submodule_search_locations
+        folder = Path(spec.submodule_search_locations[0]) / "data"
+        photographs = {
+            kind: [crop for file in files for crop in _thirds(_read(folder / file), fold, held_out)]
+            for kind, files in PHOTOGRAPHS.items()
+        }
+        written = load_digits()
+        third = np.arange(len(written.images)) * 3 // len(written.images) + 1
+        chosen = (third == fold) == held_out
+        glyphs = [
+            [image.astype(np.float32) for image in written.images[chosen & (written.target == digit)]]
+            for digit in range(digits)
+        ]
+        return cls(photographs, glyphs)
+
+
+def _read(path: Path) -> Pixels:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        fail(path, f"cannot be read ({error})", "pip install --force-reinstall scikit-image")
+
+
+def _thirds(image: Pixels, fold: int, held_out: bool) -> Iterator[Pixels]:
+    width = image.shape[1]
+    cuts = [0, width // 3, 2 * width // 3, width]
+    for third in FOLDS:
+        if (third == fold) == held_out:
+            yield image[:, cuts[third - 1] : cuts[third]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """image: (SIDE, SIDE, 3). segments: (SIDE, SIDE), 0 .. number of `categories` - 1. categories: ids by segment."""
+
+    image: Pixels
+    segments: NDArray[np.int64]
+    categories: list[int]
+
+
+def compose(source: Source, seed: str) -> Scene:
+    """The scene of a seed."""
+    # Only `random()` is used: of all generators' methods, its numbers are promised to stay the same for ever.
+    draw = random.Random(seed).random
+    kinds = sorted(source.photographs, key=lambda _: draw())[:2]
+    image = _background(_choose(source.photographs[kinds[0]], draw), draw)
+    other = _background(_choose(source.photographs[kinds[1]], draw), draw)
+    angle, offset = 2 * math.pi * draw(), SIDE * (0.5 * draw() - 0.25)
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    beyond = x * math.cos(angle) + y * math.sin(angle) > offset
+    image = np.where(beyond[..., None], other, image)
+    segments = beyond.astype(np.int64)
+    categories = [STUFF[kind] for kind in kinds]
+
+    low, high = map(math.log, HEIGHTS)
+    heights = sorted((math.exp(low + (high - low) * draw()) for _ in range(2 + int((MOST_DIGITS - 1) * draw()))))
+    for height in reversed(heights):
+        digit = int(len(source.glyphs) * draw())
+        shade, mask = _glyph(_choose(source.glyphs[digit], draw), height, 0.8 + 0.45 * draw())
+        for _ in range(10):
+            place = _place(segments, mask, draw)
+            if place is not None:
+                rows, columns = place
+                _paint(image[rows, columns], shade, mask, draw)
+                segments[rows, columns][mask] = len(categories)
+                categories.append(1 + digit)
+                break
+    return Scene(image.astype(np.uint8), segments, categories)
+
+
+def _choose(items: list[Any], draw: Callable[[], float]) -> Any:
+    return items[int(len(items) * draw())]
+
+
+def _background(photograph: Pixels, draw: Callable[[], float]) -> Pixels:
+    """A random square of the photograph, at least half as long as its shorter side, mirrored or not: (SIDE, SIDE, 3)."""
+    height, width, _ = photograph.shape
+    side = int(min(height, width) * (0.5 + 0.5 * draw()))
+    top, left = int((height - side + 1) * draw()), int((width - side + 1) * draw())
+    crop = Image.fromarray(photograph[top : top + side, left : left + side])
+    scaled = np.asarray(crop.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return scaled[:, ::-1] if draw() < 0.5 else scaled
+
+
+def _glyph(pixels: NDArray[np.float32], height: float, stretch: float) -> tuple[NDArray[np.float32], Mask]:
+    """The glyph scaled to a height, and which of its pixels are ink: both tight around the ink.
+
+    stretch: factor of the width beside that of the height.
+    """
+    rows, columns = np.nonzero(pixels > 4)
+    ink = Image.fromarray(pixels[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] / 16)
+    width = min(height * stretch * ink.width / ink.height, SIDE - 16)
+    shade = np.asarray(ink.resize((max(4, round(width)), round(height)), Image.Resampling.BICUBIC))
+    mask = shade > 0.4
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    tight = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return shade[tight], mask[tight]
+
+
+def _place(segments: NDArray[np.int64], mask: Mask, draw: Callable[[], float]) -> tuple[slice, slice] | None:
+    """A random place for a glyph; None if it would cover more than a tenth of a digit that is there."""
+    height, width = mask.shape
+    top, left = int((SIDE - height + 1) * draw()), int((SIDE - width + 1) * draw())
+    place = slice(top, top + height), slice(left, left + width)
+    covered = np.bincount(segments[place][mask], minlength=2)[2:]
+    there = np.bincount(segments.ravel(), minlength=len(covered) + 2)[2 : 2 + len(covered)]
+    return place if (covered <= 0.1 * there).all() else None
+
+
+def _paint(window: Pixels, shade: NDArray[np.float32], mask: Mask, draw: Callable[[], float]) -> None:
+    """Paint the ink in a random colour that stands out from what it covers; darker where the ink is thin."""
+    brightness = float(window[mask].mean())
+    colour = np.array([draw(), draw(), draw()])
+    colour = 60 * colour if brightness > 128 else 255 - 60 * colour
+    tint = int(3 * draw())
+    colour[tint] = 255 - colour[tint]
+    ink = colour * (0.7 + 0.3 * np.clip(shade[mask], 0, 1))[:, None]
+    window[mask] = ink.astype(np.uint8)
+
+
+def write_part(layout: Layout, part: str, source: Source, fold: int, scenes: int, first_id: int) -> None:
+    """Write images, instances, panoptic JSON and PNGs of a part.
+
+    first_id: id of its first image; no id occurs in two parts.
+    """
+    from pycocotools import mask as rle
+
+    for folder in (layout.images(part), layout.panoptic_maps(part)):
+        folder.mkdir(parents=True)
+    images, instances, panoptic = [], [], []
+    for number in range(scenes):
+        scene = compose(source, f"digit scenes {fold} {part} {number}")
+        image_id, name = first_id + number, f"{number:06d}"
+        _write_image(layout.images(part) / f"{name}.jpg", scene.image, quality=90)
+        # Ids of segments are those of the PNG's pixels: r + 256 g + 256^2 b; 0 is for pixels without any.
+        ids = scene.segments + 1
+        _write_image(layout.panoptic_maps(part) / f"{name}.png", np.stack([ids, 0 * ids, 0 * ids], -1).astype(np.uint8))
+        images.append({"id": image_id, "file_name": f"{name}.jpg", "width": SIDE, "height": SIDE})
+        segments = []
+        for segment, category in enumerate(scene.categories):
+            mask = scene.segments == segment
+            if not mask.any():  # a straight line may leave a photograph no pixel
+                continue
+            rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+            left, top = int(columns[0]), int(rows[0])
+            box = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
+            known = {"category_id": category, "bbox": box, "area": int(mask.sum()), "iscrowd": 0}
+            segments.append({"id": segment + 1, **known})
+            if category <= 10:
+                counts = rle.encode(np.asfortranarray(mask))
+                segmentation = {"size": [SIDE, SIDE], "counts": counts["counts"].decode()}
+                extra = {"id": len(instances) + 1, "image_id": image_id, "segmentation": segmentation}
+                instances.append({**extra, **known})
+        panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
+    things = [{"id": 1 + digit, "name": f"digit {digit}", "isthing": 1} for digit in range(len(source.glyphs))]
+    stuff = [{"id": id_, "name": name, "isthing": 0} for name, id_ in STUFF.items()]
+    layout.annotations.mkdir(exist_ok=True)
+    layout.instances(part).write_text(
+        json.dumps({"images": images, "annotations": instances, "categories": things}), "utf-8"
+    )
+    layout.panoptic(part).write_text(
+        json.dumps({"images": images, "annotations": panoptic, "categories": things + stuff}), "utf-8"
+    )
+
+
+def _write_image(path: Path, pixels: Pixels, **options: Any) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG" if path.suffix == ".jpg" else "PNG", **options)
+    path.write_bytes(buffer.getvalue())

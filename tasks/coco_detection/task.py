@@ -1,0 +1,1 @@
+/tmp/w/h/h2/task.py

@@ -1,0 +1,1 @@
+"""Speech synthesis from log-mel spectrograms: convolutional vocoders, their data, training and metrics."""

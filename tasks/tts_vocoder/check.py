@@ -1,0 +1,69 @@
+"""Check a folder of recordings: `python -m tasks.tts_vocoder.check PATH`.
+
+Prints every problem found, one a line, as "file:line: problem; mend", and exits with 1; or a summary, and 0. It is
+stricter than the reader in one point: clipped clips are problems here, while the reader warns and goes on. What the
+reader brings into shape (rate, channels) is in the summary.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.tts_vocoder.data import Header, Problem, Shape, list_clips, read_clip, read_header, summary
+from tasks.tts_vocoder.mel import MelConfig
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check found; summary covers the clips whose headers could be read."""
+
+    problems: tuple[Problem, ...]
+    summary: str
+
+
+def check(root: str | Path, shape: Shape) -> Findings:
+    """Read every clip; raises nothing for bad data."""
+    problems: list[Problem] = []
+
+    def report(path: Path, line: int | None, what: str, mend: str) -> None:
+        problems.append(Problem(path, line, what, mend))
+
+    headers: list[Header] = []
+    for name, path in list_clips(Path(root), report).items():
+        clip = read_clip(name, path, shape, report)
+        if clip is None:
+            continue
+        if clipped := clip.treatments.get("clipped"):
+            report(path, None, clipped, "record it again at a lower level, or take it out")
+        if header := read_header(path, shape, report):
+            headers.append(header)
+    return Findings(tuple(problems), summary(headers, shape.sample_rate))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    default = MelConfig()
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.tts_vocoder.check",
+        description="Check recordings in LJSpeech's layout (wavs/*.wav, metadata.csv), or any folder of audio files. "
+        "Prints every problem as file:line: problem; mend, and exits with 1 if there is one.",
+    )
+    parser.add_argument("path", type=Path, help="the data folder")
+    parser.add_argument(
+        "--sample-rate",
+        type=int,
+        default=default.sample_rate,
+        help="what it will be resampled to; default: %(default)s",
+    )
+    parser.add_argument(
+        "--fmax", type=float, default=default.top, help="highest frequency of the mel in Hz; default: %(default)s"
+    )
+    given = parser.parse_args(arguments)
+    findings = check(given.path, Shape(given.sample_rate, given.fmax))
+    print(*(findings.problems or [f"fine: {findings.summary}"]), sep="\n")
+    return 1 if findings.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""What every generator owes training, export and search."""
+
+import logging
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from tasks.tts_vocoder.mel import MelConfig, check_same
+
+log = logging.getLogger(__name__)
+
+
+class Generator(nn.Module):
+    """A network from log-mels (B, mels, F) to waveforms (B, 1, F * hop).
+
+    The mel configuration is part of the state_dict: a checkpoint that was trained on other mels does not load.
+    """
+
+    def __init__(self, mel: MelConfig) -> None:
+        super().__init__()
+        self.mel_config = mel
+
+    def inputs(self, mel: Tensor) -> tuple[Tensor, ...]:
+        """All arguments of forward() for these mels, each with frames on its last axis."""
+        return (mel,)
+
+    def check(self, mel: Tensor) -> None:
+        """Raise ValueError unless `mel` is (B, mels, F)."""
+        if mel.dim() != 3 or mel.shape[1] != self.mel_config.mels:
+            raise ValueError(
+                f"the generator takes log-mels (B, {self.mel_config.mels}, F), got shape {tuple(mel.shape)}; compute "
+                f"them by LogMel({self.mel_config})"
+            )
+
+    def get_extra_state(self) -> Tensor:
+        # A tensor, as everything in a state_dict that averaging, hashing and comparing code meets.
+        values = self.mel_config.to_dict() | {"fmax": self.mel_config.top}
+        return torch.tensor(list(values.values()), dtype=torch.float64)
+
+    def set_extra_state(self, state: Any) -> None:
+        names = self.mel_config.to_dict()
+        if not isinstance(state, Tensor) or state.shape != (len(names),):
+            raise ValueError(f"not a mel configuration: {state!r}")
+        values = dict(zip(names, state.tolist(), strict=True))
+        whole = {name: int(value) for name, value in values.items() if isinstance(names[name], int)}
+        check_same(MelConfig.from_dict(values | whole), self.mel_config, "the model that the checkpoint is loaded into")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if prefix + "_extra_state" not in state_dict:  # a published checkpoint
+            log.warning("the checkpoint does not say which mels it was trained on; %s is taken for it", self.mel_config)
+            state_dict[prefix + "_extra_state"] = self.get_extra_state()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Dilated(nn.Conv1d):
+    """A conv that keeps the length and whose dilation is searched; of odd kernel."""
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int, dilation: int = 1, groups: int = 1, bias: bool = True
+    ) -> None:
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel {kernel} is even; only odd ones keep the length")
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(
+            channels_in, channels_out, kernel, padding=padding, dilation=dilation, groups=groups, bias=bias
+        )
+
+
+def weight_norm(model: nn.Module) -> None:
+    """Give all convs of a model weight normalisation (Salimans and Kingma, NeurIPS 2016), in place."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)):
+            # One norm per output channel, but the first axis of a transposed conv is its input: as published.
+            parametrizations.weight_norm(module)
+
+
+def remove_weight_norm(model: nn.Module) -> None:
+    """Fold weight normalisation into plain weights, in place; the function stays. Copies of the model are left alone.
+
+    Searched convs, which `rfnext.merge` turns into plain ones, must be merged before.
+    """
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            # torch deletes the weight's property from the class, which deep copies share.
+            own = {key: value for key, value in vars(type(module)).items() if key not in ("__dict__", "__weakref__")}
+            cast(Any, module).__class__ = type(type(module).__name__, type(module).__bases__, own)
+            weight = module.weight.detach().clone()
+            parametrize.remove_parametrizations(module, "weight")
+            module.weight = nn.Parameter(weight)  # without gradients around, torch leaves a tensor
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError for a size that is not positive."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1")
+
+
+def check_upsampling(upsampling: tuple[int, ...], mel: MelConfig) -> None:
+    """Raise ValueError unless the factors multiply to the hop."""
+    product = 1
+    for factor in upsampling:
+        product *= factor
+    if product != mel.hop or min(upsampling, default=0) < 1:
+        raise ValueError(
+            f"upsampling {tuple(upsampling)} makes {product} samples of a frame, but the mel configuration has hop "
+            f"{mel.hop}; give factors that multiply to it"
+        )

@@ -1,0 +1,70 @@
+"""Pictures of synthesised speech: log-mel spectrograms, the truth above the output."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from rfnext.atomic import write_bytes
+from tasks.tts_vocoder.data import Clips
+from tasks.tts_vocoder.generators import Generator
+from tasks.tts_vocoder.mel import LogMel
+from tasks.tts_vocoder.metrics import log_mel_l1
+from tasks.tts_vocoder.training import copy_synthesis
+
+CLIPS = 2
+"""Clips per picture."""
+
+SECONDS = 2.5
+"""Of each, from its beginning: longer ones would be too dense to see anything."""
+
+COLOURS = 32
+"""So few because noise compresses badly."""
+
+
+def spectrograms(network: Generator, clips: Clips, path: Path) -> None:
+    """Draw the first clips to a PNG file; see `pixels`. Raises OSError if the file cannot be written."""
+    buffer = io.BytesIO()
+    _draw(network, clips).print_png(buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def pixels(network: Generator, clips: Clips) -> NDArray[np.uint8]:
+    """Truth and output of the first clips side by side, one row a clip: (height, width, 3)."""
+    canvas = _draw(network, clips)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _draw(network: Generator, clips: Clips) -> FigureCanvasAgg:
+    config, shown = network.mel_config, clips.first(CLIPS)
+    log_mel, seconds = LogMel(config), config.hop / config.sample_rate
+    figure = Figure(figsize=(8, 0.4 + 1.8 * len(shown)), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    rows = figure.subplots(len(shown), 2, squeeze=False, sharey=True)
+    for row, name, (truth, output) in zip(rows, shown.names, copy_synthesis(network, shown), strict=True):
+        distance = log_mel_l1(truth, output, config)
+        titles = (f"{name}, truth", f"output, {distance:.2f} nat away")
+        for axes, wave, title in zip(row, (truth, output), titles, strict=True):
+            mel = log_mel(torch.from_numpy(wave)[None])[0].numpy()[:, : round(SECONDS / seconds)]
+            axes.imshow(
+                mel,
+                origin="lower",
+                aspect="auto",
+                interpolation="nearest",
+                cmap=colormaps["magma"].resampled(COLOURS),
+                vmin=np.log(config.floor),
+                vmax=2,
+                extent=(0, mel.shape[1] * seconds, 0, config.mels),
+            )
+            axes.set_title(title, fontsize=9, loc="left")
+            axes.tick_params(labelsize=8)
+        row[0].set_ylabel("mel band", fontsize=8)
+    for axes in rows[-1]:
+        axes.set_xlabel("seconds", fontsize=8)
+    return canvas

@@ -1,0 +1,164 @@
+"""Log-mel spectrograms as HiFi-GAN computes them, and the settings that a generator must agree with.
+
+Kong et al., "HiFi-GAN: Generative Adversarial Networks for Efficient and High Fidelity Speech Synthesis",
+NeurIPS 2020, section 4.1: 80 bands up to 8 kHz, FFT and window of 1024, hop 256 at 22.05 kHz.
+"""
+
+import functools
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class MelConfig:
+    """How a waveform becomes a log-mel spectrogram.
+
+    A generator trained on one setting turns the mels of another into noise or, worse, into almost right speech, so
+    the settings travel in every checkpoint and export; see `check_same`.
+    """
+
+    sample_rate: int = 22050
+    """Samples per second."""
+    n_fft: int = 1024
+    """Samples per Fourier transform."""
+    hop: int = 256
+    """Samples between two frames."""
+    window: int = 1024
+    """Samples under the Hann window."""
+    mels: int = 80
+    """Bands."""
+    fmin: float = 0.0
+    """Lower edge of the lowest band, Hz."""
+    fmax: float | None = 8000.0
+    """Upper edge of the highest band, Hz; None: half the sample rate."""
+    floor: float = 1e-5
+    """Smallest magnitude; its logarithm is what silence becomes."""
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "n_fft", "hop", "window", "mels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a positive integer")
+        if not self.hop <= self.window <= self.n_fft:
+            raise ValueError(
+                f"hop {self.hop}, window {self.window}, n_fft {self.n_fft}; the window must be at least the hop, "
+                "and at most n_fft"
+            )
+        if not 0 <= self.fmin < self.top <= self.sample_rate / 2:
+            raise ValueError(
+                f"bands from {self.fmin} to {self.top} Hz; they must lie between 0 and {self.sample_rate / 2} Hz, half "
+                "the sample rate"
+            )
+        if not 0 < self.floor < math.inf:
+            raise ValueError(f"floor is {self.floor}; it must be a positive number")
+
+    @property
+    def top(self) -> float:
+        """Upper edge of the highest band, Hz."""
+        return self.sample_rate / 2 if self.fmax is None else self.fmax
+
+    def to_dict(self) -> dict[str, int | float | None]:
+        """Plain numbers, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "MelConfig":
+        """The opposite of `to_dict`.
+
+        Raises:
+            ValueError: for a name that is missing or unknown, or a value out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if not isinstance(values, Mapping) or set(values) != known:
+            names = sorted(map(str, values)) if isinstance(values, Mapping) else values
+            raise ValueError(f"a mel configuration has the entries {sorted(known)}, got {names}")
+        for name, value in values.items():
+            if (value is None and name != "fmax") or not isinstance(value, int | float | None):
+                raise ValueError(f"{name} of the mel configuration is {value!r}; it must be a number")
+        return cls(**values)
+
+
+def check_same(expected: MelConfig, found: MelConfig, where: str = "what it is used with") -> None:
+    """Raise ValueError, naming every setting that differs with both values, unless both give the same mels.
+
+    Args:
+        expected: what the generator was trained on.
+        found: what it meets.
+        where: what `found` belongs to, for the message.
+    """
+    # fmax=None and half the sample rate are the same bands.
+    a, b = expected.to_dict() | {"fmax": expected.top}, found.to_dict() | {"fmax": found.top}
+    different = [f"{name} {a[name]} against {b[name]}" for name in a if a[name] != b[name]]
+    if different:
+        raise ValueError(
+            f"the mel configuration of the generator differs from that of {where}: {', '.join(different)}; compute the "
+            "mels as the generator was trained on them, or train it anew"
+        )
+
+
+class LogMel(nn.Module):
+    """Waveforms to natural logarithms of mel magnitudes.
+
+    Reflects (n_fft - hop) / 2 samples at both ends, so that frame f is centred on samples f * hop to (f + 1) * hop,
+    which a generator makes of it; Slaney's bands at unit area (`librosa.filters.mel`).
+
+    Raises:
+        ValueError: if the bands are so narrow that some hold no frequency of the transform.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, config: MelConfig) -> None:
+        super().__init__()
+        self.config = config
+        # Not in the state_dict: the configuration says it all.
+        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
+        self.register_buffer("filters", filters(config).clone(), persistent=False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """wave: (B, T) within [-1, 1] -> (B, mels, T // hop), float32.
+
+        Raises:
+            ValueError: if the wave is not (B, T), or too short to be reflected at its ends.
+        """
+        c = self.config
+        before = (c.n_fft - c.hop) // 2
+        after = c.n_fft - c.hop - before
+        if wave.dim() != 2 or wave.shape[1] < max(after + 1, c.hop):
+            raise ValueError(
+                f"wave must be (B, T) with T of at least {max(after + 1, c.hop)} samples, got {tuple(wave.shape)}"
+            )
+        # Half precision cannot hold a spectrum's range.
+        with torch.autocast(wave.device.type, enabled=False):
+            padded = F.pad(wave.float()[:, None], (before, after), mode="reflect").squeeze(1)
+            spectrum = torch.stft(padded, c.n_fft, c.hop, c.window, self.window, center=False, return_complex=True)
+            # The 1e-9, from the published code, keeps the gradient of the root finite at silence.
+            magnitude = torch.sqrt(torch.view_as_real(spectrum).square().sum(-1) + 1e-9)
+            return torch.log(torch.clamp(self.filters @ magnitude, min=c.floor))
+
+
+@functools.lru_cache(maxsize=16)
+def filters(config: MelConfig) -> Tensor:
+    """Weights of the bands, (mels, n_fft / 2 + 1), float32; do not write into it."""
+    import librosa  # slow to import
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Empty filters detected", UserWarning)
+        try:
+            weights = librosa.filters.mel(
+                sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.mels, fmin=config.fmin, fmax=config.top
+            )
+        except UserWarning:
+            raise ValueError(
+                f"{config.mels} mel bands from {config.fmin} to {config.top} Hz are too narrow for n_fft "
+                f"{config.n_fft} at {config.sample_rate} Hz: some hold no frequency; take fewer mels or a larger n_fft"
+            ) from None
+    return torch.from_numpy(weights)

@@ -1,0 +1,114 @@
+"""What a searched generator costs on this machine: `python -m tasks.tts_vocoder.speed [GENERATOR]`.
+
+Prints a table: the real-time factor (seconds of computing per second of speech; below 1 is faster than real time) of
+the hand-designed generator and of its searched forms, and the time of a training step, forward and backward, plain and
+in search. All rows are timed in turns, so that what else the machine does hits all alike; the least of several turns
+counts.
+"""
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rfnext import Bounds, LocalConfig, LocalSearch, Structure, keep_branches
+from tasks.tts_vocoder.export import merged
+from tasks.tts_vocoder.generators import GENERATORS, Generator, build, remove_weight_norm, searched
+from tasks.tts_vocoder.mel import MelConfig
+
+BRANCHES = LocalConfig(branches=3, spread=0.5, bounds=Bounds(1, 64))
+
+
+def forms(network: Generator, structure: Structure | None) -> dict[str, Generator]:
+    """The generator as it is synthesised with: as designed, at a structure, with branches, and with these merged."""
+    designed = copy.deepcopy(network).eval()
+    result = {"hand-designed": designed}
+    centre = Structure.read(network, searched)
+    if structure is not None:
+        result["single branch"] = single = copy.deepcopy(designed)
+        structure.apply(single)
+        centre = structure
+    result["3 branches"] = several = copy.deepcopy(designed)
+    keep_branches(several, centre, BRANCHES)
+    result["3 branches merged"] = merged(several)
+    for name in ("hand-designed", "single branch"):
+        if name in result:
+            remove_weight_norm(result[name])
+    return result
+
+
+def real_time_factors(networks: dict[str, Generator], *, seconds: float = 4.0, turns: int = 5) -> dict[str, float]:
+    """Seconds of computing per second of speech of each network, the least of several turns, on random mels."""
+    config = next(iter(networks.values())).mel_config
+    mel = torch.randn(1, config.mels, round(seconds * config.sample_rate / config.hop))
+    length = mel.shape[2] * config.hop / config.sample_rate
+
+    def synthesis(network: Generator) -> Callable[[], object]:
+        return lambda: network(mel)
+
+    with torch.no_grad():
+        times = _interleaved({name: synthesis(network) for name, network in networks.items()}, turns)
+    return {name: least / length for name, least in times.items()}
+
+
+def training_steps(network: Generator, *, batch: int = 4, segment: int = 8192, turns: int = 3) -> dict[str, float]:
+    """Seconds of forward and backward, "plain" and "search" (3 branches), on random mels."""
+    config = network.mel_config
+    mel = torch.randn(batch, config.mels, segment // config.hop)
+    searching = copy.deepcopy(network).train()
+    LocalSearch(searching, BRANCHES, searched)
+
+    def step(model: nn.Module) -> Callable[[], object]:
+        return lambda: model(mel).square().mean().backward()
+
+    return _interleaved({"plain": step(copy.deepcopy(network).train()), "search": step(searching)}, turns)
+
+
+def _interleaved(calls: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
+    """Least seconds of each call over turns in which every call comes once; one more turn to warm up goes before."""
+    least = dict.fromkeys(calls, float("inf"))
+    for turn in range(turns + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn:
+                least[name] = min(least[name], time.perf_counter() - start)
+    return least
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.tts_vocoder.speed",
+        description="Real-time factor of a generator's searched forms on the CPU, and what a training step costs.",
+    )
+    parser.add_argument("generator", nargs="?", default="hifi_gan_v1", choices=list(GENERATORS))
+    parser.add_argument("--structure", type=Path, help="structure file: a row for the generator with its dilations")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of speech; default: %(default)s")
+    parser.add_argument("--turns", type=int, default=5, help="of which the least time counts; default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; default: %(default)s")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    try:
+        structure = None if given.structure is None else Structure.load(given.structure)
+        network = build(given.generator, MelConfig())
+        factors = real_time_factors(forms(network, structure), seconds=given.seconds, turns=given.turns)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print(
+        f"{given.generator}, {given.threads} thread(s), {given.seconds:g} s of speech, least of {given.turns} turns\n"
+    )
+    print("| generator | real-time factor | x hand-designed |\n| --- | ---: | ---: |")
+    for name, factor in factors.items():
+        print(f"| {name} | {factor:.3f} | {factor / factors['hand-designed']:.2f} |")
+    steps = training_steps(network, turns=given.turns)
+    print(f"\nTraining step: plain {steps['plain']:.2f} s, in search {steps['search'] / steps['plain']:.2f} x")
+
+
+if __name__ == "__main__":
+    main()
