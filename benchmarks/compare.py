@@ -42,7 +42,7 @@ class Options:
 class Row:
     """One metric of a method: test part, epoch chosen on validation.
 
-    a, b: means over the compared cells. difference: of the pairs, b - a.
+    a, b: means over the compared cells. difference: of the pairs, b - a. equal: the two of every pair are.
     """
 
     task: str
@@ -52,15 +52,14 @@ class Row:
     a: float
     b: float
     difference: Estimate
+    equal: bool
 
     @property
     def verdict(self) -> Literal["better", "worse", "equal", ""]:
-        """Whether b is better, where the interval excludes 0; "equal" if every pair is."""
-        if self.difference.half_width is None:
-            return "equal" if self.difference.mean == 0 else ""
-        if self.difference.mean == self.difference.half_width == 0:
+        """Whether b is better or worse, where the interval excludes 0."""
+        if self.equal:
             return "equal"
-        if abs(self.difference.mean) <= self.difference.half_width:
+        if self.difference.half_width is None or abs(self.difference.mean) <= self.difference.half_width:
             return ""
         return "better" if (self.difference.mean > 0) == self.metric.higher_is_better else "worse"
 
@@ -97,15 +96,14 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
         pairs = rows[task, preset, method]
         found.pairs += pairs
         for metric in pairs[0][1].metric_specs:
-            values = [
-                ((old.fold, old.seed), old.metrics[metric.name], new.metrics[metric.name])
-                for old, new in pairs
-                if old.metrics is not None and new.metrics is not None
-            ]
-            difference = estimate({column: after - before for column, before, after in values})
+            a_values, b_values = (
+                {(r.fold, r.seed): r.metrics[metric.name] for r in side if r.metrics is not None}
+                for side in zip(*pairs, strict=True)
+            )
+            difference = estimate({column: b_values[column] - value for column, value in a_values.items()})
             if difference is not None:
-                means = (statistics.fmean(value[i] for value in values) for i in (1, 2))
-                found.rows.append(Row(task, preset, method, metric, *means, difference))
+                means = statistics.fmean(a_values.values()), statistics.fmean(b_values.values())
+                found.rows.append(Row(task, preset, method, metric, *means, difference, a_values == b_values))
     return found
 
 

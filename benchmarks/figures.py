@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element, tostring
 
 from benchmarks.groups import BASELINE, Group, comparisons, estimate, scores
 from benchmarks.markup import element
-from benchmarks.methods import METHODS
+from benchmarks.record import Record
 from rfnext.atomic import write_bytes
 
 STYLE = """
@@ -121,24 +121,15 @@ def panels(found: Group) -> dict[str, list[Panel]]:
         ]
         if rows:
             made["differences"].append(intervals(f"{title}, minus baseline", rows, zero=True))
-    sharing = [method for method in done if method in METHODS and METHODS[method].shares_search]
-    searched = [record for method in sharing for record in found.done(method).values() if record.history]
-    if searched:
-        first = min(searched, key=lambda record: (record.fold, record.seed))
-        where = f"fold {first.fold}, seed {first.seed}"
-        before, after = first.history[0]["structure"], first.history[-1]["structure"]
-        made["dilations"] = [
-            trajectories(f"Dilations during the search, {where}", first.history),
-            before_after("Before and after it", before, after),
-        ]
+    made["dilations"] = _searches(found, done)
     designed = _designed(found)
     distinct = _distinct(found, done)
     if designed and distinct:
-        first_only = len(designed) * sum(map(len, distinct.values())) > MAP_CELLS
+        room = max(1, MAP_CELLS // (len(designed) * len(distinct)))
         rows = [
             (f"{method} f{fold} s{seed}", structure)
             for method, structures in distinct.items()
-            for (fold, seed), structure in sorted(structures.items())[: 1 if first_only else None]
+            for (fold, seed), structure in sorted(structures.items())[:room]
         ]
         made["structures"] = [structure_map("Searched dilations, layer by layer", designed, rows)]
         made["reach"] = [
@@ -148,7 +139,45 @@ def panels(found: Group) -> dict[str, list[Panel]]:
 
 
 MAP_CELLS = 800
-"""A map of structures with more cells than this shows the first fold and seed of each method only."""
+"""A map of structures shows as many folds and seeds of each method as keep it below this number of cells."""
+
+
+def _searches(found: Group, methods: Sequence[str]) -> list[Panel]:
+    """How each search moved the dilations in its first fold and seed, and where the first one started and ended."""
+    seen: list[list[dict[str, Any]]] = []
+    drawn: list[Panel] = []
+    for method in methods:
+        (fold, seed), record = min(found.done(method).items())
+        for before, stage in zip([[], *_stages(record)], _stages(record), strict=False):
+            if stage in seen or len(stage) < 2:
+                continue
+            seen.append(stage)
+            after = f" after {_kind(before)}" if before else ""
+            title = f"{_kind(stage)}{after}, fold {fold}, seed {seed}"
+            drawn.append(trajectories(title[0].upper() + title[1:], stage))
+    if seen:
+        title = f"Before and after {_kind(seen[0])}"
+        drawn.append(before_after(title, seen[0][0]["structure"], seen[0][-1]["structure"]))
+    return drawn
+
+
+def _stages(record: Record) -> list[list[dict[str, Any]]]:
+    """The searches that followed upon each other: each one's steps only grow. None where candidates were ranked."""
+    stages: list[list[dict[str, Any]]] = []
+    for entry in record.history:
+        if "validation" in entry:
+            return []
+        if stages and entry["step"] >= stages[-1][-1]["step"]:
+            stages[-1].append(entry)
+        else:
+            stages.append([entry])
+    return stages
+
+
+def _kind(stage: Sequence[Mapping[str, Any]]) -> str:
+    """What search leaves such entries."""
+    marks = {"branches": "local search", "probability": "one-shot search", "fitness": "genetic search"}
+    return next((name for mark, name in marks.items() if any(mark in entry for entry in stage)), "search")
 
 
 def _designed(found: Group) -> Dilations | None:
@@ -157,11 +186,12 @@ def _designed(found: Group) -> Dilations | None:
 
 
 def _distinct(found: Group, methods: Sequence[str]) -> dict[str, dict[tuple[int, int], Dilations]]:
-    """(fold, seed) -> structure of each method that searched; of methods with equal ones only the first."""
+    """(fold, seed) -> structure that each method's search found; of methods with equal ones only the first."""
     made: dict[str, dict[tuple[int, int], Dilations]] = {}
     for method in methods:
         structures: dict[tuple[int, int], Dilations] = {
-            column: record.structure
+            # Merged networks have other kernels, so what their search found says more than what they are.
+            column: stages[-1][-1]["structure"] if (stages := _stages(record)) else record.structure
             for column, record in found.done(method).items()
             if record.structure and record.search.epochs
         }
@@ -179,7 +209,7 @@ def intervals(title: str, rows: Sequence[Interval], *, zero: bool) -> Panel:
     for row in rows:
         if row.mean is not None:
             ends += [row.mean - (row.half_width or 0), row.mean + (row.half_width or 0)]
-    left, right, top, step = 118, WIDTH - 14, 26, 18
+    left, right, top, step = _room([row.label for row in rows]), WIDTH - 14, 26, 18
     bottom = top + step * len(rows)
     margin = 0.04 * (max(ends, default=1) - min(ends, default=0))
     axis = _Axis(min(ends, default=0) - margin, max(ends, default=1) + margin, left, right)
@@ -188,7 +218,7 @@ def intervals(title: str, rows: Sequence[Interval], *, zero: bool) -> Panel:
         content.append(_line(axis(0), top, axis(0), bottom, "zero"))
     for index, row in enumerate(rows):
         y = top + step * (index + 0.5)
-        content.append(_text(left - 8, y + 4, _shorten(row.label, 18), anchor="end"))
+        content.append(_text(left - 8, y + 4, _shorten(row.label, 24), anchor="end"))
         if row.mean is None:
             content.append(_text(left + 4, y + 4, "no result", "faint"))
             continue
@@ -255,13 +285,13 @@ def structure_map(title: str, designed: Dilations, found: Sequence[tuple[str, Di
     layers = list(designed)
     cell = max(5.0, min(24.0, 640 / max(1, len(layers))))
     rows = [("hand-designed", designed), *found]
-    left, step, top = 150, 18, 44
+    left, step, top = _room([label for label, _ in rows]), 18, 44
     ratios = [_log_ratio(dilations, designed, name) for _, dilations in found for name in layers]
     most = max([1.0, *(abs(ratio) for ratio in ratios)])
     content = [_text(0, 13, title, "title"), *_stage_labels(layers, left, cell, top)]
     for index, (label, dilations) in enumerate(rows):
         y = top + step * index
-        content.append(_text(left - 8, y + 12, _shorten(label, 25), anchor="end"))
+        content.append(_text(left - 8, y + 12, _shorten(label, 32), anchor="end"))
         boxes = []
         for column, name in enumerate(layers):
             if name not in dilations:
@@ -353,6 +383,11 @@ class _Axis:
             y = self(tick)
             parts += [_line(left, y, right, y, "axis"), _text(left - 6, y + 3.5, _tick(tick), "faint", anchor="end")]
         return parts
+
+
+def _room(labels: Sequence[str]) -> float:
+    """Pixels that labels take on the left."""
+    return min(200, 14 + 6 * max(map(len, labels), default=0))
 
 
 def _n(value: float) -> str:

@@ -110,7 +110,8 @@ class Group:
 
         Pictures may show data that must not be passed on; records travel without them.
         """
-        named = [picture for record in self.records for picture in record.pictures]
+        rows = sorted(self.records, key=lambda record: self.methods.index(record.method))
+        named = [picture for record in rows for picture in record.pictures]
         return [picture for picture in named if (results / picture).exists()]
 
     def why_not(self, method: str, fold: int, seed: int) -> str | None:

@@ -183,12 +183,9 @@ def shared(protocol: Mapping[str, Any]) -> dict[str, Any]:
 
 def protocol_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """In what two protocols differ, field by field with its dotted name; empty if they are equal."""
-    old, new = flat(before), flat(after)
-    return [
-        f"{name} is {new.get(name)!r} instead of {old.get(name)!r}"
-        for name in {**old, **new}
-        if old.get(name) != new.get(name) or (name in old) != (name in new)
-    ]
+    old, new = ({name: repr(value) for name, value in flat(side).items()} for side in (before, after))
+    pairs = {name: (old.get(name, "missing"), new.get(name, "missing")) for name in {**old, **new}}
+    return [f"{name} is {there} instead of {here}" for name, (here, there) in pairs.items() if here != there]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -480,10 +480,9 @@ class _Page:
 
     def predictions(self, found: Group) -> Element | None:
         shown = []
-        for record in found.records:
-            for name in record.pictures:
-                if (self.results / name).exists():
-                    shown.append(self.picture(name, record))
+        pictures = found.pictures(self.results)
+        for record in sorted(found.records, key=lambda record: found.methods.index(record.method)):
+            shown += [self.picture(name, record) for name in record.pictures if name in pictures]
             if self.audio:
                 shown += [self.sound(path, record) for path in self.sounds(record)]
         if not shown:
@@ -558,7 +557,7 @@ def _scrolling(
     heads = [
         e(
             "th",
-            e("button", text or "cell", type="button"),
+            e("button", (text or "cell").replace(") ", ")\N{NO-BREAK SPACE}"), type="button"),
             scope="col",
             aria_sort="none",
             **({"class_": "words"} if index in words else {}),

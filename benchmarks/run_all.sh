@@ -4,7 +4,10 @@
 #   bash benchmarks/run_all.sh                          # preset "tiny" on data that comes with it
 #   bash benchmarks/run_all.sh --list                   # what would run
 #   bash benchmarks/run_all.sh small --seeds 0 1 2      # PRESET, then any argument of python -m benchmarks.suite
+#   bash benchmarks/run_all.sh paper --wandb            # what papers report, as far as its data is here
+#   bash benchmarks/run_all.sh small --ray-address auto # on the Ray cluster that this machine is a node of
 #
+# First says what is kept, what will run and how long, and what is missing and where to get it; then runs that.
 # Makes its own environment (see setup.sh) if the active one will not do. Finished cells are kept: after Ctrl-C,
 # or to add seeds, run it again. Exits with the status of the suite: not 0 if any cell failed.
 set -euo pipefail
@@ -37,9 +40,6 @@ if $only_asks; then
     exec "${suite[@]}"
 fi
 
-if [ "$preset" = tiny ] && [ ${#rest[@]} -eq 0 ]; then
-    printf 'The main job takes 5 to 7 minutes on 2 cores; finished cells are kept.\n'
-fi
 status=0
 "${suite[@]}" || status=$?
 if [ "$status" -eq 2 ]; then # wrong usage; the suite has said what
@@ -50,7 +50,7 @@ elif [ "$status" -ge 128 ]; then # stopped by a signal: 130 is Ctrl-C
 fi
 tables=0
 "$python" -m benchmarks.tables --results "$results" || tables=$?
-printf '\nRecords:  %s\nTables:   %s\nPictures: %s\n' "$results/runs" "$results/tables" "$results/figures"
+printf '\nRecords: %s\nTables:  %s\nReport:  %s\n' "$results/runs" "$results/tables" "$results/index.html"
 if [ "$status" -ne 0 ]; then
     printf 'Not everything ran; the tables name each missing cell and its reason.\n' >&2
     exit "$status"

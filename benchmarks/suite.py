@@ -93,7 +93,7 @@ class Options:
 
 
 @dataclass
-class Group:
+class PlannedTable:
     """The cells of one table.
 
     kept: done cells. missing: those to run. unavailable: what is missing, if they cannot be run.
@@ -122,7 +122,7 @@ class Plan:
     presets: by task. broken: tasks that cannot be loaded, and why. skipped: what else is left out, and why.
     """
 
-    groups: list[Group] = field(default_factory=list)
+    tables: list[PlannedTable] = field(default_factory=list)
     presets: dict[str, list[str]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
@@ -130,17 +130,17 @@ class Plan:
     @property
     def missing(self) -> list[Job]:
         """Cells to run that can be run."""
-        return [job for group in self.groups for job in group.runnable]
+        return [job for table in self.tables for job in table.runnable]
 
     @property
     def left_out(self) -> list[tuple[str, str, str]]:
         """Table, method and reason of what makes no sense for a task."""
-        return [(str(group), *pair) for group in self.groups for pair in group.left_out.items()]
+        return [(str(table), *pair) for table in self.tables for pair in table.left_out.items()]
 
     @property
     def unavailable(self) -> dict[str, str]:
         """What cannot be run, and why: what to download and where to put it."""
-        return self.broken | {str(group): group.unavailable for group in self.groups if group.unavailable}
+        return self.broken | {str(table): table.unavailable for table in self.tables if table.unavailable}
 
 
 def plan(options: Options, overrides: Sequence[str] = ()) -> Plan:
@@ -180,14 +180,14 @@ def plan(options: Options, overrides: Sequence[str] = ()) -> Plan:
                 )
             chosen = [fold for fold in folds if fold in (options.folds or folds)]
             if chosen:
-                found.groups.append(_group(task, preset, config, methods, chosen, options))
+                found.tables.append(_table(task, preset, config, methods, chosen, options))
     known = dict.fromkeys([preset for presets in found.presets.values() for preset in presets] + ["paper"])
     if found.presets and not any(_stands_for(options.preset, preset) for preset in known):
         pick("preset", options.preset, known)
-    if not any(group.kept or group.missing for group in found.groups) and not found.broken:
+    if not any(table.kept or table.missing for table in found.tables) and not found.broken:
         reasons = [
             *found.skipped,
-            *(f"{g}: {method} {why}" for g in found.groups for method, why in g.left_out.items()),
+            *(f"{g}: {method} {why}" for g in found.tables for method, why in g.left_out.items()),
         ]
         raise UsageError(f"no cell to run; {'; '.join(reasons)}")
     return found
@@ -198,10 +198,10 @@ def _stands_for(given: str, preset: str) -> bool:
     return any(preset.startswith(name) if name.endswith("-") else preset == name for name in names)
 
 
-def _group(
+def _table(
     task: Task[Any], preset: str, config: Any, methods: Sequence[str], folds: Sequence[int], options: Options
-) -> Group:
-    found = Group(task.name, preset_name(task, preset, config))
+) -> PlannedTable:
+    found = PlannedTable(task.name, preset_name(task, preset, config))
     found.left_out = {method: task.leaves_out[method] for method in methods if method in task.leaves_out}
     logger = "wandb" if options.wandb else options.logger
     for fold in folds:
@@ -223,23 +223,26 @@ def estimate_seconds(missing: Sequence[Job], records: Sequence[Record]) -> float
     """Seconds that one worker would take for the missing cells, by records like them; None if there are none.
 
     A cell is estimated by the finished records of its task, preset and method, or of the other methods where that
-    has none; a search that several cells share is counted once.
+    has none. A search that several cells share is counted once; by its cost it is known to be the same.
     """
     timed = [record for record in records if record.status == "done" and not record.resumed]
-    sharing = {name for name, method in METHODS.items() if method.shares_search}
-    total, searches = 0.0, set()
+    total = 0.0
+    searches: dict[tuple[str, str, int, int], set[float]] = {}
     for job in missing:
         cell = job.cell
         similar = [r for r in timed if (r.task, r.preset) == (cell.task, cell.preset)]
         same = [r for r in similar if r.method == cell.method] or similar
         if not same:
             return None
-        shared = cell.method in sharing
-        total += fmean(r.training.seconds + r.evaluation_seconds + (0 if shared else r.search.seconds) for r in same)
-        if shared and _search_of(cell) not in searches:
-            searches.add(_search_of(cell))
-            searched = [r.search.seconds for r in similar if r.search.epochs and r.method in sharing]
-            total += fmean(searched or [r.training.seconds for r in similar])
+        total += fmean(r.training.seconds + r.evaluation_seconds for r in same)
+        if not METHODS[cell.method].shares_search:
+            total += fmean(r.search.seconds for r in same)
+            continue
+        shared = [r for r in same if r.method in METHODS and METHODS[r.method].shares_search]
+        search = round(fmean([r.search.seconds for r in shared] or [r.training.seconds for r in same]), 3)
+        if search not in searches.setdefault(_search_of(cell), set()):
+            searches[_search_of(cell)].add(search)
+            total += search
     return total
 
 
@@ -382,8 +385,8 @@ def show_all(found: Plan) -> None:
     for method in METHODS.values():
         print(f"method {method.name}: {method.description}{'' if method.standard else ' (only if named, or by all)'}")
     _show_gaps(found)
-    cells = [(cell, "done   ") for group in found.groups for cell in group.kept]
-    cells += [(job.cell, "missing") for group in found.groups for job in group.missing]
+    cells = [(cell, "done   ") for table in found.tables for cell in table.kept]
+    cells += [(job.cell, "missing") for table in found.tables for job in table.missing]
     for cell, state in sorted(cells):
         print(f"{state} {cell}")
 
@@ -397,41 +400,44 @@ def _show_gaps(found: Plan) -> None:
         print(f"unavailable: {name}: {reason}")
 
 
-def show_plan(found: Plan, records: Sequence[Record], workers: int, *, on_gpus: bool) -> float | None:
+def show_plan(found: Plan, records: Sequence[Record], workers: pool.Pool, machine: str | None) -> float | None:
     """Print what is kept, missing and unavailable, and the estimated time; return that, in seconds of waiting.
 
     Args:
         found: the plan.
         records: whose costs the estimate is made of.
-        workers: how many cells run at a time.
-        on_gpus: whether each of them holds a GPU.
+        workers: what the cells will run on.
+        machine: device name of the records that are preferred, since they were made here.
     """
     _show_gaps(found)
+    own = [record for record in records if record.device["name"] == machine]
     seconds: list[float | None] = []
-    for group in found.groups:
-        state = f"{len(group.kept) + len(group.missing)} cells, {len(group.kept)} kept, "
-        if group.unavailable:
-            state += f"{len(group.missing)} unavailable"
+    for table in found.tables:
+        state = f"{len(table.kept) + len(table.missing)} cells, {len(table.kept)} kept, "
+        if table.unavailable:
+            state += f"{len(table.missing)} unavailable"
         else:
-            alone = estimate_seconds(group.runnable, records)
-            state += f"{len(group.missing)} to run"
-            if group.missing:
+            state += f"{len(table.missing)} to run"
+            if table.missing:
+                here, anywhere = (estimate_seconds(table.runnable, known) for known in (own, records))
+                alone = anywhere if here is None else here
                 state += f", {'time unknown' if alone is None else f'{_duration(alone)} of work'}"
+                state += " by records of another machine" if here is None and anywhere is not None else ""
                 seconds.append(alone)
-        print(f"plan: {group}: {state}")
+        print(f"plan: {table}: {state}")
     known = [value for value in seconds if value is not None]
-    hours = f", {sum(known) / 3600 if on_gpus else 0:.1f} GPU-hours"
-    guess = f"about {_duration(sum(known) / workers)}{hours}" if known or not seconds else "time unknown"
+    hours = f", {sum(known) / 3600 if workers.on_gpus else 0:.1f} GPU-hours"
+    guess = f"about {_duration(sum(known) / workers.size)}{hours}" if known or not seconds else "time unknown"
     if len(known) < len(seconds):
         guess += f" (no record to estimate {len(seconds) - len(known)} of {len(seconds)} tables from)"
-    kept_cells = sum(len(group.kept) for group in found.groups)
-    unavailable = sum(len(group.missing) - len(group.runnable) for group in found.groups)
+    kept_cells = sum(len(table.kept) for table in found.tables)
+    unavailable = sum(len(table.missing) - len(table.runnable) for table in found.tables)
     print(
         f"{kept_cells + len(found.missing) + unavailable} cells: {kept_cells} kept, {len(found.missing)} to run, "
-        f"{unavailable} unavailable; workers: {workers}; {guess}",
+        f"{unavailable} unavailable; workers: {workers.size}; {guess}",
         flush=True,
     )
-    return sum(known) / workers if len(known) == len(seconds) else None
+    return sum(known) / workers.size if len(known) == len(seconds) else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -461,20 +467,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_plan(found: Plan, options: Options) -> int:
-    records = [record for record in read_all(options.results)[0] if record.status == "done"]
+    records = read_all(options.results)[0]
     if options.ray_address is None:
         machine = describe_device(computing_device("auto"))["name"]
-        records = [record for record in records if record.device["name"] == machine]
         workers = pool.local(choose_devices(options.workers))
     else:
+        machine = None
         workers = pool.on_ray(options.ray_address, workers=options.workers, gpus_per_worker=options.gpus_per_cell)
     with workers:
-        expected = show_plan(found, records, workers.size, on_gpus=workers.on_gpus)
+        expected = show_plan(found, records, workers, machine)
         unavailable = [
-            _record_failure(job, f"{UNAVAILABLE}{group.unavailable}")
-            for group in found.groups
-            if group.unavailable
-            for job in group.missing
+            _record_failure(job, f"{UNAVAILABLE}{table.unavailable}")
+            for table in found.tables
+            if table.unavailable
+            for job in table.missing
         ]
         if not found.missing and not found.unavailable:
             print("nothing to run; --results DIR runs everything anew, into another folder")
@@ -488,7 +494,7 @@ def _run_plan(found: Plan, options: Options) -> int:
                     failures.append(result)
         finally:
             progress.clear()
-    kept_cells = sum(len(group.kept) for group in found.groups)
+    kept_cells = sum(len(table.kept) for table in found.tables)
     print(
         f"{kept_cells} kept, {progress.done - len(failures)} done, {len(failures)} failed, "
         f"{len(unavailable)} unavailable in {_duration(progress.elapsed)}"

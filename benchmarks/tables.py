@@ -215,7 +215,10 @@ def make(results: Path, *, audio: bool = False) -> tuple[list[Path], list[str]]:
         lines.append("- [speed](speed.md): cost of searching, by `python -m benchmarks.speed`")
     lines += refused
     if lines:
-        about = "Made from the records in ../runs by `python -m benchmarks.tables`; do not edit."
+        about = (
+            "Made from the records in ../runs by `python -m benchmarks.tables`; do not edit. "
+            "All of it on one page, to be opened in a browser: [index.html](../index.html)."
+        )
         write_text(folder / "README.md", "\n".join(["# Tables", "", about, "", *lines, ""]))
         written += report.write(shown, list(gathered.values()), errors, results, audio=audio)
     return written, errors

@@ -20,6 +20,9 @@ Shifts are data, not code: a round of a search compiles nothing anew. Sums are t
 same in every run. Importing this module takes Triton, which CUDA builds of torch bring along.
 """
 
+# pyright: reportInvalidTypeForm=false
+# In kernels tl.constexpr is an annotation; to a type checker tl is any object, since not every machine has Triton.
+
 import contextlib
 import functools
 import importlib
@@ -80,14 +83,14 @@ def _is_depthwise(weight: Tensor, geometry: Geometry) -> bool:
 
 
 @triton.jit
-def _place(position, height, width, MUL_H: tl.constexpr, MUL_W: tl.constexpr):  # type: ignore[no-untyped-def]
+def _place(position, height, width, MUL_H: tl.constexpr, MUL_W: tl.constexpr):
     item = position // (height * width)
     rest = position - item * (height * width)
     return item.to(tl.int64), (rest // width) * MUL_H, (rest % width) * MUL_W
 
 
 @triton.jit
-def _shifted(  # type: ignore[no-untyped-def]
+def _shifted(
     x, shift, item, row, column, inside, channel, channels, height, width,
     x_item, x_channel, x_row, x_column, DIV_H: tl.constexpr, DIV_W: tl.constexpr,
 ):  # fmt: skip
@@ -108,7 +111,7 @@ def _shifted(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _mixed(  # type: ignore[no-untyped-def]
+def _mixed(
     x, probability, shifts, item, row, column, inside, channel, channels, height, width,
     x_item, x_channel, x_row, x_column, DIV_H: tl.constexpr, DIV_W: tl.constexpr, BRANCHES: tl.constexpr,
 ):  # fmt: skip
@@ -126,7 +129,7 @@ def _mixed(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _dense_kernel(  # type: ignore[no-untyped-def]
+def _dense_kernel(
     x, weight, bias, probability, shifts, y,
     positions, channel_in, channel_out, height_in, width_in, height_out, width_out, taps,
     x_item, x_channel, x_row, x_column, weight_tap, weight_out, weight_in, y_item, y_channel, y_row, y_column,
@@ -165,7 +168,7 @@ def _dense_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _dense_weight_kernel(  # type: ignore[no-untyped-def]
+def _dense_weight_kernel(
     g, x, probability, shifts, slices,
     positions, slice_positions, channel_in, channel_out, height_in, width_in, height_out, width_out, taps,
     x_item, x_channel, x_row, x_column, g_item, g_channel, g_row, g_column,
@@ -204,7 +207,7 @@ def _dense_weight_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _dense_probability_kernel(  # type: ignore[no-untyped-def]
+def _dense_probability_kernel(
     g, x, weight, shifts, parts,
     positions, channel_in, channel_out, height_in, width_in, height_out, width_out, taps,
     x_item, x_channel, x_row, x_column, weight_tap, weight_out, weight_in, g_item, g_channel, g_row, g_column,
@@ -246,7 +249,7 @@ def _dense_probability_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _depthwise_kernel(  # type: ignore[no-untyped-def]
+def _depthwise_kernel(
     x, weight, bias, probability, shifts, y,
     positions, channels, height_in, width_in, height_out, width_out, taps,
     x_item, x_channel, x_row, x_column, y_item, y_channel, y_row, y_column,
@@ -277,7 +280,7 @@ def _depthwise_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _depthwise_gradient_kernel(  # type: ignore[no-untyped-def]
+def _depthwise_gradient_kernel(
     g, x, shifts, slices,
     positions, channels, height_in, width_in, height_out, width_out, shift_count,
     x_item, x_channel, x_row, x_column, g_item, g_channel, g_row, g_column,

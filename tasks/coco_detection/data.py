@@ -249,7 +249,8 @@ def open_dataset(layout: Layout, kind: Kind, *, validation: float) -> Dataset:
     if not 0 < validation < 1:
         raise ValueError(f"the validation share is {validation}; give a fraction above 0 and below 1")
     train, test = read(layout, kind, layout.train, fail), read(layout, kind, layout.test, fail)
-    assert train is not None and test is not None  # `fail` never returns
+    assert train is not None  # `fail` never returns
+    assert test is not None
     same_categories(layout, kind, train, test, fail)
     source = layout.file(kind, layout.train)
     files = dict(zip(("train", "validation"), _carve(source, train, validation), strict=True))

@@ -45,7 +45,14 @@ class Recipe:
             warmup = max(1, steps // 20)
             return [
                 {"type": "LinearLR", "start_factor": 0.05, "by_epoch": False, "begin": 0, "end": warmup},
-                {"type": "CosineAnnealingLR", "T_max": steps - warmup, "by_epoch": False, "begin": warmup, "end": steps, "eta_min_ratio": 0.02},
+                {
+                    "type": "CosineAnnealingLR",
+                    "T_max": steps - warmup,
+                    "by_epoch": False,
+                    "begin": warmup,
+                    "end": steps,
+                    "eta_min_ratio": 0.02,
+                },
             ]
         published = detectors.published(self.config.detector)
         share = epochs / published.train_cfg.max_epochs

@@ -125,7 +125,8 @@ class Source:
         from sklearn.datasets import load_digits
 
         spec = importlib.util.find_spec("skimage")
-        assert spec is not None and spec.submodule_search_locations
+        assert spec is not None
+        assert spec.submodule_search_locations
         folder = Path(spec.submodule_search_locations[0]) / "data"
         photographs = {
             kind: [crop for file in files for crop in _thirds(_read(folder / file), fold, held_out)]
@@ -181,7 +182,7 @@ def compose(source: Source, seed: str) -> Scene:
     categories = [STUFF[kind] for kind in kinds]
 
     low, high = map(math.log, HEIGHTS)
-    heights = sorted((math.exp(low + (high - low) * draw()) for _ in range(2 + int((MOST_DIGITS - 1) * draw()))))
+    heights = sorted(math.exp(low + (high - low) * draw()) for _ in range(2 + int((MOST_DIGITS - 1) * draw())))
     for height in reversed(heights):
         digit = int(len(source.glyphs) * draw())
         shade, mask = _glyph(_choose(source.glyphs[digit], draw), height, 0.8 + 0.45 * draw())
@@ -201,7 +202,7 @@ def _choose(items: list[Any], draw: Callable[[], float]) -> Any:
 
 
 def _background(photograph: Pixels, draw: Callable[[], float]) -> Pixels:
-    """A random square of the photograph, at least half as long as its shorter side, mirrored or not: (SIDE, SIDE, 3)."""
+    """A random square of the photograph, mirrored or not; its side is 0.5 to 1 of the shorter one: (SIDE, SIDE, 3)."""
     height, width, _ = photograph.shape
     side = int(min(height, width) * (0.5 + 0.5 * draw()))
     top, left = int((height - side + 1) * draw()), int((width - side + 1) * draw())

@@ -1,1 +1,1 @@
-/tmp/w/h/h2/task.py
+/tmp/w/h/h2/task_live.py

@@ -1,3 +1,4 @@
+# ruff: noqa: E402  (the stand-in for mmcv's operators comes before mmdet)
 """Training on one fold by mmengine's Runner, prediction and scoring.
 
 A run that is killed and resumed gives the weights of the uninterrupted one, bit for bit on CPUs: every epoch starts
@@ -11,6 +12,7 @@ compiled_ops.install()  # before anything of mmdet is imported
 import contextlib
 import io
 import itertools
+import json
 import logging
 import multiprocessing
 import os
@@ -29,7 +31,6 @@ from mmdet.structures import DetDataSample
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
@@ -41,6 +42,7 @@ from rfnext.functional import pin_implementation
 from rfnext.integrations.mmengine import LocalSearchHook
 from tasks.coco_detection import metrics, recipes
 from tasks.coco_detection.data import Dataset, PartFiles
+from tasks.coco_detection.quiet import quiet
 from tasks.coco_detection.task import Config, metrics_by_config
 from tasks.spec import SELECTED, Part, Run
 
@@ -60,10 +62,9 @@ def fit(model: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
     Raises:
         ValueError: if `run.resume` is set and the checkpoint is broken or belongs to another run.
     """
-    device = _device(run.device)
-    recipe = recipes.recipe(config)
-    with _quiet():
-        data = _pipeline_data(dataset, dataset.train, recipe.train_pipeline, training=True)
+    device, recipe = device_of(run.device), recipes.recipe(config)
+    with quiet():
+        data = read_part(dataset, dataset.train, config, training=True)
     sampler = DefaultSampler(data, shuffle=True, seed=run.seed, round_up=False)
     loading: dict[str, Any] = {"num_workers": config.workers, "collate_fn": pseudo_collate}
     if recipe.group_by_aspect_ratio:
@@ -78,7 +79,7 @@ def fit(model: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
     if run.resume and not checkpoint.exists():
         log.info("%s does not exist: no epoch was finished, starting from the first", checkpoint)
     steps = len(loader) * config.epochs
-    with _quiet(), _reproducible(device):
+    with quiet(), _reproducible(device):
         runner = _Runner(
             model.to(device),
             str(run.folder),
@@ -120,9 +121,7 @@ class _Runner(Runner):
         try:
             checkpoint = torch.load(filename, map_location="cpu", weights_only=True)
         except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
-            raise ValueError(
-                f"{filename} is not a readable checkpoint ({error!r}); delete it to start anew"
-            ) from error
+            raise ValueError(f"{filename} is not a readable checkpoint ({error!r}); delete it to start anew") from error
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         self.model.load_state_dict(checkpoint["state_dict"])
         return checkpoint
@@ -185,9 +184,10 @@ class _Checkpoint(Hook):
         self.path = run.folder / CHECKPOINT
 
     def after_train_epoch(self, runner: Runner) -> None:
+        data = runner.train_dataloader.dataset
         checkpoint: dict[str, Any] = {
             "run": self.run,
-            "meta": {"epoch": runner.epoch + 1, "iter": runner.iter, "dataset_meta": runner.train_dataloader.dataset.metainfo},
+            "meta": {"epoch": runner.epoch + 1, "iter": runner.iter, "dataset_meta": data.metainfo},
             "message_hub": {},
             "state_dict": runner.model.state_dict(),
             "optimizer": runner.optim_wrapper.state_dict(),
@@ -221,16 +221,17 @@ def predict(model: nn.Module, loader: Any) -> Iterator[DetDataSample]:
     training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        with _reproducible(device):
-            for batch in loader:
-                yield from model.test_step(batch)  # type: ignore[operator]
+        for batch in loader:
+            with quiet(), _reproducible(device):
+                samples = model.test_step(batch)  # type: ignore[operator]
+            yield from samples
     finally:
         model.train(training)
 
 
 def score(model: nn.Module, dataset: Dataset, part: Part, config: Config) -> dict[str, float]:
     """All metrics of `config` in percent on a part of a dataset: box and mask mAP by pycocotools, or PQ, SQ and RQ."""
-    with _quiet():
+    with quiet():
         files = dataset.part(part)
         loader = test_loader(dataset, files, config)
         if dataset.kind == "panoptic":
@@ -243,7 +244,8 @@ def score(model: nn.Module, dataset: Dataset, part: Part, config: Config) -> dic
         found = evaluator.evaluate(len(loader.dataset))
     # Nothing is reported where nothing was detected, and -1 where there is nothing to detect.
     return {
-        metric.name: 100 * max(0.0, float(found.get(MMDET_NAMES[metric.name], 0.0))) for metric in metrics_by_config(config)
+        metric.name: 100 * max(0.0, float(found.get(MMDET_NAMES[metric.name], 0.0)))
+        for metric in metrics_by_config(config)
     }
 
 
@@ -256,8 +258,6 @@ MMDET_NAMES = {
 
 
 def _score_panoptic(model: nn.Module, dataset: Dataset, files: PartFiles, loader: DataLoader) -> dict[str, float]:
-    import json
-
     content = json.loads(files.annotations.read_text("utf-8"))
     truths = {annotation["image_id"]: annotation for annotation in content["annotations"]}
     category = [entry["id"] for entry in content["categories"]]
@@ -289,21 +289,20 @@ def panoptic_segments(sample: DetDataSample, category: list[int]) -> tuple[metri
 
 def test_loader(dataset: Dataset, files: PartFiles, config: Config) -> DataLoader:
     """Batches of a part for `predict`, in the order of its annotations."""
-    data = _pipeline_data(dataset, files, recipes.recipe(config).test_pipeline, training=False)
+    data = read_part(dataset, files, config, training=False)
     return DataLoader(data, config.batch, num_workers=config.workers, collate_fn=pseudo_collate)
 
 
-def _pipeline_data(dataset: Dataset, files: PartFiles, pipeline: list[Any], *, training: bool) -> CocoDataset:
-    things = dataset.classes[: dataset.things]
-    meta = {"classes": dataset.classes, "thing_classes": things, "stuff_classes": dataset.classes[dataset.things :]}
-    prefix = {"img": str(files.images)} | ({"seg": str(files.maps)} if files.maps else {})
-    kind = CocoDataset if files.maps is None else CocoPanopticDataset
-    # Registered transforms are looked up in the current scope.
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        return kind(
+def read_part(dataset: Dataset, files: PartFiles, config: Config, *, training: bool) -> CocoDataset:
+    """mmdet's dataset of a part: with annotations and without images that have none, or images alone."""
+    recipe = recipes.recipe(config)
+    pipeline = recipe.train_pipeline if training else recipe.test_pipeline
+    things, stuff = dataset.classes[: dataset.things], dataset.classes[dataset.things :]
+    with DefaultScope.overwrite_default_scope("mmdet"):  # registered transforms are looked up in the current scope
+        return (CocoDataset if files.maps is None else CocoPanopticDataset)(
             ann_file=str(files.annotations),
-            metainfo=meta,
-            data_prefix=prefix,
+            metainfo={"classes": dataset.classes, "thing_classes": things, "stuff_classes": stuff},
+            data_prefix={"img": str(files.images)} | ({"seg": str(files.maps)} if files.maps else {}),
             pipeline=[LoadPanoptic() if step["type"] == "LoadPanopticAnnotations" else step for step in pipeline],
             filter_cfg={"filter_empty_gt": True, "min_size": 32} if training else None,
             test_mode=not training,
@@ -316,7 +315,8 @@ def _serialised(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
@@ -349,16 +349,3 @@ def _visualizer(run: Run) -> dict[str, Any]:
 def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """On CPUs, where equal runs give equal bits, searched convs must not choose their implementation by stopwatch."""
     return pin_implementation("taps") if device.type == "cpu" else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what pycocotools prints and mmengine's loggers repeat."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

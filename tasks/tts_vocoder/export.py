@@ -145,11 +145,11 @@ def context(generator: Generator) -> tuple[int, int]:
     """
     hop, frames = generator.mel_config.hop, 32
     while True:
-        mel = torch.zeros(1, generator.mel_config.mels, frames, device=next(generator.parameters()).device)
+        mel = torch.zeros(1, generator.mel_config.mels, frames).to(next(generator.parameters()))
         mel[:, :, frames // 2] = torch.nan
         reached = generator(mel)[0, 0].isnan().nonzero()
         first, last = int(reached.min()) // hop, int(reached.max()) // hop
-        if 0 < first and last < frames - 1:
+        if first > 0 and last < frames - 1:
             # A frame that is reached from k frames before looks k frames back.
             return last - frames // 2, frames // 2 - first
         frames *= 2

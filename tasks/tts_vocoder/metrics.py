@@ -40,6 +40,9 @@ CEPSTRA = 13
 F0_RANGE = (60.0, 500.0)
 """Hz, where the fundamental of a voice is looked for."""
 
+SHORTEST = 2048
+"""Samples of the longest transform of `MultiResolutionSTFT`; shorter waves are padded with silence to it."""
+
 WORST_CENTS = 1200.0
 """An octave: the largest deviation of a frame that F0 RMSE counts, and its value if no frame is voiced in both."""
 
@@ -172,7 +175,8 @@ def stoi(truth: Wave, output: Wave, sample_rate: int) -> float | None:
 def score(clips: Iterable[tuple[Wave, Wave]], mel: MelConfig) -> dict[str, float]:
     """All `METRICS` of (truth, output) pairs: means over clips, but F0 RMSE and V/UV F1 over all frames together.
 
-    An output that is longer or shorter is cut with its truth to the shorter of the two.
+    An output that is longer or shorter is cut with its truth to the shorter of the two; both are then padded to
+    `SHORTEST` samples, should they have fewer.
 
     Raises ValueError if there is no clip, or an output holds values that are not finite.
     """
@@ -180,7 +184,7 @@ def score(clips: Iterable[tuple[Wave, Wave]], mel: MelConfig) -> dict[str, float
     pitches = []
     for truth, output in clips:
         length = min(len(truth), len(output))
-        truth, output = truth[:length], output[:length]
+        truth, output = (np.pad(wave[:length], (0, max(0, SHORTEST - length))) for wave in (truth, output))
         if not np.isfinite(output).all():
             raise ValueError("the output holds values that are not finite; did the training diverge?")
         sums["mel_l1"].append(log_mel_l1(truth, output, mel))

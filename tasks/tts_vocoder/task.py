@@ -17,7 +17,7 @@ from tasks.spec import Run, Split, Task
 from tasks.tts_vocoder import embedded, generators
 from tasks.tts_vocoder.data import Loudness, Recordings, Shape, fail, list_clips, open_recordings, split
 from tasks.tts_vocoder.mel import MelConfig
-from tasks.tts_vocoder.metrics import METRICS
+from tasks.tts_vocoder.metrics import METRICS, SHORTEST
 
 DatasetName = Literal["asterisk", "espeak", "ljspeech", "folder"]
 GeneratorName = Literal["hifi_gan_v1", "hifi_gan_v2", "hifi_gan_v3", "parallel_wavegan", "vocos"]
@@ -119,10 +119,11 @@ class Config:
         for name in ("epochs", "batch", "segment", "segments_per_clip", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.segment % self.mel.hop or self.segment < self.mel.n_fft:
+        shortest = max(SHORTEST, self.mel.n_fft)
+        if self.segment % self.mel.hop or self.segment < shortest:
             raise ValueError(
                 f"segment is {self.segment}; it must be a multiple of the mel's hop, {self.mel.hop}, and at least "
-                f"its n_fft, {self.mel.n_fft}"
+                f"{shortest}, the longest transform"
             )
         if self.test <= 0 or self.validation <= 0:
             raise ValueError(f"test is {self.test} and validation {self.validation}; both must be above 0")
@@ -189,8 +190,16 @@ PRESETS = {
 }
 
 
+SIZES = {"parallel_wavegan": ("layers", "upsampling"), "vocos": ("dim", "layers")}
+"""Which of the config's sizes a generator has; HiFi-GAN has the others."""
+
+
 def build(config: Config) -> nn.Module:
     """The untrained generator. Raises ValueError if the sizes do not fit it or the mels."""
+    known = SIZES.get(config.generator, ("channels", "upsampling"))
+    for size in config.sizes:
+        if size not in known:
+            raise ValueError(f"{config.generator} has no size {size!r}; it has: {', '.join(known)}")
     return generators.build(config.generator, config.mel, **config.sizes)
 
 

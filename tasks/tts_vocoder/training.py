@@ -39,7 +39,7 @@ from tasks.tts_vocoder.data import Clips, Cuts, Recordings, Segments, Wave
 from tasks.tts_vocoder.discriminators import MultiPeriod, MultiResolution, MultiScale
 from tasks.tts_vocoder.generators import Generator
 from tasks.tts_vocoder.mel import LogMel, MelConfig
-from tasks.tts_vocoder.metrics import log_mel_l1
+from tasks.tts_vocoder.metrics import SHORTEST, log_mel_l1
 from tasks.tts_vocoder.task import Config
 
 log = logging.getLogger(__name__)
@@ -143,8 +143,8 @@ def copy_synthesis(network: Generator, clips: Clips) -> Iterator[tuple[Wave, Wav
     config = network.mel_config
     log_mel = LogMel(config)
     for clip in clips:
-        shortest = max(config.n_fft, 2 * config.hop)  # fewer samples cannot be reflected at their ends
-        truth = np.pad(clip.wave, (0, max(0, shortest - len(clip.wave))))
+        # Fewer samples than a transform has cannot be reflected at their ends.
+        truth = np.pad(clip.wave, (0, max(0, max(config.n_fft, SHORTEST) - len(clip.wave))))
         truth = truth[: len(truth) // config.hop * config.hop]
         output = synthesise(network, log_mel(torch.from_numpy(truth)[None]))
         yield truth, output[0].numpy()

@@ -1,21 +1,25 @@
 """Records: what is written comes back, what is broken is named, and nothing is ever half-written."""
 
 import dataclasses
+import enum
+import importlib.metadata
 import json
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
 
+import tasks
 from benchmarks import record
 from benchmarks.methods import Job
-from benchmarks.record import Busy, Cell, Cost, Record, RecordError, claim, fingerprint, protocol
+from benchmarks.record import Busy, Cell, Cost, Record, RecordError, claim, fingerprint, protocol, rebuild
 from benchmarks.run import make_record
 from tasks.spec import Metric
 
@@ -49,7 +53,8 @@ def test_a_record_names_machine_and_versions(done: Record) -> None:
     assert done.device["type"] == "cpu"
     assert done.device["name"]
     assert done.device["threads"] >= 1
-    assert {"python", "torch", "rfnext", "lightning", "numpy"} == set(done.versions)
+    assert {"python", "torch", "rfnext", "lightning", "numpy", "mmdet", "librosa"} <= set(done.versions)
+    assert done.versions["torch"] == importlib.metadata.version("torch")
     assert done.versions["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
@@ -85,6 +90,66 @@ def test_protocol_is_made_of_what_decides_the_result(toy: ModuleType) -> None:
 def test_protocol_is_read_back_as_it_was_planned(job: Callable[..., Job]) -> None:
     planned = job("random_search").protocol()
     assert json.loads(json.dumps(planned)) == planned
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclass(frozen=True)
+class Everything:
+    whole: int = 1
+    real: float = 0.5
+    yes: bool = True
+    text: str = "a"
+    maybe: int | None = None
+    kind: Literal["a", "b"] = "b"
+    many: tuple[int, ...] = (1, 2)
+    pair: tuple[str, float] = ("a", 1.0)
+    nested: Inner = Inner(width=4)
+    choice: Inner | Outer | None = Outer(sizes=())
+    colour: Colour = Colour.RED
+    path: Path = Path("a/b")
+    table: Mapping[str, int] = field(default_factory=lambda: {"a": 1})
+    secret: str = field(default="here", metadata={"protocol": False})
+
+
+def test_a_config_is_rebuilt_from_its_protocol(toy: ModuleType) -> None:
+    for config in (
+        Everything(),
+        Everything(maybe=3, many=(), choice=None, secret="here"),
+        *(tasks.load(name).presets["tiny"] for name in ("action_segmentation",)),
+        toy.Config(epochs=3),
+    ):
+        stored = json.loads(json.dumps(protocol(toy.TASK, config, {})["config"]))
+        assert rebuild(type(config), stored) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "config has no field extra here"),
+        ({"secret": "there"}, "config has no field secret here"),
+        ({"whole": "1"}, "config.whole is '1', which is no int"),
+        ({"whole": True}, "config.whole is True, which is no int"),
+        ({"real": "x"}, "config.real is 'x', which is no float"),
+        ({"kind": "c"}, "config.kind is 'c'"),
+        ({"many": [1, "2"]}, r"config.many\[1\] is '2', which is no int"),
+        ({"pair": ["a"]}, "config.pair is"),
+        ({"nested": {"width": 4, "depth": 1}}, "config.nested has no field depth here"),
+        ({"nested": {}}, "config.nested lacks the field width"),
+        ({"nested": 3}, "config.nested is 3, which is no Inner"),
+        ({"maybe": "x"}, "config.maybe is 'x'"),
+        ({"colour": "blue"}, "'blue' is not a valid Colour"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_by_field(toy: ModuleType, change: dict, message: str) -> None:
+    stored = protocol(toy.TASK, Everything(), {})["config"]
+    with pytest.raises(ValueError, match=message):
+        rebuild(Everything, stored | change)
+    del stored["text"]
+    with pytest.raises(ValueError, match="config lacks the field text"):
+        rebuild(Everything, stored)
 
 
 def test_protocol_refuses_values_without_json_form(toy: ModuleType) -> None:

@@ -161,7 +161,7 @@ def test_pictures_are_embedded_while_there_is_room_and_linked_beyond(
     assert "figures/toy/tiny/local_single/test%20picture.png" in links
     assert path.stat().st_size <= report.LIMIT
     # With no room for drawings either, they are files beside the page.
-    monkeypatch.setattr(report, "LIMIT", 50_000)
+    monkeypatch.setattr(report, "LIMIT", 20_000)
     tables.make(results)
     assert "figures/toy-tiny-structures.svg" in check_links(path)
     assert "<svg" not in path.read_text("utf-8")

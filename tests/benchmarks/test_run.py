@@ -1,9 +1,13 @@
 """One cell from the command line: what is recorded, what is said, and with which exit status."""
 
 import dataclasses
+import json
+import os
 import shlex
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +19,21 @@ import tasks
 from benchmarks import record
 from benchmarks.methods import METHODS, Job
 from benchmarks.record import Busy, claim
-from benchmarks.run import UNAVAILABLE, main, parse, portable, preset_name, run_cell
+from benchmarks.run import (
+    UNAVAILABLE,
+    Assignment,
+    compare_again,
+    log_path,
+    main,
+    make_record,
+    mark,
+    parse,
+    portable,
+    preset_name,
+    receive,
+    run_cell,
+    work,
+)
 
 Start = Callable[..., subprocess.Popen[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -205,6 +223,112 @@ def test_the_command_line_runs_a_task_that_was_dropped_in(call: Call, project: P
     tables = call("benchmarks.tables")
     assert tables.returncode == 0, tables.stderr
     assert "accuracy" in (project / "results/tables/toy-tiny+epochs=3.md").read_text()
+
+
+def test_a_record_runs_again_from_itself(call: Call, project: Path) -> None:
+    line = ("toy", "random_search", "--epochs", "3", "--seed", "7", "--search.bounds.max", "None", "--root", "there")
+    done = call("benchmarks.run", *line)
+    assert done.returncode == 0, done.stderr
+    (path,) = (project / "results/runs").rglob("*.json")
+    before = path.read_bytes()
+    shutil.rmtree(project / "results/work")
+    again = call("benchmarks.run", "--from", str(path), "--root", "elsewhere")
+    assert again.returncode == 0, again.stderr
+    assert "equal: all metrics and the structure are those of the record" in again.stdout
+    assert path.read_bytes() == before
+    assert not (project / "results/work").exists()
+
+    changed = json.loads(before)
+    changed["metrics"]["accuracy"] += 1
+    path.write_text(json.dumps(changed))
+    different = call("benchmarks.run", "--from", str(path), "--results", str(project / "again"))
+    assert different.returncode == 1, different.stderr
+    assert f"metrics accuracy: {changed['metrics']['accuracy']!r} in the record" in different.stdout
+    assert record.read(project / "again" / path.relative_to(project / "results")).status == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tasks.names())
+def test_every_tasks_record_runs_again_from_itself(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = tasks.load(name)
+    config = dataclasses.replace(task.presets["tiny"], epochs=1)
+    if missing := task.unavailable(config):
+        pytest.skip(missing)
+    method = "local_single" if "local_single" not in task.leaves_out else "baseline"
+    cell = record.Cell(name, "tiny+epochs=1", method, task.folds(config)[0], 0)
+    made = run_cell(Job(cell, task, config, tmp_path, device="cpu"))
+    assert made.status == "done", made.reason
+    assert main(["--from", str(cell.path(tmp_path)), "--device", "cpu"]) == 0, capsys.readouterr().out
+
+
+def changed(path: Path, **fields: object) -> Path:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | fields))
+    return path
+
+
+def test_a_record_that_cannot_run_again_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = tasks.load(TASK)
+    here = Job(record.Cell(TASK, "tiny", "baseline", 1, 0), task, task.presets["tiny"], tmp_path, device="cpu")
+    values = {metric.name: 1.0 for metric in task.metrics}
+    made = make_record(here, "now", metrics=values, metrics_last=values, validation=values)
+    path = record.write(made, tmp_path)
+    config = made.protocol["config"]
+    for given, options, message in (
+        ({"protocol": made.protocol | {"version": 0}}, (), f"version is {task.version} instead of 0"),
+        ({"protocol": made.protocol | {"config": config | {"speed": 1}}}, (), "config has no field speed here"),
+        ({"protocol": made.protocol | {"config": config | {"epochs": "2"}}}, (), "config.epochs is '2'"),
+        ({"protocol": made.protocol | {"config": config | {"epochs": 0}}}, (), "epochs is 0; it must be at least 1"),
+        ({"protocol": made.protocol}, ("--epochs", "3"), "config.epochs is 3 instead of 32"),
+        ({"protocol": made.protocol}, ("--results", str(tmp_path)), "would replace the record itself"),
+        ({"status": "failed", "reason": "killed"}, (), "has nothing to compare with (killed)"),
+    ):
+        assert main(["--from", str(changed(path, **given)), *options]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+    assert main(["--from", str(tmp_path / "nowhere.json")]) == 2
+    assert "no such record" in capsys.readouterr().err
+
+
+def test_another_machine_or_version_is_said(job: Callable[..., Job]) -> None:
+    new = run_cell(job())
+    old = dataclasses.replace(
+        new,
+        device=new.device | {"name": "another"},
+        versions=new.versions | {"torch": "1.0"},
+        metrics={name: value + 1 for name, value in (new.metrics or {}).items()},
+    )
+    results, places = compare_again(old, new)
+    assert [line.split(":")[0] for line in results] == ["metrics accuracy", "metrics loss"]
+    assert [line.split(":")[0] for line in places] == ["name", "torch"]
+    assert compare_again(new, new) == ([], [])
+    # Records from before a package was listed say nothing about it.
+    assert compare_again(dataclasses.replace(new, versions={"python": new.versions["python"]}), new) == ([], [])
+
+
+def test_a_worker_without_the_drivers_folder_hands_its_files_over(
+    job: Callable[..., Job], toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    monkeypatch.setattr(tasks, "load", lambda name: toy.TASK)
+    monkeypatch.setattr(os, "dup2", lambda *descriptors: None)  # pytest's own descriptors
+    (tmp_path / "node").mkdir()
+    here = job()
+    own = work(Assignment(here.cell, here.config, here.results, mark(here.results)))
+    assert own.files is None
+    assert record.read(here.cell.path(here.results)) == own.record
+
+    driver = tmp_path / "driver"
+    there = work(Assignment(here.cell, here.config, driver, mark(driver) + "another machine's"))
+    assert not here.cell.path(driver).exists()
+    assert receive(there, driver) == record.read(here.cell.path(driver))
+    (picture,) = there.record.pictures
+    assert (driver / picture).read_bytes() == (here.results / picture).read_bytes()
+    assert there.record.metrics == own.record.metrics
+    assert log_path(here.cell, driver).exists()
 
 
 @pytest.mark.parametrize(("preset", "status"), [("raise", 1), ("missing", 3)])

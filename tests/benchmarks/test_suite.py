@@ -1,6 +1,7 @@
 """The suite: cells are planned, kept, run and retried, and no fault of one cell touches another."""
 
 import dataclasses
+import io
 import os
 import signal
 import subprocess
@@ -38,14 +39,17 @@ def test_a_suite_runs_what_is_missing_and_keeps_the_rest(call: Call, project: Pa
     line = (*SUITE, "tiny", "--seeds", "0")
     first = call(*line, "--folds", "1")
     assert first.returncode == 0, first.stderr
-    assert "5 cells: 0 kept, 5 to run, 0 unavailable; workers: 2; time unknown" in first.stdout
-    assert "[5/5]" in first.stdout
+    standard = {name for name, method in METHODS.items() if method.standard}
+    count = len(standard)
+    assert f"{count} cells: 0 kept, {count} to run, 0 unavailable; workers: 2; time unknown" in first.stdout
+    assert f"[{count}/{count}]" in first.stdout
+    assert "\x1b" not in first.stdout  # no terminal, no line that changes
     made = records(project)
-    assert {r.method for r in made} == set(METHODS)
+    assert {r.method for r in made} == standard
     assert all(r.device["threads"] == 1 for r in made)
-    # One search for all, and the same numbers as in this process.
-    assert len(list((project / "results/work").rglob("found.json"))) == 1
-    assert len({r.search.seconds for r in made if METHODS[r.method].shares_search}) == 1
+    # One local search for all, and the same numbers as in this process.
+    assert len(list((project / "results/work/toy/tiny/local_search").rglob("found.json"))) == 1
+    assert len({r.search.seconds for r in made if r.method.startswith("local_")}) == 1
     alone = run_cell(job("local_single"))
     assert next(r for r in made if r.cell == alone.cell).metrics == alone.metrics
 
@@ -66,6 +70,63 @@ def test_a_suite_runs_what_is_missing_and_keeps_the_rest(call: Call, project: Pa
     assert [r for r in records(project) if r.fold == 1] == made
     assert "[2/2]" in rest.stdout
     assert {r.method for r in records(project) if r.fold == 2} == {"baseline", "local_single"}
+
+
+def test_a_preset_stands_for_its_variants_and_a_task_leaves_methods_out(call: Call, project: Path) -> None:
+    task = project / "tasks/toy/task.py"
+    text = task.read_text()
+    text = text.replace('"tiny": Config(),', '"tiny": Config(), "tiny-wide": Config(width=9), "tinytoo": Config(), ')
+    text = text.replace('"missing")', '"missing", "coco-missing")').replace(
+        '== "missing"', 'in ("missing", "coco-missing")'
+    )
+    text = text.replace("illustrate=illustrate,", 'illustrate=illustrate, leaves_out={"local_multi": "it is a toy"},')
+    task.write_text(text)
+    line = ("benchmarks.suite", "--seeds", "0", "--folds", "1", "--list")
+    listed = call(*line, "tiny", "--method", "baseline", "local_multi").stdout
+    assert [row for row in listed.splitlines() if row.startswith("missing")] == [
+        "missing toy tiny baseline fold 1 seed 0",
+        "missing toy tiny-wide baseline fold 1 seed 0",
+    ]
+    assert "left out: toy tiny-wide local_multi: it is a toy" in listed
+
+    methods = {row.split()[3] for row in call(*line, "tiny", "--method", "all").stdout.splitlines() if row[:3] == "mis"}
+    assert methods == METHODS.keys() - {"local_multi"}
+
+    done = call("benchmarks.suite", "--seeds", "0", "--folds", "1", "--method", "baseline", "--workers", "1", "tiny")
+    assert done.returncode == 0, done.stderr
+    assert {r.preset for r in records(project)} == {"tiny", "tiny-wide"}
+    tables.make(project / "results")
+    assert (project / "results/tables/toy-tiny-wide.md").exists()
+
+    paper = call("benchmarks.suite", "paper", "--method", "baseline")
+    assert paper.returncode == 3
+    assert "unavailable: toy coco-missing: download toy.zip and unpack it" in paper.stdout
+    assert "plan: toy coco-missing: 4 cells, 0 kept, 4 unavailable" in paper.stdout
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_one_line_that_changes(job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    out = Terminal()
+    progress = suite.Progress(2, expected=80.0, out=out)
+    cells = [job(fold=fold).cell for fold in (1, 2)]
+    progress.show(cells)
+    assert out.getvalue() == "\r\x1b[2K[0/2] elapsed 0:00, left 1:20; running: toy tiny baseline f"
+    progress.add(suite.Result(cells[0], None, "a full disk"))
+    *_, line, end = out.getvalue().split("\n")
+    assert line.endswith(
+        "\r\x1b[2K[1/2] toy tiny baseline fold 1 seed 0: failed, no record: a full disk (elapsed 0:00, left 0:00)"
+    )
+    assert end == ""
+
+    plain = io.StringIO()
+    suite.Progress(2, None, plain).show(cells)
+    assert plain.getvalue() == ""
+    assert suite.Progress(2, None, plain).times == "elapsed 0:00, left unknown"
 
 
 def test_a_failing_cell_stops_no_other_and_is_tried_again(call: Call, project: Path) -> None:
@@ -178,6 +239,7 @@ def test_two_suites_share_the_work(start: Start, project: Path) -> None:
         ("tiny -- --epochs 3", "fields after -- belong to one task"),
         ("tiny --folds 9", "no cell to run; action_segmentation has no fold 9; it has 1, 2, 3, 4, 5"),
         ("tiny --workers 0", "--workers must be at least 1 or auto, got 0"),
+        ("tiny --gpus-per-cell 1", "--gpus-per-cell is for clusters; give --ray-address, too"),
     ],
 )
 def test_wrong_usage_is_one_clear_error(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,10 +256,11 @@ def test_a_wrong_field_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "epochs is 0; it must be at least 1" in capsys.readouterr().err
 
 
-def test_time_is_estimated_from_this_machines_records(job: Callable[..., Job]) -> None:
-    missing = [job(method, fold=fold) for method in METHODS for fold in (1, 2)]
-    results = missing[0].results
-    assert suite.estimate_seconds(missing, results, 2) is None
+def test_time_is_estimated_from_records(job: Callable[..., Job]) -> None:
+    methods = ("baseline", "random_search", "local_search_run", "local_single", "local_multi")
+    missing = [job(method, fold=fold) for method in methods for fold in (1, 2)]
+    made_here: list[record.Record] = []
+    assert suite.estimate_seconds(missing, []) is None
     values = {"accuracy": 1.0, "loss": 1.0}
     for method, search, training in (
         ("baseline", 0, 10),
@@ -214,11 +277,8 @@ def test_time_is_estimated_from_this_machines_records(job: Callable[..., Job]) -
             training=Cost(5, training),
             evaluation_seconds=1.0,
         )
-        record.write(made, results)
-        record.write(
-            dataclasses.replace(made, seed=9, device=made.device | {"name": "another machine"}, training=Cost(5, 1e6)),
-            results,
-        )
+        made_here.append(made)
+        made_here.append(dataclasses.replace(made, seed=9, resumed=True, training=Cost(5, 1e6)))
     # Per fold: baseline 11, random_search 23, the search once 20, local_single 11, and 11 each for the two
     # methods without a record, as the mean of the others.
-    assert suite.estimate_seconds(missing, results, 2) == pytest.approx(11 + 23 + 20 + 3 * 11)
+    assert suite.estimate_seconds(missing, made_here) == pytest.approx(2 * (11 + 23 + 20 + 3 * 11))

@@ -37,6 +37,8 @@ def _in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functional, "_chosen", {})
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
 def test_in_the_interpreter() -> None:
     pytest.importorskip("triton")

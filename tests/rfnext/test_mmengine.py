@@ -21,6 +21,7 @@ from rfnext.structure import searched_convs
 pytest.importorskip("mmengine", reason="mmengine is not installed")
 from mmengine.config import Config  # noqa: E402
 from mmengine.hooks import EMAHook, Hook  # noqa: E402
+from mmengine.logging import HistoryBuffer  # noqa: E402
 from mmengine.model import BaseModel  # noqa: E402
 from mmengine.optim import OptimWrapper  # noqa: E402
 from mmengine.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS, RUNNERS  # noqa: E402
@@ -43,6 +44,14 @@ NUMBERS = itertools.count()
 def _same_bits_in_equal_runs() -> Iterator[None]:
     with pin_implementation("taps"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what takes mmengine most of the time: asking compilers for their versions, once per runner, and
+    formatting the config, once per checkpoint."""
+    monkeypatch.setattr(Runner, "_log_env", lambda runner, env_cfg: None)
+    monkeypatch.setattr(Config, "pretty_text", property(repr))
 
 
 @MODELS.register_module()
@@ -220,7 +229,7 @@ def test_checkpoints_are_read_without_running_code(tmp_path: Path) -> None:
 
     class Attribute:
         def __reduce__(self) -> Any:
-            return getattr, (os, "mkdir")
+            return getattr, (HistoryBuffer, "update")
 
     for bad in (Command(), Attribute()):
         torch.save({"state_dict": {}, "bad": bad}, tmp_path / "bad.pth")
@@ -543,8 +552,10 @@ def test_the_plain_hook_attaches_a_search_to_any_runner(tmp_path: Path) -> None:
 
 def test_an_optimizer_without_the_branch_weights_is_an_error(tmp_path: Path) -> None:
     search = LocalSearch(Repeater(), LocalConfig())  # not the model that is trained
+    settings = settings_of(tmp_path, custom_hooks=[LocalSearchHook(search)], model=Repeater())
+    del settings["runner_type"]
     with pytest.raises(RuntimeError, match="does not hold the branch weights.*before the optimizer"):
-        train(tmp_path, runner_type="Runner", custom_hooks=[LocalSearchHook(search)])
+        Runner(**settings).train()
     with pytest.raises(ValueError, match="every must be 'epoch' or 'iteration', got 'step'"):
         LocalSearchHook(search, every="step")  # type: ignore[arg-type]
 

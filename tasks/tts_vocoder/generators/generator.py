@@ -86,7 +86,7 @@ def remove_weight_norm(model: nn.Module) -> None:
             # torch deletes the weight's property from the class, which deep copies share.
             own = {key: value for key, value in vars(type(module)).items() if key not in ("__dict__", "__weakref__")}
             cast(Any, module).__class__ = type(type(module).__name__, type(module).__bases__, own)
-            weight = module.weight.detach().clone()
+            weight = cast(Tensor, module.weight).detach().clone()
             parametrize.remove_parametrizations(module, "weight")
             module.weight = nn.Parameter(weight)  # without gradients around, torch leaves a tensor
 

@@ -20,7 +20,7 @@ SLOPE = 0.1
 
 
 class HiFiGAN(Generator):
-    """Transposed convs upsample step by step; after each, residual blocks of several kernels and dilations are averaged.
+    """Transposed convs upsample step by step; after each, residual blocks of several kernels are averaged.
 
     Args:
         mel: configuration of the mels.

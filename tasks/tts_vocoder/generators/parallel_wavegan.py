@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tasks.tts_vocoder.generators.generator import (
     Dilated,
@@ -52,9 +51,7 @@ class ParallelWaveGAN(Generator):
         self.conv_layers = nn.ModuleList(
             GatedLayer(residual, gate, skip, mel.mels, 2 ** (layer % (layers // stacks))) for layer in range(layers)
         )
-        self.last_conv_layers = nn.Sequential(
-            nn.ReLU(), nn.Conv1d(skip, skip, 1), nn.ReLU(), nn.Conv1d(skip, 1, 1)
-        )
+        self.last_conv_layers = nn.Sequential(nn.ReLU(), nn.Conv1d(skip, skip, 1), nn.ReLU(), nn.Conv1d(skip, 1, 1))
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -114,11 +111,11 @@ class Upsampling(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv1d(mels, mels, 5, padding=2, padding_mode="replicate", bias=False)
         self.factors = tuple(factors)
-        self.smoothing = nn.ModuleList(
-            nn.Conv2d(1, 1, (1, 2 * factor + 1), padding=(0, factor), bias=False) for factor in factors
-        )
-        for conv in self.smoothing:
-            nn.init.constant_(conv.weight, 1 / conv.weight.numel())
+        self.smoothing = nn.ModuleList()
+        for factor in factors:
+            conv = nn.Conv2d(1, 1, (1, 2 * factor + 1), padding=(0, factor), bias=False)
+            nn.init.constant_(conv.weight, 1 / (2 * factor + 1))
+            self.smoothing.append(conv)
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel: (B, mels, F) -> (B, mels, F * product of the factors)"""

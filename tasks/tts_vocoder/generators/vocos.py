@@ -84,7 +84,9 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, F, dim) -> (B, 1, F * hop)"""
-        logarithm, phase = self.out(x).float().mT.chunk(2, dim=1)
+        y = self.out(x)
+        # Half precision, under autocast, is too coarse for phases.
+        logarithm, phase = y.to(torch.promote_types(y.dtype, torch.float32)).mT.chunk(2, dim=1)
         magnitude = logarithm.exp().clamp(max=100.0)  # the paper's bound against steps that explode
         return self.istft(magnitude * phase.cos(), magnitude * phase.sin())
 
@@ -115,7 +117,7 @@ class ISTFT(nn.Module):
         self.register_buffer("basis", basis.float(), persistent=False)
 
     def forward(self, real: Tensor, imaginary: Tensor) -> Tensor:
-        """real, imaginary: (B, n_fft / 2 + 1, F), float32 -> (B, 1, F * hop)"""
+        """real, imaginary: (B, n_fft / 2 + 1, F), not of half precision -> (B, 1, F * hop)"""
         overlapping = self.by_product if torch.compiler.is_exporting() else self.by_fft
         length = self.hop * real.shape[2]
         wave, weight = (x.narrow(2, self.cut, length) for x in overlapping(real, imaginary))

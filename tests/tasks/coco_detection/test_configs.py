@@ -22,6 +22,7 @@ from mmengine.optim import OptimWrapper  # noqa: E402
 from mmengine.registry import HOOKS, RUNNERS, DefaultScope  # noqa: E402
 
 from rfnext import LocalSearch, Structure  # noqa: E402
+from rfnext.functional import pin_implementation  # noqa: E402
 from rfnext.integrations.mmengine import RFSearchHook, RFSearchRunner  # noqa: E402
 from rfnext.structure import searched_convs  # noqa: E402
 
@@ -159,7 +160,16 @@ def test_published_structures_fit_with_every_entry_used(detector: str, shared: P
     assert set(following.search.structure()) == set(structure)
 
 
-@pytest.mark.parametrize("detector", configs.DETECTORS)
+@pytest.mark.parametrize(
+    "detector",
+    [
+        pytest.param("convnext", marks=pytest.mark.slow),
+        "pvtv2",
+        pytest.param("res2net", marks=pytest.mark.slow),
+        pytest.param("hrnet", marks=pytest.mark.slow),
+        "panoptic",
+    ],
+)
 def test_one_training_step_and_one_prediction(detector: str) -> None:
     torch.manual_seed(0)
     model = revert_sync_batchnorm(model_of(detector))
@@ -171,17 +181,21 @@ def test_one_training_step_and_one_prediction(detector: str) -> None:
     )
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3))
     before = [weight.detach().clone() for weight in following.search.branch_weights()]
-    losses = model.train().train_step(inputs, optimizer)
+    with pin_implementation("branches"):
+        losses = model.train().train_step(inputs, optimizer)
     assert all(torch.isfinite(value).all() for value in losses.values())
     moved = sum(not torch.equal(a, b) for a, b in zip(before, following.search.branch_weights(), strict=True))
-    assert moved > 0.9 * len(before)  # the mask head has nothing to learn where no box was found
+    assert moved > 0.8 * len(before)  # ConvNeXt drops some blocks at random
 
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), pin_implementation("branches"):
         (found,) = model.test_step(inputs)
-    assert tuple(found.pred_instances.bboxes.shape[1:]) == (4,)
     if panoptic:
         assert tuple(found.pred_panoptic_seg.sem_seg.shape) == (1, 128, 128)
+    else:
+        boxes = found.pred_instances
+        assert tuple(boxes.bboxes.shape) == (len(boxes), 4)
+        assert tuple(boxes.masks.shape) == (len(boxes), 128, 128)
 
 
 def test_the_runner_of_a_config_loads_the_weights_that_it_names_before_it_wraps(tmp_path: Path) -> None:
@@ -196,9 +210,8 @@ def test_the_runner_of_a_config_loads_the_weights_that_it_names_before_it_wraps(
     runner._prepare(training=True)
     searched = searched_convs(runner.model)
     assert len(searched) == 279
-    backbone = runner.model.backbone
-    assert all(bool((value == 0.5).all()) for key, value in backbone.state_dict().items() if key in state)
-    assert isinstance(backbone.conv1, nn.Conv2d)
+    loaded = runner.model.backbone.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
     (search,) = [hook.search for hook in runner.hooks if hasattr(hook, "search")]
     assert isinstance(search, LocalSearch)
 

@@ -60,7 +60,7 @@ def mels(batch: int, frames: int) -> torch.Tensor:
 @torch.no_grad()
 def one_shot(generator: generators.Generator, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
     wave = generator(*inputs)
-    assert wave.std() > 0.05  # else 1e-4 would mean little
+    assert wave.std() > 0.02  # else 1e-4 would mean little
     return wave
 
 
@@ -90,7 +90,8 @@ def test_onnx_holds_plain_convs(generator, onnx_file):
     onnx.checker.check_model(model)
     constants = {tensor.name for tensor in model.graph.initializer}
     convs = [node for node in model.graph.node if node.op_type == "Conv"]
-    assert len(convs) == sum(isinstance(m, (nn.Conv1d, nn.Conv2d)) for m in generator.modules())
+    unused = isinstance(generator, generators.ParallelWaveGAN)  # the last layer's residual
+    assert len(convs) == sum(isinstance(m, (nn.Conv1d, nn.Conv2d)) for m in generator.modules()) - unused
     assert all(node.input[1] in constants for node in convs)
     (entry,) = (entry for entry in model.metadata_props if entry.key == "mel_config")
     assert json.loads(entry.value)["hop"] == 256
@@ -127,7 +128,7 @@ def test_less_context_is_heard(generator):
     expected = one_shot(exact, exact.inputs(mel))
     for around, equal in (((before, after), True), ((before - 1, after), False), ((before, after - 1), False)):
         wave = torch.cat(list(export.stream(exact, mel, 5, around)), 2)
-        assert bool((wave - expected).abs().max() < 1e-6) == equal
+        assert bool((wave - expected).abs().max() < 1e-12) == equal
 
 
 def test_context_is_the_receptive_field(generator):

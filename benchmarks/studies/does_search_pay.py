@@ -1,0 +1,130 @@
+"""Does searching pay? Every method against the hand design, the tuned hand design and the published local search.
+
+    python -m benchmarks.studies.does_search_pay --root PATH [--group REGEX] [--seeds 0 1 2] [--only-table]
+
+Runs all methods of the suite on own data in the layout of the MS-TCN release (preset "compact": 2 stages x 10 layers
+x 32 maps), and the published rule of the local search beside ours; cells that are done are kept. Then writes one table
+of paired differences. The study that is committed was run on 50 Salads' SVM scores at 1 frame per second, which are
+in the repository colincsl/TemporalConvolutionalNetworks.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from benchmarks import suite
+from benchmarks.groups import Group, estimate, group, number, scores
+from benchmarks.record import ROOT, read_all
+from rfnext.atomic import write_text
+
+METHODS = (
+    "baseline",
+    "tuned_design",
+    "random_search",
+    "multi_dilation",
+    "local_search_run",
+    "local_single",
+    "local_multi",
+    "one_shot",
+    "one_shot_to_local_single",
+    "one_shot_to_local_multi",
+    "global_",
+    "global_to_local_single",
+)
+REFERENCES = ("baseline", "tuned_design", "local_single (paper)")
+METRICS = ("f1@25", "f1@50", "accuracy")
+
+
+@dataclass(frozen=True)
+class Options:
+    """All methods on one dataset, and their paired differences."""
+
+    root: Path | None = None
+    """Folder of the data; not needed for --only-table."""
+    group: str = r"rgb-\d+"
+    """Videos whose names match alike are held out together."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds on every fold."""
+    only_table: bool = False
+    """Run nothing, gather the records."""
+    results: Path = ROOT / "results"
+    """Folder of the records."""
+
+
+def run(options: Options) -> int:
+    """Run the cells, seed by seed, so that an interrupted study is balanced; the suite's exit status."""
+    status = 0
+    for seed in options.seeds:
+        shared = ["compact", "--task", "action_segmentation", "--results", str(options.results), "--seeds", str(seed)]
+        data = ["--", "--root", str(options.root), "--group", options.group]
+        status = max(status, suite.main([*shared, "--method", *METHODS, *data]))
+        status = max(status, suite.main([*shared, "--method", "local_single", *data, "--search.rule", "paper"]))
+    return status
+
+
+def rows(groups: Sequence[Group]) -> dict[str, tuple[Group, str]]:
+    """Name of the row -> the group and method that it shows. Those of the published rule carry "(paper)"."""
+    found = {}
+    for one in groups:
+        if one.task == "action_segmentation" and one.preset.startswith("compact"):
+            rule = " (paper)" if "search.rule=paper" in one.preset else ""
+            found |= {f"{method}{rule}": (one, method) for method in one.methods}
+    order = [name for method in METHODS for name in (method, f"{method} (paper)")]
+    return {name: found[name] for name in order if name in found}
+
+
+def table(groups: Sequence[Group]) -> str:
+    """Markdown: every method's scores, and the paired differences to the references. Raises ValueError without any."""
+    shown = rows(groups)
+    if "baseline" not in shown:
+        raise ValueError("no records of the study; run it with --root PATH first")
+    values = {name: scores(one, method) for name, (one, method) in shown.items()}
+    lines = []
+    for metric in METRICS:
+        heads = [f"minus {name}" for name in REFERENCES]
+        lines += [
+            f"{metric} (%), mean ± 95 % interval over folds (seeds averaged); differences are paired by fold and seed.",
+            "",
+            f"| method | {metric} | {' | '.join(heads)} | cells | search epochs |",
+            "| --- |" + " ---: |" * (3 + len(heads)),
+        ]
+        for name, (one, method) in shown.items():
+            mine = values[name][metric]
+            cells = [_text(mine, signed=False)]
+            for reference in REFERENCES:
+                other = values.get(reference, {}).get(metric, {})
+                both = {cell: mine[cell] - other[cell] for cell in mine if cell in other}
+                cells.append("" if name == reference else _text(both, signed=True))
+            epochs = {record.search.epochs for record in one.done(method).values()}
+            cost = f"{min(epochs)}" if len(epochs) == 1 else f"{min(epochs)}–{max(epochs)}"
+            lines.append(f"| {name} | {' | '.join(cells)} | {len(mine)} | {cost} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _text(values: dict[tuple[int, int], float], *, signed: bool) -> str:
+    found = estimate(values)
+    return "–" if found is None else number(found, 1, signed=signed)
+
+
+def main() -> int:
+    """Command line."""
+    options = tyro.cli(Options, description=__doc__)
+    status = 0
+    if not options.only_table:
+        if options.root is None:
+            print("error: --root PATH names the folder of the data", file=sys.stderr)
+            return 2
+        status = run(options)
+    records, broken = read_all(options.results)
+    text = table(group(records, broken))
+    write_text(options.results / "studies/does_search_pay/table.md", text)
+    print(text)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,374 @@
+"""How often does a search find a receptive field that is known?
+
+    python -m benchmarks.studies.planted_truth [--seeds 20] [--results results/studies/planted_truth]
+
+A sequence of smooth noise has one channel per class; a frame's class is the one whose channel is largest `lag`
+frames before and after it, and every class has its own lag. The network has one dilated conv per channel, so the best
+dilation of each is known: the lag. Each method searches from the same start (1, 2, 4, 8, ...) on the same data, and
+then a network with what it found is trained anew, like all others.
+
+One JSON per seed is written as it ends, and kept when the study is started again; `table.md` gathers them.
+"""
+
+import json
+import logging
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+from benchmarks.groups import estimate
+from benchmarks.record import ROOT, commit, versions
+from rfnext import (
+    Bounds,
+    Evolution,
+    EvolutionConfig,
+    LocalConfig,
+    LocalSearch,
+    OneShotConfig,
+    OneShotSearch,
+    Rule,
+    Scored,
+    Structure,
+    halve,
+    powers_of_two,
+)
+from rfnext.atomic import write_text
+from rfnext.functional import pin_implementation
+
+log = logging.getLogger(__name__)
+
+CLASSES = 5
+FRAMES = 256
+LONGEST = 64
+SMOOTHNESS = 6.0
+"""Standard deviation in frames of the Gaussian that the noise is smoothed with."""
+EPOCHS = 40
+STEPS = 10
+"""Optimizer steps per epoch; every step sees new sequences."""
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Options:
+    """Planted lags: which searches find them."""
+
+    seeds: int = 20
+    """Sets of lags."""
+    results: Path = ROOT / "results/studies/planted_truth"
+    """Folder of the records and the table."""
+
+
+class Network(nn.Module):
+    """One conv of kernel 3 per channel, and a pointwise layer that weighs them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reach = nn.ModuleList(
+            nn.Conv1d(1, 4, 3, padding=2**i, dilation=2**i) for i in range(CLASSES)
+        )  # dilations 1, 2, 4, 8, 16: doubling, as hand designs do
+        self.classify = nn.Conv1d(4 * CLASSES, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, CLASSES, T) -> logits (B, CLASSES, T)"""
+        seen = [conv(channel) for conv, channel in zip(self.reach, x.split(1, dim=1), strict=True)]
+        return self.classify(torch.relu(torch.cat(seen, dim=1)))
+
+
+def searched(name: str, conv: nn.Module) -> bool:
+    return name.startswith("reach")
+
+
+class Data:
+    """Sequences whose class depends on two frames, `lag` before and after."""
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        # Uniform in the logarithm, and rarely a power of two.
+        self.lags = [round(2 ** rng.uniform(0, math.log2(LONGEST))) for _ in range(CLASSES)]
+        self.seed = seed
+        window = torch.arange(-24, 25)
+        kernel = torch.exp(-0.5 * (window / SMOOTHNESS) ** 2)
+        self.kernel = (kernel / kernel.square().sum().sqrt())[None, None]  # keeps the variance
+
+    def draw(self, number: int, batch: int = BATCH) -> tuple[Tensor, Tensor]:
+        """Batch `number`: x (batch, CLASSES, FRAMES) and classes (batch, FRAMES)."""
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + number)
+        margin = 24 + LONGEST
+        noise = torch.randn(batch * CLASSES, 1, FRAMES + 2 * margin, generator=generator)
+        x = nn.functional.conv1d(noise, self.kernel).view(batch, CLASSES, -1)
+        inner = slice(LONGEST, LONGEST + FRAMES)
+        both = [x[:, c].roll(lag, -1) + x[:, c].roll(-lag, -1) for c, lag in enumerate(self.lags)]
+        return x[..., inner].contiguous(), torch.stack(both, 1).argmax(1)[:, inner]
+
+
+Search = LocalSearch | OneShotSearch
+
+
+def train(model: nn.Module, data: Data, epochs: int, search: Search | None = None, first: int = 0) -> None:
+    """Adam at 0.005; batches are numbered from `first`, so that a continued training sees new ones."""
+    groups = search.parameter_groups() if search else [{"params": list(model.parameters())}]
+    optimizer = torch.optim.Adam(groups, lr=0.005)
+    for epoch in range(first, first + epochs):
+        for step in range(STEPS):
+            x, y = data.draw(epoch * STEPS + step)
+            optimizer.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        if search:
+            search.after_step()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: Data, number: int) -> float:
+    x, y = data.draw(number, 64)
+    return 100 * (model(x).argmax(1) == y).double().mean().item()
+
+
+VALIDATION, TEST = 10**6, 10**6 + 1
+
+
+def build(seed: int, structure: Structure | None = None) -> Network:
+    torch.manual_seed(seed)
+    model = Network()
+    if structure is not None:
+        structure.apply(model)
+    return model
+
+
+def local_config(rule: Rule, spread: float) -> LocalConfig:
+    return LocalConfig(interval=2, rounds=EPOCHS // 2, spread=spread, branches=3, bounds=Bounds(1, LONGEST), rule=rule)
+
+
+def local(data: Data, start: Structure | None, rule: Rule = "default", spread: float = 0.1) -> Structure:
+    model = build(data.seed, start)
+    search = LocalSearch(model, local_config(rule, spread), searched)
+    train(model, data, EPOCHS, search)
+    return search.structure()
+
+
+def one_shot(data: Data) -> OneShotSearch:
+    model = build(data.seed)
+    search = OneShotSearch(model, OneShotConfig(powers_of_two(LONGEST + 1), interval=EPOCHS), searched)
+    train(model, data, EPOCHS, search)
+    return search
+
+
+def genetic(
+    data: Data, config: EvolutionConfig, rungs: list[int], promoted: float, budget: float
+) -> tuple[Structure, int]:
+    """The best structure and the epochs that it took. A structure that is promoted is trained anew, and counted so."""
+    evolution = Evolution(Structure.read(Network(), searched), config, np.random.default_rng(data.seed))
+    epochs = 0
+
+    def evaluate(structure: Structure, rung: int) -> float:
+        nonlocal epochs
+        epochs += rung
+        model = build(data.seed, structure)
+        train(model, data, rung)
+        return accuracy(model, data, VALIDATION)
+
+    while (asked := evolution.ask()) and epochs + rungs[0] <= budget:
+        fitness = halve(asked, rungs, evaluate, promoted=promoted, budget=budget - epochs)
+        evolution.tell(Scored(structure, fitness.get(structure)) for structure in asked)
+    return evolution.best.structure, epochs
+
+
+def random_best(data: Data, count: int) -> Structure:
+    """The best of random structures at the budget of one training."""
+    evolution = Evolution(
+        Structure.read(Network(), searched),
+        EvolutionConfig(count, 0, candidates=powers_of_two(LONGEST + 1)),
+        np.random.default_rng(data.seed),
+    )
+    scored = []
+    for structure in evolution.ask():
+        model = build(data.seed, structure)
+        train(model, data, EPOCHS // count)
+        scored.append((accuracy(model, data, VALIDATION), structure))
+    return max(scored, key=lambda pair: pair[0])[1]
+
+
+def spaced(data: Data) -> Network:
+    """The network with learnable spacings (Khalfaoui-Hassani et al., ICLR 2023) instead of dilated convs.
+
+    Every tap has a position of its own, learnt by gradient; they start where the hand design has them.
+    """
+    from DCLS.construct.modules import Dcls1d
+
+    model = build(data.seed)
+    for index, conv in enumerate(cast(list[nn.Conv1d], list(model.reach))):
+        torch.manual_seed(data.seed + index)
+        dcls = Dcls1d(1, 4, kernel_count=3, dilated_kernel_size=2 * LONGEST + 1, padding=LONGEST)
+        (dilation,) = conv.dilation
+        with torch.no_grad():
+            dcls.weight.copy_(conv.weight)
+            cast(Tensor, dcls.bias).copy_(cast(Tensor, conv.bias))
+            dcls.P.copy_(torch.tensor([-dilation, 0.0, dilation]).expand_as(dcls.P))
+        model.reach[index] = dcls
+    return model
+
+
+def learnable_spacings(data: Data) -> dict[str, object]:
+    """The network with learnable spacings, its positions' learning rate chosen on validation: three trainings."""
+    tried = []
+    start = time.perf_counter()
+    for factor in (1, 10, 100):
+        model = spaced(data)
+        positions = [conv.P for conv in model.reach]
+        others = [p for p in model.parameters() if not any(p is q for q in positions)]
+        optimizer = torch.optim.Adam([{"params": others}, {"params": positions, "lr": 0.005 * factor}], lr=0.005)
+        for step in range(EPOCHS * STEPS):
+            x, y = data.draw(step)
+            optimizer.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        tried.append((accuracy(model, data, VALIDATION), factor, accuracy(model, data, TEST)))
+    _, factor, score = max(tried)
+    return {
+        "dilations": None,
+        "position_learning_rate": 0.005 * factor,
+        "search_epochs": 2 * EPOCHS,
+        "search_seconds": round(time.perf_counter() - start, 2),
+        "accuracy": round(score, 2),
+    }
+
+
+def methods(data: Data, found: dict[str, dict]) -> dict[str, Callable[[], tuple[Structure, int]]]:
+    """Name -> what finds a structure, and how many epochs it took. Later ones start from what earlier ones found."""
+    argmax: list[Structure] = []
+
+    def coarse() -> tuple[Structure, int]:
+        search = one_shot(data)
+        argmax.append(search.structure("argmax"))
+        return search.structure("log2"), EPOCHS
+
+    def most_probable() -> tuple[Structure, int]:
+        return (argmax or [one_shot(data).structure("argmax")])[0], EPOCHS
+
+    def halving() -> tuple[Structure, int]:
+        config = EvolutionConfig(8, 40, candidates=powers_of_two(LONGEST + 1))
+        return genetic(data, config, [EPOCHS // 8, EPOCHS // 4], 0.25, 6 * EPOCHS)
+
+    def refined(name: str) -> Callable[[], tuple[Structure, int]]:
+        def refine() -> tuple[Structure, int]:
+            return local(data, as_structure(found[name]["dilations"])), found[name]["search_epochs"] + EPOCHS
+
+        return refine
+
+    return {
+        "the truth": lambda: (as_structure(data.lags), 0),
+        "hand design": lambda: (Structure.read(Network(), searched), 0),
+        "random_search": lambda: (random_best(data, 8), EPOCHS),
+        "local, rule paper": lambda: (local(data, None, "paper"), EPOCHS),
+        "local": lambda: (local(data, None), EPOCHS),
+        "local, spread 0.5": lambda: (local(data, None, spread=0.5), EPOCHS),
+        "one_shot, log2": coarse,
+        "one_shot, argmax": most_probable,
+        "one_shot_to_local, log2": refined("one_shot, log2"),
+        "one_shot_to_local, argmax": refined("one_shot, argmax"),
+        "global_": halving,
+        "global_to_local": refined("global_"),
+    }
+
+
+def as_structure(dilations: list[int]) -> Structure:
+    return Structure({f"reach.{c}": (d,) for c, d in enumerate(dilations)})
+
+
+def run(seed: int, found: dict[str, dict]) -> dict[str, object]:
+    """All methods on one set of lags, and the truth itself; those in `found` are kept."""
+    data = Data(seed)
+    found = dict(found)
+    for name, method in methods(data, found).items():
+        if name in found:
+            continue
+        start = time.perf_counter()
+        structure, epochs = method()
+        seconds = time.perf_counter() - start
+        model = build(seed, structure)
+        train(model, data, EPOCHS)
+        found[name] = {
+            "dilations": [d for (d,) in structure.values()],
+            "search_epochs": epochs,
+            "search_seconds": round(seconds, 2),
+            "accuracy": round(accuracy(model, data, TEST), 2),
+        }
+        log.info("seed %d, %s: %s, lags %s", seed, name, found[name], data.lags)
+    if "learnable spacings (DCLS)" not in found:
+        found["learnable spacings (DCLS)"] = learnable_spacings(data)
+        log.info("seed %d, DCLS: %s", seed, found["learnable spacings (DCLS)"])
+    return {"seed": seed, "lags": data.lags, "commit": commit(), "versions": versions(), "methods": found}
+
+
+def near(found: int, lag: int) -> bool:
+    """Within a tenth of the lag, or one step."""
+    return abs(found - lag) <= max(1, 0.1 * lag)
+
+
+def table(records: list[dict]) -> str:
+    """Markdown: how many layers each method put at their lag, and what the retrained network scores."""
+    lines = [
+        f"Planted lags, {len(records)} seeds x {CLASSES} layers. near: within a tenth of the lag or one step. "
+        "log2 error: mean of |log2(dilation / lag)|. Mean ± 95 % interval over seeds.",
+        "",
+        "| method | near (%) ↑ | log2 error ↓ | accuracy retrained (%) ↑ | minus hand design |  search epochs |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    base = [r["methods"]["hand design"]["accuracy"] for r in records]
+    for name in records[0]["methods"]:
+        rows = [r["methods"][name] for r in records]
+        hits, errors = [], []
+        for row, r in zip(rows, records, strict=True):
+            pairs = list(zip(row["dilations"] or [], r["lags"], strict=False))
+            if pairs:
+                hits.append(100 * statistics.fmean(near(d, lag) for d, lag in pairs))
+                errors.append(statistics.fmean(abs(math.log2(d / lag)) for d, lag in pairs))
+        scores = [row["accuracy"] for row in rows]
+        gains = [score - other for score, other in zip(scores, base, strict=True)]
+        epochs = statistics.fmean(row["search_epochs"] for row in rows)
+        found = [_interval(hits, 0), _interval(errors, 2)] if hits else ["–", "–"]
+        cells = [*found, _interval(scores, 1), _interval(gains, 1), f"{epochs:.0f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(values: list[float], decimals: int) -> str:
+    found = estimate({(seed, 0): value for seed, value in enumerate(values)})
+    assert found is not None
+    half = "" if found.half_width is None else f" ± {found.half_width:.{decimals}f}"
+    return f"{found.mean:.{decimals}f}{half}"
+
+
+def main() -> int:
+    """Command line."""
+    options = tyro.cli(Options, description=__doc__)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
+    torch.set_num_threads(1)
+    records = []
+    with pin_implementation("taps"):  # equal runs give equal bits
+        for seed in range(options.seeds):
+            path = options.results / f"seed{seed}.json"
+            known = json.loads(path.read_text("utf-8"))["methods"] if path.exists() else {}
+            record = run(seed, known)
+            if record["methods"] != known:
+                write_text(path, json.dumps(record, indent=1))
+            records.append(record)
+    text = table(records)
+    write_text(options.results / "table.md", text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Pictures of predictions: images with boxes and masks, or with panoptic segments."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from rfnext.atomic import write_bytes
+from tasks.coco_detection import training
+from tasks.coco_detection.data import Dataset
+from tasks.coco_detection.quiet import quiet
+from tasks.coco_detection.task import Config
+from tasks.spec import Part
+
+if TYPE_CHECKING:
+    from mmdet.structures import DetDataSample
+
+IMAGES = 4
+"""Images per picture."""
+
+TILE = 200
+"""Longer side of an image in a picture, in pixels."""
+
+LARGEST = 90_000
+"""Bytes of a picture: it is committed with the results."""
+
+Pixels = NDArray[np.uint8]
+
+
+def gallery(model: nn.Module, dataset: Dataset, part: Part, config: Config, path: Path, threshold: float) -> None:
+    """Draw the predictions on four images, spread evenly over the part, side by side into a PNG.
+
+    threshold: only instances with at least this score are drawn. Raises OSError if the file cannot be written.
+    """
+    with quiet():
+        data = training.read_part(dataset, dataset.part(part), config, training=False)
+        chosen = np.unique(np.linspace(0, len(data) - 1, IMAGES).round().astype(int)).tolist()
+        samples = training.predict(model, [training.pseudo_collate([data[index]]) for index in chosen])
+        tiles = [draw(_read(sample.img_path), sample, dataset.classes, threshold) for sample in samples]
+    images = [Image.fromarray(tile) for tile in tiles]
+    for image in images:
+        image.thumbnail((TILE, TILE))
+    sheet = Image.new("RGB", (TILE * len(images), TILE), "white")
+    for column, image in enumerate(images):
+        sheet.paste(image, (TILE * column, 0))
+    for colours in (128, 64, 32, 16, 8):
+        buffer = io.BytesIO()
+        sheet.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= LARGEST:
+            break
+    write_bytes(path, buffer.getvalue())
+
+
+def _read(path: str) -> Pixels:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def draw(image: Pixels, sample: "DetDataSample", classes: Sequence[str], threshold: float) -> Pixels:
+    """The image, (H, W, 3), with what was predicted on it.
+
+    Instances of a score of at least `threshold` get a box, a mask and their class; panoptic segments a colour each.
+    """
+    canvas = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    if "pred_panoptic_seg" in sample:
+        found = sample.pred_panoptic_seg.sem_seg[0].cpu()
+        ids = [id_ for id_ in found.unique().tolist() if id_ % training.INSTANCE_OFFSET < len(classes)]
+        masks = torch.stack([found == id_ for id_ in ids]) if ids else found.new_zeros((0, *found.shape))
+        colours = [colour(id_ % training.INSTANCE_OFFSET + 7 * (id_ // training.INSTANCE_OFFSET)) for id_ in ids]
+        return _numpy(draw_segmentation_masks(canvas, masks.bool(), alpha=0.5, colors=colours) if ids else canvas)
+    found = confident(sample, threshold)
+    if not len(found):
+        return _numpy(canvas)
+    labels = found.labels.tolist()
+    colours = [colour(label) for label in labels]
+    if "masks" in found:
+        masks = torch.as_tensor(found.masks, dtype=torch.bool).cpu()
+        canvas = draw_segmentation_masks(canvas, masks, alpha=0.5, colors=colours)
+    names = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, found.scores.tolist(), strict=True)]
+    return _numpy(draw_bounding_boxes(canvas, found.bboxes.cpu(), names, colours, width=2))
+
+
+def confident(sample: "DetDataSample", threshold: float) -> Any:
+    """The predicted instances whose score is at least `threshold` and whose box is not empty."""
+    found = sample.pred_instances
+    sides = found.bboxes[:, 2:] - found.bboxes[:, :2]
+    return found[(found.scores >= threshold) & (sides > 0).all(dim=1)]
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """One of many well distinguished colours: hues a golden angle apart."""
+    hue = number * 0.618034 % 1 * 6
+    red, green, blue = (
+        round(255 * min(1, max(0, value))) for value in (abs(hue - 3) - 1, 2 - abs(hue - 2), 2 - abs(hue - 4))
+    )
+    return red, green, blue
+
+
+def _numpy(canvas: Tensor) -> Pixels:
+    return canvas.permute(1, 2, 0).numpy()

@@ -1,0 +1,241 @@
+# ruff: noqa: E402  (the stand-in for mmcv's operators comes before mmdet)
+"""Detect on images: `python -m tasks.coco_detection.predict IMAGE... --checkpoint FILE --config FILE [--out DIR]`.
+
+Writes a picture with boxes and masks (or panoptic segments) for each image, and predictions.json with all of them:
+boxes as [x1, y1, x2, y2] in pixels of the image, masks as COCO's compressed RLE.
+
+A checkpoint of a search or of a multi-branch training holds its branches, and is opened with them whatever the config
+says. That is the trap of the published tools, where such a checkpoint opened with the plain config loads without a
+word and computes something else. Dilations of a single-branch network are not in its checkpoint: give the structure
+file that it was trained with, by --structure or in the config.
+"""
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tasks.coco_detection import compiled_ops
+
+compiled_ops.install()  # before anything of mmdet is imported
+
+import numpy as np
+import torch
+from mmdet.evaluation.functional import INSTANCE_OFFSET
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DefaultScope
+from PIL import Image
+from pycocotools import mask as rle
+from torch import Tensor, nn
+
+from rfnext import Structure
+from rfnext.atomic import write_bytes, write_text
+from rfnext.conv import SearchConv, is_conv, take_over
+from rfnext.integrations.mmengine import STATE, RFSearchHook, checkpoint_globals
+from tasks.coco_detection import configs, illustrate, training
+from tasks.coco_detection.quiet import quiet
+
+
+class Detector(NamedTuple):
+    """An opened detector: its transforms of mmdet for an image, and the names of its classes."""
+
+    model: nn.Module
+    pipeline: list[dict[str, Any]]
+    classes: tuple[str, ...]
+
+
+def open_config(config: Path, checkpoint: Path, structure: Path | None = None) -> Detector:
+    """The detector of an mmengine config file, ours or mmdet's, with the weights of a checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint is not one, or does not fit the config's detector.
+        OSError: if a file cannot be read.
+    """
+    given = configs.load(config)
+    with quiet(), DefaultScope.overwrite_default_scope("mmdet"):
+        model = MODELS.build(given.model)
+    state, extra = read_checkpoint(checkpoint)
+    hooks = [hook for hook in given.get("custom_hooks") or () if str(hook.get("type")).endswith("RFSearchHook")]
+    if structure is not None:
+        Structure.load(structure).apply(model)
+    elif hooks and hooks[0].get("mode") == "fixed_single_branch":
+        RFSearchHook(**{key: value for key, value in hooks[0].items() if key not in ("type", "priority")}).prepare(
+            model
+        )
+    rule = extra.get(STATE, {}).get("config", {}).get("rule") or (hooks[0].get("rule") if hooks else None)
+    load_with_branches(model, state, checkpoint, rule or "default")
+    classes = extra.get("meta", {}).get("dataset_meta", {}).get("classes") or _classes(given)
+    return Detector(model, _image_pipeline(given.test_dataloader.dataset.pipeline), tuple(classes))
+
+
+def _classes(given: Any) -> Sequence[str]:
+    """The classes that the config names for its data, or COCO's."""
+    from mmdet.datasets import CocoDataset, CocoPanopticDataset
+
+    dataset = given.test_dataloader.dataset
+    if dataset.get("metainfo"):
+        return dataset.metainfo["classes"]
+    return (CocoPanopticDataset if "Panoptic" in dataset.type else CocoDataset).METAINFO["classes"]
+
+
+def open_preset(preset: str, checkpoint: Path, structure: Path | None = None) -> Detector:
+    """The detector of one of this task's presets, with weights that its training wrote (last.pth or selected.pt).
+
+    Raises as `open_config`, and ValueError for an unknown preset.
+    """
+    from tasks.coco_detection import recipes, task
+
+    if preset not in task.PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(task.PRESETS)}")
+    config = task.PRESETS[preset]
+    if reason := task.unavailable(config):
+        raise ValueError(reason)
+    model = task.build(config)
+    if structure is not None:
+        Structure.load(structure).apply(model)
+    state, _ = read_checkpoint(checkpoint)
+    load_with_branches(model, state, checkpoint, config.search.rule)
+    return Detector(model, _image_pipeline(recipes.recipe(config).test_pipeline), task.classes(config))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State_dict of a checkpoint (of mmengine, or a state_dict alone), and what else it holds.
+
+    Raises:
+        ValueError: if it is no checkpoint. OSError: if the file cannot be read.
+    """
+    try:
+        with checkpoint_globals():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
+        raise ValueError(f"{path} is not a readable checkpoint ({error!r}); was its download cut off?") from error
+    extra = content if isinstance(content, dict) and isinstance(content.get("state_dict"), Mapping) else {}
+    state = extra.get("state_dict", content)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f"{path} holds no state_dict; give a checkpoint of mmengine or a state_dict saved by torch.save"
+        )
+    return {name.removeprefix("module."): value for name, value in state.items()}, extra
+
+
+def load_with_branches(model: nn.Module, state: Mapping[str, Tensor], path: Path, rule: Any) -> None:
+    """Load weights, first giving the model the branches that the state_dict holds.
+
+    Raises:
+        ValueError: if the state_dict is of another detector.
+    """
+    modules = dict(model.named_modules())
+    for key in state:
+        name = key.removesuffix("._extra_state")
+        if name == key or f"{name}.branch_weight" not in state:
+            continue
+        conv = modules.get(name)
+        if conv is None or not is_conv(conv):
+            raise ValueError(f"{path} has branches for layer {name!r}, which is no conv of the config's detector")
+        _, *dilations = [tuple(row) for row in state[key].tolist()]
+        take_over(conv, dilations, entries=state[f"{name}.branch_weight"].numel(), rule=rule)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        # torch lists every key on a line of its own; the first few tell.
+        lines = str(error).splitlines()
+        raise ValueError(f"{path} does not fit the config's detector: {' '.join(lines[:2])[:400]}") from None
+
+
+def _image_pipeline(pipeline: Sequence[Any]) -> list[dict[str, Any]]:
+    """The transforms without those that read annotations, and with the meta data that drawing needs."""
+    steps = [dict(step) for step in pipeline if "Annotations" not in step["type"]]
+    keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+    return [step | {"meta_keys": keys} if step["type"].endswith("PackDetInputs") else step for step in steps]
+
+
+def detect(detector: Detector, images: Sequence[Path]) -> Iterator[DetDataSample]:
+    """Predictions image by image; `img_path` names the image."""
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        pipeline = Compose(detector.pipeline)
+    batches = (
+        pseudo_collate([pipeline({"img_path": str(path), "img_id": number})]) for number, path in enumerate(images)
+    )
+    return training.predict(detector.model, batches)
+
+
+def as_json(sample: DetDataSample, classes: Sequence[str], threshold: float) -> dict[str, Any]:
+    """A prediction as JSON values."""
+    result: dict[str, Any] = {"image": sample.img_path}
+    if "pred_panoptic_seg" in sample:
+        found = sample.pred_panoptic_seg.sem_seg[0].cpu().numpy()
+        ids = [id_ for id_ in np.unique(found).tolist() if id_ % INSTANCE_OFFSET < len(classes)]
+        segments = [{"class": classes[id_ % INSTANCE_OFFSET], "mask": _encoded(found == id_)} for id_ in ids]
+        return result | {"segments": segments}
+    found = illustrate.confident(sample, threshold)
+    masks = found.masks.cpu().numpy() if "masks" in found else [None] * len(found)
+    rows = zip(found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist(), masks, strict=True)
+    return result | {
+        "instances": [
+            {"class": classes[label], "score": round(score, 4), "box": [round(v, 2) for v in box]}
+            | ({} if mask is None else {"mask": _encoded(mask)})
+            for label, score, box, mask in rows
+        ]
+    }
+
+
+def _encoded(mask: Any) -> dict[str, Any]:
+    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.coco_detection.predict",
+        description="Detect on images. Writes a picture with boxes and masks for each, and predictions.json.",
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="weights; those of a search keep their branches")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", type=Path, help="mmengine config of the detector")
+    source.add_argument("--preset", help="or the preset of this task that the checkpoint was trained by")
+    parser.add_argument("--structure", type=Path, help="structure file of a single-branch network")
+    parser.add_argument("--out", type=Path, default=Path("predictions"), help="output folder (default: %(default)s)")
+    parser.add_argument("--threshold", type=float, default=0.3, help="least score (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
+    given = parser.parse_args(arguments)
+    try:
+        for path in given.images:
+            with Image.open(path) as image:
+                image.verify()
+        if len({path.stem for path in given.images}) < len(given.images):
+            raise ValueError("two images have the same name, and so would their pictures; predict them one by one")
+        if given.config is not None:
+            detector = open_config(given.config, given.checkpoint, given.structure)
+        else:
+            detector = open_preset(given.preset, given.checkpoint, given.structure)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    branches = sum(isinstance(module, SearchConv) for module in detector.model.modules())
+    if branches:
+        print(f"{given.checkpoint} holds the branches of {branches} convs; opened with them")
+    detector.model.to(training.device_of(given.device))
+    results = []
+    for sample in detect(detector, given.images):
+        path = Path(sample.img_path)
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        buffer = io.BytesIO()
+        Image.fromarray(illustrate.draw(pixels, sample, detector.classes, given.threshold)).save(buffer, "PNG")
+        write_bytes(given.out / f"{path.stem}.png", buffer.getvalue())
+        results.append(as_json(sample, detector.classes, given.threshold))
+    write_text(given.out / "predictions.json", json.dumps(results, indent=1) + "\n")
+    print(f"{len(results)} images: {given.out / 'predictions.json'} and pictures beside it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Pools: the same results in this process, in local processes and on a Ray cluster, also when workers are killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import pool, record, suite
+from benchmarks.record import ROOT
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def square(number: int) -> int:
+    if number == 3:
+        raise ValueError("three is refused")
+    return number * number
+
+
+def test_in_process_an_error_loses_no_result() -> None:
+    found = []
+    with pool.in_process() as workers, pytest.raises(ValueError, match="three is refused"):
+        for value in workers.imap_unordered(square, range(6)):
+            found.append(value)
+    assert sorted(found) == [0, 1, 4, 16, 25]
+
+
+def test_items_are_taken_as_workers_get_free() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            taken.append(number)
+            yield number
+
+    with pool.in_process() as workers:
+        for value in workers.imap_unordered(square, items()):
+            assert taken == list(range(int(value**0.5) + 1))
+
+
+def test_an_empty_pool_fails_instead_of_waiting() -> None:
+    with pool.Pool([]) as workers, pytest.raises(pool.WorkerDied, match="no other could be started"):
+        list(workers.imap_unordered(square, range(3)))
+
+
+# Functions for spawned processes must be importable there, which test modules are not.
+LOCAL = """
+import os, signal, sys
+from pathlib import Path
+from benchmarks import pool
+
+def work(number):
+    marker = Path(sys.argv[1], str(number))
+    died_before = marker.exists()
+    marker.touch()
+    if number == 2 or (number == 1 and not died_before):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number, pool.device()
+
+if __name__ == "__main__":
+    with pool.local(["cpu", "cpu"]) as workers:
+        try:
+            for number, device in workers.imap_unordered(work, range(5)):
+                print(number, device)
+        except pool.WorkerDied as error:
+            print(error)
+    print(pool.device())
+"""
+
+
+def test_a_killed_process_is_replaced_and_its_item_tried_once_more(tmp_path: Path) -> None:
+    script = tmp_path / "local.py"
+    script.write_text(LOCAL)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    *results, died, here = done.stdout.splitlines()
+    assert sorted(results) == ["0 cpu", "1 cpu", "3 cpu", "4 cpu"], done.stderr
+    assert died == "its worker process died (killed, or out of memory?)"
+    assert here == "auto"
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        for given in (address, f"ray://{address}"):
+            line = ["tiny", "--task", "action_segmentation", "--ray-address", given]
+            assert suite.main(line) == 2
+            error = capsys.readouterr().err
+            assert error.startswith(f"error: no Ray cluster answers at {given} (")
+            assert "ray start --head" in error
+            assert len(error.splitlines()) == 1
+    with pytest.raises(pool.ClusterError, match="'nonsense' is no cluster address"):
+        pool.on_ray("nonsense")
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_runs_the_suite_though_a_worker_is_killed(start: Start, project: Path) -> None:
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
+    try:
+        cluster.add_node(**small)
+        process = start(
+            *("benchmarks.suite", "slow", "--seeds", "0", "--method", "baseline"),
+            *("--ray-address", cluster.address),
+        )
+        killed = None
+        deadline = time.monotonic() + 200
+        while killed is None and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            if list((project / "results/work").rglob("last.ckpt")):  # in the middle of a training
+                killed = kill_one("ray::PoolActor.run_batch")
+        out, err = process.communicate(timeout=240)
+    finally:
+        cluster.shutdown()
+    assert killed is not None, err
+    assert process.returncode == 0, err
+    assert "2 cells: 0 kept, 2 to run, 0 unavailable; workers: 2;" in out
+    assert err.count("its item is tried once more") == 1
+    found, broken = record.read_all(project / "results")
+    assert not broken
+    assert [(r.fold, r.status) for r in found] == [(1, "done"), (2, "done")]
+
+
+def kill_one(title: str) -> int | None:
+    """Kill a process of that title whose grandparent is this one, as the workers of a cluster of ours are."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            found = process.joinpath("cmdline").read_bytes().startswith(title.encode())
+            if found and parent_of(parent_of(int(process.name))) == os.getpid():
+                os.kill(int(process.name), signal.SIGKILL)
+                return int(process.name)
+        except OSError:  # it has ended
+            continue
+    return None
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])

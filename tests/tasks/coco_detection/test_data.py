@@ -1,0 +1,173 @@
+"""Bad data: one clear error each, from the reader and from `check`; and the validation part."""
+
+import json
+import shutil
+
+import pytest
+
+from tasks.coco_detection import scenes
+from tasks.coco_detection.check import main
+from tasks.coco_detection.data import DataError, Layout, carve_validation, open_dataset
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """A copy to spoil: 5 training and 2 test scenes."""
+    return Layout(shutil.copytree(scenes.prepare(1, 5, 2), tmp_path / "data"), "train", "test")
+
+
+def change(path, edit):
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def opened(layout, kind="instances"):
+    return open_dataset(layout, kind, validation=0.2)
+
+
+class TestValidation:
+    def test_depends_on_the_ids_alone(self):
+        held_out = carve_validation(range(100), 0.2)
+        assert len(held_out) == 20
+        assert carve_validation(reversed(range(100)), 0.2) == held_out
+        assert len(carve_validation(range(101), 0.2) ^ held_out) <= 2
+        assert len(carve_validation(range(3), 0.01)) == 1
+
+    def test_parts_are_disjoint_and_whole(self, layout):
+        dataset = opened(layout)
+        parts = [json.loads(dataset.part(part).annotations.read_text()) for part in ("train", "validation", "test")]
+        whole = json.loads(layout.instances("train").read_text())
+        ids = [{image["id"] for image in part["images"]} for part in parts]
+        assert [len(part) for part in ids] == [4, 1, 2]
+        assert not ids[0] & ids[1]
+        assert ids[0] | ids[1] == {image["id"] for image in whole["images"]}
+        assert sum(len(part["annotations"]) for part in parts[:2]) == len(whole["annotations"])
+        assert all({a["image_id"] for a in part["annotations"]} <= known for part, known in zip(parts, ids, strict=True))
+        assert dataset.classes == tuple(f"digit {digit}" for digit in range(10))
+        panoptic = opened(layout, "panoptic")
+        assert panoptic.classes == (*dataset.classes, *scenes.PHOTOGRAPHS)
+        assert panoptic.things == dataset.things == 10
+
+    def test_follows_the_original(self, layout):
+        before = opened(layout).validation.annotations
+        change(layout.instances("train"), lambda c: c["images"].append({**c["images"][0], "id": 99}))
+        after = opened(layout)
+        assert after.validation.annotations != before
+        assert len(json.loads(after.train.annotations.read_text())["images"]) == 5
+
+    @pytest.mark.parametrize("share", [0, 1, -0.5])
+    def test_share(self, layout, share):
+        with pytest.raises(ValueError, match="give a fraction above 0 and below 1"):
+            open_dataset(layout, "instances", validation=share)
+
+
+def remove_image(layout):
+    next(layout.images("train").iterdir()).unlink()
+
+
+def remove_images(layout):
+    shutil.rmtree(layout.images("test"))
+
+
+def other_part(layout):
+    shutil.copy(layout.instances("train"), layout.instances("test"))
+
+
+def cut_off(layout):
+    path = layout.instances("test")
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+SPOILT = {
+    remove_image: "train: 1 of the 5 files of instances_train.json are missing: 00000.*get them again",
+    remove_images: "test: no such folder; add it; instances_test.json names its files",
+    other_part: "3 of the 5 files of instances_test.json are missing",
+    cut_off: "instances_test.json: broken JSON .*was the download cut off",
+    lambda x: x.instances("train").unlink(): "instances_train.json: no such file; add it",
+    lambda x: x.instances("train").write_text("[]"): "not COCO annotations: it needs the lists",
+    lambda x: change(x.instances("test"), lambda c: c["annotations"].clear()): "the list annotations is empty",
+    lambda x: change(x.instances("test"), lambda c: c["categories"].reverse()): r"category \(10, 'digit 9'\), where",
+    lambda x: change(x.instances("test"), lambda c: c["categories"].append({"id": 50, "name": "dog"})): (
+        "instances_test.json: 11 categories, not the 10 of instances_train.json"
+    ),
+    lambda x: change(x.instances("test"), lambda c: c["images"][0].pop("width")): r"images\[0\] has width = None",
+    lambda x: change(x.instances("test"), lambda c: c["annotations"][0].update(category_id=77)): (
+        r"annotations\[0\] has category 77, which is not listed"
+    ),
+    lambda x: change(x.instances("test"), lambda c: c["annotations"][1].update(image_id=7)): None,
+    lambda x: change(x.instances("test"), lambda c: c["annotations"][1].update(image_id=999)): (
+        r"annotations\[1\] belongs to image 999, which is not listed"
+    ),
+    lambda x: change(x.instances("test"), lambda c: c["annotations"][0].update(bbox=[1, 2, 3])): r"has bbox \[1, 2, 3\]",
+    lambda x: change(x.instances("test"), lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4])): "negative size",
+    lambda x: change(x.instances("test"), lambda c: c["images"].append(c["images"][0])): "two of the images have id 6",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT, ids=range(len(SPOILT)))
+def test_bad_data_is_named(layout, spoil, capsys):
+    spoil(layout)
+    message = SPOILT[spoil]
+    arguments = [str(layout.root), "--train", "train", "--test", "test"]
+    if message is None:
+        opened(layout)
+        assert main(arguments) == 0
+        return
+    with pytest.raises(DataError, match=message):
+        opened(layout)
+    assert main(arguments) == 1
+    assert str(layout.root) in capsys.readouterr().out
+
+
+def test_annotations_of_another_part(layout, capsys):
+    for image in layout.images("train").iterdir():
+        image.rename(image.with_name(f"x{image.name}"))
+    with pytest.raises(DataError, match="none of the 5 files .* such as 000000.jpg; are these annotations of another part"):
+        opened(layout)
+
+
+def test_panoptic_categories_and_maps(layout):
+    change(layout.panoptic("train"), lambda c: c["categories"].reverse())
+    with pytest.raises(DataError, match="panoptic_train.json: the categories are not things followed by stuff"):
+        opened(layout, "panoptic")
+    change(layout.panoptic("train"), lambda c: c["categories"].reverse())
+    shutil.rmtree(layout.panoptic_maps("train"))
+    with pytest.raises(DataError, match="panoptic_train: no such folder"):
+        opened(layout, "panoptic")
+
+
+class TestCheck:
+    def test_fine(self, layout, capsys):
+        assert main([str(layout.root), "--train", "train", "--test", "test", "--pixels"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("fine: instances train: 5 images, ")
+        assert "panoptic test: 2 images, 2 annotations, 14 classes" in out
+
+    def test_every_problem_is_listed(self, layout, capsys):
+        cut_off(layout)
+        remove_image(layout)
+        assert main([str(layout.root), "--train", "train", "--test", "test"]) == 1
+        assert len(capsys.readouterr().out.splitlines()) == 3  # the image is missing for both kinds of annotations
+
+    def test_pixels(self, layout, capsys):
+        image = sorted(layout.images("test").iterdir())[0]
+        image.write_bytes(image.read_bytes()[:500])
+        change(layout.instances("test"), lambda c: c["images"][1].update(width=100))
+        assert main([str(layout.root), "--train", "train", "--test", "test"]) == 0
+        assert main([str(layout.root), "--train", "train", "--test", "test", "--pixels"]) == 1
+        out = capsys.readouterr().out
+        assert "000000.jpg: cannot be read" in out
+        assert "000001.jpg: is 256 x 256, its annotations are for 100 x 256" in out
+
+    def test_nothing_there(self, tmp_path, capsys):
+        assert main([str(tmp_path / "none")]) == 1
+        assert "no such folder" in capsys.readouterr().out
+        assert main([str(tmp_path), "--panoptic"]) == 1
+        out = capsys.readouterr().out
+        assert out.count("cocodataset.org") == 4
+        assert "panoptic_annotations_trainval2017.zip" in out
+
+    def test_real_images(self, shared, capsys):
+        assert main([str(shared / "data/coco/coco_tiny80"), "--pixels"]) == 0
+        assert "instances val2017: 80 images, 815 annotations, 80 classes" in capsys.readouterr().out

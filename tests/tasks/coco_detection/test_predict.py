@@ -1,0 +1,169 @@
+"""The command line on real photographs and scenes: pictures, JSON, and checkpoints that hold branches."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as rle
+
+from rfnext import LocalSearch, Structure
+from rfnext.conv import SearchConv
+from tasks.coco_detection import illustrate, predict, scenes, task
+from tasks.coco_detection.detectors import searched
+from tasks.coco_detection.training import CHECKPOINT, fit
+from tasks.spec import SELECTED, Run
+
+
+@pytest.fixture(scope="module")
+def folder(config, tmp_path_factory):
+    """A search's checkpoints, and two images."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    model = task.build(config)
+    search = LocalSearch(model, config.search, searched)
+    fit(model, task._dataset(config, 1), config, Run(0, 1, folder, search=search, device="cpu"))
+    source = scenes.Source.open(1, held_out=True, digits=3)
+    for number in range(2):
+        Image.fromarray(scenes.compose(source, f"predict {number}").image[:, : 256 - 40 * number]).save(
+            folder / f"scene{number}.png"
+        )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _preset(config, monkeypatch):
+    monkeypatch.setitem(task.PRESETS, "test", config)
+
+
+def run(folder, *more, checkpoint=CHECKPOINT, out="out"):
+    images = [str(folder / f"scene{number}.png") for number in range(2)]
+    return predict.main(
+        [*images, "--preset", "test", "--checkpoint", str(folder / checkpoint), "--out", str(folder / out), *more]
+    )
+
+
+def test_writes_pictures_and_json(folder, capsys):
+    assert run(folder, "--threshold", "0", "--device", "cpu") == 0
+    assert "holds the branches of" in capsys.readouterr().out
+    results = json.loads((folder / "out/predictions.json").read_text())
+    assert [result["image"] for result in results] == [str(folder / f"scene{number}.png") for number in range(2)]
+    for number, result in enumerate(results):
+        with Image.open(folder / f"out/scene{number}.png") as picture:
+            assert picture.size == (256 - 40 * number, 256)
+        assert result["instances"]
+        for instance in result["instances"]:
+            assert instance["class"] in {"digit 0", "digit 1", "digit 2"}
+            left, top, right, bottom = instance["box"]
+            assert 0 <= left < right <= 256 - 40 * number
+            assert 0 <= top < bottom <= 256
+            assert rle.decode(instance["mask"]).shape == (256, 256 - 40 * number)
+    assert run(folder, "--threshold", "1.1", "--device", "cpu", "--out", str(folder / "none")) == 0
+    assert all(not result["instances"] for result in json.loads((folder / "none/predictions.json").read_text()))
+
+
+def test_a_search_checkpoint_is_opened_with_its_branches(config, folder):
+    """Its scores are those of the searched network, which differ from those of the plain one with the same weights."""
+    opened = predict.open_preset("test", folder / CHECKPOINT).model
+    convs = {name: conv for name, conv in opened.named_modules() if isinstance(conv, SearchConv)}
+    state = torch.load(folder / CHECKPOINT, weights_only=True)["state_dict"]
+    assert convs.keys() == {key.removesuffix(".branch_weight") for key in state if key.endswith(".branch_weight")}
+    torch.manual_seed(0)
+    original = task.build(config)
+    LocalSearch(original, config.search, searched)
+    original.load_state_dict(state)
+    image = torch.rand(1, 3, 64, 64)
+    opened.eval(), original.eval()
+    with torch.no_grad():
+        for one, other in zip(opened.extract_feat(image), original.extract_feat(image), strict=True):
+            assert torch.equal(one, other)
+        plain = task.build(config).eval()
+        plain.load_state_dict({k: v for k, v in state.items() if k.split(".")[-1] not in ("branch_weight", "_extra_state")})
+        assert not torch.allclose(plain.extract_feat(image)[0], opened.extract_feat(image)[0], atol=1e-4)
+
+
+def test_opens_what_is_selected_and_a_structure(config, folder, tmp_path, capsys):
+    assert run(folder, "--device", "cpu", checkpoint=SELECTED) == 0
+    torch.manual_seed(0)
+    model = task.build(config)
+    structure = Structure({name: (3,) * len(d) for name, d in list(Structure.read(model, searched).items())[:2]})
+    structure.save(tmp_path / "structure.json")
+    torch.save(model.state_dict(), tmp_path / "plain.pt")
+    opened = predict.open_preset("test", tmp_path / "plain.pt", tmp_path / "structure.json")
+    assert {tuple(opened.model.get_submodule(name).dilation) for name in structure} == {(3, 3)}
+
+
+def test_opens_an_mmengine_config(config, folder, tmp_path):
+    from tasks.coco_detection.detectors import model_config
+    from tasks.coco_detection.recipes import recipe
+
+    (tmp_path / "small_res2net_config.py").write_text(
+        'custom_imports = dict(imports=["tasks.coco_detection.small_res2net"], allow_failed_imports=False)\n'
+        f"model = {model_config('res2net', 'tiny', 3, 3).to_dict()}\n"
+        f"test_dataloader = dict(dataset=dict(type='CocoDataset', pipeline={recipe(config).test_pipeline},\n"
+        "    metainfo=dict(classes=('a', 'b', 'c'))))\n"
+        'custom_hooks = [dict(type="RFSearchHook", mode="search")]\n'
+    )
+    opened = predict.open_config(tmp_path / "small_res2net_config.py", folder / SELECTED)
+    assert opened.classes == ("a", "b", "c")
+    assert sum(isinstance(module, SearchConv) for module in opened.model.modules()) > 10
+    (sample,) = predict.detect(opened, [folder / "scene1.png"])
+    assert sample.ori_shape == (256, 216)
+
+
+class TestBadInput:
+    def fails(self, capsys, arguments):
+        assert predict.main([str(argument) for argument in arguments]) == 1
+        return capsys.readouterr().err
+
+    def test_one_clear_error_each(self, folder, tmp_path, capsys):
+        image, good = folder / "scene0.png", folder / CHECKPOINT
+        broken = tmp_path / "broken.pth"
+        broken.write_bytes(good.read_bytes()[:5000])
+        rest = ["--preset", "test", "--checkpoint"]
+        assert "broken.pth is not a readable checkpoint" in self.fails(capsys, [image, *rest, broken])
+        assert "none.pth" in self.fails(capsys, [image, *rest, tmp_path / "none.pth"])
+        assert "none.png" in self.fails(capsys, [tmp_path / "none.png", *rest, good])
+        assert "cannot identify image file" in self.fails(capsys, [broken, *rest, good])
+        assert "unknown preset 'x'; known: tiny" in self.fails(capsys, [image, "--preset", "x", "--checkpoint", good])
+        assert "two images have the same name" in self.fails(capsys, [image, image, *rest, good])
+        torch.save({"a": torch.zeros(2)}, broken)
+        assert "does not fit the config's detector: " in self.fails(capsys, [image, *rest, broken])
+        torch.save([1, 2], broken)
+        assert "holds no state_dict" in self.fails(capsys, [image, *rest, broken])
+
+    def test_of_another_detector(self, config, folder, monkeypatch, capsys):
+        monkeypatch.setitem(task.PRESETS, "test", dataclasses.replace(config, detector="pvtv2"))
+        error = self.fails(capsys, [folder / "scene0.png", "--preset", "test", "--checkpoint", folder / CHECKPOINT])
+        assert "has branches for layer 'backbone.layer2.0." in error
+
+
+def test_draws_boxes_masks_and_segments():
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData, PixelData
+
+    image = np.full((40, 60, 3), 128, dtype=np.uint8)
+    masks = torch.zeros(2, 40, 60, dtype=torch.bool)
+    masks[0, 25:38, 5:20] = True
+    found = InstanceData(
+        bboxes=torch.tensor([[4.0, 24.0, 21.0, 39.0], [30.0, 2.0, 50.0, 20.0]]),
+        scores=torch.tensor([0.9, 0.1]),
+        labels=torch.tensor([0, 1]),
+        masks=masks,
+    )
+    drawn = illustrate.draw(image, DetDataSample(pred_instances=found), ["a", "b"], 0.5)
+    changed = (drawn != image).any(axis=2)
+    assert changed[25:38, 5:20].all()
+    assert not changed[:, 30:].any()  # the second one is below the threshold
+    assert (illustrate.draw(image, DetDataSample(pred_instances=found), ["a", "b"], 0.95) == image).all()
+    ids = torch.zeros(1, 40, 60, dtype=torch.long)
+    ids[0, :, 30:], ids[0, :10] = 1001, 2
+    drawn = illustrate.draw(image, DetDataSample(pred_panoptic_seg=PixelData(sem_seg=ids)), ["a", "b"], 0.5)
+    assert len({tuple(pixel) for pixel in drawn.reshape(-1, 3).tolist()}) == 3  # class 2 is void
+    assert (drawn[:10] == 128).all()
+
+
+def test_colours_differ():
+    assert len({illustrate.colour(number) for number in range(100)}) == 100

@@ -1,0 +1,113 @@
+"""The embedded scenes: same bytes from the same seed, exact annotations, four octaves of sizes, held-out sources."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from tasks.coco_detection import scenes
+from tasks.coco_detection.data import Layout
+from tasks.coco_detection.metrics import rgb_to_id
+
+
+@pytest.fixture(scope="module")
+def layout():
+    return Layout(scenes.prepare(2, 24, 6), "train", "test")
+
+
+def content(path):
+    return json.loads(path.read_text())
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_same_bytes_from_the_same_seed(tmp_path, monkeypatch):
+    found = []
+    for name in ("one", "other"):
+        monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path / name))
+        found.append(files(scenes.prepare(1, 3, 2)))
+    assert found[0] == found[1]
+    assert len(found[0]) == 1 + 4 + 2 * (3 + 2)
+
+
+def test_is_made_once(layout):
+    before = layout.instances("train").stat()
+    assert scenes.prepare(2, 24, 6) == layout.root
+    assert layout.instances("train").stat() == before
+    assert [p.name for p in layout.root.parent.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_boxes_areas_and_panoptic_segments_are_those_of_the_masks(layout, part):
+    panoptic = {entry["image_id"]: entry for entry in content(layout.panoptic(part))["annotations"]}
+    instances = content(layout.instances(part))
+    assert len({annotation["id"] for annotation in instances["annotations"]}) == len(instances["annotations"]) > 6
+    for annotation in instances["annotations"]:
+        mask = rle.decode(annotation["segmentation"]).astype(bool)
+        rows, columns = np.nonzero(mask)
+        left, top, width, height = annotation["bbox"]
+        assert (left, top) == (columns.min(), rows.min())
+        assert (width, height) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
+        assert annotation["area"] == mask.sum()
+        entry = panoptic[annotation["image_id"]]
+        ids = rgb_to_id(np.asarray(Image.open(layout.panoptic_maps(part) / entry["file_name"])))
+        (segment,) = set(ids[mask])
+        assert np.array_equal(ids == segment, mask)
+        (found,) = [s for s in entry["segments_info"] if s["id"] == segment]
+        assert found["category_id"] == annotation["category_id"]
+    for entry in panoptic.values():
+        ids = rgb_to_id(np.asarray(Image.open(layout.panoptic_maps(part) / entry["file_name"])))
+        areas = dict(zip(*(values.tolist() for values in np.unique(ids, return_counts=True)), strict=True))
+        assert areas == {s["id"]: s["area"] for s in entry["segments_info"]}
+
+
+def test_sizes_span_four_octaves():
+    source = scenes.Source.open(1, held_out=False, digits=10)
+    heights, areas = [], []
+    for number in range(60):
+        scene = scenes.compose(source, f"sizes {number}")
+        assert scene.image.shape == (256, 256, 3)
+        for segment in range(2, len(scene.categories)):
+            mask = scene.segments == segment
+            heights.append(np.ptp(np.flatnonzero(mask.any(axis=1))) + 1)
+            areas.append(mask.sum())
+    octaves = np.floor(np.log2(np.array(heights) / 15.5)).astype(int)
+    assert min(np.bincount(octaves.clip(0, 3))) > 20
+    assert min(heights) < 18
+    assert max(heights) > 200
+    small, large = np.mean(np.array(areas) < 32**2), np.mean(np.array(areas) >= 96**2)
+    assert min(small, large, 1 - small - large) > 0.05  # of COCO's three sizes
+
+
+def test_the_tiny_presets_test_parts_have_all_of_cocos_sizes():
+    for fold in scenes.FOLDS:
+        layout = Layout(scenes.prepare(fold, 100, 25, 3), "train", "test")
+        areas = np.array([annotation["area"] for annotation in content(layout.instances("test"))["annotations"]])
+        assert min((areas < 32**2).sum(), ((areas >= 32**2) & (areas < 96**2)).sum(), (areas >= 96**2).sum()) >= 3
+
+
+@pytest.mark.parametrize("fold", scenes.FOLDS)
+def test_test_scenes_share_no_glyph_and_no_pixel_with_training(fold):
+    train, test = (scenes.Source.open(fold, held_out=held_out, digits=10) for held_out in (False, True))
+    for digit in range(10):
+        seen = {glyph.tobytes() for glyph in train.glyphs[digit]}
+        unseen = {glyph.tobytes() for glyph in test.glyphs[digit]}
+        assert len(unseen - seen) >= 0.98 * len(unseen)  # a handful of 8 x 8 images were drawn twice
+        assert len(train.glyphs[digit]) + len(test.glyphs[digit]) >= 170
+    for kind, names in scenes.PHOTOGRAPHS.items():
+        assert len(train.photographs[kind]) == 2 * len(names)
+        assert len(test.photographs[kind]) == len(names)
+    whole = scenes.Source.open(fold, held_out=True, digits=2)
+    assert len(whole.glyphs) == 2
+
+
+def test_says_what_is_wrong(monkeypatch):
+    with pytest.raises(ValueError, match="no scenes of fold 4"):
+        scenes.prepare(4, 10, 2)
+    monkeypatch.setattr(scenes.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="scikit-image, and it is not installed; pip install scikit-image"):
+        scenes.prepare(1, 5, 2)

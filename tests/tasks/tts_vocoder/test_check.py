@@ -1,0 +1,60 @@
+"""The command line of the check; that each kind of bad clip is named is tested with the reader, in test_data.py."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from tasks.tts_vocoder.check import main
+
+
+@pytest.fixture
+def root(tmp_path):
+    wave = 0.5 * np.sin(np.arange(22050))
+    (tmp_path / "wavs").mkdir()
+    for name in "abc":
+        soundfile.write(tmp_path / "wavs" / f"{name}.wav", wave, 22050)
+    (tmp_path / "metadata.csv").write_text("a|x\nb|y\nc|z\n")
+    return tmp_path
+
+
+def test_good_data_is_summed_up(root, capsys):
+    soundfile.write(root / "wavs" / "b.wav", 0.1 * np.sin(np.arange(88200)).reshape(-1, 2), 44100)
+    assert main([str(root)]) == 0
+    expected = (
+        "fine: 3 clips, 0.1 minutes, 2 at 22050 Hz, 1 at 44100 Hz (resampled to 22050 Hz), 1 with several channels"
+    )
+    assert capsys.readouterr().out == f"{expected} (averaged)\n"
+
+
+def test_every_problem_is_printed_in_one_run(root, capsys):
+    (root / "metadata.csv").write_text("a|x\nb|y\nc|z\nd|w\n")
+    (root / "wavs" / "a.wav").write_bytes(b"RIFF")
+    soundfile.write(root / "wavs" / "b.wav", np.zeros(1000), 22050)
+    soundfile.write(root / "wavs" / "c.wav", np.clip(2 * np.sin(np.arange(22050) / 100), -1, 1), 22050)
+    assert main([str(root)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    expected = ["metadata.csv:4: there is no clip d", "a.wav: not readable", "b.wav: silent", "c.wav: clipped: "]
+    assert len(lines) == len(expected)
+    for line, part in zip(lines, expected, strict=True):
+        assert part in line
+        assert "; " in line
+
+
+def test_rate_and_band_can_be_given(root, capsys):
+    assert main([str(root), "--fmax", "12000"]) == 1
+    assert capsys.readouterr().out.count("holds nothing above 11025 Hz, and the mel looks up to 12000 Hz") == 3
+    assert main([str(root), "--sample-rate", "24000"]) == 0
+    assert "resampled to 24000 Hz" in capsys.readouterr().out
+
+
+def test_no_folder(tmp_path, capsys):
+    assert main([str(tmp_path / "no")]) == 1
+    assert "no such folder" in capsys.readouterr().out
+
+
+def test_real_recordings(shared, capsys):
+    root = shared / "data" / "speech" / "ljspeech_mini"
+    if not root.is_dir():
+        pytest.skip(f"no {root.name} in shared/")
+    assert main([str(root)]) == 0
+    assert capsys.readouterr().out == "fine: 24 clips, 2.7 minutes, 24 at 22050 Hz\n"
