@@ -27,7 +27,7 @@ svg { --ink: #1c2430; --faint: #5c6673; --line: #d5dae0; --mark: #1f5fbf; --larg
 svg text { font: 11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: var(--ink); }
 svg .faint { fill: var(--faint); font-size: 10px; }
 svg .title { font-weight: 600; font-size: 12px; }
-svg .row text { font-size: 10px; text-anchor: middle; }
+svg .values { font-size: 10px; text-anchor: middle; }
 svg .axis { stroke: var(--line); fill: none; }
 svg .zero { stroke: var(--faint); stroke-dasharray: 3 3; }
 svg .mark { stroke: var(--mark); fill: var(--mark); stroke-width: 1.5; }
@@ -123,8 +123,7 @@ def panels(found: Group) -> dict[str, list[Panel]]:
             made["differences"].append(intervals(f"{title}, minus baseline", rows, zero=True))
     made["dilations"] = _searches(found, done)
     designed = _designed(found)
-    distinct = _distinct(found, done)
-    if designed and distinct:
+    if designed and (distinct := _distinct(found, done, designed)):
         room = max(1, MAP_CELLS // (len(designed) * len(distinct)))
         rows = [
             (f"{method} f{fold} s{seed}", structure)
@@ -138,7 +137,7 @@ def panels(found: Group) -> dict[str, list[Panel]]:
     return {kind: drawn for kind, drawn in made.items() if drawn}
 
 
-MAP_CELLS = 800
+MAP_CELLS = 700
 """A map of structures shows as many folds and seeds of each method as keep it below this number of cells."""
 
 
@@ -185,8 +184,11 @@ def _designed(found: Group) -> Dilations | None:
     return next((record.structure for record in found.done(BASELINE).values()), None)
 
 
-def _distinct(found: Group, methods: Sequence[str]) -> dict[str, dict[tuple[int, int], Dilations]]:
-    """(fold, seed) -> structure that each method's search found; of methods with equal ones only the first."""
+def _distinct(found: Group, methods: Sequence[str], designed: Dilations) -> dict[str, dict[tuple[int, int], Dilations]]:
+    """(fold, seed) -> structure that each method's search found; of methods with equal ones only the first.
+
+    Structures of other layers than the hand-designed one are left out.
+    """
     made: dict[str, dict[tuple[int, int], Dilations]] = {}
     for method in methods:
         structures: dict[tuple[int, int], Dilations] = {
@@ -195,6 +197,7 @@ def _distinct(found: Group, methods: Sequence[str]) -> dict[str, dict[tuple[int,
             for column, record in found.done(method).items()
             if record.structure and record.search.epochs
         }
+        structures = {column: one for column, one in structures.items() if one.keys() == designed.keys()}
         if structures and structures not in made.values():
             made[method] = structures
     return made
@@ -289,24 +292,28 @@ def structure_map(title: str, designed: Dilations, found: Sequence[tuple[str, Di
     ratios = [_log_ratio(dilations, designed, name) for _, dilations in found for name in layers]
     most = max([1.0, *(abs(ratio) for ratio in ratios)])
     content = [_text(0, 13, title, "title"), *_stage_labels(layers, left, cell, top)]
+    boxes: dict[tuple[str, str], list[str]] = {}  # by colour and strength: one path each is a fraction of the size
     for index, (label, dilations) in enumerate(rows):
         y = top + step * index
         content.append(_text(left - 8, y + 12, _shorten(label, 32), anchor="end"))
-        boxes = []
         for column, name in enumerate(layers):
-            if name not in dilations:
-                continue
-            ratio, text = _log_ratio(dilations, designed, name), _shown(dilations[name])
-            place = {"x": _n(left + cell * column), "y": _n(y), "width": _n(cell - 1), "height": f"{step - 2}"}
+            ratio = _log_ratio(dilations, designed, name)
             kind = "larger" if ratio > 0 else "smaller" if ratio < 0 else "same"
-            strength = {} if kind == "same" else {"fill-opacity": f"{0.12 + 0.53 * abs(ratio) / most:.2f}"}
-            box = element("rect", class_=kind, **place, **strength)
-            if cell > 16:
-                boxes += [box, _text(left + cell * (column + 0.5) - 0.5, y + 12, text)]
-            else:
-                box.append(element("title", f"{name}: {text}"))
-                boxes.append(box)
-        content.append(element("g", boxes, class_="row"))
+            strength = "" if kind == "same" else f"{0.15 + 0.1 * round(5 * abs(ratio) / most):.2f}"
+            place = f"M{_n(left + cell * column)} {_n(y)}h{_n(cell - 1)}v{step - 2}h{_n(1 - cell)}z"
+            boxes.setdefault((kind, strength), []).append(place)
+    for (kind, strength), places in boxes.items():
+        other = {"fill-opacity": strength} if strength else {}
+        content.append(element("path", d="".join(places), class_=kind, **other))
+    if cell > 16:
+        for index, (_, dilations) in enumerate(rows):
+            middle = [_n(left + cell * (column + 0.5) - 0.5) for column in range(len(layers))]
+            values = [element("tspan", _shown(dilations[name]), x=x) for x, name in zip(middle, layers, strict=True)]
+            content.append(element("text", values, y=_n(top + step * index + 12), class_="values"))
+    for column, name in enumerate(layers):
+        about = f"{name}: {', '.join(_shown(dilations[name]) for _, dilations in rows)}"
+        place = {"x": _n(left + cell * column), "y": str(top), "width": _n(cell), "height": str(step * len(rows))}
+        content.append(element("rect", element("title", about), fill="transparent", **place))
     bottom = top + step * len(rows)
     content.append(_text(0, bottom + 14, "layers in order; orange: larger than designed, blue: smaller", "faint"))
     return Panel(title, max(WIDTH, left + cell * len(layers) + 4), bottom + 22, content)
@@ -439,8 +446,6 @@ def _stage_labels(layers: Sequence[str], left: float, cell: float, top: float) -
 
 
 def _log_ratio(dilations: Dilations, designed: Dilations, name: str) -> float:
-    if name not in dilations:
-        return 0.0
     return math.log2(statistics.fmean(dilations[name]) / statistics.fmean(designed[name]))
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 import tasks
 from benchmarks.methods import METHODS
-from benchmarks.record import Cell, Record, RecordError, fingerprint, shared
+from benchmarks.record import Cell, Record, RecordError, fingerprint, protocol_differences, shared
 from tasks.spec import Metric
 
 log = logging.getLogger(__name__)
@@ -159,20 +159,9 @@ def _refuse_mixture(found: Group, records: Sequence[Record], part: Any, results:
         f"replace the outdated ones, or delete them. Against {len(most)} like {most[0].cell.path(results)}:"
     ]
     for kind in fewer:
-        lines += [f"  {_difference(most[0].protocol, kind[0].protocol)} in"]
+        lines += [f"  {', '.join(protocol_differences(most[0].protocol, kind[0].protocol))} in"]
         lines += [f"    {record.cell.path(results)}" for record in kind]
     raise RecordError("\n".join(lines))
-
-
-def _difference(one: Any, other: Any, name: str = "") -> str:
-    if isinstance(one, dict) and isinstance(other, dict):
-        parts = [
-            _difference(one.get(key), other.get(key), f"{name}.{key}" if name else key)
-            for key in sorted(one.keys() | other.keys())
-            if one.get(key) != other.get(key)
-        ]
-        return ", ".join(parts)
-    return f"{name} is {other!r} instead of {one!r}"
 
 
 def published_rows(key: str | None, metrics: Sequence[Metric]) -> list[dict[str, Any]]:

@@ -136,13 +136,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const order = header.getAttribute("aria-sort") === first ? second : first;
     headers.forEach(other => other.setAttribute("aria-sort", other === header ? order : "none"));
     const sign = order === "ascending" ? 1 : -1;
-    const value = row => row.cells[column].dataset.value;
+    const text = row => row.cells[column].textContent.replaceAll("\u2212", "-");
+    const number = row => parseFloat(text(row));
     const compare = (a, b) => words
-      ? value(a).localeCompare(value(b), "en", {numeric: true})
-      : Number(value(a)) - Number(value(b));
+      ? text(a).localeCompare(text(b), "en", {numeric: true})
+      : number(a) - number(b);
     const rows = [...table.tBodies[0].rows];
-    const full = rows.filter(row => value(row) !== undefined).sort((a, b) => sign * compare(a, b));
-    table.tBodies[0].append(...full, ...rows.filter(row => value(row) === undefined));
+    const missing = row => !words && isNaN(number(row));
+    const full = rows.filter(row => !missing(row)).sort((a, b) => sign * compare(a, b));
+    table.tBodies[0].append(...full, ...rows.filter(missing));
   }));
 }
 // A link to something inside a closed <details> opens it.
@@ -200,21 +202,25 @@ class _Page:
         self.gathered, self.results, self.root, self.audio = gathered, results, root, audio
         self.problems = [text.replace(str(results), "results") for text in problems]
         self.embedded: set[str] = set()
-        self.inline = True
+        self.brevity = 0
 
     def text(self) -> str:
-        """The page with as many pictures in it as `LIMIT` allows, the first of every group first."""
-        left = LIMIT - len(html(self.page()).encode())
-        if left < 0:
-            self.inline = False
+        """The page with as much in it as `LIMIT` allows; pictures last, the first of every group first.
+
+        Where there is no room the figures of the searches are files beside the page, and where even that is too
+        much all figures, and a run has one link to its record instead of one per number.
+        """
+        for self.brevity in range(3):
             left = LIMIT - len(html(self.page()).encode())
-        queue = sorted((i, name) for group in self.groups for i, name in enumerate(group.pictures(self.results)))
-        for _, name in queue:
-            path = self.results / name
+            if left >= 0:
+                break
+        named = [(i, name) for group in self.groups for i, name in enumerate(group.pictures(self.results))]
+        for place in sorted(set(named)):
+            path = self.results / place[1]
             size = path.stat().st_size
-            cost = 4 * size // 3 + 200
+            cost = (4 * size // 3 + 200) * named.count(place)
             if size <= LARGEST_PICTURE and cost <= left and path.suffix in KINDS:
-                self.embedded.add(name)
+                self.embedded.add(place[1])
                 left -= cost
         return html(self.page())
 
@@ -300,7 +306,7 @@ class _Page:
         """A table over several groups; its numbers lead to the runs of their group."""
         rows = []
         for line, group in zip(one.sheet.rows, one.groups, strict=True):
-            names = [e("td", text, class_="words", data_value=text) for text in line[1 : one.sheet.names]]
+            names = [e("td", text, class_="words") for text in line[1 : one.sheet.names]]
             link = f"#{_anchor(group.name, 'cells')}"
             rows.append(e("tr", _row_header(line[0]), names, [_number(t, link) for t in line[one.sheet.names :]]))
         return e(
@@ -338,7 +344,6 @@ class _Page:
                         self.table(sheet, found),
                     )
                 ],
-                self.drawing(found, drawn, "scores"),
             ),
             e("details", e("summary", "Every run and its record"), self.cells(found), id=_anchor(found.name, "cells")),
             e(
@@ -393,7 +398,6 @@ class _Page:
                         interval,
                         f" {missing}" if missing else None,
                         _difference(compared.get((method, metric.name))),
-                        data_value=repr(mean.mean),
                     )
                 )
             tail = [_number(text) for text in line[1 + len(found.metrics) :]]
@@ -422,18 +426,18 @@ class _Page:
                 row = e(
                     "tr",
                     _row_header(method),
-                    [e("td", str(value), data_value=str(value)) for value in (fold, seed)],
+                    [e("td", str(value)) for value in (fold, seed)],
                 )
                 if method not in seen:
                     row.set("id", _anchor(found.name, method))
                 seen.add(method)
                 if record is None or record.metrics is None:
                     row.extend([e("td", DASH) for _ in found.metrics])
-                    row.append(e("td", reason or "not run", class_="words", data_value=reason or "not run"))
+                    row.append(e("td", reason or "not run", class_="words"))
                 else:
                     row.extend([self.value(record, metric) for metric in found.metrics])
                     stamp = record.finished.partition("+")[0].replace("T", " ")
-                    row.append(e("td", e("a", stamp, href=self.record(record)), class_="words", data_value=stamp))
+                    row.append(e("td", e("a", stamp, href=self.record(record)), class_="words"))
                 rows.append(row)
         header = ["method", "fold", "seed", *map(heading, found.metrics), "record, finished (UTC)"]
         return _scrolling(header, rows, f"Every run of {found.task}, {found.preset}", 1, last_is_words=True)
@@ -441,7 +445,7 @@ class _Page:
     def value(self, record: Record, metric: Metric) -> Element:
         value = (record.metrics or {})[metric.name]
         text = _minus(f"{value:.{metric.decimals}f}")
-        return e("td", e("a", text, href=self.record(record)), data_value=repr(value))
+        return e("td", text if self.brevity > 1 else e("a", text, href=self.record(record)))
 
     def findings(self, found: Group, drawn: dict[str, list[figures.Panel]]) -> Element | None:
         if not drawn.keys() & {"dilations", "structures", "reach"}:
@@ -468,7 +472,7 @@ class _Page:
         if not panels:
             return None
         about = f"{found.name}: {', '.join(kinds)}"
-        if not self.inline:
+        if self.brevity > (0 if "dilations" in kinds or "structures" in kinds else 1):
             files = [f"figures/{found.name}-{kind}.svg" for kind in kinds]
             return e(
                 "div", [e("img", src=self.address(name), alt=about, loading="lazy") for name in files], class_="panels"
@@ -569,15 +573,13 @@ def _scrolling(
 
 
 def _row_header(text: str) -> Element:
-    return e("th", text, scope="row", data_value=text)
+    return e("th", text, scope="row")
 
 
 def _number(text: str, link: str | None = None) -> Element:
-    """A cell of a sheet; sorts by the number that it begins with."""
-    found = re.match(r"[+-]?\d+(\.\d+)?", text)
+    """A cell of a sheet, linked if it is a number."""
     shown = _minus(text)
-    content = e("a", shown, href=link) if link and found else shown
-    return e("td", content, **({"data_value": found[0]} if found else {}))
+    return e("td", e("a", shown, href=link) if link and re.match(r"[+-]?\d", text) else shown)
 
 
 def _difference(one: Comparison | None) -> Element | None:

@@ -266,6 +266,8 @@ class Row:
     branches: int
     timings: Mapping[str, Timing]
     chosen: str
+    floor: float | None
+    """Ratio that is left if nothing but the arithmetic takes time, see `floor`."""
 
     @property
     def target(self) -> float | None:
@@ -409,6 +411,32 @@ def measure(ways: Mapping[str, Callable[[], object]], seconds: float) -> dict[st
     }
 
 
+def floor(layer: Layer, branches: int) -> float:
+    """Seconds of what "taps" cannot do without, each at the rate that torch reaches here with nothing else to do.
+
+    By the derivation in `rfnext.functional`, with k the number of taps, the centre's among them: 3 k products of the
+    weights of a tap with the input, and 3 branches (k - 1) + 2 branches passes of multiply-add over the input, from and
+    to the cache.
+    """
+    taps, positions = layer.kernel ** len(layer.size), math.prod(layer.size)
+    share = 2**18 * torch.get_num_threads()  # elements, 1 MiB per thread
+    one, other, p = torch.randn(share), torch.randn(share), torch.tensor(1e-3)
+    x, kernel = torch.randn(layer.batch, layer.channels, positions), torch.randn(layer.channels, layer.channels)
+    y, kernels = torch.empty_like(x), kernel.expand(layer.batch, -1, -1)
+    product = _fastest(lambda: torch.bmm(kernels, x, out=y))
+    a_pass = _fastest(lambda: one.addcmul_(other, p)) * x.numel() / share
+    return 3 * taps * product + (3 * branches * (taps - 1) + 2 * branches) * a_pass
+
+
+def _fastest(run: Callable[[], object], repetitions: int = 20) -> float:
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
 class _Choices(logging.Handler):
     """Collects what "auto" chooses."""
 
@@ -437,12 +465,25 @@ def rows(options: "Options") -> Iterator[Row]:
             ways = of_layer(subject, branches) if isinstance(subject, Layer) else of_model(subject)
             timings = measure(ways, options.seconds)
             logger.removeHandler(choices)
-            yield Row(subject, branches, timings, " and ".join(sorted(set(choices.names))))
+            least = None
+            if isinstance(subject, Layer) and not subject.depthwise:
+                least = floor(subject, branches) / min(timings[PLAIN].seconds)
+            yield Row(subject, branches, timings, " and ".join(sorted(set(choices.names))), least)
+
+
+_FLOOR = (
+    "The floor of a dense layer is what `taps` cannot do without: the products of one plain conv, as matrix products, "
+    "and the passes over the input for mixing, 3 branches (taps - 1) + 2 branches of them, two numbers read and one "
+    "written each. Both at the rate that torch reaches on the same cores with nothing else to do, passes from and to "
+    "the cache; over the fastest plain conv, which is oneDNN's and may have quicker products. Between the floor and "
+    "what is measured lie the calls of torch, a few microseconds each, which more threads do not speed up, and trips "
+    "to memory."
+)
 
 
 def markdown(found: Sequence[Row], heading: str) -> str:
     """Two tables: time and memory."""
-    head = ["layer", "branches", "plain conv, ms", *COLUMNS[1:], "auto chose", "target"]
+    head = ["layer", "branches", "plain conv, ms", *COLUMNS[1:], "auto chose", "floor", "target"]
     times, memories = [head, ["---", *["---:"] * (len(head) - 1)]], []
     memories = [["layer", "branches", *(f"{name}, MB" for name in COLUMNS)], ["---", *["---:"] * (len(COLUMNS) + 1)]]
     for row in found:
@@ -455,7 +496,8 @@ def markdown(found: Sequence[Row], heading: str) -> str:
             verb = "met" if row.reached <= row.target else "missed"
             target = f"{row.target:g}{' x branches' if row.subject.of_branches else ''}: {row.reached:.2f}, {verb}"
         plain = f"{1000 * row.timings[PLAIN].median:.2f}"
-        times.append([str(row.subject), str(row.branches), plain, *cells, row.chosen, target])
+        least = "" if row.floor is None else f"{row.floor:.2f}"
+        times.append([str(row.subject), str(row.branches), plain, *cells, row.chosen, least, target])
         memories.append(
             [
                 str(row.subject),
@@ -467,7 +509,8 @@ def markdown(found: Sequence[Row], heading: str) -> str:
     return (
         f"# Cost of searching\n\n{heading}\n\n## Time\n\nForward and backward pass, all gradients (models: a whole "
         "training step with Adam). Ratio to the plain conv (the plain network): median of the rounds' ratios "
-        f"(quartiles).\n\n{tables[0]}\n\n## Memory\n\nLargest total that torch's allocator held at a time, beyond the "
+        f"(quartiles).\n\n{tables[0]}\n\n{_FLOOR}\n\n## Memory\n\nLargest total that torch's allocator held at a time, "
+        "beyond the "
         f"arguments (for models: beyond the network).\n\n{tables[1]}\n"
     )
 

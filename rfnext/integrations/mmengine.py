@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -385,7 +385,7 @@ def build_runner(cfg: Config | dict[str, Any]) -> RFSearchRunner:
     types = [hook.get("type") if isinstance(hook, dict) else type(hook) for hook in hooks]
     if not any(kind is RFSearchHook or str(kind).rpartition(".")[2] == "RFSearchHook" for kind in types):
         raise ValueError('custom_hooks of the config has no dict(type="RFSearchHook", ...): nothing to search')
-    return RFSearchRunner.from_cfg(cfg)
+    return cast(RFSearchRunner, RFSearchRunner.from_cfg(cfg))
 
 
 def checkpoint_globals() -> contextlib.AbstractContextManager[Any]:
@@ -396,9 +396,9 @@ def checkpoint_globals() -> contextlib.AbstractContextManager[Any]:
     """
     allowed: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, (_statistic, "builtins.getattr")]
     allowed += [type(np.dtype(kind)) for kind in ("int64", "float32", "float64")]
-    for make in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]):
-        # numpy 2 renamed the module; files of either are read.
-        allowed += [(make, f"numpy.{core}.multiarray.{make.__name__}") for core in ("core", "_core")]
+    makers = {"_reconstruct": np.empty(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+    for name, make in makers.items():  # numpy 2 renamed their module; files of either are read
+        allowed += [(make, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")]
     return torch.serialization.safe_globals(allowed)
 
 
@@ -410,4 +410,4 @@ def _statistic(owner: Any, name: str) -> Any:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
+    return cast(nn.Module, model.module) if is_model_wrapper(model) else model

@@ -47,6 +47,10 @@ def build(name: Detector, size: Size, classes: int, things: int) -> nn.Module:
     with quiet(), DefaultScope.overwrite_default_scope("mmdet"):
         detector = MODELS.build(model)
         detector.init_weights()
+    # rfnext's "taps" returns a view, which autograd refuses to be changed in place by what follows the conv.
+    for module in detector.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
     return detector
 
 
@@ -70,7 +74,7 @@ def _each(heads: Any) -> list[Any]:
 
 def _shrink(name: Detector, model: Any, size: Size) -> None:
     """Narrow and shallow, for images of 96 to 256 pixels; from scratch, so with all norms trained."""
-    width, blocks, channels = (8, 1, 32) if size == "tiny" else (16, 2, 64)
+    width, blocks, channels = (8, 1, 32) if size == "tiny" else (16, 1, 48)
     norm = {"type": "GN", "num_groups": 8}
     match name:
         case "convnext":

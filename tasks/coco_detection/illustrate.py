@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from tasks.coco_detection.data import Dataset
 from tasks.coco_detection.quiet import quiet
 from tasks.coco_detection.task import Config
 from tasks.spec import Part
-
-if TYPE_CHECKING:
-    from mmdet.structures import DetDataSample
 
 IMAGES = 4
 """Images per picture."""
@@ -63,7 +60,7 @@ def _read(path: str) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def draw(image: Pixels, sample: "DetDataSample", classes: Sequence[str], threshold: float) -> Pixels:
+def draw(image: Pixels, sample: training.Sample, classes: Sequence[str], threshold: float) -> Pixels:
     """The image, (H, W, 3), with what was predicted on it.
 
     Instances of a score of at least `threshold` get a box, a mask and their class; panoptic segments a colour each.
@@ -87,14 +84,14 @@ def draw(image: Pixels, sample: "DetDataSample", classes: Sequence[str], thresho
     return _numpy(draw_bounding_boxes(canvas, found.bboxes.cpu(), names, colours, width=2))
 
 
-def confident(sample: "DetDataSample", threshold: float) -> Any:
+def confident(sample: training.Sample, threshold: float) -> Any:
     """The predicted instances whose score is at least `threshold` and whose box is not empty."""
     found = sample.pred_instances
     sides = found.bboxes[:, 2:] - found.bboxes[:, :2]
     return found[(found.scores >= threshold) & (sides > 0).all(dim=1)]
 
 
-def colour(number: int) -> tuple[int, int, int]:
+def colour(number: int) -> str | tuple[int, int, int]:
     """One of many well distinguished colours: hues a golden angle apart."""
     hue = number * 0.618034 % 1 * 6
     red, green, blue = (

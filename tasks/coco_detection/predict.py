@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from PIL import Image
@@ -109,11 +108,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: if it is no checkpoint. OSError: if the file cannot be read.
     """
+    path.open("rb").close()  # its OSError names the file
     try:
         with checkpoint_globals():
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
         raise ValueError(f"{path} is not a readable checkpoint ({error!r}); was its download cut off?") from error
     extra = content if isinstance(content, dict) and isinstance(content.get("state_dict"), Mapping) else {}
@@ -156,7 +154,7 @@ def _image_pipeline(pipeline: Sequence[Any]) -> list[dict[str, Any]]:
     return [step | {"meta_keys": keys} if step["type"].endswith("PackDetInputs") else step for step in steps]
 
 
-def detect(detector: Detector, images: Sequence[Path]) -> Iterator[DetDataSample]:
+def detect(detector: Detector, images: Sequence[Path]) -> Iterator[training.Sample]:
     """Predictions image by image; `img_path` names the image."""
     with DefaultScope.overwrite_default_scope("mmdet"):
         pipeline = Compose(detector.pipeline)
@@ -166,7 +164,7 @@ def detect(detector: Detector, images: Sequence[Path]) -> Iterator[DetDataSample
     return training.predict(detector.model, batches)
 
 
-def as_json(sample: DetDataSample, classes: Sequence[str], threshold: float) -> dict[str, Any]:
+def as_json(sample: training.Sample, classes: Sequence[str], threshold: float) -> dict[str, Any]:
     """A prediction as JSON values."""
     result: dict[str, Any] = {"image": sample.img_path}
     if "pred_panoptic_seg" in sample:
@@ -187,7 +185,7 @@ def as_json(sample: DetDataSample, classes: Sequence[str], threshold: float) -> 
 
 
 def _encoded(mask: Any) -> dict[str, Any]:
-    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    encoded: dict[str, Any] = rle.encode(np.asfortranarray(mask, dtype=np.uint8))  # type: ignore[assignment]
     return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
 
 

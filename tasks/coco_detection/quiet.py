@@ -8,19 +8,25 @@ from collections.abc import Iterator
 
 from mmengine.logging import MMLogger
 
+POINTLESS = (
+    "__array__ implementation doesn't accept a copy keyword",  # pycocotools 2.0.11 with numpy 2
+    "To copy construct from a tensor",  # mmdet 3.3, after a cascade's mask heads
+    "Default ``avg_non_ignore`` is False",  # mmdet 3.3, of its own panoptic config
+    "The 'warn' method is deprecated",  # mmdet 3.3, of its PVT
+)
+"""How warnings begin that nobody who uses these libraries can do anything about."""
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the libraries print, and without their warnings that no user of theirs can act on."""
+    """Without what the libraries print and the warnings in `POINTLESS`."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            # pycocotools 2.0.11 with numpy 2
-            warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
-            # mmdet 3.3, after a cascade's mask heads
-            warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)
+            for message in POINTLESS:
+                warnings.filterwarnings("ignore", message)
             yield
     finally:
         logger.setLevel(level)

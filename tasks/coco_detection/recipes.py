@@ -42,18 +42,11 @@ class Recipe:
         """mmengine's schedulers of the learning rate for a training of so many steps."""
         epochs = self.config.epochs
         if self.config.size != "published":
-            warmup = max(1, steps // 20)
-            return [
-                {"type": "LinearLR", "start_factor": 0.05, "by_epoch": False, "begin": 0, "end": warmup},
-                {
-                    "type": "CosineAnnealingLR",
-                    "T_max": steps - warmup,
-                    "by_epoch": False,
-                    "begin": warmup,
-                    "end": steps,
-                    "eta_min_ratio": 0.02,
-                },
-            ]
+            warmup = steps // 20
+            decay = {"type": "CosineAnnealingLR", "by_epoch": False, "begin": warmup, "end": steps}
+            decay |= {"T_max": steps - warmup, "eta_min_ratio": 0.02}
+            rise = {"type": "LinearLR", "start_factor": 0.05, "by_epoch": False, "begin": 0, "end": warmup}
+            return [rise, decay] if warmup else [decay]
         published = detectors.published(self.config.detector)
         share = epochs / published.train_cfg.max_epochs
         schedulers = [dict(scheduler) for scheduler in published.param_scheduler]
@@ -65,6 +58,7 @@ class Recipe:
 
 
 def recipe(config: Config) -> Recipe:
+    """The published recipe of the config's detector, or that of the small ones: AdamW, a cosine, no augmentation."""
     if config.size == "published":
         published = detectors.published(config.detector)
         return Recipe(

@@ -132,7 +132,7 @@ class Source:
             kind: [crop for file in files for crop in _thirds(_read(folder / file), fold, held_out)]
             for kind, files in PHOTOGRAPHS.items()
         }
-        written = load_digits()
+        written: Any = load_digits()
         third = np.arange(len(written.images)) * 3 // len(written.images) + 1
         chosen = (third == fold) == held_out
         glyphs = [
@@ -276,7 +276,7 @@ def write_part(layout: Layout, part: str, source: Source, fold: int, scenes: int
             known = {"category_id": category, "bbox": box, "area": int(mask.sum()), "iscrowd": 0}
             segments.append({"id": segment + 1, **known})
             if category <= 10:
-                counts = rle.encode(np.asfortranarray(mask))
+                counts: dict[str, Any] = rle.encode(np.asfortranarray(mask))  # type: ignore[assignment]
                 segmentation = {"size": [SIDE, SIDE], "counts": counts["counts"].decode()}
                 extra = {"id": len(instances) + 1, "image_id": image_id, "segmentation": segmentation}
                 instances.append({**extra, **known})

@@ -15,11 +15,10 @@ import itertools
 import json
 import logging
 import multiprocessing
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,19 +26,21 @@ from mmdet.datasets import AspectRatioBatchSampler, CocoDataset, CocoPanopticDat
 from mmdet.datasets.transforms import LoadAnnotations, LoadPanopticAnnotations
 from mmdet.evaluation import CocoMetric
 from mmdet.evaluation.functional import INSTANCE_OFFSET
-from mmdet.structures import DetDataSample
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
+from rfnext import LocalSearch, OneShotSearch
 from rfnext.atomic import write_bytes
 from rfnext.functional import pin_implementation
 from rfnext.integrations.mmengine import LocalSearchHook
+from rfnext.integrations.wandb import init_arguments
 from tasks.coco_detection import metrics, recipes
 from tasks.coco_detection.data import Dataset, PartFiles
 from tasks.coco_detection.quiet import quiet
@@ -47,6 +48,9 @@ from tasks.coco_detection.task import Config, metrics_by_config
 from tasks.spec import SELECTED, Part, Run
 
 log = logging.getLogger(__name__)
+
+Sample = Any
+"""mmdet's DetDataSample, whose fields are set at run time and known to no checker."""
 
 CHECKPOINT = "last.pth"
 """What training goes on from after the last whole epoch, in `Run.folder`; `Run.resume` looks for it."""
@@ -71,21 +75,23 @@ def fit(model: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
         loader = DataLoader(data, batch_sampler=AspectRatioBatchSampler(sampler, config.batch), **loading)
     else:
         loader = DataLoader(data, config.batch, sampler=sampler, generator=torch.Generator(), **loading)
-    hooks: list[Hook] = [_EpochSeed(run.seed), _Validation(dataset, config, run.folder)]
+    hooks: list[Hook | dict] = [_EpochSeed(run.seed), _Validation(dataset, config, run.folder)]
     if run.search is not None:
-        hooks.append(LocalSearchHook(run.search, every="epoch"))
+        # What the hook calls of a LocalSearch, a OneShotSearch has as well.
+        hooks.append(LocalSearchHook(cast(LocalSearch, run.search), every="epoch"))
     hooks.append(_Checkpoint(run))
     checkpoint = run.folder / CHECKPOINT
     if run.resume and not checkpoint.exists():
         log.info("%s does not exist: no epoch was finished, starting from the first", checkpoint)
     steps = len(loader) * config.epochs
+    model.to(device)
     with quiet(), _reproducible(device):
         runner = _Runner(
-            model.to(device),
+            model,
             str(run.folder),
             train_dataloader=loader,
             train_cfg={"by_epoch": True, "max_epochs": config.epochs},
-            optim_wrapper=recipe.optimizer(device),
+            optim_wrapper=_optimizer(model, recipe.optimizer(device), run.search),
             param_scheduler=recipe.schedule(steps),
             default_hooks=_default_hooks(run),
             custom_hooks=hooks,
@@ -99,6 +105,21 @@ def fit(model: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
             experiment_name=f"{run.folder.name}-{next(_NUMBERS)}",
         )
         runner.train()
+
+
+def _optimizer(model: nn.Module, settings: dict[str, Any], search: LocalSearch | OneShotSearch | None) -> OptimWrapper:
+    """mmengine's optimizer; the branch weights of a one-shot search have their own learning rate."""
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        wrapper: Any = build_optim_wrapper(model, settings)
+    if isinstance(search, OneShotSearch):
+        own = {id(weight) for weight in search.branch_weights()}
+        groups = wrapper.optimizer.param_groups
+        for group in groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+        groups[:] = [group for group in groups if group["params"]]
+        branches = {"params": search.branch_weights(), "lr": search.branch_learning_rate, "weight_decay": 0.0}
+        wrapper.optimizer.add_param_group(branches)
+    return wrapper
 
 
 _NUMBERS = itertools.count()
@@ -184,14 +205,16 @@ class _Checkpoint(Hook):
         self.path = run.folder / CHECKPOINT
 
     def after_train_epoch(self, runner: Runner) -> None:
-        data = runner.train_dataloader.dataset
+        # Of mmengine's types no checker knows that all is built by now.
+        data: Any = runner.train_dataloader.dataset
+        optimizer, schedulers = cast(Any, runner.optim_wrapper), cast(Any, runner.param_schedulers)
         checkpoint: dict[str, Any] = {
             "run": self.run,
             "meta": {"epoch": runner.epoch + 1, "iter": runner.iter, "dataset_meta": data.metainfo},
-            "message_hub": {},
+            "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},  # mmengine asks for them
             "state_dict": runner.model.state_dict(),
-            "optimizer": runner.optim_wrapper.state_dict(),
-            "param_schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
+            "optimizer": optimizer.state_dict(),
+            "param_schedulers": [scheduler.state_dict() for scheduler in schedulers],
         }
         runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         write_bytes(self.path, _serialised(checkpoint))
@@ -213,7 +236,7 @@ class LoadPanoptic(LoadPanopticAnnotations):
 
 
 @torch.no_grad()
-def predict(model: nn.Module, loader: Any) -> Iterator[DetDataSample]:
+def predict(model: nn.Module, loader: Any) -> Iterator[Sample]:
     """The detector's predictions on the batches of a loader, image by image, in evaluation mode.
 
     Runs on the model's device and leaves the mode as it was.
@@ -241,7 +264,7 @@ def score(model: nn.Module, dataset: Dataset, part: Part, config: Config) -> dic
         evaluator.dataset_meta = {"classes": dataset.classes}
         for sample in predict(model, loader):
             evaluator.process([sample])
-        found = evaluator.evaluate(len(loader.dataset))
+        found = evaluator.evaluate(len(cast(CocoDataset, loader.dataset)))
     # Nothing is reported where nothing was detected, and -1 where there is nothing to detect.
     return {
         metric.name: 100 * max(0.0, float(found.get(MMDET_NAMES[metric.name], 0.0)))
@@ -272,7 +295,7 @@ def _score_panoptic(model: nn.Module, dataset: Dataset, files: PartFiles, loader
     return quality.scores()
 
 
-def panoptic_segments(sample: DetDataSample, category: list[int]) -> tuple[metrics.Ids, list[dict[str, int]]]:
+def panoptic_segments(sample: Sample, category: list[int]) -> tuple[metrics.Ids, list[dict[str, int]]]:
     """A panoptic prediction as segment ids, (H, W), and the segments.
 
     category: id of each label; labels beyond are void.
@@ -339,9 +362,7 @@ def _visualizer(run: Run) -> dict[str, Any]:
         case "tensorboard":
             backends = [{"type": "TensorboardVisBackend"}]
         case "wandb":
-            # Without WANDB_MODE or an account nothing is uploaded; `wandb sync` does it later.
-            offline = "WANDB_MODE" not in os.environ and "WANDB_API_KEY" not in os.environ
-            settings = {"project": "rfnext", "mode": "offline"} if offline else {"project": "rfnext"}
+            settings = init_arguments(run.folder, name=run.name, group=run.group)
             backends = [{"type": "WandbVisBackend", "init_kwargs": settings}]
     return {"type": "mmengine.Visualizer", "vis_backends": backends, "save_dir": str(run.folder)}
 

@@ -20,10 +20,10 @@ from tasks.tts_vocoder.training import copy_synthesis
 CLIPS = 2
 """Clips per picture."""
 
-SECONDS = 2.5
+SECONDS = 2.0
 """Of each, from its beginning: longer ones would be too dense to see anything."""
 
-COLOURS = 32
+COLOURS = 12
 """So few because noise compresses badly."""
 
 

@@ -69,10 +69,13 @@ def test_a_map_shows_each_structure_against_the_designed_one(
     root = figures.svg([panel])
     # Equal structures of two methods are one row; axes are written out where they differ.
     assert [text for text in texts([panel]) if text.startswith("local")] == ["local_single f1 s0"]
-    rows = [[text.text for text in row.iter("text")] for row in root.iter("g") if row.get("class") == "row"]
+    rows = [[value.text for value in row.iter("tspan")] for row in root.iter("text") if row.get("class") == "values"]
     assert rows == [["1", "2", "4", "8×2"], ["1", "3", "2", "16×2"]]
-    colours = [rect.get("class") for rect in root.iter("rect")]
-    assert colours == ["same"] * 4 + ["same", "larger", "smaller", "larger"]
+    # Five boxes in the colour of no difference, two larger ones of different strength, one smaller.
+    boxes = sorted((path.get("class"), (path.get("d") or "").count("M")) for path in root.iter("path"))
+    assert boxes == [("larger", 1), ("larger", 1), ("same", 5), ("smaller", 1)]
+    titles = [title.text for rect in root.iter("rect") for title in rect.iter("title")]
+    assert titles[1:3] == ["stages.0.conv.1: 2, 3", "stages.1.conv.0: 4, 2"]
     assert "stages.0" in texts([panel])
 
 
@@ -123,5 +126,5 @@ def test_files_are_whole_and_follow_the_theme(
         assert "prefers-color-scheme: dark" in (root[1].text or "")
         width, height = float(root.get("width") or 0), float(root.get("height") or 0)
         for text in root.iter("{http://www.w3.org/2000/svg}text"):
-            assert 0 <= float(text.get("x") or -1) <= width
+            assert all(0 <= float(part.get("x") or -1) <= width for part in [*text] or [text])
             assert 0 <= float(text.get("y") or -1) <= height

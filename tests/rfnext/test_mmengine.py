@@ -19,16 +19,16 @@ from rfnext import Bounds, LocalConfig, LocalSearch, Structure
 from rfnext.structure import searched_convs
 
 pytest.importorskip("mmengine", reason="mmengine is not installed")
-from mmengine.config import Config  # noqa: E402
-from mmengine.hooks import EMAHook, Hook  # noqa: E402
-from mmengine.logging import HistoryBuffer  # noqa: E402
-from mmengine.model import BaseModel  # noqa: E402
-from mmengine.optim import OptimWrapper  # noqa: E402
-from mmengine.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS, RUNNERS  # noqa: E402
-from mmengine.runner import Runner, autocast  # noqa: E402
+from mmengine.config import Config
+from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS, RUNNERS
+from mmengine.runner import Runner, autocast
 
-from rfnext.functional import pin_implementation  # noqa: E402
-from rfnext.integrations.mmengine import (  # noqa: E402
+from rfnext.functional import pin_implementation
+from rfnext.integrations.mmengine import (
     LocalSearchHook,
     RFSearchHook,
     RFSearchRunner,
@@ -85,9 +85,13 @@ class Images(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"x": self.images[index]}
 
 
-def loader(**changes: Any) -> dict[str, Any]:
-    sampler = {"type": "DefaultSampler", "shuffle": True}
-    return {"dataset": {"type": "Images"}, "batch_size": 4, "sampler": sampler, "collate_fn": {"type": "default_collate"}} | changes
+def loader() -> dict[str, Any]:
+    return {
+        "dataset": {"type": "Images"},
+        "batch_size": 4,
+        "sampler": {"type": "DefaultSampler", "shuffle": True},
+        "collate_fn": {"type": "default_collate"},
+    }
 
 
 def settings_of(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -275,9 +279,7 @@ class CPUAmp(OptimWrapper):
         return autocast(device_type="cpu", dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize(
-    "wrapper", ["CPUAmp", pytest.param("AmpOptimWrapper", marks=pytest.mark.gpu)]
-)
+@pytest.mark.parametrize("wrapper", ["CPUAmp", pytest.param("AmpOptimWrapper", marks=pytest.mark.gpu)])
 def test_mixed_precision(wrapper: str, tmp_path: Path) -> None:
     changes: Any = {"optim_wrapper": {"type": wrapper, "optimizer": {"type": "Adam", "lr": 5e-3}}}
     whole = train(tmp_path / "whole", **changes)
@@ -294,12 +296,12 @@ def worker(folder: str) -> None:
     """One rank of the test below; torchrun's variables are set."""
     from mmengine.dist import get_rank
 
+    torch.distributed.init_process_group("gloo")  # mmengine does so itself where there are GPUs
     runner = RUNNERS.build(
         Config(
             settings_of(
                 Path(folder),
                 launcher="pytorch",
-                env_cfg={"dist_cfg": {"backend": "gloo"}},
                 # mmengine would put the model on a GPU.
                 model_wrapper_cfg={"type": "MMDistributedDataParallel", "device_ids": None},
                 experiment_name="ddp",
@@ -336,9 +338,10 @@ def test_all_ranks_come_to_the_same_and_the_first_one_writes_defect_25(tmp_path:
     outputs = [process.communicate(timeout=200)[0] for process in processes]
     assert not any(process.returncode for process in processes), "\n".join(outputs)
     results = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
+    shared = [key for key in results[0]["state"] if "running" not in key]  # batch norm's statistics are each rank's own
     for result in results:
         assert result["search"] == results[0]["search"]
-        assert all(torch.equal(result["state"][key], value) for key, value in results[0]["state"].items())
+        assert all(torch.equal(result["state"][key], results[0]["state"][key]) for key in shared)
     history = results[0]["search"]["history"]
     assert len(history) == 3
     assert any(len(set(p)) > 1 for p in history[0]["probability"].values())  # the weights were trained, under DDP, too

@@ -3,11 +3,12 @@ _base_ = "convnext_search.py"
 
 # What convnext_search.py leaves in its default work_dir; put the path of your structure here.
 structure = "work_dirs/convnext_search/local_search_config_step11.json"
+search = {"exp_rate": 0.5, "mmin": 1, "mmax": 24, "num_branches": 2, "skip_layer": []}
 custom_hooks = [
-    dict(
-        type="RFSearchHook",
-        mode="fixed_multi_branch",
-        rfstructure_file=structure,
-        config=dict(search={{_base_.search}}),
-    )
+    {
+        "type": "RFSearchHook",
+        "mode": "fixed_multi_branch",
+        "rfstructure_file": structure,
+        "config": {"search": search},
+    }
 ]

@@ -1,17 +1,17 @@
 # ConvNeXt-T Cascade Mask R-CNN, 36 epochs: local search.
 _base_ = "convnext_baseline.py"
-custom_imports = dict(imports=["mmpretrain.models", "rfnext.integrations.mmengine"], allow_failed_imports=False)
-runner_type = "RFSearchRunner"
 
-search = dict(
-    step=0,
-    max_step=12,
-    search_interval=1,
-    exp_rate=0.5,
-    init_alphas=0.01,
-    mmin=1,
-    mmax=24,
-    num_branches=2,
-    skip_layer=[],
-)
-custom_hooks = [dict(type="RFSearchHook", mode="search", config=dict(search=search))]
+custom_imports = {"imports": ["mmpretrain.models", "rfnext.integrations.mmengine"], "allow_failed_imports": False}
+runner_type = "RFSearchRunner"
+search = {
+    "step": 0,
+    "max_step": 12,
+    "search_interval": 1,
+    "exp_rate": 0.5,
+    "init_alphas": 0.01,
+    "mmin": 1,
+    "mmax": 24,
+    "num_branches": 2,
+    "skip_layer": [],
+}
+custom_hooks = [{"type": "RFSearchHook", "mode": "search", "config": {"search": search}}]

@@ -9,13 +9,13 @@
 #   torch.save(weights, "res2net50_v1b_26w_4s-mmdet.pth")
 _base_ = "mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py"
 
-model = dict(
-    backbone=dict(
-        type="Res2Net",
-        depth=50,
-        scales=4,
-        base_width=26,
-        init_cfg=dict(type="Pretrained", checkpoint="res2net50_v1b_26w_4s-mmdet.pth"),
-    )
-)
-optim_wrapper = dict(type="AmpOptimWrapper")
+model = {
+    "backbone": {
+        "type": "Res2Net",
+        "depth": 50,
+        "scales": 4,
+        "base_width": 26,
+        "init_cfg": {"type": "Pretrained", "checkpoint": "res2net50_v1b_26w_4s-mmdet.pth"},
+    }
+}
+optim_wrapper = {"type": "AmpOptimWrapper"}

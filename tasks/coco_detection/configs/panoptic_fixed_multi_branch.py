@@ -3,11 +3,12 @@ _base_ = "panoptic_search.py"
 
 # What panoptic_search.py leaves in its default work_dir; put the path of your structure here.
 structure = "work_dirs/panoptic_search/local_search_config_step10.json"
+search = {"exp_rate": 0.5, "mmin": 1, "mmax": 24, "num_branches": 2, "skip_layer": ["stem", "layer1"]}
 custom_hooks = [
-    dict(
-        type="RFSearchHook",
-        mode="fixed_multi_branch",
-        rfstructure_file=structure,
-        config=dict(search={{_base_.search}}),
-    )
+    {
+        "type": "RFSearchHook",
+        "mode": "fixed_multi_branch",
+        "rfstructure_file": structure,
+        "config": {"search": search},
+    }
 ]

@@ -1,17 +1,17 @@
 # PVTv2-b0 Mask R-CNN, 12 epochs: local search.
 _base_ = "pvtv2_baseline.py"
-custom_imports = dict(imports=["rfnext.integrations.mmengine"], allow_failed_imports=False)
-runner_type = "RFSearchRunner"
 
-search = dict(
-    step=0,
-    max_step=11,
-    search_interval=1,
-    exp_rate=0.5,
-    init_alphas=0.01,
-    mmin=1,
-    mmax=24,
-    num_branches=2,
-    skip_layer=[],
-)
-custom_hooks = [dict(type="RFSearchHook", mode="search", config=dict(search=search))]
+custom_imports = {"imports": ["rfnext.integrations.mmengine"], "allow_failed_imports": False}
+runner_type = "RFSearchRunner"
+search = {
+    "step": 0,
+    "max_step": 11,
+    "search_interval": 1,
+    "exp_rate": 0.5,
+    "init_alphas": 0.01,
+    "mmin": 1,
+    "mmax": 24,
+    "num_branches": 2,
+    "skip_layer": [],
+}
+custom_hooks = [{"type": "RFSearchHook", "mode": "search", "config": {"search": search}}]

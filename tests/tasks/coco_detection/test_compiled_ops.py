@@ -12,12 +12,12 @@ from torch import Tensor
 
 pytest.importorskip("mmcv", reason="mmcv-lite is not installed")
 
-from tasks.coco_detection import compiled_ops  # noqa: E402
+from tasks.coco_detection import compiled_ops
 
 if not compiled_ops.install():
     pytest.skip("mmcv has its own operators here", allow_module_level=True)
 
-import mmcv.ops  # noqa: E402
+import mmcv.ops
 
 
 def boxes_of(n: int, size: float) -> Tensor:

@@ -43,7 +43,9 @@ class TestValidation:
         assert not ids[0] & ids[1]
         assert ids[0] | ids[1] == {image["id"] for image in whole["images"]}
         assert sum(len(part["annotations"]) for part in parts[:2]) == len(whole["annotations"])
-        assert all({a["image_id"] for a in part["annotations"]} <= known for part, known in zip(parts, ids, strict=True))
+        assert all(
+            {a["image_id"] for a in part["annotations"]} <= known for part, known in zip(parts, ids, strict=True)
+        )
         assert dataset.classes == tuple(f"digit {digit}" for digit in range(10))
         panoptic = opened(layout, "panoptic")
         assert panoptic.classes == (*dataset.classes, *scenes.PHOTOGRAPHS)
@@ -80,7 +82,7 @@ def cut_off(layout):
 
 
 SPOILT = {
-    remove_image: "train: 1 of the 5 files of instances_train.json are missing: 00000.*get them again",
+    remove_image: "train: 1 of the 5 files of instances_train.json are missing: 00000.*Get them again",
     remove_images: "test: no such folder; add it; instances_test.json names its files",
     other_part: "3 of the 5 files of instances_test.json are missing",
     cut_off: "instances_test.json: broken JSON .*was the download cut off",
@@ -99,7 +101,9 @@ SPOILT = {
     lambda x: change(x.instances("test"), lambda c: c["annotations"][1].update(image_id=999)): (
         r"annotations\[1\] belongs to image 999, which is not listed"
     ),
-    lambda x: change(x.instances("test"), lambda c: c["annotations"][0].update(bbox=[1, 2, 3])): r"has bbox \[1, 2, 3\]",
+    lambda x: change(
+        x.instances("test"), lambda c: c["annotations"][0].update(bbox=[1, 2, 3])
+    ): r"has bbox \[1, 2, 3\]",
     lambda x: change(x.instances("test"), lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4])): "negative size",
     lambda x: change(x.instances("test"), lambda c: c["images"].append(c["images"][0])): "two of the images have id 6",
 }
@@ -123,7 +127,7 @@ def test_bad_data_is_named(layout, spoil, capsys):
 def test_annotations_of_another_part(layout, capsys):
     for image in layout.images("train").iterdir():
         image.rename(image.with_name(f"x{image.name}"))
-    with pytest.raises(DataError, match="none of the 5 files .* such as 000000.jpg; are these annotations of another part"):
+    with pytest.raises(DataError, match="none of the 5 files .*, such as 000000.jpg; are these annotations of another"):
         opened(layout)
 
 

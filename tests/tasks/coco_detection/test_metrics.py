@@ -86,7 +86,9 @@ def slow(images):
             mask = predicted == p["id"]
             if p["id"] not in matched and not (mask & void).sum() > 0.5 * mask.sum():
                 tally.setdefault(p["category_id"], [0, 0.0, 0, 0])[2] += 1
-    rows = [(iou / (tp + (fp + fn) / 2), iou / max(tp, 1), tp / (tp + (fp + fn) / 2)) for tp, iou, fp, fn in tally.values()]
+    rows = [
+        (iou / (tp + (fp + fn) / 2), iou / max(tp, 1), tp / (tp + (fp + fn) / 2)) for tp, iou, fp, fn in tally.values()
+    ]
     return dict(zip(("PQ", "SQ", "RQ"), 100 * np.mean(rows, axis=0), strict=True))
 
 

