@@ -104,7 +104,9 @@ class _Exact(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, probability)
         ctx.geometry, ctx.backward = geometry, backward
-        return forward(x, weight, bias, probability, geometry)
+        y = forward(x, weight, bias, probability, geometry)
+        # The same memory, but no view: autograd refuses to have views changed in place, as by nn.ReLU(inplace=True).
+        return y.new_empty(0).set_(y)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -31,16 +31,17 @@ LARGEST = 90_000
 Pixels = NDArray[np.uint8]
 
 
-def gallery(model: nn.Module, dataset: Dataset, part: Part, config: Config, path: Path, threshold: float) -> None:
+def gallery(model: nn.Module, dataset: Dataset, part: Part, config: Config, path: Path) -> None:
     """Draw the predictions on four images, spread evenly over the part, side by side into a PNG.
 
-    threshold: only instances with at least this score are drawn. Raises OSError if the file cannot be written.
+    Of each image the three most certain instances are drawn, and all others with a score of at least 0.3. Raises
+    OSError if the file cannot be written.
     """
     with quiet():
         data = training.read_part(dataset, dataset.part(part), config, training=False)
         chosen = np.unique(np.linspace(0, len(data) - 1, IMAGES).round().astype(int)).tolist()
         samples = training.predict(model, [training.pseudo_collate([data[index]]) for index in chosen])
-        tiles = [draw(_read(sample.img_path), sample, dataset.classes, threshold) for sample in samples]
+        tiles = [draw(_read(sample.img_path), sample, dataset.classes, _threshold(sample)) for sample in samples]
     images = [Image.fromarray(tile) for tile in tiles]
     for image in images:
         image.thumbnail((TILE, TILE))
@@ -53,6 +54,12 @@ def gallery(model: nn.Module, dataset: Dataset, part: Part, config: Config, path
         if buffer.tell() <= LARGEST:
             break
     write_bytes(path, buffer.getvalue())
+
+
+def _threshold(sample: training.Sample) -> float:
+    if "pred_instances" not in sample:
+        return 0.3
+    return min([0.3, *sample.pred_instances.scores.sort(descending=True).values[:3].tolist()])
 
 
 def _read(path: str) -> Pixels:

@@ -148,7 +148,7 @@ def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> 
     from tasks.coco_detection.illustrate import gallery
 
     path = folder / f"fold{split.fold}-{split.part}.png"
-    gallery(model, _dataset(config, split.fold), split.part, config, path, threshold=0.3)
+    gallery(model, _dataset(config, split.fold), split.part, config, path)
     return [path]
 
 

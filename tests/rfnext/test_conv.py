@@ -768,3 +768,14 @@ def test_a_search_on_a_model_that_ddp_has_wrapped_is_refused(tmp_path: Path) -> 
 
 if __name__ == "__main__":
     distributed_worker(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+
+
+def test_an_inplace_activation_may_follow() -> None:
+    """As in mmcv's ConvModule: autograd refuses to have a view changed in place, so the output must be none."""
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    LocalSearch(conv, LocalConfig())
+    for implementation in ("branches", "taps", "dense"):
+        conv.implementation = implementation  # type: ignore[assignment]
+        x = torch.randn(2, 3, 9, 9, requires_grad=True)
+        torch.relu_(conv(x)).sum().backward()
+        assert x.grad is not None
