@@ -773,7 +773,7 @@ if __name__ == "__main__":
 def test_an_inplace_activation_may_follow() -> None:
     """As in mmcv's ConvModule: autograd refuses to have a view changed in place, so the output must be none."""
     conv = nn.Conv2d(3, 4, 3, padding=1)
-    LocalSearch(conv, LocalConfig())
+    rfnext.LocalSearch(conv, rfnext.LocalConfig())
     for implementation in ("branches", "taps", "dense"):
         conv.implementation = implementation  # type: ignore[assignment]
         x = torch.randn(2, 3, 9, 9, requires_grad=True)

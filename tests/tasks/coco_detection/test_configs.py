@@ -181,14 +181,14 @@ def test_one_training_step_and_one_prediction(detector: str) -> None:
     )
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3))
     before = [weight.detach().clone() for weight in following.search.branch_weights()]
-    with pin_implementation("branches"):
+    with pin_implementation("taps"):
         losses = model.train().train_step(inputs, optimizer)
     assert all(torch.isfinite(value).all() for value in losses.values())
     moved = sum(not torch.equal(a, b) for a, b in zip(before, following.search.branch_weights(), strict=True))
     assert moved > 0.8 * len(before)  # ConvNeXt drops some blocks at random
 
     model.eval()
-    with torch.no_grad(), pin_implementation("branches"):
+    with torch.no_grad(), pin_implementation("taps"):
         (found,) = model.test_step(inputs)
     if panoptic:
         assert tuple(found.pred_panoptic_seg.sem_seg.shape) == (1, 128, 128)
