@@ -106,7 +106,7 @@ class _Exact(torch.autograd.Function):
         ctx.geometry, ctx.backward = geometry, backward
         y = forward(x, weight, bias, probability, geometry)
         # The same memory, but no view: autograd refuses to have views changed in place, as by nn.ReLU(inplace=True).
-        return y.new_empty(0).set_(y)
+        return y.new_empty(0).set_(y)  # type: ignore[arg-type]  # a tensor will do
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
