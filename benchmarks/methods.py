@@ -250,6 +250,7 @@ METHODS: dict[str, Method] = {
             "best of random structures, ranked on validation, at the budget of one local search; retrained",
             random_search,
             settings=MappingProxyType({"candidates": 5}),
+            standard=False,
         ),
         Method(
             "multi_dilation",

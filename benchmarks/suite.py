@@ -68,7 +68,7 @@ class Options:
     """Only these tasks."""
     method: tuple[str, ...] = ()
     """Only these methods; all: also those that are not standard."""
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = (0,)
     """Seeds to run on every fold."""
     folds: tuple[int, ...] = ()
     """Only these folds."""
