@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.record import Cell, Cost, claim, fingerprint, protocol, work_folder
+from benchmarks.record import Cell, Cost, claim, computing_device, fingerprint, protocol, work_folder
 from rfnext import (
     Evolution,
     EvolutionConfig,
@@ -156,18 +156,13 @@ def local_search_run(job: Job) -> Outcome:
     The published "multi" rows of COCO were measured this way.
     """
     found = local_search(job)
-    model = build(job)
-    LocalSearch(model, job.config.search, job.task.where)
-    model.load_state_dict(torch.load(found.folder / LAST, map_location="cpu", weights_only=True))
-    return score(job, model, found=found)
+    return score(job, searched_network(job, found).to(computing_device(job.device)), found=found)
 
 
 def local_merge(job: Job) -> Outcome:
     """The network of the search, each conv's branches folded into one larger kernel, then fine-tuned."""
     found = local_search(job)
-    model = build(job)
-    LocalSearch(model, job.config.search, job.task.where)
-    model.load_state_dict(torch.load(found.folder / LAST, map_location="cpu", weights_only=True))
+    model = searched_network(job, found)
     merge(model)
     trained = fit(job, model, job.folder("train"))
     return score(job, model, found=found, trained=trained)
@@ -527,6 +522,14 @@ def stored(job: Job, name: str, settings: Mapping[str, Any], search: Callable[[P
         }
         write_text(folder / FOUND, json.dumps(content))
         return found
+
+
+def searched_network(job: Job, found: Found) -> nn.Module:
+    """The network of a local search as its last epoch left it, on the CPU."""
+    model = build(job)
+    LocalSearch(model, job.config.search, job.task.where)
+    model.load_state_dict(torch.load(found.folder / LAST, map_location="cpu", weights_only=True))
+    return model
 
 
 def save_network(model: nn.Module, folder: Path) -> None:

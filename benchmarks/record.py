@@ -373,6 +373,13 @@ def claim(path: Path, *, wait: bool) -> Iterator[None]:
         yield
 
 
+def computing_device(device: str) -> torch.device:
+    """The torch device that "auto" or a device's name stands for."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
 def describe_device(device: torch.device) -> dict[str, Any]:
     """Name of the device that computes, and torch's threads on the host."""
     if device.type == "cuda":

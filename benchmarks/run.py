@@ -42,6 +42,7 @@ from benchmarks.record import (
     RecordError,
     claim,
     commit,
+    computing_device,
     describe_device,
     fingerprint,
     flat,
@@ -314,13 +315,6 @@ def now() -> str:
 def portable(text: str) -> str:
     """Text without this machine's folders: records are committed."""
     return text.replace(str(ROOT), ".").replace(str(Path.home()), "~")
-
-
-def computing_device(device: str) -> torch.device:
-    """The torch device that "auto" or a device's name stands for."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 def pick(kind: str, name: str, known: Iterable[str]) -> str:

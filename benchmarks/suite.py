@@ -33,14 +33,13 @@ import tyro
 import tasks
 from benchmarks import pool
 from benchmarks.methods import METHODS, Job
-from benchmarks.record import ROOT, Busy, Cell, Record, describe_device, kept, read_all, write
+from benchmarks.record import ROOT, Busy, Cell, Record, computing_device, describe_device, kept, read_all, write
 from benchmarks.run import (
     UNAVAILABLE,
     Assignment,
     Delivery,
     UsageError,
     command_line,
-    computing_device,
     describe,
     log_path,
     make_record,

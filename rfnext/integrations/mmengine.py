@@ -41,6 +41,7 @@ from rfnext.conv import INITIAL_WEIGHT, Conv, unsearchable
 from rfnext.dilation import Bounds, Rule, check_rule
 from rfnext.fold import keep_branches
 from rfnext.local import LocalConfig, LocalSearch
+from rfnext.one_shot import OneShotSearch
 from rfnext.structure import Structure, named_convs
 
 with contextlib.suppress(ImportError), warnings.catch_warnings():
@@ -74,7 +75,7 @@ class LocalSearchHook(Hook):
 
     def __init__(
         self,
-        search: LocalSearch,
+        search: LocalSearch | OneShotSearch,
         every: Literal["epoch", "iteration"] = "epoch",
         settings: Mapping[str, Any] | None = None,
         verbose: bool = True,

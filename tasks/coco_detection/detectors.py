@@ -47,10 +47,6 @@ def build(name: Detector, size: Size, classes: int, things: int) -> nn.Module:
     with quiet(), DefaultScope.overwrite_default_scope("mmdet"):
         detector = MODELS.build(model)
         detector.init_weights()
-    # rfnext's "taps" returns a view, which autograd refuses to be changed in place by what follows the conv.
-    for module in detector.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False
     return detector
 
 

@@ -77,8 +77,7 @@ def fit(model: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
         loader = DataLoader(data, config.batch, sampler=sampler, generator=torch.Generator(), **loading)
     hooks: list[Hook | dict] = [_EpochSeed(run.seed), _Validation(dataset, config, run.folder)]
     if run.search is not None:
-        # What the hook calls of a LocalSearch, a OneShotSearch has as well.
-        hooks.append(LocalSearchHook(cast(LocalSearch, run.search), every="epoch"))
+        hooks.append(LocalSearchHook(run.search, every="epoch"))
     hooks.append(_Checkpoint(run))
     checkpoint = run.folder / CHECKPOINT
     if run.resume and not checkpoint.exists():
