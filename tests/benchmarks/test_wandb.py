@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,13 @@ class Seen:
 
 
 def runs(folder: Path) -> list[Seen]:
-    """The runs below a folder, oldest first."""
-    return [Seen(path) for path in sorted(folder.rglob("*.wandb"), key=lambda path: path.parent.name)]
+    """The runs below a folder, oldest first. W&B's own process writes them, on a busy machine some time after."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = [Seen(path) for path in sorted(folder.rglob("*.wandb"), key=lambda path: path.parent.name)]
+        if all(hasattr(seen, "id") for seen in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
 
 
 def test_a_cell_is_logged_with_curves_structure_tables_and_pictures(

@@ -59,7 +59,8 @@ def test_published_numbers_only_beside_the_published_data():
 def test_labels_tell_data_apart(tmp_path):
     labels = {name: TASK.data_label(config) for name, config in PRESETS.items()}
     assert labels["tiny"] == labels["small"]
-    assert len(set(labels.values())) == len(PRESETS) - 1
+    assert labels["folder"] == labels["compact"]
+    assert len(set(labels.values())) == len(PRESETS) - 2
     assert TASK.data_label(Config(root=tmp_path / "mine")) == "own data in mine"
     assert TASK.data_label(Config(dataset="folder", root=tmp_path / "mine")) == "own data in mine"
 
