@@ -355,7 +355,12 @@ def test_the_page_works_from_a_file_at_phone_width(
     outside = """[...document.querySelectorAll('body *')].filter(one =>
         !one.closest('.scroll') && one.getBoundingClientRect().right > 390.5).map(one => one.outerHTML.slice(0, 80))"""
     assert browser.run(outside) == []
-    assert browser.run("[...document.images].filter(one => !one.complete || !one.naturalWidth).length") == 0
+    browser.run("[...document.images].forEach(one => one.loading = 'eager')")  # those out of sight wait otherwise
+    missing = "[...document.images].filter(one => !one.complete || !one.naturalWidth).map(one => one.src.slice(-60))"
+    deadline = time.monotonic() + 10
+    while browser.run(missing) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert browser.run(missing) == []
     said = [event["params"] for event in browser.events if event["method"] in SAID]
     assert said == []
     asked = [event["params"]["request"]["url"] for event in browser.events if event["method"] == ASKED]
