@@ -101,7 +101,7 @@ def test_a_preset_stands_for_its_variants_and_a_task_leaves_methods_out(call: Ca
     paper = call("benchmarks.suite", "paper", "--method", "baseline")
     assert paper.returncode == 3
     assert "unavailable: toy coco-missing: download toy.zip and unpack it" in paper.stdout
-    assert "plan: toy coco-missing: 4 cells, 0 kept, 4 unavailable" in paper.stdout
+    assert "plan: toy coco-missing: 2 cells, 0 kept, 2 unavailable" in paper.stdout
 
 
 class Terminal(io.StringIO):
