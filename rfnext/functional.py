@@ -34,13 +34,13 @@ import logging
 import math
 import os
 import statistics
-import threading
 import time
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from rfnext.functional_convs import CONV, Geometry, by_branches, by_dense, dense_grid, merge_equal, size_out
 from rfnext.functional_taps import FEW_CHANNELS, by_taps
@@ -343,6 +343,10 @@ def _rule(x: Tensor, weight: Tensor, geometry: Geometry) -> str:
     return "taps" if wide and x.dtype in (torch.float32, torch.float64) else "branches"
 
 
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def _measure(
     names: Sequence[str],
     x: Tensor,
@@ -353,7 +357,9 @@ def _measure(
 ) -> dict[str, float]:
     """Median seconds of some forward and backward passes, interleaved.
 
-    Runs in a thread of its own, which the caller's autograd hooks, checkpoints and dispatch modes do not reach.
+    In the caller's thread, whose pool of OpenMP threads is the one that will compute: another thread starts a second
+    pool beside it, and on two cores measured some implementations at twice their time and others not. The caller's
+    hooks on saved tensors (checkpoints, offloading) and dispatch modes do not see it.
     """
     device = x.device.type
     grad, autocast = torch.is_grad_enabled(), torch.is_autocast_enabled(device)
@@ -362,7 +368,6 @@ def _measure(
     bias = None if bias is None else bias.detach().requires_grad_(bias.requires_grad)
     inputs = [t for t in (x, weight, bias, probability) if t is not None and t.requires_grad]
     taken: dict[str, list[float]] = {name: [] for name in names}
-    failures: list[BaseException] = []
 
     def synchronize() -> None:
         if device == "cuda":
@@ -381,36 +386,28 @@ def _measure(
     def typical(name: str) -> float:
         return statistics.median(taken[name]) if taken[name] else math.inf
 
-    def run() -> None:
-        try:
-            end = time.perf_counter() + _SECONDS
-            for repetition in range(_MOST_REPETITIONS):
-                if repetition >= _REPETITIONS and time.perf_counter() > end:
-                    break
-                for name in list(taken):
-                    # One that is far behind is not tried again, unless a hiccup may have been the reason.
-                    if repetition > 2 and typical(name) > 2 * min(map(typical, taken)):
-                        continue
-                    try:
-                        second = once(name)
-                    except torch.OutOfMemoryError:
-                        continue  # then it is not the one to use
-                    except Exception as failure:
-                        if name != "triton":
-                            raise
-                        # Triton compiles on this machine, with a C compiler and drivers that need not be there.
-                        logger.warning("auto does without triton, which failed on x %s: %s", tuple(x.shape), failure)
-                        del taken[name]
-                        continue
-                    if repetition > 0:  # the first pass also sets up libraries and caches
-                        taken[name].append(second)
-        except BaseException as failure:
-            failures.append(failure)
-
     synchronize()
-    thread = threading.Thread(target=run, name="rfnext-measure")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
+    # Of hooks on saved tensors only the innermost are called.
+    with torch.autograd.graph.saved_tensors_hooks(_same, _same), _disable_current_modes():
+        end = time.perf_counter() + _SECONDS
+        for repetition in range(_MOST_REPETITIONS):
+            if repetition >= _REPETITIONS and time.perf_counter() > end:
+                break
+            for name in list(taken):
+                # One that is far behind is not tried again, unless a hiccup may have been the reason.
+                if repetition > 2 and typical(name) > 2 * min(map(typical, taken)):
+                    continue
+                try:
+                    second = once(name)
+                except torch.OutOfMemoryError:
+                    continue  # then it is not the one to use
+                except Exception as failure:
+                    if name != "triton":
+                        raise
+                    # Triton compiles on this machine, with a C compiler and drivers that need not be there.
+                    logger.warning("auto does without triton, which failed on x %s: %s", tuple(x.shape), failure)
+                    del taken[name]
+                    continue
+                if repetition > 0:  # the first pass also sets up libraries and caches
+                    taken[name].append(second)
     return {name: typical(name) for name in taken}
