@@ -34,7 +34,7 @@ import tyro
 
 import tasks
 from benchmarks import pool
-from benchmarks.methods import METHODS, Job, Outcome
+from benchmarks.methods import METHODS
 from benchmarks.record import (
     ROOT,
     Cell,
@@ -55,6 +55,7 @@ from benchmarks.record import (
     work_folder,
     write,
 )
+from benchmarks.training import Job, Outcome
 from rfnext import Structure
 from rfnext.atomic import write_bytes, write_text
 from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure
@@ -240,7 +241,8 @@ def work(assignment: Assignment) -> Delivery:
         tasks.load(cell.task),
         assignment.config,
         results,
-        assignment.command,
+        settings=METHODS[cell.method].settings,
+        command=assignment.command,
         device=pool.device(),
         logger=assignment.logger,
         resume=assignment.resume,
@@ -416,6 +418,7 @@ def parse(arguments: Sequence[str]) -> tuple[Job, Options]:
             task=task,
             config=options.config,
             results=options.results,
+            settings=METHODS[names[1]].settings,
             command=command_line(task, names[1], preset, options.config, fold, options.seed),
             device=options.device,
             logger=options.logger,
@@ -483,7 +486,8 @@ def parse_again(arguments: Sequence[str], scratch: Path) -> tuple[Job, Record]:
     device = options.device or old.device["type"]
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"{path} was made on {old.device['name']}, there is no GPU here; --device cpu runs it anyway")
-    return Job(old.cell, task, options.config, results, old.command, device=device), old
+    settings = METHODS[old.cell.method].settings
+    return Job(old.cell, task, options.config, results, settings=settings, command=old.command, device=device), old
 
 
 def compare_again(old: Record, new: Record) -> tuple[list[str], list[str]]:

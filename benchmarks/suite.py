@@ -32,7 +32,7 @@ import tyro
 
 import tasks
 from benchmarks import pool
-from benchmarks.methods import METHODS, Job
+from benchmarks.methods import METHODS
 from benchmarks.record import ROOT, Busy, Cell, Record, computing_device, describe_device, kept, read_all, write
 from benchmarks.run import (
     UNAVAILABLE,
@@ -51,6 +51,7 @@ from benchmarks.run import (
     receive,
     work,
 )
+from benchmarks.training import Job
 from tasks.spec import Logger, Task
 
 PAPER = ("50salads", "breakfast", "gtea", "coco-", "ljspeech")
@@ -208,7 +209,16 @@ def _table(
             for method in (method for method in methods if method not in task.leaves_out):
                 cell = Cell(task.name, found.preset, method, fold, seed)
                 command = command_line(task, method, preset, config, fold, seed)
-                job = Job(cell, task, config, options.results, command, logger=logger, resume=options.resume)
+                job = Job(
+                    cell,
+                    task,
+                    config,
+                    options.results,
+                    settings=METHODS[method].settings,
+                    command=command,
+                    logger=logger,
+                    resume=options.resume,
+                )
                 if kept(cell, job.protocol(), options.results, elsewhere=options.keep_elsewhere):
                     found.kept.append(cell)
                 else:

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from benchmarks import record
-from benchmarks.methods import Job
+from benchmarks.methods import METHODS
 from benchmarks.record import Cell, Cost, Record
 from benchmarks.run import make_record
+from benchmarks.training import Job
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -42,7 +43,9 @@ def job(toy: ModuleType, tmp_path: Path) -> Callable[..., Job]:
     def make(method: str = "baseline", *, preset: str = "tiny", fold: int = 1, seed: int = 0, **other: Any) -> Job:
         config = other.pop("config", None) or toy.TASK.presets[preset]
         task = other.pop("task", toy.TASK)
-        return Job(Cell("toy", preset, method, fold, seed), task, config, tmp_path / "results", device="cpu", **other)
+        cell = Cell("toy", preset, method, fold, seed)
+        settings = METHODS[method].settings
+        return Job(cell, task, config, tmp_path / "results", settings=settings, device="cpu", **other)
 
     return make
 

@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 
 from benchmarks import compare, record
-from benchmarks.methods import Job
 from benchmarks.record import Record, protocol_differences
 from benchmarks.run import make_record
+from benchmarks.training import Job
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import groups, record
-from benchmarks.methods import Job
 from benchmarks.record import Record, RecordError
+from benchmarks.training import Job
 
 
 def test_the_interval_is_over_folds_after_averaging_their_seeds() -> None:

@@ -13,21 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.methods import (
-    FOUND,
-    GENETIC,
-    METHODS,
-    Job,
-    Outcome,
-    as_fitness,
-    build,
-    candidates,
-    capped_design,
-    draw_structure,
-    fit,
-    genetic_search,
-    local_search,
-)
+from benchmarks.methods import GENETIC, METHODS
+from benchmarks.searches import as_fitness, candidates, capped_design, draw_structure, genetic_search, local_search
+from benchmarks.training import FOUND, Job, Outcome, build, fit
 from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv, Structure
 from tasks.spec import Metric, Run, Split
 
@@ -301,7 +289,7 @@ def test_an_interrupted_genetic_search_loses_no_evaluation(
         trained.append(folder)
         return fit(job, model, folder, **arguments)
 
-    monkeypatch.setattr("benchmarks.methods.fit", stopping)
+    monkeypatch.setattr("benchmarks.searches.fit", stopping)
     with pytest.raises(KeyboardInterrupt):
         genetic_search(here, **GENETIC)
     found = genetic_search(here, **GENETIC)

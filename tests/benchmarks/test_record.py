@@ -18,9 +18,9 @@ import pytest
 
 import tasks
 from benchmarks import record
-from benchmarks.methods import Job
 from benchmarks.record import Busy, Cell, Cost, Record, RecordError, claim, fingerprint, protocol, rebuild
 from benchmarks.run import make_record
+from benchmarks.training import Job
 from tasks.spec import Metric
 
 METRICS = {"accuracy": 90.0, "loss": 0.25}

@@ -17,7 +17,7 @@ import pytest
 
 import tasks
 from benchmarks import record
-from benchmarks.methods import METHODS, Job
+from benchmarks.methods import METHODS
 from benchmarks.record import Busy, claim
 from benchmarks.run import (
     UNAVAILABLE,
@@ -34,6 +34,7 @@ from benchmarks.run import (
     run_cell,
     work,
 )
+from benchmarks.training import Job
 
 Start = Callable[..., subprocess.Popen[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -258,7 +259,7 @@ def test_every_tasks_record_runs_again_from_itself(
         pytest.skip(missing)
     method = "local_single" if "local_single" not in task.leaves_out else "baseline"
     cell = record.Cell(name, "tiny+epochs=1", method, task.folds(config)[0], 0)
-    made = run_cell(Job(cell, task, config, tmp_path, device="cpu"))
+    made = run_cell(Job(cell, task, config, tmp_path, settings=METHODS[method].settings, device="cpu"))
     assert made.status == "done", made.reason
     assert main(["--from", str(cell.path(tmp_path)), "--device", "cpu"]) == 0, capsys.readouterr().out
 
@@ -271,7 +272,8 @@ def changed(path: Path, **fields: object) -> Path:
 
 def test_a_record_that_cannot_run_again_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = tasks.load(TASK)
-    here = Job(record.Cell(TASK, "tiny", "baseline", 1, 0), task, task.presets["tiny"], tmp_path, device="cpu")
+    cell = record.Cell(TASK, "tiny", "baseline", 1, 0)
+    here = Job(cell, task, task.presets["tiny"], tmp_path, settings={}, device="cpu")
     values = {metric.name: 1.0 for metric in task.metrics}
     made = make_record(here, "now", metrics=values, metrics_last=values, validation=values)
     path = record.write(made, tmp_path)

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import record, suite, tables
-from benchmarks.methods import METHODS, Job
+from benchmarks.methods import METHODS
 from benchmarks.record import Cost
 from benchmarks.run import make_record, run_cell
+from benchmarks.training import Job
 
 Start = Callable[..., subprocess.Popen[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]

@@ -12,9 +12,9 @@ import pytest
 
 import tasks
 from benchmarks import record
-from benchmarks.methods import Job
 from benchmarks.record import Cell
 from benchmarks.run import main, run_cell
+from benchmarks.training import Job
 from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure
 
 wandb = pytest.importorskip("wandb")
@@ -153,7 +153,9 @@ def test_a_resumed_training_continues_the_same_run(tmp_path: Path, monkeypatch: 
 
     task = tasks.load("action_segmentation")
     config = dataclasses.replace(task.presets["tiny"], stages=1, layers=2, maps=8, epochs=3, validate_every=1)
-    job = Job(Cell(task.name, "short", "baseline", 1, 0), task, config, tmp_path, device="cpu", logger="wandb")
+    job = Job(
+        Cell(task.name, "short", "baseline", 1, 0), task, config, tmp_path, settings={}, device="cpu", logger="wandb"
+    )
 
     def die(callback: Any, trainer: Any, module: Any) -> None:
         if trainer.current_epoch == 1:
@@ -182,7 +184,13 @@ def test_nothing_is_logged_unless_asked(tmp_path: Path, monkeypatch: pytest.Monk
     config = dataclasses.replace(task.presets["tiny"], stages=1, layers=2, maps=8, epochs=1)
     for logger, file in (("none", None), ("csv", "csv/metrics.csv"), ("tensorboard", "tensorboard/events*")):
         job = Job(
-            Cell(task.name, logger, "baseline", 1, 0), task, config, tmp_path / "results", device="cpu", logger=logger
+            Cell(task.name, logger, "baseline", 1, 0),
+            task,
+            config,
+            tmp_path / "results",
+            settings={},
+            device="cpu",
+            logger=logger,
         )
         assert run_cell(job).status == "done"
         found = [path for path in job.folder("train").rglob("*") if path.is_file()]
