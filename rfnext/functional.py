@@ -30,6 +30,7 @@ Where W_k has hardly any columns, as in depthwise convs, there is nothing to sha
 those with one scaled kernel after the other.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -267,6 +268,14 @@ class pin_implementation:
     def __exit__(self, *_: object) -> None:
         global _pinned
         _pinned = self._previous
+
+
+def reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Within the block, implementation="auto" on a CPU means "taps" unless something is pinned already.
+
+    On CPUs equal runs give equal bits, but not if searched convs choose their implementation by stopwatch.
+    """
+    return pin_implementation("taps") if device.type == "cpu" and _pinned == "auto" else contextlib.nullcontext()
 
 
 def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
