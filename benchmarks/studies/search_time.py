@@ -115,7 +115,7 @@ def table(measured: Sequence[dict[str, Any]]) -> str:
     lines = [
         "Whole trainings, seconds: median over rounds. In brackets: ratio to the plain training of the same round, "
         "median (smallest to largest). Implementations round differently, and what that does to a training grows, so "
-        "searches by two of them need not end in the same structure; that one step is equal, the tests show in float64.",
+        "searches by two of them may end in different structures; that one step is equal, the tests show in float64.",
         "",
         f"| task | {' | '.join(WAYS)} | branches / taps |",
         "| --- |" + " ---: |" * (len(WAYS) + 1),
