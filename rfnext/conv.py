@@ -9,7 +9,7 @@ are used under several names, `isinstance(module, nn.Conv2d)`.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -141,13 +141,25 @@ def size_keeping_padding(conv: Conv, dilation: Dilation) -> list[tuple[int, int]
     return sides
 
 
+_RULES = get_args(Rule)  # a checkpoint holds the index
+
+
+def read_extra_state(state: Tensor) -> tuple[Rule | None, Dilation | None, list[Dilation]]:
+    """Rule, centre and branches out of a `SearchConv`'s extra state; None for what is not there."""
+    rows: list[Dilation] = [tuple(row) for row in state.tolist()]
+    rule = None
+    if rows and rows[0] and -len(_RULES) <= rows[0][0] < 0:
+        rule = _RULES[-1 - rows.pop(0)[0]]
+    return rule, (rows[0] if rows else None), rows[1:]
+
+
 class SearchConv(nn.Module):
     """Weighted sum over dilations of one shared kernel: sum_i p_i conv(x, W, d_i).
 
     Never constructed directly: `take_over(conv, ...)` turns an existing conv into one and `release(conv)` back.
     Parameter names, output size and everything else stay those of the conv. A checkpoint of the plain conv loads
-    (the branches stay as they are); its own checkpoint also holds the branches and their weights, so that under
-    the same rule it always loads as the same function. `rfnext.plain_state_dict` drops these two for loading into a
+    (the branches stay as they are); its own checkpoint also holds the branches, their weights and the rule, so that it
+    always loads as the same function, or not at all. `rfnext.plain_state_dict` drops these two for loading into a
     plain network.
 
     Attributes:
@@ -212,24 +224,35 @@ class SearchConv(nn.Module):
         branches = ", ".join("x".join(map(str, dilation)) for dilation in self._dilations)
         return f"{super().extra_repr()}, branches=[{branches}], rule={self.rule}"
 
-    # The centre and the branches travel in the state_dict, as one int64 tensor of shape (1 + branches, axes): a
-    # resumed search, or a checkpoint opened on its own, must compute the same function.
+    # The rule, the centre and the branches travel in the state_dict, as one int64 tensor of shape (2 + branches, axes):
+    # a resumed search, or a checkpoint opened on its own, must compute the same function. The rule's row is negative,
+    # as no dilation is; states of before it was added begin with the centre.
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor([cast(Conv, self).dilation, *self._dilations], dtype=torch.int64)
+        centre = cast(Conv, self).dilation
+        rule = [-1 - _RULES.index(self.rule)] * len(centre)
+        return torch.tensor([rule, centre, *self._dilations], dtype=torch.int64)
 
     def check_extra_state(self, state: Any) -> None:
-        """Raise ValueError unless `state` is a centre and branches that fit this conv."""
+        """Raise ValueError unless `state` is a centre and branches that fit this conv, searched by its rule."""
         kernel = tuple(cast(Conv, self).kernel_size)
-        if not isinstance(state, Tensor) or state.dim() != 2 or state.shape[1] != len(kernel) or len(state) < 2:
+        if not isinstance(state, Tensor) or state.dim() != 2 or state.shape[1] != len(kernel):
             raise ValueError(f"not the branches of a conv with kernel {kernel}: {state!r}")
-        centre, *dilations = [tuple(row) for row in state.tolist()]
+        rule, centre, dilations = read_extra_state(state)
+        if centre is None or not dilations:
+            raise ValueError(f"not the branches of a conv with kernel {kernel}: {state!r}")
         check_branches(dilations, cast(Conv, self), self.branch_weight.numel())
         size_keeping_padding(cast(Conv, self), centre)
+        if rule not in (None, self.rule):
+            raise ValueError(
+                f"the branch weights were learnt by rule {rule!r}, which gives other probabilities than {self.rule!r}; "
+                f"take the conv over by rule={rule!r}, as in LocalConfig(rule={rule!r})"
+            )
 
     def set_extra_state(self, state: Any) -> None:
         self.check_extra_state(state)
-        centre, *dilations = [tuple(row) for row in state.tolist()]
+        _, centre, dilations = read_extra_state(state)
+        assert centre is not None
         set_dilation(cast(Conv, self), centre)
         self._dilations = tuple(dilations)
 

@@ -1,11 +1,14 @@
 """Does searching pay? Every method against the hand design, the tuned hand design and the published local search.
 
-    python -m benchmarks.studies.does_search_pay --root PATH [--group REGEX] [--seeds 0 1 2] [--only-table]
+    python -m benchmarks.studies.does_search_pay --root PATH [--group REGEX] [--seeds 0 1 2] [--methods M ...]
+    python -m benchmarks.studies.does_search_pay --seglearn [...]
+    python -m benchmarks.studies.does_search_pay --only-table
 
-Runs all methods of the suite on own data in the layout of the MS-TCN release (preset "compact": 2 stages x 10 layers
-x 32 maps), and the published rule of the local search beside ours; cells that are done are kept. Then writes one table
-of paired differences. The study that is committed was run on 50 Salads' SVM scores at 1 frame per second, which are
-in the repository colincsl/TemporalConvolutionalNetworks.
+Runs all methods on own data in the layout of the MS-TCN release, or on the embedded wrist sessions, with a network that
+fits a small machine (preset "compact": 2 stages x 10 layers x 32 maps), and the published rule of the local search
+beside ours; cells that are done are kept. Then writes a table of paired differences for each of the two. The own data
+of the committed study are 50 Salads' SVM scores at 1 frame per second, which are in the repository
+colincsl/TemporalConvolutionalNetworks.
 """
 
 import sys
@@ -25,10 +28,15 @@ METHODS = (
     "tuned_design",
     "random_search",
     "multi_dilation",
+    "kernel_enlargement",
+    "learnable_spacings",
     "local_search_run",
     "local_single",
+    "local_single_annealed",
+    "local_single_branches5",
     "local_multi",
     "one_shot",
+    "one_shot_ranked",
     "one_shot_to_local_single",
     "one_shot_to_local_multi",
     "global_",
@@ -43,7 +51,11 @@ class Options:
     """All methods on one dataset, and their paired differences."""
 
     root: Path | None = None
-    """Folder of the data; not needed for --only-table."""
+    """Folder of own data."""
+    seglearn: bool = False
+    """On the embedded wrist sessions instead, at 12.5 frames per second."""
+    methods: tuple[str, ...] = METHODS
+    """What to run."""
     group: str = r"rgb-\d+"
     """Videos whose names match alike are held out together."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -56,31 +68,36 @@ class Options:
 
 def run(options: Options) -> int:
     """Run the cells, seed by seed, so that an interrupted study is balanced; the suite's exit status."""
+    data = ["--root", str(options.root), "--group", options.group]
+    if options.seglearn:
+        data = ["--dataset", "seglearn", "--stride", "4"]
     status = 0
     for seed in options.seeds:
         shared = ["compact", "--task", "action_segmentation", "--results", str(options.results), "--seeds", str(seed)]
-        data = ["--", "--root", str(options.root), "--group", options.group]
-        status = max(status, suite.main([*shared, "--method", *METHODS, *data]))
-        status = max(status, suite.main([*shared, "--method", "local_single", *data, "--search.rule", "paper"]))
+        status = max(status, suite.main([*shared, "--method", *options.methods, "--", *data]))
+        if "local_single" in options.methods:
+            paper = ["--method", "local_single", "--", *data, "--search.rule", "paper"]
+            status = max(status, suite.main([*shared, *paper]))
     return status
 
 
-def rows(groups: Sequence[Group]) -> dict[str, tuple[Group, str]]:
+def rows(groups: Sequence[Group], seglearn: bool) -> dict[str, tuple[Group, str]]:
     """Name of the row -> the group and method that it shows. Those of the published rule carry "(paper)"."""
     found = {}
     for one in groups:
-        if one.task == "action_segmentation" and one.preset.startswith("compact"):
-            rule = " (paper)" if "search.rule=paper" in one.preset else ""
+        preset, *fields = one.preset.split("+")
+        if (one.task, preset) == ("action_segmentation", "compact") and ("dataset=seglearn" in fields) == seglearn:
+            rule = " (paper)" if "search.rule=paper" in fields else ""
             found |= {f"{method}{rule}": (one, method) for method in one.methods}
     order = [name for method in METHODS for name in (method, f"{method} (paper)")]
     return {name: found[name] for name in order if name in found}
 
 
-def table(groups: Sequence[Group]) -> str:
-    """Markdown: every method's scores, and the paired differences to the references. Raises ValueError without any."""
-    shown = rows(groups)
+def table(groups: Sequence[Group], seglearn: bool) -> str | None:
+    """Markdown: every method's scores, and the paired differences to the references; None without any records."""
+    shown = rows(groups, seglearn)
     if "baseline" not in shown:
-        raise ValueError("no records of the study; run it with --root PATH first")
+        return None
     values = {name: scores(one, method) for name, (one, method) in shown.items()}
     lines = []
     for metric in METRICS:
@@ -115,14 +132,15 @@ def main() -> int:
     options = tyro.cli(Options, description=__doc__)
     status = 0
     if not options.only_table:
-        if options.root is None:
-            print("error: --root PATH names the folder of the data", file=sys.stderr)
+        if (options.root is None) == (not options.seglearn):
+            print("error: give either --root PATH, the folder of the data, or --seglearn", file=sys.stderr)
             return 2
         status = run(options)
     records, broken = read_all(options.results)
-    text = table(group(records, broken))
-    write_text(options.results / "studies/does_search_pay/table.md", text)
-    print(text)
+    for seglearn, name in ((False, "table.md"), (True, "table_seglearn.md")):
+        if text := table(group(records, broken), seglearn):
+            write_text(options.results / "studies/does_search_pay" / name, text)
+            print(text)
     return status
 
 

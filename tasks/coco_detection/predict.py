@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from rfnext import Structure
 from rfnext.atomic import write_bytes, write_text
-from rfnext.conv import SearchConv, is_conv, take_over
+from rfnext.conv import SearchConv, is_conv, read_extra_state, take_over
 from rfnext.integrations.mmengine import STATE, RFSearchHook, checkpoint_globals
 from tasks.coco_detection import configs, illustrate, training
 from tasks.coco_detection.quiet import quiet
@@ -137,8 +137,8 @@ def load_with_branches(model: nn.Module, state: Mapping[str, Tensor], path: Path
         conv = modules.get(name)
         if conv is None or not is_conv(conv):
             raise ValueError(f"{path} has branches for layer {name!r}, which is no conv of the config's detector")
-        _, *dilations = [tuple(row) for row in state[key].tolist()]
-        take_over(conv, dilations, entries=state[f"{name}.branch_weight"].numel(), rule=rule)
+        searched_by, _, dilations = read_extra_state(state[key])
+        take_over(conv, dilations, entries=state[f"{name}.branch_weight"].numel(), rule=searched_by or rule)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

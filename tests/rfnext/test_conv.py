@@ -381,6 +381,26 @@ def test_a_checkpoint_of_other_branches_names_the_layer() -> None:
         two.load_state_dict(state)
 
 
+def test_a_checkpoint_opens_only_under_the_rule_that_its_branch_weights_were_learnt_by() -> None:
+    paper, default = network(), network()
+    rfnext.LocalSearch(paper, rfnext.LocalConfig(rule="paper"))
+    rfnext.LocalSearch(default, rfnext.LocalConfig())
+    with pytest.raises(RuntimeError, match=r"(?s)0: .*learnt by rule 'paper'.*LocalConfig\(rule='paper'\)"):
+        default.load_state_dict(paper.state_dict())
+    with pytest.raises(RuntimeError, match="learnt by rule 'default'"):
+        paper.load_state_dict(default.state_dict())
+    paper.load_state_dict(paper.state_dict())
+
+
+def test_branches_saved_without_a_rule_are_taken_as_they_are() -> None:
+    model = network()
+    rfnext.LocalSearch(model, rfnext.LocalConfig(rule="paper"))
+    state = model.state_dict()
+    older = {key: value[1:] if key.endswith("_extra_state") else value for key, value in state.items()}
+    model.load_state_dict(older)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
 # Other people's code
 
 
