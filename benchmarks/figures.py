@@ -25,7 +25,9 @@ svg { --ink: #1c2430; --faint: #5c6673; --line: #d5dae0; --mark: #1f5fbf; --larg
   svg { --ink: #e4e8ee; --faint: #9aa5b3; --line: #39424e; --mark: #7fb0ff; --larger: #f08a55; --smaller: #62b0ea; }
 }
 svg text { font: 11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: var(--ink); }
-svg .faint { fill: var(--faint); font-size: 10px; }
+svg .faint, svg .below, svg .beside { fill: var(--faint); font-size: 10px; }
+svg .below { text-anchor: middle; }
+svg .beside { text-anchor: end; }
 svg .title { font-weight: 600; font-size: 12px; }
 svg .values { font-size: 10px; text-anchor: middle; }
 svg .axis { stroke: var(--line); fill: none; }
@@ -34,6 +36,7 @@ svg .mark { stroke: var(--mark); fill: var(--mark); stroke-width: 1.5; }
 svg .better { stroke: #1a8f4c; fill: #1a8f4c; }
 svg .worse { stroke: #d03b3b; fill: #d03b3b; }
 svg .designed { stroke: var(--faint); stroke-dasharray: 5 3; }
+svg circle.designed { fill: var(--faint); stroke: none; }
 svg .trace { fill: none; stroke-width: 1.5; }
 svg .larger { fill: var(--larger); }
 svg .smaller { fill: var(--smaller); }
@@ -103,7 +106,8 @@ def save(path: Path, panels: Sequence[Panel]) -> None:
 
 def panels(found: Group) -> dict[str, list[Panel]]:
     """A group's figures by kind, without those that its records hold nothing for."""
-    made: dict[str, list[Panel]] = {"scores": [], "differences": [], "dilations": [], "structures": [], "reach": []}
+    kinds = ("scores", "differences", "dilations", "structures", "reach", "receptive_fields")
+    made: dict[str, list[Panel]] = {kind: [] for kind in kinds}
     compared = comparisons(found)
     done = [method for method in found.methods if found.done(method)]
     for metric in found.metrics if done else []:
@@ -134,6 +138,13 @@ def panels(found: Group) -> dict[str, list[Panel]]:
         made["reach"] = [
             reach("Sum of the dilations", designed, [(name, [*every.values()]) for name, every in distinct.items()])
         ]
+    measured = {
+        method: fields
+        for method in done
+        if (fields := [r.receptive_field for r in found.done(method).values() if r.receptive_field])
+    }
+    if measured:
+        made["receptive_fields"] = [receptive_fields("Effective receptive field", measured)]
     return {kind: drawn for kind, drawn in made.items() if drawn}
 
 
@@ -348,6 +359,66 @@ def reach(title: str, designed: Dilations, found: Sequence[tuple[str, Sequence[D
     return Panel(title, WIDTH, bottom + 54 + 15 * (len(curves) - 1), content)
 
 
+def receptive_fields(title: str, measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> Panel:
+    """Share of the gradient within a distance from the centre: the hand-designed network dashed; dots at 95 %.
+
+    Cumulated, since the gradient itself has the teeth of dilated convs, and since one reads off both radii. Means over
+    the cells and, in two dimensions, over both axes.
+
+    measured: method -> its records' fields, see `benchmarks.receptive_fields.measure`.
+    """
+    axes = {method: [axis for field in fields for axis in field["axes"]] for method, fields in measured.items()}
+    curves = {method: _mean_curve([_within(axis) for axis in every]) for method, every in axes.items()}
+    last = {method: statistics.fmean(axis["radius"]["0.95"] for axis in every) for method, every in axes.items()}
+    unit = next(iter(measured.values()))[0]["unit"]
+    left, right, top, bottom = 44, WIDTH - 14, 26, 200
+    ends = [edge for curve in curves.values() for edge, share in curve.items() if share < 0.999]
+    across = _Axis(min(min(curve) for curve in curves.values()), max([*ends, *last.values()]), left, right, log=True)
+    up = _Axis(0, 1, bottom, top + 4)
+    heights = [(up(share), f"{100 * share:.0f} %") for share in (0, 0.5, 0.95)]
+    content = [_text(0, 13, title, "title"), *across.below(top, bottom), *_across(heights, left, right)]
+    others = [method for method in curves if method != BASELINE]
+    for index, method in enumerate([BASELINE, *others] if BASELINE in curves else others):
+        designed = method == BASELINE
+        kind = "trace designed" if designed else "trace"
+        paint = {} if designed else {"stroke": _colour(others.index(method), len(others))}
+        places = [(across(edge), up(share)) for edge, share in curves[method].items()]
+        shown = [place for place in places if place[0] <= right]
+        y = bottom + 48 + 15 * index
+        label = f"{_shorten('hand-designed' if designed else method, 26)}: 95 % within {last[method]:.3g}"
+        content += [
+            element("polyline", points=" ".join(f"{_n(x)},{_n(y)}" for x, y in shown), class_=kind, **paint),
+            element("circle", cx=_n(across(last[method])), cy=_n(up(0.95)), r="3", **_dot(paint)),
+            _line(left, y - 4, left + 22, y - 4, kind, **paint),
+            _text(left + 30, y, label),
+        ]
+    content.append(_text(left, bottom + 32, f"share of the gradient within so many {unit} of the centre", "faint"))
+    return Panel(title, WIDTH, bottom + 54 + 15 * (len(curves) - 1), content)
+
+
+def _dot(paint: Mapping[str, str]) -> dict[str, str]:
+    return {"fill": paint["stroke"]} if paint else {"class_": "designed"}
+
+
+def _within(axis: Mapping[str, Any]) -> dict[float, float]:
+    """Distance -> share of the gradient within it, at the edges of the bins."""
+    edges, share = axis["edges"], axis["share"]
+    middle = len(share) // 2
+    return {edges[middle + 1 + bins]: sum(share[middle - bins : middle + bins + 1]) for bins in range(middle + 1)}
+
+
+def _mean_curve(curves: Sequence[Mapping[float, float]]) -> dict[float, float]:
+    """Mean over cells; one whose input ends before another's has all of its gradient within."""
+    edges = sorted({edge for curve in curves for edge in curve})
+    return {edge: statistics.fmean(curve.get(edge, 1.0) for curve in curves) for edge in edges}
+
+
+def _across(places: Sequence[tuple[float, str]], left: float, right: float) -> list[Element]:
+    """Grid lines across at some heights, with what is written beside them."""
+    grid = element("path", d="".join(f"M{_n(left)} {_n(y)}H{_n(right)}" for y, _ in places), class_="axis")
+    return [grid, *(_text(left - 6, y + 3.5, text, "beside") for y, text in places)]
+
+
 class _Axis:
     """Maps values to pixels between two ends, with round ticks; log: to base 2."""
 
@@ -377,19 +448,13 @@ class _Axis:
 
     def below(self, top: float, bottom: float) -> list[Element]:
         """Grid lines downwards with their numbers."""
-        parts = []
-        for tick in self.ticks:
-            x = self(tick)
-            parts += [_line(x, top, x, bottom, "axis"), _text(x, bottom + 14, _tick(tick), "faint", anchor="middle")]
-        return parts
+        places = [(self(tick), _tick(tick)) for tick in self.ticks]
+        grid = element("path", d="".join(f"M{_n(x)} {_n(top)}V{_n(bottom)}" for x, _ in places), class_="axis")
+        return [grid, *(_text(x, bottom + 14, text, "below") for x, text in places)]
 
     def beside(self, left: float, right: float) -> list[Element]:
         """Grid lines across with their numbers."""
-        parts = []
-        for tick in self.ticks:
-            y = self(tick)
-            parts += [_line(left, y, right, y, "axis"), _text(left - 6, y + 3.5, _tick(tick), "faint", anchor="end")]
-        return parts
+        return _across([(self(tick), _tick(tick)) for tick in self.ticks], left, right)
 
 
 def _room(labels: Sequence[str]) -> float:

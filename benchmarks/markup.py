@@ -1,5 +1,6 @@
 """HTML and SVG as trees, so that whatever comes from a record is escaped wherever it ends up."""
 
+import re
 from collections.abc import Iterable
 from xml.etree.ElementTree import Element, tostring
 
@@ -28,4 +29,7 @@ def element(tag: str, *children: "Child | Iterable[Child]", **attributes: str) -
 
 def html(page: Element) -> str:
     """The page as text, with its doctype."""
-    return "<!doctype html>\n" + tostring(page, encoding="unicode", method="html") + "\n"
+    text = tostring(page, encoding="unicode", method="html")
+    # HTML lets SVG's childless elements close themselves; in text every "<" is escaped.
+    text = re.sub(r"></(circle|line|path|polyline|rect)>", "/>", text)
+    return f"<!doctype html>\n{text}\n"

@@ -4,12 +4,16 @@ A recipe reads from top to bottom: it takes what a search of `benchmarks.searche
 `score`, both of `benchmarks.training`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from torch import nn
+
 from benchmarks.record import computing_device
+from benchmarks.replacements import enlarge_kernels, learn_spacings, spacings
 from benchmarks.searches import (
     candidates,
     capped_design,
@@ -17,10 +21,12 @@ from benchmarks.searches import (
     genetic_search,
     local_search,
     one_shot_search,
+    rank,
+    sample_and_rank,
     searched_network,
     train_and_rank,
 )
-from benchmarks.training import Found, Job, Outcome, build, fit, score
+from benchmarks.training import Found, Job, Outcome, as_lists, build, fit, score
 from rfnext import (
     Structure,
     keep_branches,
@@ -34,7 +40,8 @@ class Method:
     """A row of the tables.
 
     settings: keyword arguments of `run`; they belong to the protocol.
-    shares_search: uses the local search of its (task, preset, fold, seed), which is done once for all.
+    searches: names of the searches that it starts from, each going on from the one before. Those of one (task, preset,
+        fold, seed) are done once for all methods.
     standard: run by the suite unless it is told which methods to run.
     """
 
@@ -42,7 +49,7 @@ class Method:
     description: str
     run: Callable[..., Outcome]
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    shares_search: bool = False
+    searches: tuple[str, ...] = ()
     standard: bool = True
 
 
@@ -86,6 +93,43 @@ def multi_dilation(job: Job) -> Outcome:
     return score(job, model, trained=trained)
 
 
+def kernel_enlargement(job: Job, groups: int) -> Outcome:
+    """No search: the hand-designed field at more taps, by larger kernels of grouped channels, for no more parameters.
+
+    Is it the dilation that a search finds, or that the hand design samples its field sparsely?
+    """
+    model = build(job)
+    enlarge_kernels(model, job.task.where, groups)
+    trained = fit(job, model, job.folder("train"))
+    return score(job, model, trained=trained)
+
+
+def learnable_spacings(job: Job, reach: int, factors: Sequence[float], trainings: int) -> Outcome:
+    """A peer, DCLS: every tap learns its position; how fast is chosen on validation, at the budget of a search.
+
+    The positions' learning rate is the task's times a factor.
+    """
+
+    def network(factor: float) -> nn.Module:
+        model = build(job)
+        learn_spacings(model, job.task.where, reach=min(reach, candidates(job)[-1]), factor=factor)
+        return model
+
+    designed = Structure.read(build(job), job.task.where)
+    tried, cost = rank(job, [partial(network, factor) for factor in factors], job.config.epochs * trainings)
+    best = max(tried, key=lambda one: one.value)
+    model = network(factors[tried.index(best)])
+    trained = fit(job, model, job.folder("train"))
+    history: list[dict[str, Any]] = [{"step": 0, "structure": as_lists(designed)}]
+    for factor, one in zip(factors, tried, strict=True):
+        found = as_lists(designed) | spacings(one.model)
+        history.append({"step": len(history), "factor": factor, "structure": found, "validation": one.validation})
+    found = Found(best.trained.folder, cost, any(one.trained.resumed for one in tried), designed, history)
+    outcome = score(job, model, found=found, trained=trained)
+    history.append({"step": len(history), "structure": as_lists(designed) | spacings(outcome.model)})
+    return outcome
+
+
 def local_search_run(job: Job) -> Outcome:
     """The network of the search itself, with the branches it ended on and no further training.
 
@@ -104,9 +148,9 @@ def local_merge(job: Job) -> Outcome:
     return score(job, model, found=found, trained=trained)
 
 
-def local_single(job: Job) -> Outcome:
+def local_single(job: Job, **settings: Any) -> Outcome:
     """Search, then train the found structure anew as a plain network: one dilation per conv."""
-    return retrain_single(job, local_search(job))
+    return retrain_single(job, local_search(job, **settings))
 
 
 def local_multi(job: Job) -> Outcome:
@@ -117,6 +161,11 @@ def local_multi(job: Job) -> Outcome:
 def one_shot(job: Job, **settings: Any) -> Outcome:
     """One training with all candidate dilations in every conv; what it means, trained anew as plain convs."""
     return retrain_single(job, one_shot_search(job, **settings))
+
+
+def one_shot_ranked(job: Job, candidates: int, **settings: Any) -> Outcome:
+    """One-shot search, its readouts and some structures drawn from it ranked by short trainings: three trainings."""
+    return retrain_single(job, sample_and_rank(job, candidates, **settings))
 
 
 def one_shot_to_local_single(job: Job, **settings: Any) -> Outcome:
@@ -131,6 +180,11 @@ def one_shot_to_local_multi(job: Job, **settings: Any) -> Outcome:
 
 def global_(job: Job, **settings: Any) -> Outcome:
     """Genetic search with successive halving; its best structure trained anew as plain convs."""
+    return retrain_single(job, genetic_search(job, **settings))
+
+
+def global_pareto(job: Job, **settings: Any) -> Outcome:
+    """Genetic search for fitness and cost; the cheapest structure that is about as good as the best, trained anew."""
     return retrain_single(job, genetic_search(job, **settings))
 
 
@@ -168,6 +222,11 @@ GENETIC = MappingProxyType({"population": 8, "generations": 40, "rungs": (0.125,
 """Settings of the genetic search: rungs and budget in trainings (shares of `config.epochs`)."""
 
 
+GENETIC_PARETO = MappingProxyType({**GENETIC, "cost": "latency", "tolerance": 1.0})
+"""Settings of the genetic search for fitness and latency: `tolerance` is what the cheapest may be worse, in points of
+the fitness."""
+
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -192,18 +251,58 @@ METHODS: dict[str, Method] = {
             standard=False,
         ),
         Method(
+            "kernel_enlargement",
+            "no search: the hand-designed field at more taps, larger kernels of grouped channels at equal parameters",
+            kernel_enlargement,
+            settings=MappingProxyType({"groups": 4}),
+            standard=False,
+        ),
+        Method(
+            "learnable_spacings",
+            "DCLS: taps learn their positions; their learning rate chosen on validation, at the budget of a search",
+            learnable_spacings,
+            settings=MappingProxyType({"reach": 16, "factors": (1, 10, 100), "trainings": 1}),
+            standard=False,
+        ),
+        Method(
             "local_search_run",
             "the local search's own network, branches as they are, not retrained",
             local_search_run,
-            shares_search=True,
+            searches=("local_search",),
         ),
-        Method("local_single", "local search, retrained as plain convs", local_single, shares_search=True),
-        Method("local_multi", "local search, retrained with its branches kept", local_multi, shares_search=True),
+        Method("local_single", "local search, retrained as plain convs", local_single, searches=("local_search",)),
+        Method(
+            "local_single_held_out",
+            "local search, probabilities trained on held-out batches as DARTS does, retrained as plain convs",
+            local_single,
+            settings=MappingProxyType({"probability_batches": "held_out"}),
+            searches=("local_search_held_out",),
+            standard=False,
+        ),
+        Method(
+            "local_single_annealed",
+            "local search whose spread shrinks to a third, retrained as plain convs",
+            local_single,
+            settings=MappingProxyType({"shrink": 0.33}),
+            searches=("local_search_shrink0.33",),
+            standard=False,
+        ),
+        Method(
+            "local_single_branches5",
+            "local search over five branches, retrained as plain convs",
+            local_single,
+            settings=MappingProxyType({"branches": 5}),
+            searches=("local_search_branches5",),
+            standard=False,
+        ),
+        Method(
+            "local_multi", "local search, retrained with its branches kept", local_multi, searches=("local_search",)
+        ),
         Method(
             "local_merge",
             "the local search's own network, branches folded into larger kernels, fine-tuned",
             local_merge,
-            shares_search=True,
+            searches=("local_search",),
             standard=False,
         ),
         Method(
@@ -211,21 +310,37 @@ METHODS: dict[str, Method] = {
             "one-shot search over all powers of two, retrained as plain convs",
             one_shot,
             settings=ONE_SHOT,
-            shares_search=True,
+            searches=("one_shot",),
+        ),
+        Method(
+            "one_shot_held_out",
+            "one-shot search, probabilities trained on held-out batches as DARTS does, retrained as plain convs",
+            one_shot,
+            settings=MappingProxyType({**ONE_SHOT, "probability_batches": "held_out"}),
+            searches=("one_shot_held_out",),
+            standard=False,
+        ),
+        Method(
+            "one_shot_ranked",
+            "one-shot search, its readouts and samples ranked by short trainings on validation, the best retrained",
+            one_shot_ranked,
+            settings=MappingProxyType({**ONE_SHOT, "candidates": 5}),
+            searches=("one_shot",),
+            standard=False,
         ),
         Method(
             "one_shot_to_local_single",
             "one-shot search, then local search, retrained as plain convs",
             one_shot_to_local_single,
             settings=ONE_SHOT,
-            shares_search=True,
+            searches=("one_shot", "one_shot_to_local"),
         ),
         Method(
             "one_shot_to_local_multi",
             "one-shot search, then local search, retrained with its branches kept",
             one_shot_to_local_multi,
             settings=ONE_SHOT,
-            shares_search=True,
+            searches=("one_shot", "one_shot_to_local"),
             standard=False,
         ),
         Method(
@@ -233,7 +348,15 @@ METHODS: dict[str, Method] = {
             "genetic search with successive halving, retrained as plain convs",
             global_,
             settings=GENETIC,
-            shares_search=True,
+            searches=("genetic",),
+            standard=False,
+        ),
+        Method(
+            "global_pareto",
+            "genetic search for fitness and latency, the fastest structure within 1 point of the best retrained",
+            global_pareto,
+            settings=GENETIC_PARETO,
+            searches=("genetic_pareto",),
             standard=False,
         ),
         Method(
@@ -241,7 +364,7 @@ METHODS: dict[str, Method] = {
             "genetic search, then local search, retrained as plain convs",
             global_to_local_single,
             settings=GENETIC,
-            shares_search=True,
+            searches=("genetic", "genetic_to_local"),
             standard=False,
         ),
         Method(
@@ -249,7 +372,7 @@ METHODS: dict[str, Method] = {
             "genetic search, then local search, retrained with its branches kept",
             global_to_local_multi,
             settings=GENETIC,
-            shares_search=True,
+            searches=("genetic", "genetic_to_local"),
             standard=False,
         ),
     )

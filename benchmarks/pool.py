@@ -16,18 +16,22 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
-from benchmarks.record import ROOT, SHIPPED_COMMIT, commit
+from benchmarks.record import ROOT, SHIPPED_COMMIT, commit, work_folder
+from rfnext.atomic import write_text
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +59,41 @@ _device = "auto"
 def device() -> str:
     """The device of the worker process that asks: "cpu", "cuda", "cuda:1"; "auto" in any other process."""
     return _device
+
+
+def choose_devices(workers: int | Literal["auto"]) -> list[str]:
+    """The device of each worker on this machine; auto: one per GPU, or one per core."""
+    gpus = torch.cuda.device_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = (gpus or cores) if workers == "auto" else workers
+    return [f"cuda:{i % gpus}" if gpus else "cpu" for i in range(count)]
+
+
+MARK = "mark.txt"
+
+
+def mark(results: Path) -> str:
+    """Mark a results folder, by a file in its work folder; returns what the file says."""
+    path = work_folder(results) / MARK
+    if not path.exists():
+        write_text(path, uuid.uuid4().hex)
+    return path.read_text("utf-8")
+
+
+def sees(results: Path, marked: str) -> bool:
+    """Whether this process sees the very results folder that was marked, not one of that name on another machine."""
+    path = results / "work" / MARK
+    return path.is_file() and path.read_text("utf-8") == marked
+
+
+def print_to(path: Path) -> None:
+    """Append what this process prints from here on to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open(path, "ab") as file:  # libraries write to the descriptors too
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 class Worker(Protocol):
@@ -138,6 +177,13 @@ class Pool:
                     error = error or failed
         if error is not None:
             raise error
+
+    def run(self, function: Callable[[Item], Any], items: Iterable[Item]) -> "list[Future[Any]]":
+        """Have function(item) run for every item; returns when all are done, their futures in the items' order."""
+        futures = [self.submit(function, item) for item in items]
+        while not all(future.done() for future in futures):
+            self.wait()
+        return futures
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         """Have function(*arguments) run by the next free worker. The future is done only inside of `wait`."""

@@ -111,6 +111,7 @@ class Record:
     resumed: the seconds cover only the part after the interruption.
     device: name, and threads of torch. commit: of this repository, "+dirty" if tracked files had changes.
     started, finished: ISO 8601, UTC. pictures: paths relative to the results folder.
+    receptive_field: of the scored network, see `benchmarks.receptive_fields.measure`; None where it was not measured.
     """
 
     task: str
@@ -140,6 +141,7 @@ class Record:
     evaluation_seconds: float = 0.0
     resumed: bool = False
     pictures: list[str] = field(default_factory=list)
+    receptive_field: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

@@ -12,13 +12,12 @@ from urllib.parse import quote
 from xml.etree.ElementTree import Element
 
 from benchmarks import figures
-from benchmarks.groups import BASELINE, Comparison, Group, comparisons, conclusion, estimate, number, scores
+from benchmarks.groups import Comparison, Group, comparisons, conclusion, estimate, number, scores
 from benchmarks.markup import element as e
 from benchmarks.markup import html
 from benchmarks.record import Record, work_folder
 from benchmarks.sheets import DASH, Gathered, Notes, Sheet, caption, described, heading, sheets
 from rfnext.atomic import write_text
-from tasks.spec import Metric
 
 LIMIT = 1_000_000
 """Bytes of the committed page; a repository of ours takes no file over 1 MiB."""
@@ -155,6 +154,14 @@ const reveal = () => {
   }
   if (target) target.scrollIntoView();
 };
+// Every number of a run leads where the row's own link does: a quarter of the page, if each were written out.
+for (const link of document.querySelectorAll("table.runs td:last-child a")) {
+  for (const cell of [...link.closest("tr").cells].slice(3, -1)) {
+    const same = link.cloneNode();
+    same.append(...cell.childNodes);
+    cell.append(same);
+  }
+}
 addEventListener("hashchange", reveal);
 reveal();
 """
@@ -208,7 +215,7 @@ class _Page:
         """The page with as much in it as `LIMIT` allows; pictures last, the first of every group first.
 
         Where there is no room the figures of the searches are files beside the page, and where even that is too
-        much all figures, and a run has one link to its record instead of one per number.
+        much all figures.
         """
         for self.brevity in range(3):
             left = LIMIT - len(html(self.page()).encode())
@@ -330,6 +337,7 @@ class _Page:
             _notes(parts.notes),
             self.drawing(found, drawn, "differences"),
             self.findings(found, drawn),
+            self.receptive_fields(found, drawn, parts.receptive_field),
             self.predictions(found),
             e(
                 "details",
@@ -435,17 +443,12 @@ class _Page:
                     row.extend([e("td", DASH) for _ in found.metrics])
                     row.append(e("td", reason or "not run", class_="words"))
                 else:
-                    row.extend([self.value(record, metric) for metric in found.metrics])
+                    row.extend([e("td", _minus(f"{record.metrics[m.name]:.{m.decimals}f}")) for m in found.metrics])
                     stamp = record.finished.partition("+")[0].replace("T", " ")
                     row.append(e("td", e("a", stamp, href=self.record(record)), class_="words"))
                 rows.append(row)
         header = ["method", "fold", "seed", *map(heading, found.metrics), "record, finished (UTC)"]
-        return _scrolling(header, rows, f"Every run of {found.task}, {found.preset}", 1, last_is_words=True)
-
-    def value(self, record: Record, metric: Metric) -> Element:
-        value = (record.metrics or {})[metric.name]
-        text = _minus(f"{value:.{metric.decimals}f}")
-        return e("td", text if self.brevity > 1 else e("a", text, href=self.record(record)))
+        return _scrolling(header, rows, f"Every run of {found.task}, {found.preset}", 1, runs=True)
 
     def findings(self, found: Group, drawn: dict[str, list[figures.Panel]]) -> Element | None:
         if not drawn.keys() & {"dilations", "structures", "reach"}:
@@ -459,11 +462,29 @@ class _Page:
                 "p",
                 "A chain of convs with kernel k and stride 1 has a theoretical receptive field of 1 + (k − 1) times "
                 "the sum of its dilations. The sums are over the searched layers, methods are means over folds and "
-                "seeds, and of methods that ended on equal structures only the first is drawn. Effective receptive "
-                "fields need the weights, which records do not hold: rfnext.receptive_field measures them.",
+                "seeds, and of methods that ended on equal structures only the first is drawn.",
                 class_="faint",
             ),
         )
+
+    def receptive_fields(self, found: Group, drawn: dict[str, list[figures.Panel]], sheet: Sheet) -> Element:
+        """How far the scored networks look, before and after the searches."""
+        if sheet.rows:
+            shown = [
+                self.drawing(found, drawn, "receptive_fields"),
+                self.table(sheet, found),
+                e("p", sheet.caption, class_="faint"),
+            ]
+        else:
+            shown = [
+                e(
+                    "p",
+                    "Not measured: these records are older than the measurement, or their task has no probe for it. "
+                    "Cells that are run again have it.",
+                    class_="faint",
+                )
+            ]
+        return e("details", e("summary", "How far the networks look"), shown)
 
     def drawing(self, found: Group, drawn: dict[str, list[figures.Panel]], *kinds: str) -> Element | None:
         """The panels of some kinds side by side; as files where the page has no room for them."""
@@ -554,10 +575,13 @@ def _anchor(*names: str) -> str:
 
 
 def _scrolling(
-    header: Sequence[str], rows: Sequence[Element], label: str, names: int, *, last_is_words: bool = False
+    header: Sequence[str], rows: Sequence[Element], label: str, names: int, *, runs: bool = False
 ) -> Element:
-    """A sortable table in a container of its own, which scrolls where the table is wider than the page."""
-    words = {*range(names), *([len(header) - 1] if last_is_words else [])}
+    """A sortable table in a container of its own, which scrolls where the table is wider than the page.
+
+    runs: method, fold, seed, metrics, and in words a link to the record.
+    """
+    words = {*range(names), *([len(header) - 1] if runs else [])}
     heads = [
         e(
             "th",
@@ -568,7 +592,8 @@ def _scrolling(
         )
         for index, text in enumerate(header)
     ]
-    table = e("table", e("thead", e("tr", heads)), e("tbody", rows), class_="sortable")
+    kind = "sortable runs" if runs else "sortable"
+    table = e("table", e("thead", e("tr", heads)), e("tbody", rows), class_=kind)
     return e("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
@@ -587,7 +612,7 @@ def _difference(one: Comparison | None) -> Element | None:
         return None
     text = _minus(number(one.difference, one.metric.decimals, signed=True))
     said = f"{text} {one.verdict}" if one.verdict else text
-    return e("span", said, class_=f"difference {one.verdict or ''}".strip(), title=f"minus {BASELINE}, paired")
+    return e("span", said, class_=f"difference {one.verdict or ''}".strip())
 
 
 def _minus(text: str) -> str:

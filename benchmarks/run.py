@@ -1,6 +1,7 @@
 """One cell of a table.
 
     python -m benchmarks.run TASK METHOD [--preset P] [--fold F] [--seed S] [field overrides] [--resume]
+    python -m benchmarks.run TASK global_ --workers 2       # the search's candidates side by side; or --ray-address
     python -m benchmarks.run --from RECORD [--results DIR] [paths of the data]      # again, from its own config
 
 `--help` lists tasks and methods; with a TASK also every field of its config with the preset's defaults. A
@@ -13,6 +14,7 @@ Exit status: 0 done (--from: and equal), 1 failed (or different), 2 wrong usage,
 4 different on another machine or with other versions, 130 interrupted.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import difflib
@@ -23,11 +25,10 @@ import re
 import shlex
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -57,7 +58,7 @@ from benchmarks.record import (
 )
 from benchmarks.training import Job, Outcome
 from rfnext import Structure
-from rfnext.atomic import write_bytes, write_text
+from rfnext.atomic import write_bytes
 from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure
 from tasks.spec import Logger, Split, Task
 
@@ -86,6 +87,14 @@ class Options:
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int = 1
     """Threads of torch on the CPU; 1 as in the suite, so that results do not depend on the cores."""
+    workers: int | Literal["auto"] | None = None
+    """Candidates that a search trains at a time, each in a process of its own: a number, or auto for one per GPU or
+    core; by default one, in this process, or on a cluster all that fit. Results do not depend on it."""
+    ray_address: str | None = None
+    """Train candidates on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one here; all else runs
+    here. All machines must see the results folder."""
+    gpus_per_trial: float | None = None
+    """GPUs of a candidate on a cluster, may be a fraction; by default 1 if it has any."""
     logger: Logger = "none"
     """Where the training's curves go."""
     results: Path = ROOT / "results"
@@ -172,8 +181,7 @@ def log_to_wandb(job: Job, record: Record) -> None:
 class Assignment:
     """A cell on its way to a worker: its job without the task, whose functions need not be picklable.
 
-    results: the driver's folder. mark: content of the file `MARK` in its work folder, by which a worker knows that
-        it sees that very folder, not one of the same name on another machine.
+    results: the driver's folder. mark: its `pool.mark`.
     patient: wait for another process that works on the same cell.
     """
 
@@ -196,7 +204,6 @@ class Delivery:
     files: dict[str, bytes] | None = None
 
 
-MARK = "mark.txt"
 LOG_BYTES = 100_000
 """How much of a log's end a worker without the driver's folder hands back."""
 
@@ -204,14 +211,6 @@ LOG_BYTES = 100_000
 def log_path(cell: Cell, results: Path) -> Path:
     """What a cell's worker printed."""
     return cell.work(results) / "log.txt"
-
-
-def mark(results: Path) -> str:
-    """Mark a results folder; see `Assignment`."""
-    path = work_folder(results) / MARK
-    if not path.exists():
-        write_text(path, uuid.uuid4().hex)
-    return path.read_text("utf-8")
 
 
 def work(assignment: Assignment) -> Delivery:
@@ -225,17 +224,11 @@ def work(assignment: Assignment) -> Delivery:
         RuntimeError: for a SystemExit, which would end the worker.
     """
     cell, results = assignment.cell, assignment.results
-    sees = results / "work" / MARK
-    shared_folder = sees.is_file() and sees.read_text("utf-8") == assignment.mark
+    shared_folder = pool.sees(results, assignment.mark)
     if not shared_folder:
         results = Path(tempfile.gettempdir()) / f"rfnext-{assignment.mark}"
     log_file = log_path(cell, results)
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with open(log_file, "ab") as file:  # libraries write to the descriptors too
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    pool.print_to(log_file)
     job = Job(
         cell,
         tasks.load(cell.task),
@@ -428,6 +421,27 @@ def parse(arguments: Sequence[str]) -> tuple[Job, Options]:
     )
 
 
+def candidate_workers(options: Options) -> contextlib.AbstractContextManager[pool.Pool | None]:
+    """Where a search trains its candidates; None: one after another in this process.
+
+    Raises:
+        UsageError: if the options make no sense.
+        ClusterError: if the cluster cannot be used.
+    """
+    count = options.workers
+    if count not in (None, "auto") and count < 1:
+        raise UsageError(f"--workers must be at least 1 or auto, got {count}")
+    if options.gpus_per_trial is not None and options.ray_address is None:
+        raise UsageError("--gpus-per-trial is for clusters; give --ray-address, too")
+    if options.ray_address is not None:
+        return pool.on_ray(options.ray_address, workers=count or "auto", gpus_per_worker=options.gpus_per_trial)
+    if count is None:
+        return contextlib.nullcontext()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # numeric libraries of the workers read it when loaded
+    devices = pool.choose_devices(count)
+    return pool.local(devices if options.device == "auto" else [options.device] * len(devices))
+
+
 @dataclass(frozen=True)
 class Again:
     """Run the cell of a record again, as the record says, and compare."""
@@ -559,8 +573,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_again(arguments)
         job, options = parse(arguments)
         torch.set_num_threads(options.threads)
-        record = run_cell(job)
-    except UsageError as error:
+        with candidate_workers(options) as workers:
+            record = run_cell(dataclasses.replace(job, workers=workers))
+    except (UsageError, pool.ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -5,20 +5,22 @@ Each takes a job and returns what it `Found`, judged by the validation part alon
 
 import dataclasses
 import functools
-import json
 import logging
 import math
 import operator
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.record import Cost, fingerprint
+from benchmarks.evaluations import CostMeasure, Evaluations
+from benchmarks.record import Cost, computing_device, describe_device, read_all
 from benchmarks.training import LAST, Found, Job, Trained, as_lists, build, fit, load_selected, save_network, stored
 from rfnext import (
     Evolution,
@@ -33,22 +35,43 @@ from rfnext import (
     halve,
     powers_of_two,
 )
-from rfnext.atomic import write_text
 from rfnext.one_shot import Readout
-from tasks.spec import Metric, Split, Task
+from tasks.spec import ProbabilityBatches, Split, Task
 
 log = logging.getLogger(__name__)
 
 
-def local_search(job: Job, start: Found | None = None) -> Found:
-    """The local search of the cell's (task, preset, fold, seed), from the hand design or from what was found before."""
+def local_search(
+    job: Job,
+    start: Found | None = None,
+    *,
+    shrink: float | None = None,
+    branches: int | None = None,
+    probability_batches: ProbabilityBatches = "train",
+) -> Found:
+    """The local search of the cell's (task, preset, fold, seed), from the hand design or from what was found before.
+
+    Args:
+        job: its config has the settings of the search.
+        start: what was found before.
+        shrink: let the spread shrink by equal factors from round to round, to this share of the config's at the last.
+        branches: dilations per conv, instead of the config's.
+        probability_batches: see `tasks.spec.Run`.
+    """
+    changed: dict[str, Any] = {"shrink": shrink} if shrink is not None else {}
+    changed |= {"branches": branches} if branches is not None else {}
+    changed |= {"held_out": True} if probability_batches == "held_out" else {}
+    config = job.config.search if branches is None else dataclasses.replace(job.config.search, branches=branches)
+
+    def shrinking(done: int) -> float:
+        return config.spread * (shrink or 1) ** (done / max(1, config.rounds))
 
     def search(folder: Path) -> Found:
         model = build(job)
         if start is not None:
             start.structure.apply(model)
-        search = LocalSearch(model, job.config.search, job.task.where)
-        trained = fit(job, model, folder, search=search)
+        search = LocalSearch(model, config, job.task.where, spread=None if shrink is None else shrinking)
+        trained = fit(job, model, folder, search=search, settings=changed, probability_batches=probability_batches)
         structure = search.structure()
         history = [
             *(start.history if start else []),
@@ -61,10 +84,21 @@ def local_search(job: Job, start: Found | None = None) -> Found:
         return Found(folder, cost, trained.resumed, structure, history)
 
     name = "local_search" if start is None else f"{start.folder.parent.name}_to_local"
-    return stored(job, name, {} if start is None else {"start": as_lists(start.structure)}, search)
+    name = "_".join(
+        [name, *(setting if value is True else f"{setting}{value:g}" for setting, value in changed.items())]
+    )
+    return stored(job, name, changed | ({} if start is None else {"start": as_lists(start.structure)}), search)
 
 
-def one_shot_search(job: Job, *, readout: Readout, learning_rate: float, sharpen: float, warmup: float) -> Found:
+def one_shot_search(
+    job: Job,
+    *,
+    readout: Readout,
+    learning_rate: float,
+    sharpen: float,
+    warmup: float,
+    probability_batches: ProbabilityBatches = "train",
+) -> Found:
     """The one-shot search of the cell's (task, preset, fold, seed): one training."""
     settings = {
         "readout": readout,
@@ -73,38 +107,84 @@ def one_shot_search(job: Job, *, readout: Readout, learning_rate: float, sharpen
         "warmup": warmup,
         "candidates": candidates(job),
     }
+    held_out = probability_batches == "held_out"
+    settings |= {"held_out": True} if held_out else {}
 
     def search(folder: Path) -> Found:
         model = build(job)
-        epochs = job.config.epochs
-        config = OneShotConfig(
-            candidates=candidates(job),
-            readout=readout,
-            learning_rate=learning_rate,
-            sharpen=sharpen,
-            warmup=round(warmup * epochs),
-            interval=max(1, epochs // 8),
-        )
-        search = OneShotSearch(model, config, job.task.where)
-        trained = fit(job, model, folder, search=search, settings=settings)
+        search = OneShotSearch(model, one_shot_config(job, readout, learning_rate, sharpen, warmup), job.task.where)
+        trained = fit(job, model, folder, search=search, settings=settings, probability_batches=probability_batches)
         structure = search.structure()
         history = [{"step": seen.step, "structure": as_lists(seen.structure)} for seen in search.history]
         history.append({"step": search.step, "structure": as_lists(structure), "probability": _shares(search)})
         save_network(model, folder)
         return Found(folder, trained.cost, trained.resumed, structure, history)
 
-    return stored(job, "one_shot", settings, search)
+    return stored(job, "one_shot_held_out" if held_out else "one_shot", settings, search)
+
+
+def one_shot_config(job: Job, readout: Readout, learning_rate: float, sharpen: float, warmup: float) -> OneShotConfig:
+    """The settings of a one-shot search over the job's candidates, counted in its epochs; warmup is a share of them."""
+    return OneShotConfig(
+        candidates=candidates(job),
+        readout=readout,
+        learning_rate=learning_rate,
+        sharpen=sharpen,
+        warmup=round(warmup * job.config.epochs),
+        interval=max(1, job.config.epochs // 8),
+    )
+
+
+def sample_and_rank(job: Job, count: int, **settings: Any) -> Found:
+    """A one-shot search read out by ranking: what it means by either readout, and structures drawn from it.
+
+    `count` different ones (fewer if the probabilities leave fewer) are trained for an equal share of `config.epochs`
+    and judged on the validation part; the search itself is that of `one_shot_search` by the same settings.
+    """
+    found = one_shot_search(job, **settings)
+    model = build(job)
+    search = OneShotSearch(model, one_shot_config(job, **settings), job.task.where)
+    model.load_state_dict(torch.load(found.folder / LAST, map_location="cpu", weights_only=True))
+    rng = np.random.default_rng([job.cell.seed, job.cell.fold])
+    count = min(count, job.config.epochs)
+    distinct = dict.fromkeys((search.structure("log2"), search.structure("argmax")))
+    for _ in range(100 * count):  # confident probabilities repeat themselves
+        if len(distinct) >= count:
+            break
+        distinct.setdefault(search.sample(rng))
+    ranked = train_and_rank(job, list(distinct)[:count], job.config.epochs)
+    cost, history = found.cost + ranked.cost, [*found.history, *ranked.history]
+    return Found(ranked.folder, cost, found.resumed or ranked.resumed, ranked.structure, history)
 
 
 def genetic_search(
-    job: Job, *, population: int, generations: int, rungs: tuple[float, ...], promoted: float, budget: float
+    job: Job,
+    *,
+    population: int,
+    generations: int,
+    rungs: tuple[float, ...],
+    promoted: float,
+    budget: float,
+    cost: CostMeasure | None = None,
+    tolerance: float = 0.0,
 ) -> Found:
     """The genetic search of the cell's (task, preset, fold, seed), within a budget of `budget` trainings.
 
     Every generation's new structures are trained for the first rung's epochs; the best share of them goes on, from
     its checkpoints, to the next. Evaluations are kept on disk as they end: an interrupted search loses none.
+
+    Args:
+        cost: search for the best fitness at every cost instead (`EvolutionConfig.objectives`). What is found then is
+            the cheapest structure that is at most `tolerance` less fit than the fittest; the last entry of the history
+            holds the whole front.
+        tolerance: in units of the fitness, see `as_fitness`.
+
+    Raises:
+        ValueError: if there is nothing to measure the latency of.
+        RuntimeError: if all evaluations of a generation failed.
+        NotShared: if a worker does not see the results folder.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "population": population,
         "generations": generations,
         "rungs": rungs,
@@ -112,85 +192,88 @@ def genetic_search(
         "budget": budget,
         "candidates": candidates(job),
     }
+    if cost is not None:
+        settings |= {"cost": cost, "tolerance": tolerance}
+        if job.task.probe is None:
+            raise ValueError(f"the latency of {job.task.name}'s networks cannot be measured: the task has no `probe`")
     epochs = [max(1, round(share * job.config.epochs)) for share in rungs]
     allowed = round(budget * job.config.epochs)
 
     def search(folder: Path) -> Found:
         template = Structure.read(build(job), job.task.where)
-        config = EvolutionConfig(population=population, generations=generations, candidates=candidates(job))
-        evolution = Evolution(template, config, np.random.default_rng([job.cell.seed, job.cell.fold]))
-        evaluations = Evaluations(job, folder, settings)
-        log.info(
-            "%s: genetic search within %d epochs (%g trainings), rungs of %s epochs", job.cell, allowed, budget, epochs
+        config = EvolutionConfig(
+            population=population,
+            generations=generations,
+            candidates=candidates(job),
+            objectives="fitness" if cost is None else "pareto",
         )
+        evolution = Evolution(template, config, np.random.default_rng([job.cell.seed, job.cell.fold]))
+        evaluations = Evaluations(job, folder, settings, cost)
+        _announce(job, allowed, epochs, evaluations.workers)
         history = []
-        while (asked := evolution.ask()) and evaluations.epochs + epochs[0] <= allowed:
+        while (asked := _ask(evolution, evaluations)) and evaluations.epochs + epochs[0] <= allowed:
             # What the budget does not cover any more counts as failed, which costs nothing and wins nothing.
-            results = halve(asked, epochs, evaluations, promoted=promoted, budget=allowed - evaluations.epochs)
-            evolution.tell(Scored(structure, results.get(structure)) for structure in asked)
+            left = allowed - evaluations.epochs
+            results = halve(asked, epochs, evaluations, promoted=promoted, budget=left, map=evaluations.map)
+            evolution.tell(
+                Scored(s, results.get(s), evaluations.found(s).cost if results.get(s) is not None else None)
+                for s in asked
+            )
             if not any(value is not None for value in results.values()):
                 continue  # ask() says so if all failed
-            best = evolution.best
-            log.info("%s: generation %d, best %.2f", job.cell, evolution.generation, best.fitness)
+            best, spent = evolution.best, evaluations.cost()
+            left = (allowed - spent.epochs) * spent.seconds / spent.epochs / evaluations.workers
+            log.info(
+                "%s: generation %d, best %.2f; %d of %d epochs, the others take about %.2g hours",
+                *(job.cell, evolution.generation, best.fitness, spent.epochs, allowed, left / 3600),
+            )
             history.append({"step": evaluations.epochs, "structure": as_lists(best.structure), "fitness": best.fitness})
-        return Found(folder, evaluations.cost(), evaluations.resumed, evolution.best.structure, history)
+        chosen = evolution.best
+        if cost is not None:
+            front, fittest = evolution.front, chosen.fitness or 0.0
+            chosen = next(result for result in front if (result.fitness or 0.0) >= fittest - tolerance)
+            history.append(
+                {
+                    "step": evaluations.epochs,
+                    "structure": as_lists(chosen.structure),
+                    "fitness": chosen.fitness,
+                    "front": [{"structure": as_lists(r.structure), "fitness": r.fitness, cost: r.cost} for r in front],
+                }
+            )
+        return Found(folder, evaluations.cost(), evaluations.resumed, chosen.structure, history)
 
-    return stored(job, "genetic", settings, search)
-
-
-class Evaluations:
-    """Trains and validates structures for a number of epochs; each continues where it stopped before.
-
-    epochs: trained so far, by this process or one that was interrupted.
-    resumed: whether some were found on disk.
-    """
-
-    def __init__(self, job: Job, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.job, self.folder, self.settings = job, folder, settings
-        self.epochs, self.resumed = 0, False
-        self._costs: list[Cost] = []
-        self._reached: dict[Structure, int] = {}
-
-    def __call__(self, structure: Structure, epochs: int) -> float | None:
-        """Fitness on the validation part after `epochs` epochs in all; None if the training diverged."""
-        key = fingerprint({"structure": as_lists(structure), "protocol": self.job.protocol(), **self.settings})
-        folder = self.folder / f"candidate-{key}"
-        path = folder.with_name(f"{folder.name}-{epochs}.json")
-        before = self._reached.get(structure, 0)
-        self.epochs += epochs - before
-        self._reached[structure] = epochs
-        if path.exists():
-            self.resumed = True
-            known = json.loads(path.read_text("utf-8"))
-            self._costs.append(Cost(**known["cost"]))
-            return known["fitness"]
-        job = dataclasses.replace(self.job, resume=True)
-        config = dataclasses.replace(job.config, epochs=epochs)
-        model = build(job)
-        structure.apply(model)
-        trained = fit(job, model, folder, config=config, settings=self.settings, goes_on=True)
-        cost = dataclasses.replace(trained.cost, epochs=epochs - before)
-        load_selected(model, folder)
-        metric = job.task.metrics_of(job.config)[0]
-        value = job.task.evaluate(model, config, Split("validation", job.cell.fold))[metric.name]
-        fitness = as_fitness(value, metric)
-        self._costs.append(cost)
-        write_text(path, json.dumps({"fitness": fitness, "cost": dataclasses.asdict(cost)}))
-        return fitness
-
-    def cost(self) -> Cost:
-        """Of all evaluations."""
-        return functools.reduce(operator.add, self._costs, Cost())
+    return stored(job, "genetic" if cost is None else "genetic_pareto", settings, search)
 
 
-def as_fitness(value: float, metric: Metric) -> float | None:
-    """A metric as what `Evolution` maximises, a number >= 0: itself, or 100 / (1 + value) where lower is better.
+def _ask(evolution: Evolution, evaluations: Evaluations) -> list[Structure]:
+    try:
+        return evolution.ask()
+    except RuntimeError as error:
+        if evaluations.error is None:
+            raise
+        reason = f"{type(evaluations.error).__name__}: {evaluations.error}"
+        raise RuntimeError(f"{error}; the last one by {reason}") from evaluations.error
 
-    None if it is not finite.
-    """
-    if not math.isfinite(value):
-        return None
-    return max(0.0, value) if metric.higher_is_better else 100 / (1 + max(0.0, value))
+
+def _announce(job: Job, allowed: int, rungs: Sequence[int], workers: int) -> None:
+    """Log the budget of a genetic search, in epochs and, if finished cells tell, in hours."""
+    device = describe_device(computing_device(job.device))["name"]
+    pace = [
+        record.training.seconds / record.training.epochs
+        for record in read_all(job.results)[0]
+        if (record.task, record.preset, record.status) == (job.cell.task, job.cell.preset, "done")
+        and record.device["name"] == device
+        and record.training.epochs
+        and not record.resumed
+    ]
+    hours = "hours unknown before the first generation"
+    if pace:
+        hours = f"about {allowed * fmean(pace) / workers / 3600:.2g} hours by {len(pace)} finished cells like it"
+    log.info(
+        "%s: genetic search within %d epochs (%g trainings), %s, with %d worker%s; rungs of %s epochs",
+        *(job.cell, allowed, allowed / job.config.epochs, hours, workers, "s" if workers > 1 else ""),
+        ", ".join(map(str, rungs)),
+    )
 
 
 def searched_network(job: Job, found: Found) -> nn.Module:
@@ -214,25 +297,48 @@ def draw_and_rank(job: Job, count: int) -> Found:
 
 def train_and_rank(job: Job, structures: Sequence[Structure], epochs: int) -> Found:
     """Train each structure for an equal share of `epochs` and take the one that is best on the validation part."""
-    short = dataclasses.replace(job.config, epochs=max(1, epochs // len(structures)))
-    ranking = job.task.metrics_of(job.config)[0]
-    tried: list[tuple[float, Structure, Trained]] = []
-    history: list[dict[str, Any]] = []
-    start = time.perf_counter()
-    for number, structure in enumerate(structures):
+
+    def network(structure: Structure) -> nn.Module:
         model = build(job)
         structure.apply(model)
+        return model
+
+    tried, cost = rank(job, [functools.partial(network, structure) for structure in structures], epochs)
+    history = [
+        {"step": number, "structure": as_lists(structure), "validation": one.validation}
+        for number, (structure, one) in enumerate(zip(structures, tried, strict=True))
+    ]
+    best = tried.index(max(tried, key=lambda one: one.value))
+    resumed = any(one.trained.resumed for one in tried)
+    return Found(tried[best].trained.folder, cost, resumed, structures[best], history)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A network that was trained briefly. value: what it is ranked by, higher is better."""
+
+    model: nn.Module
+    trained: Trained
+    validation: dict[str, float | None]
+    value: float
+
+
+def rank(job: Job, networks: Sequence[Callable[[], nn.Module]], epochs: int) -> tuple[list[Tried], Cost]:
+    """Train each network for an equal share of `epochs` and judge it on the validation part; and what all cost."""
+    short = dataclasses.replace(job.config, epochs=max(1, epochs // len(networks)))
+    ranking = job.task.metrics_of(job.config)[0]
+    tried = []
+    start = time.perf_counter()
+    for number, network in enumerate(networks):
+        model = network()
         trained = fit(job, model, job.folder(f"candidate{number}"), config=short)
         load_selected(model, trained.folder)
         value = job.task.evaluate(model, short, Split("validation", job.cell.fold))[ranking.name]
         finite = math.isfinite(value)  # a candidate that diverged loses; if all do, the full training shows it
-        tried.append(((value if ranking.higher_is_better else -value) if finite else -math.inf, structure, trained))
-        validation = {ranking.name: value if finite else None}
-        history.append({"step": number, "structure": as_lists(structure), "validation": validation})
-    _, best, trained = max(tried, key=lambda candidate: candidate[0])
-    cost = functools.reduce(operator.add, (candidate.cost for _, _, candidate in tried))
-    cost = dataclasses.replace(cost, seconds=time.perf_counter() - start)
-    return Found(trained.folder, cost, any(candidate.resumed for _, _, candidate in tried), best, history)
+        signed = (value if ranking.higher_is_better else -value) if finite else -math.inf
+        tried.append(Tried(model, trained, {ranking.name: value if finite else None}, signed))
+    cost = functools.reduce(operator.add, (one.trained.cost for one in tried))
+    return tried, dataclasses.replace(cost, seconds=time.perf_counter() - start)
 
 
 def candidates(job: Job) -> tuple[int, ...]:

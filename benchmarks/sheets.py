@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.groups import (
     BASELINE,
@@ -74,6 +75,7 @@ class Sheets:
 
     test: Sheet
     difference: Sheet
+    receptive_field: Sheet
     last: Sheet
     cost: Sheet
     cells: Sheet
@@ -82,7 +84,8 @@ class Sheets:
     @property
     def all(self) -> list[Sheet]:
         """Those that have rows, in the order of a report."""
-        return [sheet for sheet in (self.test, self.difference, self.last, self.cost, self.cells) if sheet.rows]
+        order = (self.test, self.difference, self.receptive_field, self.last, self.cost, self.cells)
+        return [sheet for sheet in order if sheet.rows]
 
 
 def heading(metric: Metric) -> str:
@@ -132,6 +135,7 @@ def sheets(found: Group) -> Sheets:
             ["method", *titles, "pairs"],
             paired,
         ),
+        receptive_fields(found),
         Sheet("Test part, last epoch", "", ["method", *titles, "n"], last),
         Sheet("Cost", COST_CAPTION, ["method", *COST], cost),
         Sheet(f"Every cell: {titles[0]}, test part", "", ["", *found.methods], cells),
@@ -147,6 +151,52 @@ def shown(value: Estimate | None, metric: Metric, missing: str, *, signed: bool 
 
 def _published(values: Mapping[str, float], metric: Metric) -> str:
     return f"{values[metric.name]:.{metric.decimals}f}" if metric.name in values else ""
+
+
+def receptive_fields(found: Group) -> Sheet:
+    """How far the scored networks look; no rows where no record says."""
+    rows, about = [], {}
+    for method in found.methods:
+        measured = [r.receptive_field for r in found.done(method).values() if r.receptive_field]
+        if measured:
+            about = measured[0]
+            radii = (
+                " × ".join(
+                    _brief(statistics.fmean(axis["radius"][share] for axis in axes)) for axes in _by_axis(measured)
+                )
+                for share in ("0.5", "0.95")
+            )
+            rows.append([method, *radii, " × ".join(map(_farthest, _by_axis(measured))), str(len(measured))])
+    if not rows:
+        return Sheet("Receptive fields", "", [], [])
+    unit, axes = about["unit"], about["axes"]
+    size = " × ".join(f"{axis['size'] * axis['step']:.0f}" for axis in axes)
+    said = (
+        f"How far from the centre the input matters to {about['output']}, as means over the cells"
+        f"{', per axis' if len(axes) > 1 else ''}. Effective: the distance within which 50 % or 95 % of the gradient "
+        f"lies, on {about['inputs']} inputs of the {about['part']} part, of {size} {unit} at most. Theoretical: how "
+        "far away anything can matter at all, found on longer inputs; > where it is farther than these reach, as with "
+        "attention, which has no end."
+    )
+    header = ["method", f"effective 50 % ({unit})", f"effective 95 % ({unit})", f"theoretical ({unit})", "n"]
+    return Sheet("Receptive fields", said, header, rows)
+
+
+def _by_axis(measured: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], ...]]:
+    """What was measured, per axis: that of every cell."""
+    return list(zip(*(one["axes"] for one in measured), strict=True))
+
+
+def _farthest(axes: Sequence[Mapping[str, Any]]) -> str:
+    """The mean theoretical reach of the cells along an axis."""
+    open_ended = [axis["tried"] / 2 for axis in axes if axis["theoretical"] is None]
+    if open_ended:
+        return f"> {_brief(min(open_ended))}"
+    return _brief(statistics.fmean(max(map(abs, axis["theoretical"])) for axis in axes))
+
+
+def _brief(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 or value == round(value) else f"{value:.1f}"
 
 
 COST = [

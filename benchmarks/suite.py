@@ -43,7 +43,6 @@ from benchmarks.run import (
     describe,
     log_path,
     make_record,
-    mark,
     now,
     override,
     pick,
@@ -232,11 +231,11 @@ def estimate_seconds(missing: Sequence[Job], records: Sequence[Record]) -> float
     """Seconds that one worker would take for the missing cells, by records like them; None if there are none.
 
     A cell is estimated by the finished records of its task, preset and method, or of the other methods where that
-    has none. A search that several cells share is counted once; by its cost it is known to be the same.
+    has none. A search that several cells share is counted once.
     """
     timed = [record for record in records if record.status == "done" and not record.resumed]
     total = 0.0
-    searches: dict[tuple[str, str, int, int], set[float]] = {}
+    counted: dict[Search, float] = {}  # seconds from the start to the end of a search that another one may go on from
     for job in missing:
         cell = job.cell
         similar = [r for r in timed if (r.task, r.preset) == (cell.task, cell.preset)]
@@ -244,20 +243,29 @@ def estimate_seconds(missing: Sequence[Job], records: Sequence[Record]) -> float
         if not same:
             return None
         total += fmean(r.training.seconds + r.evaluation_seconds for r in same)
-        if not METHODS[cell.method].shares_search:
+        if not (searches := searches_of(cell)):
             total += fmean(r.search.seconds for r in same)
             continue
-        shared = [r for r in same if r.method in METHODS and METHODS[r.method].shares_search]
-        search = round(fmean([r.search.seconds for r in shared] or [r.training.seconds for r in same]), 3)
-        if search not in searches.setdefault(_search_of(cell), set()):
-            searches[_search_of(cell)].add(search)
-            total += search
+        names = METHODS[cell.method].searches
+        sharing = [r for r in similar if r.method in METHODS and METHODS[r.method].searches == names]
+        if sharing:
+            seconds = fmean(r.search.seconds for r in sharing)
+        else:  # a genetic search says what it may take; the others are one training each
+            trainings = job.settings.get("budget", 1) + len(names) - 1
+            seconds = trainings * fmean(r.training.seconds for r in same)
+        if searches[-1] not in counted:
+            total += max(0.0, seconds - max((counted[search] for search in searches if search in counted), default=0.0))
+            counted[searches[-1]] = seconds
     return total
 
 
-def _search_of(cell: Cell) -> tuple[str, str, int, int]:
-    """Cells that are equal in this share their local search."""
-    return cell.task, cell.preset, cell.fold, cell.seed
+Search = tuple[str, str, int, int, str]
+"""Task, preset, fold, seed and name of a search that is done once."""
+
+
+def searches_of(cell: Cell) -> list[Search]:
+    """The searches that a cell starts from, each going on from the one before."""
+    return [(cell.task, cell.preset, cell.fold, cell.seed, name) for name in METHODS[cell.method].searches]
 
 
 @dataclass(frozen=True)
@@ -281,27 +289,32 @@ def run_all(
 ) -> Iterator[Result]:
     """Run jobs and yield each result as it comes.
 
-    The cells that share a search follow one another, so that the search is done once while other workers do
-    other cells. A cell that another process is running is left for the end, and then waited for. `show` is called
-    about once a second with the cells that are being run.
+    A search that several cells share is done by the first of them, while the others wait and workers do other cells.
+    A cell that another process is running is left for the end, and then waited for. `show` is called about once a
+    second with the cells that are being run.
     """
-    chains: dict[tuple[str, str, int, int], list[Job]] = {}
-    alone: list[Job] = []
-    for job in missing:
-        if METHODS[job.cell.method].shares_search:
-            chains.setdefault(_search_of(job.cell), []).append(job)
-        else:
-            alone.append(job)
-    ready = [(job, False) for job in [*(chain.pop(0) for chain in chains.values()), *alone]]
+    ready = [
+        (job, False) for job in sorted(missing, key=lambda job: not searches_of(job.cell))
+    ]  # others wait for these
     late: list[tuple[Job, bool]] = []
     running: dict[Future[Delivery], Job] = {}
+    doing: dict[Search, Cell] = {}  # searches and the first cell of each; all others may take over what is done
+    done: set[Search] = set()
+
+    def free(job: Job) -> bool:
+        return all(doing.get(search, job.cell) == job.cell for search in searches_of(job.cell))
+
     while ready or late or running:
-        while (workers.room > 0 or not running) and (ready or (late and not running)):
-            if not ready:
-                ready, late = late, []
-            job, patient = ready.pop(0)
+        if not running and not any(free(job) for job, _ in ready):
+            ready, late = [*late, *ready], []
+        while workers.room > 0 or not running:
+            if (following := next((entry for entry in ready if free(entry[0])), None)) is None:
+                break
+            ready.remove(following)
+            job, patient = following
+            doing |= dict.fromkeys(set(searches_of(job.cell)) - done, job.cell)
             assignment = Assignment(
-                job.cell, job.config, job.results, mark(job.results), job.command, job.logger, job.resume, patient
+                job.cell, job.config, job.results, pool.mark(job.results), job.command, job.logger, job.resume, patient
             )
             running[workers.submit(work, assignment)] = job
         show([job.cell for job in running.values()])
@@ -316,10 +329,8 @@ def run_all(
                 result = _record_failure(job, str(error))
             except Exception as error:
                 result = _record_failure(job, f"{type(error).__name__}: {error}")
-            if METHODS[job.cell.method].shares_search:
-                chain = chains[_search_of(job.cell)]
-                ready += [(follower, False) for follower in chain]
-                chain.clear()
+            done.update(searches_of(job.cell))
+            doing = {search: cell for search, cell in doing.items() if cell != job.cell}
             yield result
 
 
@@ -330,14 +341,6 @@ def _record_failure(job: Job, reason: str) -> Result:
     except OSError as error:
         return Result(job.cell, None, f"{reason}; {error}")
     return Result(job.cell, record)
-
-
-def choose_devices(workers: int | Literal["auto"]) -> list[str]:
-    """The device of each worker on this machine."""
-    gpus = torch.cuda.device_count()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = (gpus or cores) if workers == "auto" else workers
-    return [f"cuda:{i % gpus}" if gpus else "cpu" for i in range(count)]
 
 
 class Progress:
@@ -479,7 +482,7 @@ def _run_plan(found: Plan, options: Options) -> int:
     records = read_all(options.results)[0]
     if options.ray_address is None:
         machine = describe_device(computing_device("auto"))["name"]
-        workers = pool.local(choose_devices(options.workers))
+        workers = pool.local(pool.choose_devices(options.workers))
     else:
         machine = None
         workers = pool.on_ray(options.ray_address, workers=options.workers, gpus_per_worker=options.gpus_per_cell)

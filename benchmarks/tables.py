@@ -2,14 +2,16 @@
 
     python -m benchmarks.tables [--results DIR] [--audio]
 
-Per task and preset, results/tables/<task>-<preset>.md (all sections), .csv (every number, one per line) and
-.tex (test metrics, differences and cost; needs the booktabs package). Presets of a family (coco, coco-convnext, ...)
-are gathered in <task>-<family>-family.*, and the cost of all searches in search_cost.*. Figures are in results/figures;
-results/tables/README.md lists the tables, results/index.html shows everything (`benchmarks.report`).
+Per task and preset, results/tables/<task>-<preset>.md (all sections), .csv (every number, one per line) and .tex (test
+metrics, differences, receptive fields and cost; to be \\input, with the packages booktabs and graphicx). Presets of a
+family (coco, coco-convnext, ...) are gathered in <task>-<family>-family.*, and the cost of all searches in
+search_cost.*. Figures are in results/figures; results/tables/README.md lists the tables, results/index.html shows
+everything (`benchmarks.report`).
 """
 
 import csv
 import io
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -103,19 +105,58 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 }
 
 
+TALLEST = 32
+"""Rows of a LaTeX table, all its parts together; more are continued in another one."""
+
+WIDEST = 8
+"""Columns of numbers of a LaTeX table; of more, parts are set below each other, each with the names again."""
+
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\vbox{%"
+"""Makes the parts that follow as narrow as the text if they are wider, all by the same factor."""
+
+
 def latex(name: str, parts: Sequence[Sheet], notes: Notes, about: str = "") -> str:
-    """Sheets as tables for the booktabs package; `about` goes into every caption, with the notes that are used."""
-    lines = [r"% \usepackage{booktabs}"]
-    for sheet in parts:
+    """Sheets as tables for the packages booktabs and graphicx.
+
+    Each caption has the notes that are used; `about` goes into that of the first table, to which the others refer.
+    """
+    lines = [r"% \usepackage{booktabs,graphicx}"]
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    for index, sheet in enumerate(parts):
         used = [text for i, text in enumerate(notes.texts, 1) if any(f"[{i}]" in c for r in sheet.rows for c in r)]
         marks = " ".join(f"{notes.mark(text)} {text}." for text in used)
-        said = " ".join(part for part in (f"{name}. {sheet.title}.", sheet.caption, about, marks) if part)
-        columns = "l" * sheet.names + "r" * (len(sheet.header) - sheet.names)
-        lines += [r"\begin{table}", r"\centering", rf"\caption{{{_tex(said)}}}"]
-        lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _tex_row(sheet.header), r"\midrule"]
-        lines += [_tex_row(row) for row in sheet.rows]
-        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        title = f"{sheet.title}." if name == sheet.title else f"{name}. {sheet.title}."
+        said = " ".join(part for part in (title, sheet.caption, about if not index else "", marks) if part)
+        more = rf" Data, protocol and machine: Table \ref{{{label}}}." if about and index else ""
+        height = math.ceil(len(sheet.rows) / math.ceil(len(sheet.rows) * _parts(sheet) / TALLEST))
+        for start in range(0, len(sheet.rows), height):
+            caption = _tex(f"{title} Continued.") if start else f"{_tex(said)}{more}"
+            lines += [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+            lines += [] if index or start else [rf"\label{{{label}}}"]
+            lines += [r"\medskip", FIT, *_tabulars(sheet, sheet.rows[start : start + height]), r"}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
+
+
+def _parts(sheet: Sheet) -> int:
+    return math.ceil((len(sheet.header) - sheet.names) / WIDEST)
+
+
+def _tabulars(sheet: Sheet, rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a sheet as one tabular, or as several below each other."""
+    numbers = range(sheet.names, len(sheet.header))
+    width = math.ceil(len(numbers) / _parts(sheet))
+    lines: list[str] = []
+    for start in numbers[::width]:
+        columns = [*range(sheet.names), *numbers[start - sheet.names :][:width]]
+        header = [sheet.header[column].partition(" (") for column in columns]
+        kinds = "l" * sheet.names + "r" * (len(columns) - sheet.names)
+        lines += [r"\medskip"] if lines else []
+        lines += [rf"\hbox{{\begin{{tabular}}{{{kinds}}}", r"\toprule", _tex_row([name for name, _, _ in header])]
+        if any(unit for _, _, unit in header):
+            lines.append(_tex_row([f"({unit}" if unit else "" for _, _, unit in header]))
+        lines += [r"\midrule", *(_tex_row([row[column] for column in columns]) for row in rows)]
+        lines += [r"\bottomrule", r"\end{tabular}}"]
+    return lines
 
 
 def _tex_row(cells: Sequence[str]) -> str:
@@ -192,7 +233,8 @@ def make(results: Path, *, audio: bool = False) -> tuple[list[Path], list[str]]:
         write_text(path, markdown(found, parts, draw(found, results)))
         write_text(folder / f"{found.name}.csv", numbers(found))
         about = caption(found)
-        kept = [sheet for sheet in (parts.test, parts.difference, parts.cost) if sheet.rows]
+        printed = (parts.test, parts.difference, parts.receptive_field, parts.cost)
+        kept = [sheet for sheet in printed if sheet.rows]
         write_text(folder / f"{found.name}.tex", latex(f"{found.task}, {found.preset}", kept, parts.notes, about))
         written.append(path)
         done = sum(record.status == "done" for record in found.records)

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import receptive_fields
+from benchmarks.pool import Pool
 from benchmarks.record import Cell, Cost, claim, fingerprint, protocol, work_folder
 from rfnext import (
     LocalSearch,
@@ -30,7 +32,7 @@ from rfnext import (
     Structure,
 )
 from rfnext.atomic import write_bytes, write_text
-from tasks.spec import SELECTED, Logger, Run, Split, Task
+from tasks.spec import SELECTED, Logger, ProbabilityBatches, Run, Split, Task
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Job:
     settings: the method's own; they belong to the protocol.
     command: what to type to run it again; for the record.
     resume: continue an interrupted training of the same cell and protocol from its checkpoint.
+    workers: train the candidates of its search side by side; None: one after another in this process.
     """
 
     cell: Cell
@@ -54,6 +57,7 @@ class Job:
     device: str = "auto"
     logger: Logger = "none"
     resume: bool = False
+    workers: Pool | None = None
 
     def folder(self, stage: str) -> Path:
         """Folder of one training of this cell, not yet created."""
@@ -78,6 +82,7 @@ class Outcome:
     training: Cost
     history: list[dict[str, Any]]
     resumed: bool
+    receptive_field: dict[str, Any] | None = None
 
 
 LAST = "last.pt"
@@ -165,6 +170,7 @@ def fit(
     search: LocalSearch | OneShotSearch | None = None,
     settings: Mapping[str, Any] | None = None,
     goes_on: bool = False,
+    probability_batches: ProbabilityBatches = "train",
 ) -> Trained:
     """Train `model` in place with the cell's seed and measure what it costs.
 
@@ -175,7 +181,16 @@ def fit(
         config: the cell's, or a shorter one.
         settings: what else decides the result; the method's own settings by default, and nothing for a search.
         goes_on: a training of the same folder for fewer epochs is the beginning of this one.
+        probability_batches: see `Run`.
+
+    Raises:
+        ValueError: if the task does not know how to train probabilities on such batches.
     """
+    if probability_batches not in job.task.probability_batches:
+        known = ", ".join(job.task.probability_batches)
+        raise ValueError(
+            f"task {job.task.name} cannot train probabilities on batches {probability_batches!r}, only on: {known}"
+        )
     config = job.config if config is None else config
     if settings is None:
         settings = job.settings if search is None else {}
@@ -206,6 +221,7 @@ def fit(
             device=job.device,
             name=" ".join(folder.relative_to(work_folder(job.results)).parts),
             group=f"{job.cell.task} {job.cell.preset}",
+            probability_batches=probability_batches,
         ),
     )
     cost = Cost(config.epochs, time.perf_counter() - start, memory.read(), memory.measure)
@@ -226,17 +242,20 @@ def score(job: Job, model: nn.Module, *, found: Found | None = None, trained: Tr
     metrics = metrics_last = job.task.evaluate(model, job.config, test)
     if load_selected(model, stages[0].folder):
         metrics = job.task.evaluate(model, job.config, test)
+    of_validation = job.task.evaluate(model, job.config, validation)
+    seconds = time.perf_counter() - start
     return Outcome(
         model=model,
         metrics=metrics,
         metrics_last=metrics_last,
-        validation=job.task.evaluate(model, job.config, validation),
+        validation=of_validation,
         structure=Structure.read(model, job.task.where),
-        evaluation_seconds=time.perf_counter() - start,
+        evaluation_seconds=seconds,
         search=found.cost if found else Cost(),
         training=trained.cost if trained else Cost(),
         history=found.history if found else [],
         resumed=any(stage.resumed for stage in stages),
+        receptive_field=receptive_fields.measure(job.task, model, job.config, validation),
     )
 
 

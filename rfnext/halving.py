@@ -4,15 +4,32 @@ Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparamet
 structure that goes on continues from where its training stopped, so nothing is trained twice.
 """
 
+import builtins
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from rfnext.structure import Structure
 
 Train = Callable[[Structure, int], float | None]
 """Trains a structure until it has had that many epochs in all, continuing what it had before, and returns its
 fitness, higher being better; None if that failed."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What every structure of a rung gets: training until it has had `epochs` in all. Pickled with its `train`."""
+
+    train: Train
+    epochs: int
+
+    def __call__(self, structure: Structure) -> float | None:
+        return self.train(structure, self.epochs)
+
+
+Map = Callable[[Rung, Sequence[Structure]], Iterable[float | None]]
+"""Calls a rung with each structure, wherever it likes, and returns the values in the order of the structures."""
 
 
 def halve(
@@ -22,11 +39,15 @@ def halve(
     *,
     promoted: float = 1 / 3,
     budget: float = math.inf,
+    map: Map = builtins.map,
 ) -> dict[Structure, float | None]:
     """Fitness of every structure at the last rung that it reached.
 
         fitness = halve(evolution.ask(), rungs=[5, 15], train=train)
         evolution.tell(Scored(structure, value) for structure, value in fitness.items())
+
+    Which structures a rung trains is decided before it starts, so the result does not depend on who trains them and
+    when: `map=multiprocessing.Pool().map` (or Ray's, `ray.util.multiprocessing.Pool().map`) does it in parallel.
 
     Args:
         structures: what to rank; duplicates are trained once.
@@ -35,6 +56,7 @@ def halve(
         promoted: share of each rung's structures that goes on to the next, rounded up.
         budget: epochs that may be spent; a training that would exceed it is not begun. A structure that was never
             trained has no entry in the result.
+        map: runs a rung's trainings: the built-in `map` or what works like it.
 
     Raises:
         ValueError: if rungs do not increase from at least 1, or `promoted` is not in (0, 1].
@@ -46,12 +68,12 @@ def halve(
     fitness: dict[Structure, float | None] = {}
     going, before = list(dict.fromkeys(structures)), 0
     for rung in rungs:
+        affordable = going[: int(min(len(going), max(0, budget) / (rung - before)))]
+        if not affordable:
+            break
+        budget -= len(affordable) * (rung - before)
         scored = []
-        for structure in going:
-            if rung - before > budget:
-                break
-            budget -= rung - before
-            value = train(structure, rung)
+        for structure, value in zip(affordable, map(Rung(train, rung), affordable), strict=True):
             # One that fails later on keeps what it had: it was a valid result of the shorter training.
             if value is not None or structure not in fitness:
                 fitness[structure] = value

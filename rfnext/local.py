@@ -6,8 +6,8 @@ to the dilation that the learnt probabilities mean, and the branches are laid ou
 
 import logging
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -92,22 +92,37 @@ class LocalSearch:
         search.structure().save("structure.json")
 
     The convs are taken over in place (`rfnext.conv`), starting from their own dilations. Build the search after the
-    weights are loaded or before, as you like, but before the optimizer, DDP and torch.compile.
+    weights are loaded or before, as you like, but before the optimizer, DDP and torch.compile. `keep_gradients` trains
+    the probabilities on batches of their own, as DARTS does.
 
     Args:
         model: any network.
         config: settings.
         where: which of the searchable convs take part.
+        spread: a schedule instead of `config.spread`: the spread of the branches that are laid out after that many
+            rounds, asked for 0 to `config.rounds`. State dicts hold the values; a search that is resumed with others
+            logs it and goes on with its own.
 
     Raises:
         ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps it already.
+            If the schedule gives something that is no spread.
     """
 
-    def __init__(self, model: nn.Module, config: LocalConfig, where: Where = everything) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: LocalConfig,
+        where: Where = everything,
+        *,
+        spread: Callable[[int], float] | None = None,
+    ) -> None:
         self.model = model
         self.config = config
         self.step = 0
         self.history: list[Round] = []
+        self._spreads = [config.spread if spread is None else spread(done) for done in range(config.rounds + 1)]
+        for value in set(self._spreads):
+            replace(config, spread=value)  # validates it
         designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
         self._convs = searched.take_over_all(
             model,
@@ -125,8 +140,8 @@ class LocalSearch:
         return searched.plain(self._convs)
 
     def _neighbours(self, centre: Dilation, conv: Conv) -> list[Dilation]:
-        c = self.config
-        return neighbours(centre, conv.kernel_size, spread=c.spread, branches=c.branches, bounds=c.bounds, rule=c.rule)
+        c, spread = self.config, self._spreads[self.round]
+        return neighbours(centre, conv.kernel_size, spread=spread, branches=c.branches, bounds=c.bounds, rule=c.rule)
 
     def _move(self, conv: Conv, centre: Dilation) -> None:
         """Set the centre, brought within the bounds on the axes that are searched."""
@@ -136,6 +151,11 @@ class LocalSearch:
     def branch_weights(self) -> list[nn.Parameter]:
         """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
         return [conv.branch_weight for conv in self._convs.values()]
+
+    def keep_gradients(self, of: searched.Trained) -> None:
+        """Between backward() and the optimizer's step, leave gradients to the weights or to the probabilities alone;
+        see `rfnext.searched.keep_gradients`."""
+        searched.keep_gradients(self.model, self._convs, of)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The model's parameters for an optimizer: here one group, since published searches train all parameters alike;
@@ -221,6 +241,11 @@ class LocalSearch:
         """
         searched.copy_branches(self._convs, model)
 
+    def _settings(self) -> dict[str, Any]:
+        """The config; if there is a schedule, with the spread after each number of rounds."""
+        scheduled = set(self._spreads) != {self.config.spread}
+        return asdict(self.config) | ({"spread": list(self._spreads)} if scheduled else {})
+
     def state_dict(self) -> dict[str, Any]:
         """What the search needs to go on: counters, history and branches; numbers, strings, lists and dicts only.
 
@@ -228,7 +253,7 @@ class LocalSearch:
         """
         return {
             "version": 1,
-            "config": asdict(self.config),
+            "config": self._settings(),
             "step": self.step,
             "initial": {name: list(d) for name, d in self.initial.items()},
             "history": [r.state_dict() for r in self.history],
@@ -245,8 +270,8 @@ class LocalSearch:
         if not isinstance(state, Mapping) or set(state) != keys or state["version"] != 1:
             raise ValueError("not the state of a LocalSearch of this version of rfnext")
         branches = searched.check_branch_state(self._convs, state["branches"])
-        if (before := state["config"]) != asdict(self.config):
-            log.warning("the search goes on with %s; it began with %s", asdict(self.config), before)
+        if (before := state["config"]) != self._settings():
+            log.warning("the search goes on with %s; it began with %s", self._settings(), before)
         for name, conv in self._convs.items():
             conv.set_extra_state(branches[name])
         self.step = int(state["step"])

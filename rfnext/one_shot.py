@@ -123,6 +123,11 @@ class OneShotSearch:
         """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
         return [conv.branch_weight for conv in self._convs.values()]
 
+    def keep_gradients(self, of: searched.Trained) -> None:
+        """Between backward() and the optimizer's step, leave gradients to the weights or to the probabilities alone;
+        see `rfnext.searched.keep_gradients`."""
+        searched.keep_gradients(self.model, self._convs, of)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The model's parameters for an optimizer: all others, then the branch weights at their own learning rate.
 

@@ -6,7 +6,7 @@ A search takes the convs over (`take_over_all`), reads what was learnt (`probabi
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -16,6 +16,9 @@ from rfnext.dilation import Dilation, Rule
 from rfnext.structure import named_convs
 
 log = logging.getLogger(__name__)
+
+Trained = Literal["weights", "probabilities"]
+"""What a batch trains, where the two are trained on batches of their own."""
 
 
 def plain(convs: Mapping[str, SearchConv]) -> list[tuple[str, Conv]]:
@@ -70,6 +73,29 @@ def probability(convs: Mapping[str, SearchConv]) -> dict[str, list[float]]:
         result[name] = flat[start : start + len(conv.dilations)]
         start += len(conv.dilations)
     return result
+
+
+def keep_gradients(model: nn.Module, convs: Mapping[str, SearchConv], of: Trained) -> None:
+    """Forget the gradients of the probabilities, or of everything else, so that optimizers step over these parameters.
+
+    Probabilities that are trained on the batches that the weights have fitted reward what fits best; DARTS (Liu et al.,
+    ICLR 2019, first order) trains them on data that was held out, in turns with the weights:
+
+        for batch, held_out in zip(training_batches, held_out_batches):
+            for part, x in ("weights", batch), ("probabilities", held_out):
+                optimizer.zero_grad()
+                loss(model, x).backward()
+                search.keep_gradients(part)
+                optimizer.step()
+
+    One optimizer does for both: torch's leave a parameter without a gradient, and its moments, as they are.
+    """
+    if of not in get_args(Trained):
+        raise ValueError(f"gradients of {of!r}; known: {', '.join(get_args(Trained))}")
+    own = {id(conv.branch_weight) for conv in convs.values()}
+    for parameter in model.parameters():
+        if (id(parameter) in own) != (of == "probabilities"):
+            parameter.grad = None
 
 
 def copy_branches(convs: Mapping[str, SearchConv], model: nn.Module) -> None:

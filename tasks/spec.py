@@ -4,18 +4,19 @@ A task owns its data, its networks, its training loop and its metrics; it knows 
 `tasks/README.md` shows how to add one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Generic, Literal, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from rfnext import LocalConfig, LocalSearch, OneShotSearch, Where
 
 Part = Literal["train", "validation", "test"]
 Logger = Literal["none", "csv", "tensorboard", "wandb"]
+ProbabilityBatches = Literal["train", "held_out"]
 
 
 class TaskConfig(Protocol):
@@ -61,6 +62,8 @@ class Run:
     search: the search already wrapped around the model, or None for plain training.
     device: "auto", "cpu", "cuda", "cuda:1", ...
     name, group: what a logger calls this training, and the trainings that it is one of.
+    probability_batches: what a search's probabilities are trained on: the batches of the weights, or, "held_out", in
+        turns with them on batches of another half of the fold's training part, which the weights then never see.
     """
 
     seed: int
@@ -72,10 +75,34 @@ class Run:
     device: str = "auto"
     name: str = ""
     group: str = ""
+    probability_batches: ProbabilityBatches = "train"
 
 
 SELECTED = "selected.pt"
 """File that `fit` may leave in `Run.folder`: the state_dict of the epoch that was best on the validation part."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the receptive fields of one network are measured on; `benchmarks.receptive_fields` does it.
+
+    forward: (batch, channel, *size) -> (batch, channel_out, *size_out), by the network as it is: whoever calls has set
+        evaluation mode. Differentiable, and deterministic. Channels of the output are summed, so give one whose
+        gradient means something: the score of the predicted class rather than of all classes.
+    inputs: a few real ones of the split, always the same, each (1, channel, *size) on the network's device.
+    unit: of distances in the input, e.g. "frames", "pixels".
+    step: how much of it one input position is, per axis.
+    output: what is looked at, for captions, e.g. "the predicted class's logit".
+    shift: where the field of an output position is centred, in input positions from that position's proportional place
+        in the input; -(stride - 1) / 2 where the stride is that of padded convs of odd kernels.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    inputs: Sequence[Tensor]
+    unit: str
+    step: tuple[float, ...]
+    output: str
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +124,8 @@ class Task(Generic[Config]):
     longest_input: length of the longest input of a searched conv, in the units of its dilation, or None if that is
         not known; global searches look no farther.
     leaves_out: names of methods that make no sense for this task, with the reason; tables show it.
+    probability_batches: the values of `Run.probability_batches` that `fit` knows.
+    probe: how far the network looks is measured on this; None: it is not measured.
     """
 
     name: str
@@ -115,6 +144,8 @@ class Task(Generic[Config]):
     metrics_by_config: Callable[[Config], tuple[Metric, ...]] | None = None
     longest_input: Callable[[Config], int] | None = None
     leaves_out: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    probe: Callable[[nn.Module, Config, Split], Probe] | None = None
+    probability_batches: tuple[ProbabilityBatches, ...] = ("train",)
 
     def metrics_of(self, config: Config) -> tuple[Metric, ...]:
         """What networks of this config are measured by; the first metric drives searches."""

@@ -26,7 +26,7 @@ from tasks.action_segmentation.data import (
     read_shapes,
 )
 from tasks.action_segmentation.metrics import LastSegment
-from tasks.spec import Metric, Run, Split, Task
+from tasks.spec import Metric, Probe, Run, Split, Task
 
 DatasetName = Literal["seglearn", "50salads", "breakfast", "gtea", "folder"]
 Model = Literal["ms_tcn", "ms_tcn_pp"]
@@ -166,6 +166,14 @@ def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> 
     return [path]
 
 
+def probe(model: nn.Module, config: Config, split: Split) -> Probe:
+    """The last stage's logit of the predicted class of a frame, on up to four videos of the part."""
+    from tasks.action_segmentation import training
+
+    dataset = _dataset(config, split.fold)
+    return training.probe(model, dataset.part(split.part), dataset.stride)
+
+
 def data_folder(config: Config) -> Path:
     """The folder of the config's data, which may be missing; the embedded data is made on first use.
 
@@ -290,4 +298,6 @@ TASK = Task(
     published=published,
     illustrate=illustrate,
     longest_input=longest_input,
+    probe=probe,
+    probability_batches=("train", "held_out"),
 )

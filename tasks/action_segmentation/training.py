@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import io
 import logging
+import math
 import random
 import signal
 import sys
@@ -30,13 +31,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 
 from rfnext.atomic import write_bytes
-from rfnext.functional import pin_implementation
+from rfnext.functional import reproducible
 from rfnext.integrations.lightning import LocalSearchCallback
 from rfnext.integrations.wandb import init_arguments, log_structure
 from tasks.action_segmentation import metrics
 from tasks.action_segmentation.data import IGNORED, Batch, Dataset, Video, Videos, collate, upsample
 from tasks.action_segmentation.task import Config
-from tasks.spec import SELECTED, Run
+from tasks.spec import SELECTED, Probe, Run
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +56,24 @@ def fit(network: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
     `run.folder / SELECTED`. The mean is less noisy than any one of them on a few videos. The test part is
     never read.
 
+    With `run.probability_batches` "held_out", the training videos are divided into two halves by the seed: the odd
+    batches of an epoch, counted from 0, are of the second half and train the probabilities alone, the even ones the
+    weights. An epoch then has as many forward passes as any other.
+
     Raises:
-        ValueError: if `run.resume` is set and the checkpoint is broken or belongs to another run.
+        ValueError: if `run.resume` is set and the checkpoint is broken or belongs to another run; if probabilities
+            are to be trained on held-out batches without a search, or on fewer than 2 videos.
     """
     module = _Module(network, config, run)
+    if run.probability_batches == "held_out":
+        if run.search is None:
+            raise ValueError("held-out batches are for the probabilities of a search, and there is none")
+        order: dict[str, Any] = {"batch_sampler": Alternating(len(dataset.train), config.batch, run.seed)}
+    else:
+        order = {"batch_size": config.batch, "sampler": Shuffled(len(dataset.train), run.seed)}
     loader = DataLoader(
         dataset.train,  # type: ignore[arg-type]  # a sequence will do
-        batch_size=config.batch,
-        sampler=Shuffled(len(dataset.train), run.seed),
+        **order,
         collate_fn=collate,
         generator=torch.Generator(),  # else each epoch draws from the global one
     )
@@ -95,7 +106,7 @@ def fit(network: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
             num_sanity_val_steps=0,
         )
         try:
-            with _reproducible(trainer.strategy.root_device):
+            with reproducible(trainer.strategy.root_device):
                 trainer.fit(module, loader, ckpt_path=checkpoint if run.resume and checkpoint.exists() else None)
         except SystemExit as error:
             # Lightning makes an exit of Ctrl-C and goes on ignoring it; what it means is for the caller.
@@ -143,7 +154,7 @@ def predict(network: nn.Module, video: Video, stride: int) -> NDArray[np.int64]:
     training, device = network.training, next(network.parameters()).device
     network.eval()
     try:
-        with _reproducible(device):
+        with reproducible(device):
             logits = network(torch.from_numpy(video.features)[None].to(device))[-1, 0]
     finally:
         network.train(training)
@@ -159,14 +170,38 @@ def score(network: nn.Module, dataset: Dataset, videos: Videos, last_segment: me
     )
 
 
+PROBED = 4
+"""Videos that receptive fields are measured on."""
+
+
+def probe(network: nn.Module, videos: Videos, stride: int) -> Probe:
+    """What to measure receptive fields on: up to `PROBED` whole videos, spread evenly over `videos`.
+
+    The output is the last stage's logit of the class that is predicted, at every frame: the sum over classes, which
+    softmax takes no notice of, would mean nothing. One input position is `stride` frames.
+    """
+    device = next(network.parameters()).device
+    chosen = np.unique(np.linspace(0, len(videos) - 1, min(PROBED, len(videos))).round().astype(int)).tolist()
+    return Probe(
+        forward=lambda x: network(x)[-1].amax(1, keepdim=True),
+        inputs=[torch.from_numpy(videos[index].features)[None].to(device) for index in chosen],
+        unit="frames",
+        step=(float(stride),),
+        output="the last stage's logit of the predicted class",
+    )
+
+
 class _Module(pl.LightningModule):
     """Loss, optimizer and learning rate of the published training."""
 
     def __init__(self, network: nn.Module, config: Config, run: Run) -> None:
         super().__init__()
         self.network, self.config, self.search = network, config, run.search
+        self.alternating = run.probability_batches == "held_out"
         # What makes a checkpoint useless to another run. A longer training may go on from a shorter one.
         self.run = {"seed": run.seed, "fold": run.fold, "searching": run.search is not None}
+        if self.alternating:
+            self.run["held_out"] = True
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = self.search.parameter_groups() if self.search else [{"params": list(self.network.parameters())}]
@@ -182,8 +217,14 @@ class _Module(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         torch.manual_seed(_derived_seed("dropout", self.run["seed"], self.current_epoch, batch_idx))
         value = loss(self.network(batch.features, batch.mask), batch.labels, batch.mask, self.config.smoothing)
-        self.log("loss", value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.labels))
+        self.held_out = self.alternating and batch_idx % 2 == 1
+        name = "held_out/loss" if self.held_out else "loss"
+        self.log(name, value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.labels))
         return value
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.alternating and self.search:
+            self.search.keep_gradients("probabilities" if self.held_out else "weights")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self.run
@@ -242,6 +283,43 @@ class Shuffled(Sampler[int]):
         return self.size
 
 
+class Alternating(Sampler[list[int]]):
+    """Batches of indices, in turns of the one half of them and the other.
+
+    Which index is in which half depends on the seed only; every half is shuffled anew each epoch. Of unequal numbers of
+    batches, the smaller half's are repeated. Raises ValueError below 2 indices.
+    """
+
+    def __init__(self, size: int, batch: int, seed: int) -> None:
+        if size < 2:
+            raise ValueError(f"{size} training video cannot be divided between weights and probabilities")
+        self.batch, self.seed, self.epoch = batch, seed, 0
+        order = list(range(size))
+        random.Random(_derived_seed("halves", seed)).shuffle(order)
+        self.halves = order[: (size + 1) // 2], order[(size + 1) // 2 :]
+
+    @property
+    def sampler(self) -> "Alternating":
+        """Where Lightning looks for what has a `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = []
+        for number, half in enumerate(self.halves):
+            order = half.copy()
+            random.Random(_derived_seed("order", self.seed, self.epoch, number)).shuffle(order)
+            batches.append([order[start : start + self.batch] for start in range(0, len(order), self.batch)])
+        for number, first in enumerate(batches[0]):
+            yield first
+            yield batches[1][number % len(batches[1])]
+
+    def __len__(self) -> int:
+        return 2 * math.ceil(len(self.halves[0]) / self.batch)
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints whole or not at all, and reads tensors and plain values only, never pickled
     objects."""
@@ -291,11 +369,6 @@ def _logger(run: Run) -> Iterator[LightningLogger | None]:
                 status = 0
             finally:  # else the next training of this process would go on in the same run
                 logger.experiment.finish(status)
-
-
-def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """On CPUs, where equal runs give equal bits, searched convs must not choose their implementation by stopwatch."""
-    return pin_implementation("taps") if device.type == "cpu" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from rfnext import Bounds, LocalConfig
 from tasks.coco_detection import detectors, scenes
 from tasks.coco_detection.data import DOWNLOADS, DataError, Dataset, Kind, Layout, open_dataset
 from tasks.coco_detection.detectors import Detector, Size
-from tasks.spec import Metric, Run, Split, Task
+from tasks.spec import Metric, Probe, Run, Split, Task
 
 DatasetName = Literal["scenes", "coco", "folder"]
 
@@ -152,6 +152,13 @@ def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> 
     return [path]
 
 
+def probe(model: nn.Module, config: Config, split: Split) -> Probe:
+    """The backbone's coarsest feature map, on two images of the part."""
+    from tasks.coco_detection import training
+
+    return training.probe(model, _dataset(config, split.fold), split.part, config)
+
+
 def classes(config: Config) -> tuple[str, ...]:
     """Names of the classes in the order of the detector's labels. Raises DataError if there is no usable data."""
     return _dataset(config, folds(config)[0]).classes
@@ -275,4 +282,5 @@ TASK = Task(
     illustrate=illustrate,
     metrics_by_config=metrics_by_config,
     longest_input=longest_input,
+    probe=probe,
 )

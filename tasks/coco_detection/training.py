@@ -9,7 +9,6 @@ from tasks.coco_detection import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 
-import contextlib
 import io
 import itertools
 import json
@@ -38,14 +37,14 @@ from torch.utils.data import DataLoader
 
 from rfnext import LocalSearch, OneShotSearch
 from rfnext.atomic import write_bytes
-from rfnext.functional import pin_implementation
+from rfnext.functional import reproducible
 from rfnext.integrations.mmengine import LocalSearchHook
 from rfnext.integrations.wandb import init_arguments
 from tasks.coco_detection import metrics, recipes
 from tasks.coco_detection.data import Dataset, PartFiles
 from tasks.coco_detection.quiet import quiet
 from tasks.coco_detection.task import Config, metrics_by_config
-from tasks.spec import SELECTED, Part, Run
+from tasks.spec import SELECTED, Part, Probe, Run
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ def fit(model: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
         log.info("%s does not exist: no epoch was finished, starting from the first", checkpoint)
     steps = len(loader) * config.epochs
     model.to(device)
-    with quiet(), _reproducible(device):
+    with quiet(), reproducible(device):
         runner = _Runner(
             model,
             str(run.folder),
@@ -244,7 +243,7 @@ def predict(model: nn.Module, loader: Any) -> Iterator[Sample]:
     model.eval()
     try:
         for batch in loader:
-            with quiet(), _reproducible(device):
+            with quiet(), reproducible(device):
                 samples = model.test_step(batch)  # type: ignore[operator]
             yield from samples
     finally:
@@ -292,6 +291,34 @@ def _score_panoptic(model: nn.Module, dataset: Dataset, files: PartFiles, loader
         predicted, segments = panoptic_segments(sample, category)
         quality.add(ids, truth["segments_info"], predicted, segments)
     return quality.scores()
+
+
+PROBED = 2
+"""Images that receptive fields are measured on."""
+
+STRIDE = 32
+"""Of the coarsest feature map of all backbones."""
+
+
+def probe(model: nn.Module, dataset: Dataset, part: Part, config: Config) -> Probe:
+    """What to measure receptive fields on: `PROBED` images, spread evenly over the part, scaled as for prediction.
+
+    The output is the strongest channel of the backbone's coarsest feature map: layer normalisation, which
+    ends some backbones, leaves the sum of the channels without a gradient.
+    """
+    detector: Any = model
+    with quiet():
+        data = read_part(dataset, dataset.part(part), config, training=False)
+        chosen = np.unique(np.linspace(0, len(data) - 1, PROBED).round().astype(int)).tolist()
+        inputs = [detector.data_preprocessor(pseudo_collate([data[index]]), False)["inputs"] for index in chosen]
+    return Probe(
+        forward=lambda x: detector.backbone(x)[-1].amax(1, keepdim=True),
+        inputs=inputs,
+        unit="pixels",
+        step=(1.0, 1.0),
+        output="the strongest channel of the backbone's coarsest feature map",
+        shift=0.0 if config.detector == "convnext" else -(STRIDE - 1) / 2,  # ConvNeXt's patches do not overlap
+    )
 
 
 def panoptic_segments(sample: Sample, category: list[int]) -> tuple[metrics.Ids, list[dict[str, int]]]:
@@ -364,8 +391,3 @@ def _visualizer(run: Run) -> dict[str, Any]:
             settings = init_arguments(run.folder, name=run.name, group=run.group)
             backends = [{"type": "WandbVisBackend", "init_kwargs": settings}]
     return {"type": "mmengine.Visualizer", "vis_backends": backends, "save_dir": str(run.folder)}
-
-
-def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """On CPUs, where equal runs give equal bits, searched convs must not choose their implementation by stopwatch."""
-    return pin_implementation("taps") if device.type == "cpu" else contextlib.nullcontext()

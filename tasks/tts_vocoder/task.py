@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from rfnext import Bounds, LocalConfig
-from tasks.spec import Run, Split, Task
+from tasks.spec import Probe, Run, Split, Task
 from tasks.tts_vocoder import embedded, generators
 from tasks.tts_vocoder.data import Loudness, Recordings, Shape, fail, list_clips, open_recordings, split
 from tasks.tts_vocoder.mel import MelConfig
@@ -227,6 +227,13 @@ def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> 
     return [path]
 
 
+def probe(model: nn.Module, config: Config, split: Split) -> Probe:
+    """Single samples of the waveform, on the mels of up to four clips of the part."""
+    from tasks.tts_vocoder import training
+
+    return training.probe(_generator(model), _recordings(config, split.fold).part(split.part))
+
+
 def _generator(model: nn.Module) -> generators.Generator:
     if not isinstance(model, generators.Generator):
         raise TypeError(f"{type(model).__name__} is no generator; make it by build()")
@@ -328,4 +335,5 @@ TASK = Task(
     data_label=data_label,
     published=published,
     illustrate=illustrate,
+    probe=probe,
 )

@@ -30,10 +30,10 @@ from torch.utils.data import DataLoader
 
 from rfnext import LocalSearch, OneShotSearch
 from rfnext.atomic import write_bytes
-from rfnext.functional import pin_implementation
+from rfnext.functional import reproducible
 from rfnext.integrations.lightning import LocalSearchCallback
 from rfnext.integrations.wandb import init_arguments, log_structure
-from tasks.spec import SELECTED, Run
+from tasks.spec import SELECTED, Probe, Run
 from tasks.tts_vocoder import checkpoint, losses
 from tasks.tts_vocoder.data import Clips, Cuts, Recordings, Segments, Wave
 from tasks.tts_vocoder.discriminators import MultiPeriod, MultiResolution, MultiScale
@@ -107,7 +107,7 @@ def fit(network: Generator, recordings: Recordings, config: Config, run: Run) ->
             num_sanity_val_steps=0,
         )
         try:
-            with _reproducible(trainer.strategy.root_device):
+            with reproducible(trainer.strategy.root_device):
                 trainer.fit(module, loader, ckpt_path=path if run.resume and path.exists() else None)
         except SystemExit as error:
             # Lightning makes an exit of Ctrl-C and goes on ignoring it; what it means is for the caller.
@@ -131,7 +131,7 @@ def synthesise(network: Generator, mel: Tensor) -> Tensor:
     training, device = network.training, next(network.parameters()).device
     network.eval()
     try:
-        with _reproducible(device):
+        with reproducible(device):
             wave = network(mel.to(device))[:, 0]
     finally:
         network.train(training)
@@ -143,11 +143,43 @@ def copy_synthesis(network: Generator, clips: Clips) -> Iterator[tuple[Wave, Wav
     config = network.mel_config
     log_mel = LogMel(config)
     for clip in clips:
-        # Fewer samples than a transform has cannot be reflected at their ends.
-        truth = np.pad(clip.wave, (0, max(0, max(config.n_fft, SHORTEST) - len(clip.wave))))
-        truth = truth[: len(truth) // config.hop * config.hop]
+        truth = _whole_frames(clip.wave, config)
         output = synthesise(network, log_mel(torch.from_numpy(truth)[None]))
         yield truth, output[0].numpy()
+
+
+def _whole_frames(wave: Wave, config: MelConfig) -> Wave:
+    # Fewer samples than a transform has cannot be reflected at their ends.
+    wave = np.pad(wave, (0, max(0, max(config.n_fft, SHORTEST) - len(wave))))
+    return wave[: len(wave) // config.hop * config.hop]
+
+
+PROBED = 4
+"""Clips that receptive fields are measured on."""
+
+PROBED_FRAMES = 64
+"""Frames of each, from its middle."""
+
+
+def probe(network: Generator, clips: Clips) -> Probe:
+    """What to measure receptive fields on: the middle of up to `PROBED` clips, the first ones of the part.
+
+    The output is the waveform, (B, 1, F * hop) for mels (B, mels, F), a sample at a time: over a block of samples
+    the gradients of a wave would cancel. Distances are mel frames.
+    """
+    config, device = network.mel_config, next(network.parameters()).device
+    log_mel, inputs = LogMel(config), []
+    for clip in clips.first(PROBED):
+        mel = log_mel(torch.from_numpy(_whole_frames(clip.wave, config))[None])
+        start = max(0, (mel.shape[2] - PROBED_FRAMES) // 2)
+        inputs.append(mel[:, :, start : start + PROBED_FRAMES].to(device))
+    return Probe(
+        forward=network,
+        inputs=inputs,
+        unit="mel frames",
+        step=(1.0,),
+        output="a sample of the waveform",
+    )
 
 
 def _write_audio(network: Generator, clips: Clips, folder: Path) -> None:
@@ -382,11 +414,6 @@ def _logger(run: Run) -> Iterator[LightningLogger | None]:
                 status = 0
             finally:  # else the next training of this process would go on in the same run
                 logger.experiment.finish(status)
-
-
-def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """On CPUs, where equal runs give equal bits, searched convs must not choose their implementation by stopwatch."""
-    return pin_implementation("taps") if device.type == "cpu" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

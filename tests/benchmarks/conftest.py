@@ -127,3 +127,28 @@ def call(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subproces
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture
+def kill() -> Callable[[str], int | None]:
+    """Kills one process whose command line contains a text and whose parent's parent is this one, if there is one.
+
+    Such are the workers of a cluster that the test has started, and those of a project's command.
+    """
+
+    def one(text: str) -> int | None:
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                found = text.encode() in process.joinpath("cmdline").read_bytes()
+                if found and parent_of(parent_of(int(process.name))) == os.getpid():
+                    os.kill(int(process.name), signal.SIGKILL)
+                    return int(process.name)
+            except OSError:  # it has ended
+                continue
+        return None
+
+    return one
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])

@@ -1,7 +1,6 @@
 """Pools: the same results in this process, in local processes and on a Ray cluster, also when workers are killed."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +28,13 @@ def test_in_process_an_error_loses_no_result() -> None:
         for value in workers.imap_unordered(square, range(6)):
             found.append(value)
     assert sorted(found) == [0, 1, 4, 16, 25]
+
+
+def test_all_outcomes_come_in_the_order_of_the_items() -> None:
+    with pool.in_process() as workers:
+        futures = workers.run(square, range(5))
+        assert [None if future.exception() else future.result() for future in futures] == [0, 1, 4, None, 16]
+        assert workers.run(square, []) == []
 
 
 def test_items_are_taken_as_workers_get_free() -> None:
@@ -106,7 +112,9 @@ def test_a_cluster_that_cannot_be_reached_is_one_clear_error(capsys: pytest.Capt
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_runs_the_suite_though_a_worker_is_killed(start: Start, project: Path) -> None:
+def test_a_ray_cluster_runs_the_suite_though_a_worker_is_killed(
+    start: Start, project: Path, kill: Callable[[str], int | None]
+) -> None:
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
@@ -121,7 +129,7 @@ def test_a_ray_cluster_runs_the_suite_though_a_worker_is_killed(start: Start, pr
         while killed is None and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
             if list((project / "results/work").rglob("last.ckpt")):  # in the middle of a training
-                killed = kill_one("ray::PoolActor.run_batch")
+                killed = kill("ray::PoolActor.run_batch")
         out, err = process.communicate(timeout=240)
     finally:
         cluster.shutdown()
@@ -132,20 +140,3 @@ def test_a_ray_cluster_runs_the_suite_though_a_worker_is_killed(start: Start, pr
     found, broken = record.read_all(project / "results")
     assert not broken
     assert [(r.fold, r.status) for r in found] == [(1, "done"), (2, "done")]
-
-
-def kill_one(title: str) -> int | None:
-    """Kill a process of that title whose grandparent is this one, as the workers of a cluster of ours are."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            found = process.joinpath("cmdline").read_bytes().startswith(title.encode())
-            if found and parent_of(parent_of(int(process.name))) == os.getpid():
-                os.kill(int(process.name), signal.SIGKILL)
-                return int(process.name)
-        except OSError:  # it has ended
-            continue
-    return None
-
-
-def parent_of(process: int) -> int:
-    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])

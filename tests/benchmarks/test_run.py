@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 
 import tasks
-from benchmarks import record
+from benchmarks import pool, record
 from benchmarks.methods import METHODS
 from benchmarks.record import Busy, claim
 from benchmarks.run import (
@@ -26,7 +26,6 @@ from benchmarks.run import (
     log_path,
     main,
     make_record,
-    mark,
     parse,
     portable,
     preset_name,
@@ -177,6 +176,9 @@ def test_a_command_line_becomes_a_job(tmp_path: Path) -> None:
         ("--fold 1", "give a TASK (action_segmentation"),
         ("", "give a TASK (action_segmentation"),
         (f"{TASK} baseline --epochs 0", "epochs is 0; it must be at least 1"),
+        (f"{TASK} global_ --workers 0", "--workers must be at least 1 or auto, got 0"),
+        (f"{TASK} global_ --gpus-per-trial 1", "--gpus-per-trial is for clusters; give --ray-address, too"),
+        (f"{TASK} global_ --ray-address nonsense", "'nonsense' is no cluster address: local, auto, HOST:PORT"),
     ],
 )
 def test_wrong_usage_is_one_clear_error(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,12 +321,12 @@ def test_a_worker_without_the_drivers_folder_hands_its_files_over(
     monkeypatch.setattr(os, "dup2", lambda *descriptors: None)  # pytest's own descriptors
     (tmp_path / "node").mkdir()
     here = job()
-    own = work(Assignment(here.cell, here.config, here.results, mark(here.results)))
+    own = work(Assignment(here.cell, here.config, here.results, pool.mark(here.results)))
     assert own.files is None
     assert record.read(here.cell.path(here.results)) == own.record
 
     driver = tmp_path / "driver"
-    there = work(Assignment(here.cell, here.config, driver, mark(driver) + "another machine's"))
+    there = work(Assignment(here.cell, here.config, driver, pool.mark(driver) + "another machine's"))
     assert not here.cell.path(driver).exists()
     assert receive(there, driver) == record.read(here.cell.path(driver))
     (picture,) = there.record.pictures

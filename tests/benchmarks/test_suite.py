@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from benchmarks import record, suite, tables
 from benchmarks.methods import METHODS
 from benchmarks.record import Cost
-from benchmarks.run import make_record, run_cell
+from benchmarks.run import Assignment, Delivery, make_record, run_cell
 from benchmarks.training import Job
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -283,3 +284,70 @@ def test_time_is_estimated_from_records(job: Callable[..., Job]) -> None:
     # Per fold: baseline 11, random_search 23, the search once 20, local_single 11, and 11 each for the two
     # methods without a record, as the mean of the others.
     assert suite.estimate_seconds(missing, made_here) == pytest.approx(2 * (11 + 23 + 20 + 3 * 11))
+
+
+def test_a_search_is_counted_once_and_what_goes_on_from_it_only_for_the_rest(job: Callable[..., Job]) -> None:
+    values = {"accuracy": 1.0, "loss": 1.0}
+
+    def timed(method: str, search: float) -> record.Record:
+        found = {"metrics": values, "metrics_last": values, "validation": values}
+        costs = {"search": Cost(5, search), "training": Cost(5, 10.0), "evaluation_seconds": 0.0}
+        return make_record(job(method, fold=3), "now", **found, **costs)
+
+    known = [timed("one_shot", 20), timed("one_shot_to_local_single", 50)]
+    names = ["one_shot", "one_shot_to_local_single", "one_shot_to_local_multi"]
+    assert suite.estimate_seconds([job(name) for name in names], known) == pytest.approx(20 + 30 + 3 * 10)
+    assert suite.estimate_seconds([job(name) for name in names[1:]], known) == pytest.approx(50 + 2 * 10)
+    # No genetic search yet: its budget is 6 trainings, and the local search after it is one more.
+    names = ["global_", "global_to_local_single", "global_pareto"]
+    assert suite.estimate_seconds([job(name) for name in names], known) == pytest.approx(70 + 60 + 3 * 10)
+
+
+class Slots:
+    """A pool whose cells end when it is asked, the oldest first; those that another process has are `busy` at first.
+
+    No two cells may do a search at a time, be it here or in the other process.
+    """
+
+    def __init__(self, size: int, jobs: list[Job], busy: set[str]) -> None:
+        self.size, self.jobs, self.busy = size, {job.cell: job for job in jobs}, busy
+        self.running: list[tuple[Future[Delivery], Assignment]] = []
+        self.elsewhere: set[str] = set()
+        self.done: set[str] = set()
+        self.seen: list[list[str]] = []
+
+    @property
+    def room(self) -> int:
+        return self.size - len(self.running)
+
+    def submit(self, function: object, assignment: Assignment) -> Future[Delivery]:
+        self.running.append((Future(), assignment))
+        if assignment.patient:
+            self.elsewhere.difference_update(METHODS[assignment.cell.method].searches)
+        methods = [METHODS[assignment.cell.method] for _, assignment in self.running]
+        doing = [name for method in methods for name in method.searches if name not in self.done]
+        assert len(set(doing)) == len(doing)
+        assert not self.elsewhere.intersection(doing)
+        return self.running[-1][0]
+
+    def wait(self, timeout: float) -> list[Future[Delivery]]:
+        self.seen.append([assignment.cell.method for _, assignment in self.running])
+        future, assignment = self.running.pop(0)
+        searches = METHODS[assignment.cell.method].searches
+        if assignment.cell.method in self.busy and not assignment.patient:
+            self.elsewhere.update(searches)
+            future.set_exception(record.Busy("another process has it"))
+        else:
+            self.done.update(searches)
+            future.set_result(Delivery(make_record(self.jobs[assignment.cell], "now", reason="a test")))
+        return [future]
+
+
+@pytest.mark.parametrize("busy", [set(), {"local_single"}, {"baseline", "one_shot", "local_single"}])
+def test_cells_wait_for_their_own_search_and_for_no_other(job: Callable[..., Job], busy: set[str]) -> None:
+    names = ["baseline", "local_single", "local_multi", "one_shot", "one_shot_to_local_single"]
+    jobs = [job(name) for name in [*names, "global_", "global_to_local_single"]]
+    slots = Slots(3, jobs, busy)
+    found = [result.cell.method for result in suite.run_all(jobs, slots)]  # type: ignore[arg-type]
+    assert sorted(found) == sorted(one.cell.method for one in jobs)
+    assert slots.seen[0] == ["local_single", "one_shot", "global_"]  # three searches at once

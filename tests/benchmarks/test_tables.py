@@ -4,16 +4,19 @@ import csv
 import dataclasses
 import io
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from benchmarks import tables
 from benchmarks.methods import METHODS
 from benchmarks.record import Cost, Record
+from benchmarks.sheets import Notes, Sheet
 
 
 def report(results: Path, name: str = "toy-tiny") -> str:
@@ -177,7 +180,8 @@ def test_csv_and_latex_carry_the_same_numbers(write: Callable[..., Record], resu
     latex = (results / "tables/toy-tiny.tex").read_text()
     assert r"local\_single & +3.0 $\pm$ 2.5" in latex
     assert [latex.count(rf"\begin{{tabular}}{{l{'r' * count}}}") for count in (4, 3, 6)] == [1, 1, 1]
-    assert r"accuracy (\%) $\uparrow$" in latex
+    assert "method & accuracy & loss & n & search epochs" in latex
+    assert r"(\%) $\uparrow$ & (nats) $\downarrow$" in latex
 
 
 def test_an_overridden_preset_has_a_table_of_its_own(
@@ -278,7 +282,8 @@ def test_latex_is_balanced_and_escaped_whatever_the_records_say(
     write("local_single", 1, 0, "Error: a_b\n\n100 % {of \\memory", task=task)
     tables.make(results)
     for path in (results / "tables").glob("*.tex"):
-        text = "\n".join(re.sub(r"(?<!\\)%.*", "", line) for line in path.read_text().splitlines())
+        lines = path.read_text().replace(tables.FIT, "{{").splitlines()
+        text = "\n".join(re.sub(r"(?<!\\)%.*", "", line) for line in lines)
         bare = re.sub(r"\\[\\&%$#_{}]", "", text)  # without escaped characters
         depth = 0
         for character in bare:
@@ -293,3 +298,90 @@ def test_latex_is_balanced_and_escaped_whatever_the_records_say(
             rows = [line for line in body.splitlines() if line.endswith(r"\\")]
             assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
         assert "\n\n" not in text  # a blank line inside of a caption is an error
+
+
+FIELD: dict[str, Any] = {
+    "unit": "frames",
+    "output": "the logit of a class",
+    "inputs": 2,
+    "part": "validation",
+    "seconds": 0.1,
+    "axes": [
+        {
+            "step": 4.0,
+            "size": 64,
+            "edges": [-6.0, -2.0, 2.0, 6.0],
+            "share": [0.25, 0.5, 0.25],
+            "radius": {"0.5": 0.0, "0.95": 4.0},
+            "theoretical": [-12.0, 16.0],
+            "tried": 1024.0,
+        }
+    ],
+}
+
+
+def test_receptive_fields_are_a_table_of_means_over_the_cells(write: Callable[..., Record], results: Path) -> None:
+    wide = {**FIELD["axes"][0], "radius": {"0.5": 8.0, "0.95": 208.0}, "theoretical": [-20.0, 20.0]}
+    write("baseline", 1, 0, 70.0, receptive_field=FIELD)
+    write("baseline", 2, 0, 70.0, receptive_field=FIELD | {"axes": [wide]})
+    write("local_single", 1, 0, 70.0, receptive_field=FIELD | {"axes": [{**wide, "theoretical": None}]})
+    write("local_multi", 1, 0, 70.0)  # a record from before they were measured
+    tables.make(results)
+    text = report(results)
+    assert cells(text, "Receptive fields", "baseline") == ["4", "106", "18", "2"]
+    assert cells(text, "Receptive fields", "local_single") == ["8", "208", "> 512", "1"]
+    assert "local_multi" not in text.split("## Receptive fields")[1].split("\n## ")[0]
+    assert "2 inputs of the validation part, of 256 frames at most" in text
+
+
+def test_receptive_fields_of_images_have_an_entry_per_axis(write: Callable[..., Record], results: Path) -> None:
+    (rows,) = FIELD["axes"]
+    columns = {**rows, "radius": {"0.5": 2.25, "0.95": 9.0}, "theoretical": None}
+    write("baseline", 1, 0, 70.0, receptive_field=FIELD | {"axes": [rows, columns]})
+    tables.make(results)
+    assert cells(report(results), "Receptive fields", "baseline") == ["0 × 2.2", "4 × 9", "16 × > 512", "1"]
+
+
+def test_no_table_of_receptive_fields_without_any(write: Callable[..., Record], results: Path) -> None:
+    write("baseline", 1, 0, 70.0)
+    tables.make(results)
+    assert "Receptive fields" not in report(results)
+
+
+def test_latex_compiles_without_a_complaint(
+    write: Callable[..., Record], results: Path, toy: ModuleType, tmp_path: Path
+) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs pdflatex and booktabs; on Debian: apt-get install texlive-latex-recommended")
+    task = dataclasses.replace(toy.TASK, data_label=lambda config: r"50% of {x}_$y$ & \z #1 ~^ <a> | b… ≥ 1 × 2 – é")
+    for preset in ("tiny", "tiny-wide"):
+        for fold, seed in ((1, 0), (2, 0)):
+            for method in ("baseline", "local_single"):
+                cost = Cost(5, 3.0, 700.0, "resident")
+                values = {"config": toy.TASK.presets["tiny"], "search": cost, "receptive_field": FIELD}
+                write(method, fold, seed, 70.0 + fold, task=task, preset=preset, **values)
+        config = toy.TASK.presets["tiny"]
+        write("local_multi", 1, 0, "Error: a_b\n\n100 % {of \\memory", task=task, preset=preset, config=config)
+    tables.make(results)
+    kinds = {path.stem: path.read_text() for path in (results / "tables").glob("*.tex")}
+    assert set(kinds) == {"toy-tiny", "toy-tiny-wide", "toy-tiny-family", "search_cost"}
+    assert kinds["toy-tiny"].count(r"\begin{table}") == 4
+    many = Sheet("Large", "Much.", ["a", *(f"b_{i} (%)" for i in range(13))], [["[1]", *["-1.5"] * 13]] * 70)
+    kinds["large"] = tables.latex("Large", [many], Notes())
+    assert (kinds["large"].count(r"\begin{table}"), kinds["large"].count(r"\begin{tabular}")) == (5, 10)
+    source = [r"\documentclass{article}", r"\usepackage{booktabs,graphicx}", r"\begin{document}"]
+    for name, text in kinds.items():
+        (tmp_path / f"{name}.tex").write_text(text)
+        source += [rf"\input{{{name}}}", r"\clearpage"]
+    (tmp_path / "all.tex").write_text("\n".join([*source, r"\end{document}"]))
+    for _ in range(2):  # the second run knows the labels
+        done = subprocess.run(
+            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    log = (tmp_path / "all.log").read_text(errors="replace")
+    complaints = [line for line in log.splitlines() if re.search(r"Warning|Overfull|Missing character", line)]
+    assert complaints == []

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from rfnext import Bounds, LocalConfig
-from tasks.spec import SELECTED, Metric, Run, Split, Task
+from rfnext.searched import Trained
+from tasks.spec import SELECTED, Metric, Probe, Run, Split, Task
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,16 @@ def data(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     return x, (x.roll(6, -1) + x.roll(-6, -1) > 0).long().squeeze(1)
 
 
+HALVES: dict[Trained, slice] = {"weights": slice(8), "probabilities": slice(8, None)}
+
+
 def fit(model: nn.Module, config: Config, run: Run) -> None:
     torch.manual_seed(run.seed)
     x, y = data(Split("train", run.fold))
     fault = config.fault if run.fold == 2 else "none"
     if fault == "mixed":
         fault = FAULTS[run.seed]
+    held_out = run.probability_batches == "held_out"
     groups = run.search.parameter_groups() if run.search else [{"params": list(model.parameters())}]
     optimizer = torch.optim.Adam(groups, lr=0.02)
     checkpoint, best, start = run.folder / "last.ckpt", -1.0, 0
@@ -72,9 +77,12 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
         if config.fault == "slow":
             time.sleep(0.4)
         for _ in range(5):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
+            for part, some in HALVES.items() if held_out else [(None, slice(None))]:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x[some]), y[some]).backward()
+                if part is not None and run.search is not None:
+                    run.search.keep_gradients(part)
+                optimizer.step()
         if run.search is not None:
             run.search.after_step()
         if fault == "raise":
@@ -117,6 +125,11 @@ def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> 
     return [path]
 
 
+def probe(model: nn.Module, config: Config, split: Split) -> Probe:
+    x, _ = data(split)
+    return Probe(lambda x: model(x)[:, :1], [x[:1], x[1:2]], "samples", (1.0,), "the first logit")
+
+
 FAULTS = ("raise", "die", "exit", "nan", "interrupt", "mixed", "slow", "missing")
 
 TASK = Task(
@@ -135,5 +148,7 @@ TASK = Task(
     folds=lambda config: (1, 2),
     data_label=lambda config: "synthetic toy signals",
     published=lambda config: None,
+    probability_batches=("train", "held_out"),
     illustrate=illustrate,
+    probe=probe,
 )

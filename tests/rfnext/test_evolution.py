@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from rfnext import Structure
-from rfnext.evolution import Evolution, EvolutionConfig, Scored, random_structure, roulette
+from rfnext.evolution import Evolution, EvolutionConfig, Scored, random_structure, roulette, tournament
 
 TEMPLATE = Structure({f"layer{i}": (1,) for i in range(8)})
 TARGET = Structure({f"layer{i}": (2**i,) for i in range(8)})
@@ -279,6 +279,7 @@ def test_a_template_without_entries_is_refused():
         ({"mutation": 1.5}, "mutation is 1.5"),
         ({"gene_mutation": float("nan")}, "gene_mutation is nan"),
         ({"drop_below": float("nan")}, "drop_below is nan"),
+        ({"objectives": "speed"}, "objectives is .speed., not one of fitness, pareto"),
     ],
 )
 def test_settings_are_checked(change: dict[str, Any], message: str):
@@ -305,7 +306,7 @@ def damaged(path: str, value: Any) -> Callable[[dict[str, Any]], Any]:
         (lambda state: [], ""),
         (lambda state: {}, "no entry 'version'"),
         (lambda state: {k: v for k, v in state.items() if k != "rng"}, "no entry 'rng'"),
-        (damaged("version", 2), "version 2"),
+        (damaged("version", 3), "version 3"),
         (damaged("generation", "two"), "generation 'two'"),
         (damaged("generation", 7), "generation 7 is not in 0 .. 3"),
         (damaged("fitness.0.1", float("nan")), "not a finite number"),
@@ -340,3 +341,164 @@ def test_the_state_of_another_template_is_refused():
     reverse = evolution(template=Structure(dict.fromkeys(reversed(list(TEMPLATE)), (1,))))
     with pytest.raises(ValueError, match="another order"):
         reverse.load_state_dict(state)
+
+
+PARETO = EvolutionConfig(population=6, generations=3, objectives="pareto")
+
+
+def price(structure: Structure) -> float:
+    return float(sum(values(structure)))
+
+
+def priced(structures: list[Structure], fitness: Callable[[Structure], float] = closeness) -> list[Scored]:
+    return [Scored(structure, fitness(structure), price(structure)) for structure in structures]
+
+
+def run_priced(search: Evolution) -> list[list[Structure]]:
+    generations = []
+    while structures := search.ask():
+        generations.append(structures)
+        search.tell(priced(structures))
+    return generations
+
+
+def dominates(one: Scored, other: Scored) -> bool:
+    assert None not in (one.fitness, one.cost, other.fitness, other.cost)
+    no_worse = one.fitness >= other.fitness and one.cost <= other.cost  # type: ignore[operator]
+    return no_worse and (one.fitness, one.cost) != (other.fitness, other.cost)
+
+
+def test_without_the_switch_costs_change_nothing():
+    plain, costly = evolution(EvolutionConfig(8, 6)), evolution(EvolutionConfig(8, 6))
+    assert run(plain) == run_priced(costly)
+    assert [result.structure for result in plain.population] == [result.structure for result in costly.population]
+    assert plain.rng.bit_generator.state == costly.rng.bit_generator.state
+    assert plain.front == []
+    assert costly.front
+
+
+@pytest.mark.parametrize("config", [SMALL, PARETO], ids=["fitness", "pareto"])
+def test_the_front_holds_what_nothing_dominates_of_all_evaluations(config: EvolutionConfig):
+    search = evolution(config, seed=1)
+    structures = search.ask()
+    told = [Scored(structures[0], None), *priced(structures[1:])]
+    search.tell(told)
+    run_priced(search)
+    known = [result for result in search.scored if result.fitness is not None]
+    expected = [one for one in known if not any(dominates(other, one) for other in known)]
+    assert sorted(search.front, key=repr) == sorted(expected, key=repr)
+    assert [result.cost for result in search.front] == sorted(price(result.structure) for result in expected)
+    assert len(expected) > 1
+
+
+def test_survivors_are_the_first_fronts_and_of_the_last_one_the_least_crowded():
+    search = evolution(EvolutionConfig(4, 1, mutation=1.0, gene_mutation=1.0, drop_below=100, objectives="pareto"))
+    structures = search.ask()
+    search.tell([Scored(s, 50.0 + i, 10.0 + i) for i, s in enumerate(structures)])
+    bred = search.ask()
+    # The first front keeps its ends, 1 and 100, and the point between them with the widest gap around it.
+    points = {0: (60.0, 1.0), 1: (61.0, 2.0), 2: (62.0, 3.0), 3: (80.0, 40.0), 4: (90.0, 100.0), 5: (40.0, 200.0)}
+    assert len(bred) >= 5
+    search.tell([Scored(s, *points.get(i, (1.0, 300.0))) for i, s in enumerate(bred)])
+    assert search.ask() == []
+    assert [(result.fitness, result.cost) for result in search.population] == [
+        *((60.0, 1.0), (90.0, 100.0)),  # infinite distances first
+        *((80.0, 40.0), (62.0, 3.0)),
+    ]
+
+
+def test_whoever_is_far_below_the_fittest_makes_room_however_cheap():
+    search = evolution(EvolutionConfig(population=4, generations=1, objectives="pareto"))
+    structures = search.ask()
+    search.tell([Scored(s, f, c) for s, f, c in zip(structures, [39.9, 50, 40, 45], [1, 9, 5, 9.5], strict=True)])
+    search.ask()
+    assert [(result.fitness, result.cost) for result in search.population] == [(40, 5), (50, 9), (45, 9.5)]
+
+
+def test_parents_win_a_tournament():
+    ranks = [(0, -2.0), (1, -9.0), (0, -1.0), (0, -1.0)]
+    drawn = tournament(ranks, 20_000, np.random.default_rng(0))
+    # Of two draws out of 4, the best takes part in 7 of 16; the equal ones share what is left over the worst.
+    assert within_sampling_error(drawn, {0: 7 / 16, 1: 1 / 16, 2: 4 / 16, 3: 4 / 16})
+
+
+def test_a_known_front_is_found():
+    """Fitness is the number of layers with dilation 2 or more, cost the sum of dilations: the front is 1s and 2s."""
+    template = Structure({f"layer{i}": (1,) for i in range(6)})
+    for seed in range(3):
+        search = evolution(EvolutionConfig(16, 40, candidates=(1, 2, 4), objectives="pareto"), template, seed)
+        while structures := search.ask():
+            search.tell([Scored(s, float(sum(d > 1 for d in values(s))), price(s)) for s in structures])
+        assert len(search.scored) < 3**6
+        assert sorted({(r.fitness, r.cost) for r in search.front}) == [(float(n), 6.0 + n) for n in range(7)]
+
+
+@pytest.mark.parametrize("told", [0, 3, None], ids=["asked", "some told", "all told"])
+def test_a_search_with_costs_resumes_exactly(told: int | None):
+    config = EvolutionConfig(8, 6, objectives="pareto")
+    uninterrupted = evolution(config)
+    expected = run_priced(uninterrupted)
+    first = evolution(config)
+    for _ in range(2):
+        first.tell(priced(first.ask()))
+    first.tell(priced(first.ask()[:told]))
+    second = evolution(config, seed=9)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.scored == first.scored
+    assert run_priced(second) == ([] if told is None else [expected[2][told:]]) + expected[3:]
+    assert second.front == uninterrupted.front
+    assert json.dumps(second.state_dict()) == json.dumps(uninterrupted.state_dict())
+
+    more = evolution(EvolutionConfig(8, 8, objectives="pareto"), seed=5)
+    more.load_state_dict(uninterrupted.state_dict())
+    longer = evolution(EvolutionConfig(8, 8, objectives="pareto"))
+    assert run_priced(longer) == expected + run_priced(more)
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [(None, "no cost of Structure"), (float("nan"), "cost nan"), (float("inf"), "cost inf"), (-1.0, "cost -1.0")],
+)
+def test_a_missing_or_impossible_cost_is_refused_and_the_others_kept(cost: float | None, message: str):
+    search = evolution(PARETO)
+    first, second, *rest = search.ask()
+    with pytest.raises(ValueError, match=message):
+        search.tell([Scored(first, 50.0, 1.0), Scored(second, 50.0, cost), *priced(rest)])
+    assert search.ask() == [second]
+    search.tell([Scored(second, None)])  # a failed one needs none
+    assert second not in [result.structure for result in search.front]
+
+
+def version_1(state: dict[str, Any]) -> dict[str, Any]:
+    config = {name: value for name, value in state["config"].items() if name != "objectives"}
+    return {k: v for k, v in state.items() if k != "cost"} | {"version": 1, "config": config}
+
+
+def test_a_state_from_before_costs_is_read_for_a_search_without():
+    search, later = evolution(), evolution(seed=4)
+    search.tell(score(search.ask()))
+    search.ask()
+    later.load_state_dict(json.loads(json.dumps(version_1(search.state_dict()))))
+    assert run(later) == run(search)
+    with pytest.raises(ValueError, match="another config; objectives was 'fitness', not 'pareto'"):
+        evolution(PARETO).load_state_dict(version_1(evolution().state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damaged("cost", []), "costs and evaluations do not belong together"),
+        (damaged("cost.0.0", [1] * 8), "costs and evaluations do not belong together"),
+        (damaged("cost.0.1", -1.0), "a cost is not a finite number"),
+        (damaged("cost.0.1", "high"), "must be real number"),
+        (lambda state: {k: v for k, v in state.items() if k != "cost"}, "no entry 'cost'"),
+        (damaged("config.objectives", "fitness"), "objectives was 'fitness', not 'pareto'"),
+    ],
+)
+def test_damaged_costs_are_refused(damage: Callable[[dict[str, Any]], Any], message: str):
+    search = evolution(PARETO)
+    search.tell(priced(search.ask()))
+    before = json.dumps(search.state_dict())
+    with pytest.raises(ValueError, match=f"not a state of this search.*{message}"):
+        search.load_state_dict(damage(json.loads(before)))
+    assert json.dumps(search.state_dict()) == before

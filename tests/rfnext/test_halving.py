@@ -1,5 +1,7 @@
 """Successive halving: who goes on, what it costs, and what failures do."""
 
+import multiprocessing
+
 import pytest
 
 from rfnext import Structure, halve
@@ -71,3 +73,28 @@ def test_rungs_must_increase(rungs):
 def test_a_share_is_a_share(promoted):
     with pytest.raises(ValueError, match="promoted"):
         halve(STRUCTURES, [1], Trainer(), promoted=promoted)
+
+
+def quality(structure: Structure, epochs: int) -> float | None:
+    """Picklable, as other processes need it; the worst half fails."""
+    ((dilation,),) = structure.values()
+    return dilation + epochs / 100 if dilation > 4 else None
+
+
+@pytest.mark.parametrize("budget", [7, 16, 19, 100])
+def test_a_rung_can_be_trained_by_other_processes_with_the_same_result(budget):
+    expected = halve(STRUCTURES, [2, 4, 8], quality, promoted=0.5, budget=budget)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert halve(STRUCTURES, [2, 4, 8], quality, promoted=0.5, budget=budget, map=pool.map) == expected
+        assert halve(STRUCTURES, [2, 4, 8], quality, promoted=0.5, budget=budget, map=pool.imap) == expected
+
+
+def test_a_map_gets_each_rung_at_once_and_no_more_than_the_budget_allows():
+    rungs = []
+
+    def collect(rung, structures):
+        rungs.append((rung.epochs, len(structures)))
+        return reversed([rung(structure) for structure in reversed(structures)])
+
+    halve(STRUCTURES, [2, 4, 8], quality, promoted=0.5, budget=21, map=collect)
+    assert rungs == [(2, 8), (4, 2)]

@@ -6,16 +6,19 @@ import dataclasses
 import json
 import math
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import tasks
+from benchmarks.receptive_fields import measure
 from benchmarks.record import protocol
 from rfnext import LocalConfig, LocalSearch, Structure
 from tasks.spec import SELECTED, Metric, Run, Split, Task
@@ -168,6 +171,40 @@ class TestContract:
             assert path.parent == tmp_path
             assert 0 < path.stat().st_size < 100_000
 
+    def test_probes(self, task, tiny, fold, trained):
+        if task.probe is None:
+            pytest.skip(f"{task.name} measures no receptive fields")
+        model = copy.deepcopy(trained[0]).eval()
+        before, draws = weights(model), random_states()
+        probe, again = (task.probe(model, tiny, Split("validation", fold)) for _ in range(2))
+        assert probe.inputs
+        assert probe.unit
+        assert probe.output
+        for x, same in zip(probe.inputs, again.inputs, strict=True):
+            assert torch.equal(x, same)
+            assert x.shape[0] == 1
+            assert x.dim() == 2 + len(probe.step)
+            with torch.no_grad():
+                output = probe.forward(x)
+                assert torch.equal(output, again.forward(x))
+            assert output.dim() == x.dim()
+            assert output.isfinite().all()
+        found = measure(task, model.train(), tiny, Split("validation", fold))
+        assert found is not None
+        for axis in found["axes"]:
+            assert 0 < axis["radius"]["0.5"] < axis["radius"]["0.95"]
+            first, last = axis["theoretical"] or (-math.inf, math.inf)
+            assert first < 0 < last
+            assert axis["radius"]["0.95"] <= max(-first, last)
+        assert model.training
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert_equal(before, weights(model))
+        assert random_states() == draws
+
+
+def random_states():
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+
 
 def test_names_and_load(tmp_path):
     assert tasks.names() == sorted(tasks.names())
@@ -207,8 +244,10 @@ def test_the_readmes_example_is_a_task(project):
     (project / "tasks" / "two_tones" / "task.py").write_text(example)
     done = python(project, "-m", "pytest", "-q", "tests/tasks/test_contract.py::TestContract")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "draws no pictures" in done.stdout  # it was run, and nothing else was skipped
-    assert " 1 skipped" in done.stdout.splitlines()[-1]
+    # It was run, and nothing else was skipped.
+    assert "draws no pictures" in done.stdout
+    assert "measures no receptive fields" in done.stdout
+    assert " 2 skipped" in done.stdout.splitlines()[-1]
     code = "import tasks; print(tasks.names(), tasks.load('two_tones').name)"
     assert python(project, "-c", code).stdout == "['two_tones'] two_tones\n"
 
