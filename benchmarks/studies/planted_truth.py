@@ -56,6 +56,9 @@ EPOCHS = 40
 STEPS = 10
 """Optimizer steps per epoch; every step sees new sequences."""
 BATCH = 16
+DCLS = "learnable spacings (DCLS)"
+ROUNDS = EPOCHS // 2
+"""Of a local search."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +148,18 @@ def build(seed: int, structure: Structure | None = None) -> Network:
     return model
 
 
-def local_config(rule: Rule, spread: float) -> LocalConfig:
-    return LocalConfig(interval=2, rounds=EPOCHS // 2, spread=spread, branches=3, bounds=Bounds(1, LONGEST), rule=rule)
-
-
-def local(data: Data, start: Structure | None, rule: Rule = "default", spread: float = 0.1) -> Structure:
+def local(
+    data: Data,
+    start: Structure | None,
+    rule: Rule = "default",
+    spread: float = 0.1,
+    branches: int = 3,
+    schedule: Callable[[int], float] | None = None,
+) -> Structure:
     model = build(data.seed, start)
-    search = LocalSearch(model, local_config(rule, spread), searched)
+    bounds = Bounds(1, LONGEST)
+    config = LocalConfig(interval=2, rounds=ROUNDS, spread=spread, branches=branches, bounds=bounds, rule=rule)
+    search = LocalSearch(model, config, searched, spread=schedule)
     train(model, data, EPOCHS, search)
     return search.structure()
 
@@ -272,6 +280,9 @@ def methods(data: Data, found: dict[str, dict]) -> dict[str, Callable[[], tuple[
         "local, rule paper": lambda: (local(data, None, "paper"), EPOCHS),
         "local": lambda: (local(data, None), EPOCHS),
         "local, spread 0.5": lambda: (local(data, None, spread=0.5), EPOCHS),
+        "local, spread 0.5 to 0.1": lambda: (local(data, None, schedule=shrinking), EPOCHS),
+        "local, 5 branches": lambda: (local(data, None, branches=5), EPOCHS),
+        "local, 5 branches, spread 0.5": lambda: (local(data, None, spread=0.5, branches=5), EPOCHS),
         "one_shot, log2": coarse,
         "one_shot, argmax": most_probable,
         "one_shot_to_local, log2": refined("one_shot, log2"),
@@ -279,6 +290,11 @@ def methods(data: Data, found: dict[str, dict]) -> dict[str, Callable[[], tuple[
         "global_": halving,
         "global_to_local": refined("global_"),
     }
+
+
+def shrinking(rounds: int) -> float:
+    """Spread after that many rounds: from 0.5 to 0.1, by the same factor every round."""
+    return 0.5 * 0.2 ** (rounds / ROUNDS)
 
 
 def as_structure(dilations: list[int]) -> Structure:
@@ -304,10 +320,11 @@ def run(seed: int, found: dict[str, dict]) -> dict[str, object]:
             "accuracy": round(accuracy(model, data, TEST), 2),
         }
         log.info("seed %d, %s: %s, lags %s", seed, name, found[name], data.lags)
-    if "learnable spacings (DCLS)" not in found:
-        found["learnable spacings (DCLS)"] = learnable_spacings(data)
-        log.info("seed %d, DCLS: %s", seed, found["learnable spacings (DCLS)"])
-    return {"seed": seed, "lags": data.lags, "commit": commit(), "versions": versions(), "methods": found}
+    if DCLS not in found:
+        found[DCLS] = learnable_spacings(data)
+        log.info("seed %d, DCLS: %s", seed, found[DCLS])
+    ordered = {name: found[name] for name in (*methods(data, found), DCLS)}
+    return {"seed": seed, "lags": data.lags, "commit": commit(), "versions": versions(), "methods": ordered}
 
 
 def near(found: int, lag: int) -> bool:
