@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 CostMeasure = Literal["latency"]
 """What a structure costs once it is trained; latency: seconds of one forward pass of the network on the longest input
-of the task's probe, by `rfnext.receptive_field.latency`."""
+of the task's probe, by `rfnext.receptive_field.latency`. It is measured beside whatever else the machine does then,
+other workers included, so a search by latency is not the same twice."""
 
 
 class NotShared(RuntimeError):
@@ -212,7 +213,9 @@ class Evaluations:
     def map(self, rung: Rung, structures: Sequence[Structure]) -> list[float | None]:
         """Fitness of distinct structures after a rung's epochs in all, in their order.
 
-        Raises NotShared, after all others have ended, if a worker cannot evaluate for want of the folder.
+        Raises, after all others have ended:
+            NotShared: if a worker cannot evaluate for want of the folder.
+            NoWorkerLeft: if there is nobody to evaluate one.
         """
         trial = self._trial(rung.epochs)
         known = {s: found for s in structures if (found := Evaluated.read(trial.path(s))) is not None}
@@ -222,7 +225,7 @@ class Evaluations:
             if (error := future.exception()) is None:
                 known[structure] = future.result()
                 continue
-            if isinstance(error, NotShared):
+            if isinstance(error, NotShared | pool.NoWorkerLeft):  # no fault of the structure
                 raise error
             self.error = error
             where = trial.checkpoints(structure).name

@@ -259,7 +259,7 @@ def trajectories(title: str, history: Sequence[Mapping[str, Any]]) -> Panel:
     up = _Axis(min(values), max(values), bottom, top + 4, log=True)
     content = [_text(0, 13, title, "title"), *across.below(top, bottom), *up.beside(left, right)]
     for depth, (name, line) in enumerate(lines.items()):
-        points = " ".join(f"{_n(across(step))},{_n(up(value))}" for step, value in zip(steps, line, strict=True))
+        points = _points([(across(step), up(value)) for step, value in zip(steps, line, strict=True)])
         trace = element("polyline", points=points, class_="trace", stroke=_colour(depth, len(layers)))
         content.append(element("g", element("title", f"{name}: {line[0]:g} → {line[-1]:g}"), trace))
     content.append(_text(left, bottom + 32, "step of the search; colour: depth, blue first", "faint"))
@@ -347,7 +347,7 @@ def reach(title: str, designed: Dilations, found: Sequence[tuple[str, Sequence[D
     for index, (label, curve) in enumerate(curves):
         colour = "" if index == 0 else _colour(index - 1, len(curves) - 1)
         kind = "trace designed" if index == 0 else "trace"
-        points = " ".join(f"{_n(across(depth))},{_n(up(value))}" for depth, value in enumerate([0, *curve]))
+        points = _points([(across(depth), up(value)) for depth, value in enumerate([0, *curve])])
         paint = {"stroke": colour} if colour else {}
         y = bottom + 48 + 15 * index
         content += [
@@ -372,8 +372,11 @@ def receptive_fields(title: str, measured: Mapping[str, Sequence[Mapping[str, An
     last = {method: statistics.fmean(axis["radius"]["0.95"] for axis in every) for method, every in axes.items()}
     unit = next(iter(measured.values()))[0]["unit"]
     left, right, top, bottom = 44, WIDTH - 14, 26, 200
-    ends = [edge for curve in curves.values() for edge, share in curve.items() if share < 0.999]
-    across = _Axis(min(min(curve) for curve in curves.values()), max([*ends, *last.values()]), left, right, log=True)
+    # To where all of them are as good as whole: a last thousandth may be far out.
+    ends = [
+        min((edge for edge, share in curve.items() if share > 0.999), default=max(curve)) for curve in curves.values()
+    ]
+    across = _Axis(min(min(curve) for curve in curves.values()), max(ends), left, right, log=True)
     up = _Axis(0, 1, bottom, top + 4)
     heights = [(up(share), f"{100 * share:.0f} %") for share in (0, 0.5, 0.95)]
     content = [_text(0, 13, title, "title"), *across.below(top, bottom), *_across(heights, left, right)]
@@ -383,16 +386,16 @@ def receptive_fields(title: str, measured: Mapping[str, Sequence[Mapping[str, An
         kind = "trace designed" if designed else "trace"
         paint = {} if designed else {"stroke": _colour(others.index(method), len(others))}
         places = [(across(edge), up(share)) for edge, share in curves[method].items()]
-        shown = [place for place in places if place[0] <= right]
+        shown = [place for place in places if place[0] <= right + 0.1]
         y = bottom + 48 + 15 * index
         label = f"{_shorten('hand-designed' if designed else method, 26)}: 95 % within {last[method]:.3g}"
         content += [
-            element("polyline", points=" ".join(f"{_n(x)},{_n(y)}" for x, y in shown), class_=kind, **paint),
+            element("polyline", points=_points(shown), class_=kind, **paint),
             element("circle", cx=_n(across(last[method])), cy=_n(up(0.95)), r="3", **_dot(paint)),
             _line(left, y - 4, left + 22, y - 4, kind, **paint),
             _text(left + 30, y, label),
         ]
-    content.append(_text(left, bottom + 32, f"share of the gradient within so many {unit} of the centre", "faint"))
+    content.append(_text(left, bottom + 32, f"share of the gradient within so many {unit}", "faint"))
     return Panel(title, WIDTH, bottom + 54 + 15 * (len(curves) - 1), content)
 
 
@@ -473,6 +476,17 @@ def _tick(value: float) -> str:
 def _text(x: float, y: float, text: str, kind: str = "", *, anchor: str = "") -> Element:
     other = {"text-anchor": anchor} if anchor else {}
     return element("text", text, x=_n(x), y=_n(y), **({"class_": kind} if kind else {}), **other)
+
+
+def _points(places: Sequence[tuple[float, float]]) -> str:
+    """Of a polyline, without those in the middle of a level stretch: searches leave most dilations as they are."""
+    ends = (0, len(places) - 1)
+    corners = [
+        place
+        for index, place in enumerate(places)
+        if index in ends or not places[index - 1][1] == place[1] == places[index + 1][1]
+    ]
+    return " ".join(f"{_n(x)},{_n(y)}" for x, y in corners)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str = "", **other: str) -> Element:

@@ -30,6 +30,6 @@ def element(tag: str, *children: "Child | Iterable[Child]", **attributes: str) -
 def html(page: Element) -> str:
     """The page as text, with its doctype."""
     text = tostring(page, encoding="unicode", method="html")
-    # HTML lets SVG's childless elements close themselves; in text every "<" is escaped.
-    text = re.sub(r"></(circle|line|path|polyline|rect)>", "/>", text)
+    # HTML lets SVG's childless elements close themselves.
+    text = re.sub(r"<((circle|line|path|polyline|rect)\b[^<>]*)></\2>", r"<\1/>", text)
     return f"<!doctype html>\n{text}\n"

@@ -46,7 +46,11 @@ START_SECONDS = 300.0
 
 
 class WorkerDied(RuntimeError):
-    """The worker process of an item died, each time it was tried, or there is no worker left."""
+    """The worker process of an item died, each time it was tried."""
+
+
+class NoWorkerLeft(WorkerDied):
+    """Every worker died before the item's turn, and no other could be started."""
 
 
 class ClusterError(RuntimeError):
@@ -204,7 +208,7 @@ class Pool:
                 self._busy_until = time.monotonic()
             elif not self._starting or time.monotonic() > self._busy_until + START_SECONDS:
                 reason = "every worker died, and no other could be started"
-                return [_fail(self._waiting.popleft().result, WorkerDied(reason)) for _ in list(self._waiting)]
+                return [_fail(self._waiting.popleft().result, NoWorkerLeft(reason)) for _ in list(self._waiting)]
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
             if left <= 0:
                 break

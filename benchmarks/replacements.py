@@ -219,6 +219,6 @@ def _stay_within_reach(module: Any, inputs: Any) -> None:
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put a module in another's place, under all of its names."""
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # named_children() gives a shared one once
             if child is old:
                 setattr(parent, name, new)

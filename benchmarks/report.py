@@ -108,6 +108,7 @@ details { border-top: 1px solid var(--line); padding: .15rem 0; }
 summary { cursor: pointer; padding: .4rem 0; font-weight: 500; }
 .panels { display: flex; flex-wrap: wrap; align-items: flex-start; gap: .8rem 1.2rem; margin: .6rem 0; }
 .panels > svg, .panels > img { max-width: 100%; height: auto; flex: none; }
+.panels > .scroll { flex: 1 1 20rem; min-width: 0; margin: 0; }
 figure { margin: 1rem 0; }
 figure img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; display: block; }
 figcaption { margin-top: .3rem; }
@@ -469,22 +470,14 @@ class _Page:
 
     def receptive_fields(self, found: Group, drawn: dict[str, list[figures.Panel]], sheet: Sheet) -> Element:
         """How far the scored networks look, before and after the searches."""
-        if sheet.rows:
-            shown = [
-                self.drawing(found, drawn, "receptive_fields"),
-                self.table(sheet, found),
-                e("p", sheet.caption, class_="faint"),
-            ]
-        else:
-            shown = [
-                e(
-                    "p",
-                    "Not measured: these records are older than the measurement, or their task has no probe for it. "
-                    "Cells that are run again have it.",
-                    class_="faint",
-                )
-            ]
-        return e("details", e("summary", "How far the networks look"), shown)
+        beside = self.drawing(found, drawn, "receptive_fields")
+        if beside is not None:
+            beside.append(self.table(sheet, found))
+        said = sheet.caption or (
+            "Not measured: these records are older than the measurement, or their task has no probe for it. Cells that "
+            "are run again have it."
+        )
+        return e("details", e("summary", "How far the networks look"), beside, e("p", said, class_="faint"))
 
     def drawing(self, found: Group, drawn: dict[str, list[figures.Panel]], *kinds: str) -> Element | None:
         """The panels of some kinds side by side; as files where the page has no room for them."""

@@ -88,8 +88,8 @@ class Options:
     threads: int = 1
     """Threads of torch on the CPU; 1 as in the suite, so that results do not depend on the cores."""
     workers: int | Literal["auto"] | None = None
-    """Candidates that a search trains at a time, each in a process of its own: a number, or auto for one per GPU or
-    core; by default one, in this process, or on a cluster all that fit. Results do not depend on it."""
+    """Candidates that a genetic search trains at a time, each in a process of its own: a number, or auto for one per
+    GPU or core; by default one, in this process, or on a cluster all that fit. Results do not depend on it."""
     ray_address: str | None = None
     """Train candidates on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one here; all else runs
     here. All machines must see the results folder."""
@@ -421,8 +421,8 @@ def parse(arguments: Sequence[str]) -> tuple[Job, Options]:
     )
 
 
-def candidate_workers(options: Options) -> contextlib.AbstractContextManager[pool.Pool | None]:
-    """Where a search trains its candidates; None: one after another in this process.
+def candidate_workers(method: str, options: Options) -> contextlib.AbstractContextManager[pool.Pool | None]:
+    """Where a method's search trains its candidates; None: one after another in this process.
 
     Raises:
         UsageError: if the options make no sense.
@@ -433,6 +433,9 @@ def candidate_workers(options: Options) -> contextlib.AbstractContextManager[poo
         raise UsageError(f"--workers must be at least 1 or auto, got {count}")
     if options.gpus_per_trial is not None and options.ray_address is None:
         raise UsageError("--gpus-per-trial is for clusters; give --ray-address, too")
+    able = [name for name, known in METHODS.items() if {"genetic", "genetic_pareto"}.intersection(known.searches)]
+    if (count is not None or options.ray_address is not None) and method not in able:
+        raise UsageError(f"{method} trains nothing side by side; --workers and --ray-address are for {', '.join(able)}")
     if options.ray_address is not None:
         return pool.on_ray(options.ray_address, workers=count or "auto", gpus_per_worker=options.gpus_per_trial)
     if count is None:
@@ -573,7 +576,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_again(arguments)
         job, options = parse(arguments)
         torch.set_num_threads(options.threads)
-        with candidate_workers(options) as workers:
+        with candidate_workers(job.cell.method, options) as workers:
             record = run_cell(dataclasses.replace(job, workers=workers))
     except (UsageError, pool.ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)

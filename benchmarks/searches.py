@@ -182,7 +182,7 @@ def genetic_search(
     Raises:
         ValueError: if there is nothing to measure the latency of.
         RuntimeError: if all evaluations of a generation failed.
-        NotShared: if a worker does not see the results folder.
+        NotShared, NoWorkerLeft: if workers do not see the results folder, or there is none any more.
     """
     settings: dict[str, Any] = {
         "population": population,

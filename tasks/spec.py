@@ -36,6 +36,10 @@ class TaskConfig(Protocol):
 Config = TypeVar("Config", bound=TaskConfig)
 
 
+class DataError(ValueError):
+    """Data that a task cannot use; the message is "file: problem; mend", with the line where a file has lines."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One number of a task's tables."""

@@ -1,11 +1,19 @@
-"""Lightning callback that runs a local or one-shot search during `Trainer.fit`."""
+"""For Lightning's Trainer: a callback that runs a local or one-shot search, atomic checkpoints, a choice of loggers."""
 
+import contextlib
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from torch.optim.swa_utils import AveragedModel
 
+from rfnext.atomic import write_bytes
+from rfnext.integrations.wandb import init_arguments
 from rfnext.local import LocalSearch
 from rfnext.one_shot import OneShotSearch
 
@@ -96,3 +104,52 @@ class LocalSearchCallback(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.search.load_state_dict(state_dict)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, and reads tensors and plain values only, never pickled objects.
+
+    trainer = pl.Trainer(plugins=[AtomicCheckpointIO()])
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Raises OSError if the file cannot be written; what was there before stays."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_bytes(path, buffer.getvalue())
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Raises ValueError if the file is no such checkpoint."""
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
+            raise ValueError(f"{path} is not a readable checkpoint ({error!r}); delete it to start anew") from error
+
+
+@contextlib.contextmanager
+def open_logger(
+    kind: Literal["none", "csv", "tensorboard", "wandb"], folder: Path, *, name: str = "", group: str = ""
+) -> Iterator[Logger | None]:
+    """A logger for the Trainer that writes into `folder`, or None for "none".
+
+    A run of Weights & Biases is closed with the block, as failed if that raises; in the same folder the next one goes
+    on with it.
+
+    Args:
+        name, group: what Weights & Biases calls the run, and the runs that it is one of.
+    """
+    match kind:
+        case "none":
+            yield None
+        case "csv":
+            yield CSVLogger(folder, name="", version="csv")
+        case "tensorboard":
+            yield TensorBoardLogger(folder, name="", version="tensorboard")
+        case "wandb":
+            logger = WandbLogger(save_dir=folder, **init_arguments(folder, name=name, group=group))
+            status = 1
+            try:
+                yield logger
+                status = 0
+            finally:  # else the next training of this process would go on in the same run
+                logger.experiment.finish(status)

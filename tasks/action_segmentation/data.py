@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rfnext.atomic import write_text
-from tasks.spec import Part
+from tasks.spec import DataError, Part
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,6 @@ IGNORED = -100
 """Label of padding, the `ignore_index` of torch's cross-entropy."""
 
 CACHE_BYTES = 8 * 2**30
-
-
-class DataError(ValueError):
-    """Bad input; the message is "file:line: problem; mend"."""
 
 
 class Problem(NamedTuple):

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks.action_segmentation import metrics
-from tasks.action_segmentation.data import DataError, fail, read_bundle, read_prediction
+from tasks.action_segmentation.data import fail, read_bundle, read_prediction
+from tasks.spec import DataError
 
 SURPLUS = 1
 """Frames that a prediction may have beyond the truth. Repeating the predictions of every second frame, as is

@@ -15,7 +15,6 @@ from torch import nn
 from rfnext import Bounds, LocalConfig
 from tasks.action_segmentation import models, seglearn_sessions
 from tasks.action_segmentation.data import (
-    DataError,
     Dataset,
     Layout,
     fail,
@@ -26,7 +25,7 @@ from tasks.action_segmentation.data import (
     read_shapes,
 )
 from tasks.action_segmentation.metrics import LastSegment
-from tasks.spec import Metric, Probe, Run, Split, Task
+from tasks.spec import DataError, Metric, Probe, Run, Split, Task
 
 DatasetName = Literal["seglearn", "50salads", "breakfast", "gtea", "folder"]
 Model = Literal["ms_tcn", "ms_tcn_pp"]

@@ -20,11 +20,9 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers import Logger as LightningLogger
+from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,8 +30,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from rfnext.atomic import write_bytes
 from rfnext.functional import reproducible
-from rfnext.integrations.lightning import LocalSearchCallback
-from rfnext.integrations.wandb import init_arguments, log_structure
+from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger
+from rfnext.integrations.wandb import log_structure
 from tasks.action_segmentation import metrics
 from tasks.action_segmentation.data import IGNORED, Batch, Dataset, Video, Videos, collate, upsample
 from tasks.action_segmentation.task import Config
@@ -89,7 +87,7 @@ def fit(network: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
         log.info("%s does not exist: no epoch was finished, starting from the first", checkpoint)
     accelerator, devices = _placement(run.device)
     network.train()
-    with _quiet(), _logger(run) as logger:
+    with _quiet(), open_logger(run.logger, run.folder, name=run.name, group=run.group) as logger:
         if logger:
             settings = dataclasses.asdict(config) | {"seed": run.seed, "fold": run.fold}
             logger.log_hyperparams({name: value for name, value in settings.items() if name != "root"})
@@ -320,21 +318,6 @@ class Alternating(Sampler[list[int]]):
         return 2 * math.ceil(len(self.halves[0]) / self.batch)
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, and reads tensors and plain values only, never pickled
-    objects."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write_bytes(path, _serialised(checkpoint))
-
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Raises ValueError if the file is no such checkpoint."""
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
-            raise ValueError(f"{path} is not a readable checkpoint ({error!r}); delete it to start anew") from error
-
-
 def _serialised(value: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -350,25 +333,6 @@ def _placement(device: str) -> tuple[str, int | list[int]]:
     """Accelerator and devices of Lightning's Trainer for "auto", "cpu", "cuda" or "cuda:1"."""
     kind, _, index = device.partition(":")
     return kind, [int(index)] if index else 1
-
-
-@contextlib.contextmanager
-def _logger(run: Run) -> Iterator[LightningLogger | None]:
-    match run.logger:
-        case "none":
-            yield None
-        case "csv":
-            yield CSVLogger(run.folder, name="", version="csv")
-        case "tensorboard":
-            yield TensorBoardLogger(run.folder, name="", version="tensorboard")
-        case "wandb":
-            logger = WandbLogger(save_dir=run.folder, **init_arguments(run.folder, name=run.name, group=run.group))
-            status = 1
-            try:
-                yield logger
-                status = 0
-            finally:  # else the next training of this process would go on in the same run
-                logger.experiment.finish(status)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from rfnext.atomic import write_text
-from tasks.spec import Part
+from tasks.spec import DataError, Part
 
 Kind = Literal["instances", "panoptic"]
 
@@ -26,10 +26,6 @@ DOWNLOADS = """from https://cocodataset.org/#download get train2017.zip (18 GB),
 annotations_trainval2017.zip and, for panoptic detectors, panoptic_annotations_trainval2017.zip, and unpack them there \
 (of the last one also the two zip files inside, in annotations/)"""
 """What COCO needs and where it is."""
-
-
-class DataError(ValueError):
-    """Bad input; the message is "file: problem; mend"."""
 
 
 class Problem(NamedTuple):

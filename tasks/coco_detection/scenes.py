@@ -32,7 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.coco_detection.data import DataError, Layout, cache_folder, fail
+from tasks.coco_detection.data import Layout, cache_folder, fail
+from tasks.spec import DataError
 
 VERSION = 1
 """Part of the cache folder's name: raise it with any change of what is written there."""

@@ -15,9 +15,9 @@ from torch import nn
 
 from rfnext import Bounds, LocalConfig
 from tasks.coco_detection import detectors, scenes
-from tasks.coco_detection.data import DOWNLOADS, DataError, Dataset, Kind, Layout, open_dataset
+from tasks.coco_detection.data import DOWNLOADS, Dataset, Kind, Layout, open_dataset
 from tasks.coco_detection.detectors import Detector, Size
-from tasks.spec import Metric, Probe, Run, Split, Task
+from tasks.spec import DataError, Metric, Probe, Run, Split, Task
 
 DatasetName = Literal["scenes", "coco", "folder"]
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from tasks.spec import Part
+from tasks.spec import DataError, Part
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +55,6 @@ CLIPPED_RUN = 4
 """Equal samples in a row at the clip's peak, near full scale, that make it clipped."""
 
 CACHE_BYTES = 8 * 2**30
-
-
-class DataError(ValueError):
-    """Bad input; the message is "file:line: problem; mend"."""
 
 
 class Problem(NamedTuple):

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.tts_vocoder.data import DataError
+from tasks.spec import DataError
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,9 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers import Logger as LightningLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -31,8 +29,8 @@ from torch.utils.data import DataLoader
 from rfnext import LocalSearch, OneShotSearch
 from rfnext.atomic import write_bytes
 from rfnext.functional import reproducible
-from rfnext.integrations.lightning import LocalSearchCallback
-from rfnext.integrations.wandb import init_arguments, log_structure
+from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger
+from rfnext.integrations.wandb import log_structure
 from tasks.spec import SELECTED, Probe, Run
 from tasks.tts_vocoder import checkpoint, losses
 from tasks.tts_vocoder.data import Clips, Cuts, Recordings, Segments, Wave
@@ -89,7 +87,7 @@ def fit(network: Generator, recordings: Recordings, config: Config, run: Run) ->
         log.info("%s does not exist: no epoch was finished, starting from the first", path)
     accelerator, devices = _placement(run.device)
     network.train()
-    with _quiet(), _logger(run) as logger:
+    with _quiet(), open_logger(run.logger, run.folder, name=run.name, group=run.group) as logger:
         if logger:
             settings = dataclasses.asdict(config) | {"seed": run.seed, "fold": run.fold}
             logger.log_hyperparams({name: value for name, value in settings.items() if name != "root"})
@@ -365,21 +363,6 @@ def _show(loggers: list[Any], network: Generator, clips: Clips, step: int) -> No
             logger.log_audio("output", list(outputs.values()), step, sample_rate=[rate] * len(outputs))
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, and reads tensors and plain values only, never pickled
-    objects."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write_bytes(path, _serialised(checkpoint))
-
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Raises ValueError if the file is no such checkpoint."""
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
-            raise ValueError(f"{path} is not a readable checkpoint ({error!r}); delete it to start anew") from error
-
-
 def _serialised(value: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -395,25 +378,6 @@ def _placement(device: str) -> tuple[str, int | list[int]]:
     """Accelerator and devices of Lightning's Trainer for "auto", "cpu", "cuda" or "cuda:1"."""
     kind, _, index = device.partition(":")
     return kind, [int(index)] if index else 1
-
-
-@contextlib.contextmanager
-def _logger(run: Run) -> Iterator[LightningLogger | None]:
-    match run.logger:
-        case "none":
-            yield None
-        case "csv":
-            yield CSVLogger(run.folder, name="", version="csv")
-        case "tensorboard":
-            yield TensorBoardLogger(run.folder, name="", version="tensorboard")
-        case "wandb":
-            logger = WandbLogger(save_dir=run.folder, **init_arguments(run.folder, name=run.name, group=run.group))
-            status = 1
-            try:
-                yield logger
-                status = 0
-            finally:  # else the next training of this process would go on in the same run
-                logger.experiment.finish(status)
 
 
 @contextlib.contextmanager

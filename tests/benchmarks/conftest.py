@@ -152,3 +152,26 @@ def kill() -> Callable[[str], int | None]:
 
 def parent_of(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture
+def receptive_field() -> dict[str, Any]:
+    """What a record keeps of a network that looks at three positions of one axis."""
+    return {
+        "unit": "frames",
+        "output": "the logit of a class",
+        "inputs": 2,
+        "part": "validation",
+        "seconds": 0.1,
+        "axes": [
+            {
+                "step": 4.0,
+                "size": 64,
+                "edges": [-6.0, -2.0, 2.0, 6.0],
+                "share": [0.25, 0.5, 0.25],
+                "radius": {"0.5": 0.0, "0.95": 4.0},
+                "theoretical": [-12.0, 16.0],
+                "tried": 1024.0,
+            }
+        ],
+    }

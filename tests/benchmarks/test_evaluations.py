@@ -148,6 +148,11 @@ def test_a_worker_without_the_folder_ends_the_search(job: Callable[..., Job], tm
         genetic_search(here, **GENETIC)
 
 
+def test_without_workers_no_structure_is_to_blame(job: Callable[..., Job]) -> None:
+    record = run_cell(job("global_", workers=pool.Pool([])))
+    assert record.reason == "NoWorkerLeft: every worker died, and no other could be started"
+
+
 def test_epochs_never_exceed_the_budget(job: Callable[..., Job], toy: ModuleType, tmp_path: Path) -> None:
     for budget in (0.2, 1, 2.1):
         settings = GENETIC | {"budget": budget, "rungs": (0.25, 0.5, 1.0)}

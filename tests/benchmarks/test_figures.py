@@ -128,3 +128,36 @@ def test_files_are_whole_and_follow_the_theme(
         for text in root.iter("{http://www.w3.org/2000/svg}text"):
             assert all(0 <= float(part.get("x") or -1) <= width for part in [*text] or [text])
             assert 0 <= float(text.get("y") or -1) <= height
+
+
+def test_effective_fields_are_mean_curves_that_end_at_the_whole_gradient(
+    write: Callable[..., Record], results: Path, receptive_field: dict[str, Any]
+) -> None:
+    (axis,) = receptive_field["axes"]
+    wide = axis | {"edges": [-10.0, *axis["edges"], 10.0], "share": [0.1, 0.1, 0.6, 0.1, 0.1]}
+    wide["radius"] = {"0.5": 0.0, "0.95": 8.0}
+    write("baseline", 1, 0, 70.0, receptive_field=receptive_field)
+    write("local_single", 1, 0, 70.0, receptive_field=receptive_field)
+    write("local_single", 2, 0, 70.0, receptive_field=receptive_field | {"axes": [wide, wide]})
+    write("local_multi", 1, 0, 70.0)
+    (found,) = groups.group(*record.read_all(results))
+    (panel,) = figures.panels(found)["receptive_fields"]
+    said = texts([panel])
+    assert {"hand-designed: 95 % within 4", "local_single: 95 % within 6.67"} <= set(said)
+    assert "share of the gradient within so many frames" in said
+    assert not [text for text in said if text.startswith("local_multi")]
+    lines = [line.get("points") or "" for line in figures.svg([panel]).iter("polyline")]
+    curves = [[tuple(map(float, point.split(","))) for point in line.split()] for line in lines]
+    # Shares 0.5 and 1 of the designed field at edges 2 and 6; 0.5, 0.6 and 0.6 of the other's three axes at 2.
+    (zero,) = [y for y in grid(panel) if y == max(grid(panel))]
+    whole = min(y for curve in curves for _, y in curve)
+    share = [[round((zero - y) / (zero - whole), 2) for _, y in curve] for curve in curves]
+    assert share == [[0.5, 1.0], [0.57, 0.87, 1.0]]
+    assert [[x for x, _ in curve] for curve in curves] == [sorted(x for x, _ in curve) for curve in curves]
+    assert len({curve[0][0] for curve in curves}) == 1
+
+
+def grid(panel: figures.Panel) -> list[float]:
+    """Heights of the grid lines across."""
+    paths = [path.get("d") or "" for path in figures.svg([panel]).iter("path") if "H" in (path.get("d") or "")]
+    return [float(line.split()[1].partition("H")[0]) for path in paths for line in path.split("M")[1:]]

@@ -15,9 +15,17 @@ from torch import nn
 
 from benchmarks.evaluations import as_fitness
 from benchmarks.methods import GENETIC, METHODS
-from benchmarks.searches import candidates, capped_design, draw_structure, genetic_search, local_search
+from benchmarks.replacements import spacings
+from benchmarks.searches import (
+    candidates,
+    capped_design,
+    draw_structure,
+    genetic_search,
+    local_search,
+    searched_network,
+)
 from benchmarks.training import FOUND, Job, Outcome, build, fit
-from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv, Structure
+from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv, Structure, neighbours
 from tasks.spec import Metric, Run, Split
 
 
@@ -80,6 +88,7 @@ def test_every_method_scores_a_network_and_counts_its_cost(name: str, job: Calla
     least, most = SEARCH_TRAININGS[name]
     searches = most > 0
     assert least * here.config.epochs <= outcome.search.epochs <= most * here.config.epochs
+    assert sorted(path.parent.parent.name for path in here.results.rglob(FOUND)) == sorted(METHODS[name].searches)
     assert outcome.training.epochs == (here.config.epochs if trains else 0)
     assert (outcome.search.seconds > 0) == searches
     assert (outcome.training.seconds > 0) == trains
@@ -220,7 +229,21 @@ def test_random_structures_keep_to_bounds_and_to_axes_that_have_a_dilation(toy: 
         draw_structure(network, toy.TASK, LocalConfig(bounds=Bounds(5, 7)), rng)
 
 
-@pytest.mark.parametrize("name", ["baseline", "local_single", "random_search", "one_shot_to_local_single", "global_"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "baseline",
+        "local_single",
+        "local_single_annealed",
+        "local_single_held_out",
+        "random_search",
+        "kernel_enlargement",
+        "learnable_spacings",
+        "one_shot_ranked",
+        "one_shot_to_local_single",
+        "global_",
+    ],
+)
 def test_an_interrupted_cell_resumes_to_the_same_result(name: str, job: Callable[..., Job], tmp_path: Path) -> None:
     here = job(name, preset="interrupt", fold=2)
     if name == "random_search":  # its candidates take one epoch each; the full training is what is interrupted
@@ -269,6 +292,81 @@ def test_the_one_shot_search_finds_the_planted_reach(job: Callable[..., Job], to
     assert outcome.metrics["accuracy"] > 85
     probability = outcome.history[-1]["probability"]
     assert all(len(share) == 5 and sum(share) == pytest.approx(1, abs=1e-3) for share in probability.values())
+
+
+def test_one_shot_ranked_takes_over_the_search_and_the_best_of_its_readouts(
+    job: Callable[..., Job], toy: ModuleType
+) -> None:
+    config = toy.Config(epochs=10)
+    coarse = run(job("one_shot", config=config))
+    outcome = run(job("one_shot_ranked", config=config))
+    assert len(list(job().results.rglob(FOUND))) == 1
+    # One training to search, five candidates that share another, one to train: three in all.
+    assert (outcome.search.epochs, outcome.training.epochs) == (20, 10)
+    ranked = outcome.history[len(coarse.history) :]
+    assert outcome.history[: len(coarse.history)] == coarse.history
+    structures = [entry["structure"] for entry in ranked]
+    assert len(structures) == 5
+    assert all(structures.count(one) == 1 for one in structures)
+    assert structures[0] == lists(coarse.structure)
+    share = coarse.history[-1]["probability"]
+    assert {name: [2 ** max(range(5), key=p.__getitem__)] for name, p in share.items()} in structures[:2]
+    assert all(d in (1, 2, 4, 8, 16) for one in structures[1:] for (d,) in one.values())
+    best = max(ranked, key=lambda entry: entry["validation"]["accuracy"])
+    assert lists(outcome.structure) == best["structure"]
+
+
+def test_learnable_spacings_choose_their_rate_on_validation(job: Callable[..., Job], toy: ModuleType) -> None:
+    outcome = run(job("learnable_spacings", config=toy.Config(epochs=9)))
+    assert (outcome.search.epochs, outcome.training.epochs) == (9, 9)
+    designed, *tried, found = outcome.history
+    assert designed == {"step": 0, "structure": {"0": [2], "2": [4]}}
+    assert [entry["factor"] for entry in tried] == [1, 10, 100]
+    best = max(tried, key=lambda entry: entry["validation"]["accuracy"])
+    assert outcome.model[0].parametrizations.P[0].factor == best["factor"]  # type: ignore[index, union-attr]
+    assert found["structure"] == spacings(outcome.model)
+    assert (outcome.model[0].P.abs() - 2).abs().mean() > 0.05  # type: ignore[index, union-attr, operator]
+
+
+def test_variants_of_a_search_are_searches_of_their_own(job: Callable[..., Job]) -> None:
+    outcomes = {}
+    for name in (
+        "local_single",
+        "local_single_annealed",
+        "local_single_branches5",
+        "local_single_held_out",
+        "one_shot",
+        "one_shot_held_out",
+    ):
+        outcomes[name] = run(job(name))
+        (search,) = METHODS[name].searches
+        assert (job().cell.work(job().results).parents[1] / search).is_dir()
+    assert len(list(job().results.rglob(FOUND))) == len(outcomes)
+    branches = {
+        name: [len(entry["branches"]["2"]) for entry in outcome.history if "branches" in entry]
+        for name, outcome in outcomes.items()
+    }
+    assert branches["local_single"] == branches["local_single_annealed"] == [3, 3, 3]
+    assert branches["local_single_branches5"] == [5, 5, 5]
+    for name in ("local_single", "one_shot"):
+        assert outcomes[name].history != outcomes[f"{name}_held_out"].history
+
+
+def test_the_annealed_search_ends_at_a_third_of_the_spread(job: Callable[..., Job]) -> None:
+    here = job("local_single_annealed")
+    start = here.config.search
+    for found, spread in ((local_search(here, shrink=0.33), 0.33 * start.spread), (local_search(here), start.spread)):
+        for conv in convs(searched_network(here, found)):
+            assert isinstance(conv, SearchConv)
+            around = {"spread": spread, "branches": start.branches, "bounds": start.bounds, "rule": start.rule}
+            assert list(conv.dilations) == neighbours(conv.dilation, (3,), **around)  # type: ignore[arg-type]
+
+
+def test_a_task_that_knows_no_held_out_batches_says_so(job: Callable[..., Job]) -> None:
+    here = job("one_shot_held_out")
+    plain = dataclasses.replace(here, task=dataclasses.replace(here.task, probability_batches=("train",)))
+    with pytest.raises(ValueError, match="task toy cannot train probabilities on batches 'held_out', only on: train"):
+        run(plain)
 
 
 def test_the_genetic_search_keeps_to_its_budget_and_trains_nothing_twice(

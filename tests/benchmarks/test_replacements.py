@@ -115,7 +115,9 @@ class TestSpacings:
         torch.testing.assert_close(network(x), expected)
         # A position per tap and axis comes on top.
         assert parameters(network) == before + len(conv.kernel_size) * conv.weight.numel()
-        assert spacings(network) == {"0": [d if k > 1 else 1 for k, d in zip(conv.kernel_size, conv.dilation)]}
+        assert spacings(network) == {
+            "0": [d if k > 1 else 1 for k, d in zip(conv.kernel_size, conv.dilation, strict=True)]
+        }
         copy.deepcopy(network)(x)
 
     @pytest.mark.parametrize("factor", [1, 10, 100])
@@ -134,6 +136,7 @@ class TestSpacings:
         """The output repeats the input of four positions before and after; the taps start at 2."""
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv1d(1, 1, 3, padding=2, dilation=2))
+        nn.init.constant_(network[0].weight, 0.5)
         learn_spacings(network, everything, reach=8, factor=10)
         optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
         for _ in range(150):

@@ -177,6 +177,10 @@ def test_a_command_line_becomes_a_job(tmp_path: Path) -> None:
         ("", "give a TASK (action_segmentation"),
         (f"{TASK} baseline --epochs 0", "epochs is 0; it must be at least 1"),
         (f"{TASK} global_ --workers 0", "--workers must be at least 1 or auto, got 0"),
+        (
+            f"{TASK} baseline --workers 2",
+            "baseline trains nothing side by side; --workers and --ray-address",
+        ),
         (f"{TASK} global_ --gpus-per-trial 1", "--gpus-per-trial is for clusters; give --ray-address, too"),
         (f"{TASK} global_ --ray-address nonsense", "'nonsense' is no cluster address: local, auto, HOST:PORT"),
     ],

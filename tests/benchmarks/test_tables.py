@@ -300,31 +300,13 @@ def test_latex_is_balanced_and_escaped_whatever_the_records_say(
         assert "\n\n" not in text  # a blank line inside of a caption is an error
 
 
-FIELD: dict[str, Any] = {
-    "unit": "frames",
-    "output": "the logit of a class",
-    "inputs": 2,
-    "part": "validation",
-    "seconds": 0.1,
-    "axes": [
-        {
-            "step": 4.0,
-            "size": 64,
-            "edges": [-6.0, -2.0, 2.0, 6.0],
-            "share": [0.25, 0.5, 0.25],
-            "radius": {"0.5": 0.0, "0.95": 4.0},
-            "theoretical": [-12.0, 16.0],
-            "tried": 1024.0,
-        }
-    ],
-}
-
-
-def test_receptive_fields_are_a_table_of_means_over_the_cells(write: Callable[..., Record], results: Path) -> None:
-    wide = {**FIELD["axes"][0], "radius": {"0.5": 8.0, "0.95": 208.0}, "theoretical": [-20.0, 20.0]}
-    write("baseline", 1, 0, 70.0, receptive_field=FIELD)
-    write("baseline", 2, 0, 70.0, receptive_field=FIELD | {"axes": [wide]})
-    write("local_single", 1, 0, 70.0, receptive_field=FIELD | {"axes": [{**wide, "theoretical": None}]})
+def test_receptive_fields_are_a_table_of_means_over_the_cells(
+    write: Callable[..., Record], results: Path, receptive_field: dict[str, Any]
+) -> None:
+    wide = {**receptive_field["axes"][0], "radius": {"0.5": 8.0, "0.95": 208.0}, "theoretical": [-20.0, 20.0]}
+    write("baseline", 1, 0, 70.0, receptive_field=receptive_field)
+    write("baseline", 2, 0, 70.0, receptive_field=receptive_field | {"axes": [wide]})
+    write("local_single", 1, 0, 70.0, receptive_field=receptive_field | {"axes": [{**wide, "theoretical": None}]})
     write("local_multi", 1, 0, 70.0)  # a record from before they were measured
     tables.make(results)
     text = report(results)
@@ -334,10 +316,12 @@ def test_receptive_fields_are_a_table_of_means_over_the_cells(write: Callable[..
     assert "2 inputs of the validation part, of 256 frames at most" in text
 
 
-def test_receptive_fields_of_images_have_an_entry_per_axis(write: Callable[..., Record], results: Path) -> None:
-    (rows,) = FIELD["axes"]
+def test_receptive_fields_of_images_have_an_entry_per_axis(
+    write: Callable[..., Record], results: Path, receptive_field: dict[str, Any]
+) -> None:
+    (rows,) = receptive_field["axes"]
     columns = {**rows, "radius": {"0.5": 2.25, "0.95": 9.0}, "theoretical": None}
-    write("baseline", 1, 0, 70.0, receptive_field=FIELD | {"axes": [rows, columns]})
+    write("baseline", 1, 0, 70.0, receptive_field=receptive_field | {"axes": [rows, columns]})
     tables.make(results)
     assert cells(report(results), "Receptive fields", "baseline") == ["0 × 2.2", "4 × 9", "16 × > 512", "1"]
 
@@ -349,7 +333,11 @@ def test_no_table_of_receptive_fields_without_any(write: Callable[..., Record], 
 
 
 def test_latex_compiles_without_a_complaint(
-    write: Callable[..., Record], results: Path, toy: ModuleType, tmp_path: Path
+    write: Callable[..., Record],
+    results: Path,
+    toy: ModuleType,
+    tmp_path: Path,
+    receptive_field: dict[str, Any],
 ) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("needs pdflatex and booktabs; on Debian: apt-get install texlive-latex-recommended")
@@ -358,7 +346,7 @@ def test_latex_compiles_without_a_complaint(
         for fold, seed in ((1, 0), (2, 0)):
             for method in ("baseline", "local_single"):
                 cost = Cost(5, 3.0, 700.0, "resident")
-                values = {"config": toy.TASK.presets["tiny"], "search": cost, "receptive_field": FIELD}
+                values = {"config": toy.TASK.presets["tiny"], "search": cost, "receptive_field": receptive_field}
                 write(method, fold, seed, 70.0 + fold, task=task, preset=preset, **values)
         config = toy.TASK.presets["tiny"]
         write("local_multi", 1, 0, "Error: a_b\n\n100 % {of \\memory", task=task, preset=preset, config=config)

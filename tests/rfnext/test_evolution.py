@@ -10,6 +10,7 @@ from torch import nn
 
 from rfnext import Structure
 from rfnext.evolution import Evolution, EvolutionConfig, Scored, random_structure, roulette, tournament
+from rfnext.pareto import crowding_distance, non_dominated_fronts
 
 TEMPLATE = Structure({f"layer{i}": (1,) for i in range(8)})
 TARGET = Structure({f"layer{i}": (2**i,) for i in range(8)})
@@ -502,3 +503,40 @@ def test_damaged_costs_are_refused(damage: Callable[[dict[str, Any]], Any], mess
     with pytest.raises(ValueError, match=f"not a state of this search.*{message}"):
         search.load_state_dict(damage(json.loads(before)))
     assert json.dumps(search.state_dict()) == before
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_survivors_stay_the_same_when_more_generations_follow(seed: int):
+    """NSGA-II chooses otherwise among fewer, so a finished generation must not be selected from again."""
+
+    def small(generations: int, seed: int) -> Evolution:
+        config = EvolutionConfig(4, generations, candidates=(1, 2, 4), drop_below=100, objectives="pareto")
+        return evolution(config, seed=seed)
+
+    short, long, more = small(4, seed), small(8, seed), small(8, 99)
+    asked = run_priced(short)
+    population = short.population
+    assert short.ask() == []
+    assert short.population == population
+    more.load_state_dict(short.state_dict())
+    assert run_priced(long) == asked + run_priced(more)
+    assert more.front == long.front
+
+    points = [(result.fitness or 0.0, result.cost or 0.0) for result in long.population]
+    fronts = non_dominated_fronts(points)
+    rank = {index: number for number, front in enumerate(fronts) for index in front}
+    lonely: dict[int, float] = {}
+    for front in fronts:
+        lonely |= zip(front, crowding_distance([points[index] for index in front]), strict=True)
+    assert sorted(rank, key=lambda i: (rank[i], -lonely[i])) == list(range(len(points)))
+
+
+def test_costs_of_a_generation_that_failed_are_forgotten_with_it():
+    search = evolution(PARETO)
+    structures = search.ask()
+    search.tell([Scored(s, None, 1.0) for s in structures])
+    with pytest.raises(RuntimeError, match="all 6 evaluations"):
+        search.ask()
+    evolution(PARETO, seed=1).load_state_dict(search.state_dict())
+    search.tell(priced(structures[:1]))
+    assert search.front == priced(structures[:1])

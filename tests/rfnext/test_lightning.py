@@ -18,7 +18,7 @@ pl = pytest.importorskip("lightning.pytorch")
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 from lightning.pytorch.loggers import CSVLogger  # noqa: E402
 
-from rfnext.integrations.lightning import LocalSearchCallback  # noqa: E402
+from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger  # noqa: E402
 
 pytestmark = [
     # Advice on how to load data faster, and deprecations within Lightning; none of them is ours to mend.
@@ -262,3 +262,36 @@ def test_the_library_itself_prints_nothing(tmp_path: Path, capsys: pytest.Captur
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     fit(Net(), tmp_path, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_checkpoints_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"epoch": 1, "weight": torch.ones(2)}, path)
+    with pytest.raises((AttributeError, TypeError, RuntimeError)):
+        io.save_checkpoint({"epoch": 2, "weight": (one for one in ())}, path)  # fails halfway
+    assert io.load_checkpoint(path)["epoch"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Planted:
+    """Would be made by whoever opens it, as pickle does."""
+
+
+@pytest.mark.parametrize("damage", ["cut", "pickled"])
+def test_checkpoints_that_are_damaged_or_hold_objects_are_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"one": Planted()} if damage == "pickled" else {"one": torch.ones(100)}, path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a readable checkpoint.*delete it"):
+        AtomicCheckpointIO().load_checkpoint(path)
+
+
+def test_loggers_write_into_the_folder(tmp_path: Path) -> None:
+    with open_logger("none", tmp_path) as logger:
+        assert logger is None
+    with open_logger("csv", tmp_path) as logger:
+        assert isinstance(logger, CSVLogger)
+        logger.log_metrics({"loss": 1.5}, step=3)
+        logger.save()
+    assert "1.5" in (tmp_path / "csv" / "metrics.csv").read_text()

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import rfnext
-from rfnext import Bounds, LocalConfig, LocalSearch, Structure
+from rfnext import Bounds, LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, Structure
 from rfnext.conv import INITIAL_WEIGHT, SearchConv
+from rfnext.searched import Trained
 from rfnext.structure import searched_convs
 
 
@@ -342,6 +343,68 @@ def test_a_resumed_search_equals_the_uninterrupted_one_bit_for_bit_defect_22(
     states = [resumed.state_dict(), model.state_dict()]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_schedule_lays_the_branches_out_and_survives_an_interruption(caplog: pytest.LogCaptureFixture) -> None:
+    config = LocalConfig(interval=1, rounds=3, spread=0.9, branches=3, bounds=Bounds(1, 100))
+
+    def start(spread: Any) -> tuple[nn.Sequential, LocalSearch]:
+        model = nn.Sequential(nn.Conv1d(2, 2, 3, padding=20, dilation=20))
+        return model, LocalSearch(model, config, spread=spread)
+
+    def halving(done: int) -> float:
+        return 0.5**done
+
+    def branches(search: LocalSearch) -> list[int]:
+        return [d for (d,) in search._convs["0"].dilations]
+
+    # The centre stays at 20: by its weight in the first round, by equal distances in the next ones.
+    model, search = start(halving)
+    assert branches(search) == [1, 20, 40]
+    set_weights(search, {"0": [0.0, 1.0, 0.0]})
+    search.after_step()
+    assert branches(search) == [10, 20, 30]
+    state, weights = json.loads(json.dumps(search.state_dict())), copy.deepcopy(model.state_dict())
+    search.after_step()
+    assert branches(search) == [15, 20, 25]
+
+    model, resumed = start(halving)
+    model.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    assert branches(resumed) == [10, 20, 30]
+    resumed.after_step()
+    assert branches(resumed) == [15, 20, 25]
+    assert resumed.state_dict() == search.state_dict()
+    assert "the search goes on with" not in caplog.text
+    start(lambda done: 0.5)[1].load_state_dict(state)
+    assert "'spread': [0.5, 0.5, 0.5, 0.5]" in caplog.text
+    assert "it began with" in caplog.text
+    with pytest.raises(ValueError, match=r"spread must be in \(0, 1\], got -0.5"):
+        start(lambda done: 0.5 if done < 3 else -0.5)
+
+
+@pytest.mark.parametrize("kind", ["local", "one_shot"])
+def test_each_batch_trains_what_it_is_for(kind: str) -> None:
+    """Weights and probabilities in turns, by one optimizer with momentum and weight decay."""
+    model = network()
+    search: LocalSearch | OneShotSearch
+    if kind == "local":
+        search = LocalSearch(model, LocalConfig())
+    else:
+        search = OneShotSearch(model, OneShotConfig(candidates=(1, 2, 4)))
+    own = {id(weight) for weight in search.branch_weights()}
+    optimizer = torch.optim.AdamW(search.parameter_groups(), lr=1e-3, weight_decay=0.1)
+    parts: tuple[Trained, ...] = ("weights", "probabilities")
+    for part in 2 * parts:
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer.zero_grad()
+        model(torch.randn(4, 2, 40)).square().mean().backward()
+        search.keep_gradients(part)
+        optimizer.step()
+        for old, new in zip(before, model.parameters(), strict=True):
+            assert torch.equal(old, new) == ((id(new) in own) != (part == "probabilities"))
+    with pytest.raises(ValueError, match="gradients of 'all'; known: weights, probabilities"):
+        search.keep_gradients(cast(Any, "all"))
 
 
 def test_the_state_is_plain_json() -> None:

@@ -16,7 +16,6 @@ from tasks.action_segmentation import seglearn_sessions
 from tasks.action_segmentation.check import check
 from tasks.action_segmentation.data import (
     IGNORED,
-    DataError,
     Video,
     carve_validation,
     collate,
@@ -25,6 +24,7 @@ from tasks.action_segmentation.data import (
     upsample,
     write_prediction,
 )
+from tasks.spec import DataError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "action_segmentation" / "50salads_svm_1fps"
 VIDEOS = [f"s{subject}_{take}" for subject in range(1, 6) for take in "ab"]

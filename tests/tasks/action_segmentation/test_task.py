@@ -12,10 +12,9 @@ import tyro
 import tasks
 from rfnext import Structure
 from tasks.action_segmentation.baselines import doubling
-from tasks.action_segmentation.data import DataError
 from tasks.action_segmentation.models import ms_tcn, ms_tcn_pp, searched
 from tasks.action_segmentation.task import PRESETS, PUBLISHED, TASK, Config, data_folder
-from tasks.spec import Run, Split
+from tasks.spec import DataError, Run, Split
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,19 @@ import logging
 import os
 import signal
 import threading
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from rfnext import Bounds, LocalConfig, LocalSearch
+from rfnext import Bounds, LocalConfig, LocalSearch, OneShotConfig, OneShotSearch
 from tasks.action_segmentation import training
 from tasks.action_segmentation.data import IGNORED, collate, open_dataset
 from tasks.action_segmentation.models import DilatedConv, ms_tcn, searched
 from tasks.action_segmentation.task import Config, data_folder
-from tasks.action_segmentation.training import CHECKPOINT, Shuffled, fit, loss, predict, score
+from tasks.action_segmentation.training import CHECKPOINT, Alternating, Shuffled, fit, loss, predict, score
 from tasks.spec import SELECTED, Run
 
 CONFIG = Config(
@@ -260,6 +261,78 @@ class TestFit:
         one, _ = train(dataset, tmp_path, searching, short)
         other, _ = train(dataset, tmp_path, searching, short, seed=4)
         assert not torch.equal(one.stages[0].enter.weight, other.stages[0].enter.weight)
+
+
+class TestHeldOut:
+    """Probabilities on batches of their own."""
+
+    def test_halves_are_disjoint_and_cover_the_videos(self):
+        order = Alternating(19, 4, seed=3)
+        first, second = map(set, order.halves)
+        assert (len(first), len(second)) == (10, 9)
+        assert first | second == set(range(19))
+        seen = list(order)
+        assert len(seen) == len(order) == 6
+        assert sorted(chain(*seen[::2])) == sorted(first)
+        assert sorted(chain(*seen[1::2])) == sorted(second)
+        order.set_epoch(1)
+        assert sorted(chain(*order)) == list(range(19))
+        assert list(order) != seen
+        assert order.halves == Alternating(19, 2, seed=3).halves != Alternating(19, 4, seed=4).halves
+        # 5 and 4 videos make 3 and 2 batches: the second half's first one comes twice.
+        batches = list(Alternating(9, 2, seed=0))
+        assert (len(batches), batches[1]) == (6, batches[5])
+
+    @pytest.mark.parametrize("kind", ["local", "one_shot"])
+    def test_each_half_trains_its_part_only(self, dataset, tmp_path, kind):
+        model, _ = network()
+        if kind == "local":
+            search = LocalSearch(model, CONFIG.search, searched)
+        else:
+            search = OneShotSearch(model, OneShotConfig((1, 2, 4)), searched)
+        own = {name for name, _ in model.named_parameters() if name.endswith("branch_weight")}
+        snapshots, shown = [], []
+
+        def watch(module, inputs):
+            if module.training:
+                snapshots.append({name: p.detach().clone() for name, p in module.named_parameters()})
+                shown.append(inputs[0])
+
+        model.register_forward_pre_hook(watch)
+        config = dataclasses.replace(CONFIG, epochs=2, batch=3, search=dataclasses.replace(CONFIG.search, interval=9))
+        fit(model, dataset, config, run(tmp_path, search=search, probability_batches="held_out"))
+        snapshots.append(dict(model.named_parameters()))
+        halves = Alternating(len(dataset.train), 3, seed=3).halves
+        for step, (before, after) in enumerate(pairwise(snapshots)):
+            moved = {name for name, old in before.items() if not torch.equal(old, after[name])}
+            assert moved == (own if step % 2 else before.keys() - own)
+            features = [torch.from_numpy(dataset.train[index].features) for index in halves[step % 2]]
+            for video in shown[step]:
+                assert any(torch.equal(video[:, : x.shape[1]], x) for x in features if x.shape[1] <= video.shape[1])
+
+    @pytest.mark.parametrize("step", [1, 4, 9])
+    def test_resumed_equals_uninterrupted(self, dataset, tmp_path, step):
+        settings = {"probability_batches": "held_out"}
+        expected, expected_search = train(dataset, tmp_path / "whole", True, **settings)
+        model, search = network(True)
+        hook = die_at(model, step)
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(model, dataset, CONFIG, run(tmp_path / "killed", search=search, **settings))
+        hook.remove()
+        torch.manual_seed(step)
+        model, search = train(dataset, tmp_path / "killed", True, resume=True, **settings)
+        assert_same_weights(model.state_dict(), expected.state_dict())
+        assert search.state_dict() == expected_search.state_dict()
+        plain, _ = train(dataset, tmp_path / "plain", True)
+        assert not torch.equal(plain.stages[0].enter.weight, model.stages[0].enter.weight)
+        with pytest.raises(ValueError, match="cannot resume.*'held_out': True"):
+            train(dataset, tmp_path / "killed", True, resume=True)
+
+    def test_needs_a_search_and_two_videos(self, dataset, tmp_path):
+        with pytest.raises(ValueError, match="probabilities of a search, and there is none"):
+            train(dataset, tmp_path, probability_batches="held_out")
+        with pytest.raises(ValueError, match="1 training video cannot be divided"):
+            Alternating(1, 4, seed=0)
 
 
 class TestBadResume:

@@ -7,7 +7,8 @@ import pytest
 
 from tasks.coco_detection import scenes
 from tasks.coco_detection.check import main
-from tasks.coco_detection.data import DataError, Layout, carve_validation, open_dataset
+from tasks.coco_detection.data import Layout, carve_validation, open_dataset
+from tasks.spec import DataError
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import pytest
 import soundfile
 import torch
 
+from tasks.spec import DataError
 from tasks.tts_vocoder.data import (
     PEAK,
     Clips,
     Cut,
     Cuts,
-    DataError,
     Segments,
     Shape,
     clipped_samples,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from tasks.spec import DataError
 from tasks.tts_vocoder import embedded, espeak
-from tasks.tts_vocoder.data import DataError
 
 
 def digest(folder):

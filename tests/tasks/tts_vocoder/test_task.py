@@ -10,9 +10,8 @@ import tyro
 
 import tasks
 from rfnext import Structure
-from tasks.spec import Run, Split
+from tasks.spec import DataError, Run, Split
 from tasks.tts_vocoder import embedded
-from tasks.tts_vocoder.data import DataError
 from tasks.tts_vocoder.mel import MelConfig
 from tasks.tts_vocoder.task import PRESETS, TASK, Config
 
