@@ -44,13 +44,14 @@ LARGEST = 2**18
 
 @dataclass(frozen=True)
 class Extent:
-    """First and last input position that can matter, from the centre; None: all of the longest input tried.
+    """First and last input position that can matter, from the centre.
 
-    size: of the input that it was found on, or of the longest one tried.
+    Or None where even the longest input that was tried cuts it off; then it goes beyond `farther_than`, on one side at
+    least.
     """
 
     bounds: tuple[float, float] | None
-    size: int
+    farther_than: float | None = None
 
 
 def measure(task: Task[Any], network: nn.Module, config: Any, split: Split) -> dict[str, Any] | None:
@@ -65,7 +66,8 @@ def measure(task: Task[Any], network: nn.Module, config: Any, split: Split) -> d
         each one of the input, "step" (units per position), "size" (positions of the longest input), "edges" (where
         bins begin and end, in units from the centre), "share" (of the gradient per bin), "radius" (share of the
         gradient -> distance from the centre, in units, within which it lies) and "theoretical" ([first, last] in units
-        from the centre; None where it is all of the longest input that was tried, of "tried" units).
+        from the centre; None where it goes on beyond the longest input that was tried, and then farther than
+        "farther_than" units).
 
     Leaves the network's weights, gradients and modes, and torch's random numbers, as they were.
     """
@@ -99,7 +101,7 @@ def _axes(probe: Probe) -> list[dict[str, Any]]:
                 "share": [float(f"{value:.4g}") for value in share],
                 "radius": {str(part): round(profile.radius(part) * step, 4) for part in SHARES},
                 "theoretical": None if extent.bounds is None else [round(end * step, 4) for end in extent.bounds],
-                "tried": extent.size * step,
+                "farther_than": None if extent.farther_than is None else extent.farther_than * step,
             }
         )
     return axes
@@ -180,16 +182,19 @@ def theoretical(probe: Probe, x: Tensor, axis: int) -> Extent:
     alone reaches farther than the real input is long. Attention and normalisation over the whole input have no end.
     """
     alone, line = _alone(probe.forward, x, axis)
+    farther_than = 0.0
     for growth in [times for times in GROWTH if times * math.prod(x.shape[2:]) <= LARGEST] or [1]:
         long = line.repeat(1, 1, growth)
         size = long.shape[-1]
-        if not _reaches_ends(alone, long, max(1, min(size // 4, x.shape[2 + axis]))):
+        width = max(1, min(size // 4, x.shape[2 + axis]))
+        if not _reaches_ends(alone, long, width):
             ((first, last),) = theoretical_receptive_field(alone, long)
             with torch.no_grad():
                 output = alone(long).shape[-1]
             centre = _centre(output // 2, output, size, probe.shift)
-            return Extent((first - centre, last - centre), size)
-    return Extent(None, size)
+            return Extent((first - centre, last - centre))
+        farther_than = size / 2 - width
+    return Extent(None, farther_than)
 
 
 @torch.no_grad()

@@ -189,7 +189,7 @@ def _by_axis(measured: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, A
 
 def _farthest(axes: Sequence[Mapping[str, Any]]) -> str:
     """The mean theoretical reach of the cells along an axis."""
-    open_ended = [axis["tried"] / 2 for axis in axes if axis["theoretical"] is None]
+    open_ended = [axis["farther_than"] for axis in axes if axis["theoretical"] is None]
     if open_ended:
         return f"> {_brief(min(open_ended))}"
     return _brief(statistics.fmean(max(map(abs, axis["theoretical"])) for axis in axes))

@@ -52,7 +52,7 @@ class EvolutionConfig:
     """Whoever is more than this below the best makes room for a random structure, however little it costs; in units of
     the fitness."""
     objectives: Objectives = "fitness"
-    """What survives: the fittest, or (pareto) those that none which costs less, or the same, is fitter than."""
+    """What is searched for: the fittest structure, or (pareto) the fittest one at every cost."""
 
     def __post_init__(self) -> None:
         if self.population < 2:

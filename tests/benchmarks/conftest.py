@@ -171,7 +171,7 @@ def receptive_field() -> dict[str, Any]:
                 "share": [0.25, 0.5, 0.25],
                 "radius": {"0.5": 0.0, "0.95": 4.0},
                 "theoretical": [-12.0, 16.0],
-                "tried": 1024.0,
+                "farther_than": None,
             }
         ],
     }

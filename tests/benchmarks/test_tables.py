@@ -306,7 +306,13 @@ def test_receptive_fields_are_a_table_of_means_over_the_cells(
     wide = {**receptive_field["axes"][0], "radius": {"0.5": 8.0, "0.95": 208.0}, "theoretical": [-20.0, 20.0]}
     write("baseline", 1, 0, 70.0, receptive_field=receptive_field)
     write("baseline", 2, 0, 70.0, receptive_field=receptive_field | {"axes": [wide]})
-    write("local_single", 1, 0, 70.0, receptive_field=receptive_field | {"axes": [{**wide, "theoretical": None}]})
+    write(
+        "local_single",
+        1,
+        0,
+        70.0,
+        receptive_field=receptive_field | {"axes": [{**wide, "theoretical": None, "farther_than": 512}]},
+    )
     write("local_multi", 1, 0, 70.0)  # a record from before they were measured
     tables.make(results)
     text = report(results)
@@ -320,7 +326,7 @@ def test_receptive_fields_of_images_have_an_entry_per_axis(
     write: Callable[..., Record], results: Path, receptive_field: dict[str, Any]
 ) -> None:
     (rows,) = receptive_field["axes"]
-    columns = {**rows, "radius": {"0.5": 2.25, "0.95": 9.0}, "theoretical": None}
+    columns = {**rows, "radius": {"0.5": 2.25, "0.95": 9.0}, "theoretical": None, "farther_than": 512}
     write("baseline", 1, 0, 70.0, receptive_field=receptive_field | {"axes": [rows, columns]})
     tables.make(results)
     assert cells(report(results), "Receptive fields", "baseline") == ["0 × 2.2", "4 × 9", "16 × > 512", "1"]

@@ -506,9 +506,7 @@ def test_damaged_costs_are_refused(damage: Callable[[dict[str, Any]], Any], mess
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_survivors_stay_the_same_when_more_generations_follow(seed: int):
-    """NSGA-II chooses otherwise among fewer, so a finished generation must not be selected from again."""
-
+def test_survivors_are_in_order_and_stay_when_more_generations_follow(seed: int):
     def small(generations: int, seed: int) -> Evolution:
         config = EvolutionConfig(4, generations, candidates=(1, 2, 4), drop_below=100, objectives="pareto")
         return evolution(config, seed=seed)
@@ -540,3 +538,20 @@ def test_costs_of_a_generation_that_failed_are_forgotten_with_it():
     evolution(PARETO, seed=1).load_state_dict(search.state_dict())
     search.tell(priced(structures[:1]))
     assert search.front == priced(structures[:1])
+
+
+@pytest.mark.parametrize("seed", [15, 404])
+def test_a_finished_search_keeps_its_survivors_however_often_it_is_asked(seed: int):
+    """In these searches, to select again from survivors and children, without who was dropped, ends otherwise."""
+
+    def drawn(structure: Structure) -> Scored:
+        rng = np.random.default_rng(values(structure))
+        return Scored(structure, float(rng.integers(50, 60)), float(rng.integers(0, 10)))
+
+    config = EvolutionConfig(4, 2, candidates=(1, 2, 4), drop_below=100, objectives="pareto")
+    search = evolution(config, seed=seed)
+    while structures := search.ask():
+        search.tell(map(drawn, structures))
+    population = search.population
+    assert search.ask() == []
+    assert search.population == population
