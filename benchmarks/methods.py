@@ -198,7 +198,7 @@ def global_to_local_multi(job: Job, **settings: Any) -> Outcome:
     return retrain_multi(job, local_search(job, start=genetic_search(job, **settings)))
 
 
-def retrain_single(job: Job, found: "Found") -> Outcome:
+def retrain_single(job: Job, found: Found) -> Outcome:
     """Train what was found anew, one dilation per conv, and score it."""
     model = build(job)
     found.structure.apply(model)
@@ -206,7 +206,7 @@ def retrain_single(job: Job, found: "Found") -> Outcome:
     return score(job, model, found=found, trained=trained)
 
 
-def retrain_multi(job: Job, found: "Found") -> Outcome:
+def retrain_multi(job: Job, found: Found) -> Outcome:
     """Train what was found anew with branches around each dilation, and score it."""
     model = build(job)
     keep_branches(model, found.structure, job.config.search)

@@ -26,11 +26,7 @@ from torch import nn
 from benchmarks import receptive_fields
 from benchmarks.pool import Pool
 from benchmarks.record import Cell, Cost, claim, fingerprint, protocol, work_folder
-from rfnext import (
-    LocalSearch,
-    OneShotSearch,
-    Structure,
-)
+from rfnext import LocalSearch, OneShotSearch, Structure
 from rfnext.atomic import write_bytes, write_text
 from tasks.spec import SELECTED, Logger, ProbabilityBatches, Run, Split, Task
 
@@ -86,9 +82,10 @@ class Outcome:
 
 
 LAST = "last.pt"
-
+"""A search's network as its last epoch left it, in the search's folder."""
 
 FOUND = "found.json"
+"""What a search found, beside it."""
 
 
 @dataclass(frozen=True)
