@@ -35,8 +35,9 @@ POSITIONS = 5
 """Output positions that the effective field is averaged over, in the middle tenth of every axis."""
 
 GROWTH = (4, 16)
-"""How many times as long as a real one the input is that the theoretical field is found on: the second where the field
-reaches the ends at the first."""
+"""How many times as long as a real one the input is that the theoretical field is found on: the first at which the
+field does not reach the ends. At 64 MS-TCN of the preset small
+takes 48 s instead of 1."""
 
 LARGEST = 2**18
 """Positions of such an input, at most, all axes together."""

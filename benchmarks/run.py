@@ -1,7 +1,7 @@
 """One cell of a table.
 
     python -m benchmarks.run TASK METHOD [--preset P] [--fold F] [--seed S] [field overrides] [--resume]
-    python -m benchmarks.run TASK global_ --workers 2       # the search's candidates side by side; or --ray-address
+    python -m benchmarks.run TASK global_ --trial-workers 2        # the search's candidates side by side; or --ray-address
     python -m benchmarks.run --from RECORD [--results DIR] [paths of the data]      # again, from its own config
 
 `--help` lists tasks and methods; with a TASK also every field of its config with the preset's defaults. A
@@ -87,7 +87,7 @@ class Options:
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int = 1
     """Threads of torch on the CPU; 1 as in the suite, so that results do not depend on the cores."""
-    workers: int | Literal["auto"] | None = None
+    trial_workers: int | Literal["auto"] | None = None
     """Candidates that a genetic search trains at a time, each in a process of its own: a number, or auto for one per
     GPU or core; by default one, in this process, or on a cluster all that fit. Results do not depend on it."""
     ray_address: str | None = None
@@ -428,14 +428,15 @@ def candidate_workers(method: str, options: Options) -> contextlib.AbstractConte
         UsageError: if the options make no sense.
         ClusterError: if the cluster cannot be used.
     """
-    count = options.workers
+    count = options.trial_workers
     if count not in (None, "auto") and count < 1:
-        raise UsageError(f"--workers must be at least 1 or auto, got {count}")
+        raise UsageError(f"--trial-workers must be at least 1 or auto, got {count}")
     if options.gpus_per_trial is not None and options.ray_address is None:
         raise UsageError("--gpus-per-trial is for clusters; give --ray-address, too")
-    able = [name for name, known in METHODS.items() if {"genetic", "genetic_pareto"}.intersection(known.searches)]
+    able = [name for name, one in METHODS.items() if {"genetic", "genetic_pareto"}.intersection(one.searches)]
     if (count is not None or options.ray_address is not None) and method not in able:
-        raise UsageError(f"{method} trains nothing side by side; --workers and --ray-address are for {', '.join(able)}")
+        known = ", ".join(able)
+        raise UsageError(f"{method} trains nothing side by side; --trial-workers and --ray-address are for {known}")
     if options.ray_address is not None:
         return pool.on_ray(options.ray_address, workers=count or "auto", gpus_per_worker=options.gpus_per_trial)
     if count is None:

@@ -208,7 +208,7 @@ def test_latency_needs_a_probe(job: Callable[..., Job], toy: ModuleType) -> None
 def test_workers_change_no_result_though_one_is_killed(start: Start, call: Call, project: Path, kill: Kill) -> None:
     alone = call("benchmarks.run", "toy", "global_", "--results", "alone")
     assert alone.returncode == 0, alone.stderr
-    process = start("benchmarks.run", "toy", "global_", "--preset", "slow", "--workers", "2", "--results", "two")
+    process = start("benchmarks.run", "toy", "global_", "--preset", "slow", "--trial-workers", "2", "--results", "two")
     killed = kill_in_the_middle(process, project / "two", lambda: kill("multiprocessing.spawn"))
     assert killed
     out, err = process.communicate(timeout=200)
@@ -222,7 +222,7 @@ def test_workers_change_no_result_though_one_is_killed(start: Start, call: Call,
 @pytest.mark.slow
 def test_a_killed_driver_loses_no_evaluation(start: Start, call: Call, project: Path) -> None:
     line = ("benchmarks.run", "toy", "global_", "--preset", "slow", "--results", "two")
-    process = start(*line, "--workers", "2")
+    process = start(*line, "--trial-workers", "2")
     assert kill_in_the_middle(process, project / "two", lambda: process.send_signal(signal.SIGKILL) or 1)
     process.communicate(timeout=30)
     time.sleep(1)  # its workers end by themselves

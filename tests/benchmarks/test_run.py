@@ -176,10 +176,10 @@ def test_a_command_line_becomes_a_job(tmp_path: Path) -> None:
         ("--fold 1", "give a TASK (action_segmentation"),
         ("", "give a TASK (action_segmentation"),
         (f"{TASK} baseline --epochs 0", "epochs is 0; it must be at least 1"),
-        (f"{TASK} global_ --workers 0", "--workers must be at least 1 or auto, got 0"),
+        (f"{TASK} global_ --trial-workers 0", "--trial-workers must be at least 1 or auto, got 0"),
         (
-            f"{TASK} baseline --workers 2",
-            "baseline trains nothing side by side; --workers and --ray-address",
+            f"{TASK} baseline --trial-workers 2",
+            "baseline trains nothing side by side; --trial-workers and --ray-address",
         ),
         (f"{TASK} global_ --gpus-per-trial 1", "--gpus-per-trial is for clusters; give --ray-address, too"),
         (f"{TASK} global_ --ray-address nonsense", "'nonsense' is no cluster address: local, auto, HOST:PORT"),
@@ -268,6 +268,12 @@ def test_every_tasks_record_runs_again_from_itself(
     made = run_cell(Job(cell, task, config, tmp_path, settings=METHODS[method].settings, device="cpu"))
     assert made.status == "done", made.reason
     assert main(["--from", str(cell.path(tmp_path)), "--device", "cpu"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_no_field_of_a_config_is_also_an_option_of_the_runner(name: str, tmp_path: Path) -> None:
+    job, _ = parse([name, "baseline", "--results", str(tmp_path)])
+    assert job.task.name == name
 
 
 def changed(path: Path, **fields: object) -> Path:
