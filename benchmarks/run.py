@@ -1,7 +1,7 @@
 """One cell of a table.
 
     python -m benchmarks.run TASK METHOD [--preset P] [--fold F] [--seed S] [field overrides] [--resume]
-    python -m benchmarks.run TASK global_ --trial-workers 2        # the search's candidates side by side; or --ray-address
+    python -m benchmarks.run TASK global_ --trial-workers 2        # the candidates of its search side by side
     python -m benchmarks.run --from RECORD [--results DIR] [paths of the data]      # again, from its own config
 
 `--help` lists tasks and methods; with a TASK also every field of its config with the preset's defaults. A
