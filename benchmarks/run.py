@@ -89,7 +89,8 @@ class Options:
     """Threads of torch on the CPU; 1 as in the suite, so that results do not depend on the cores."""
     trial_workers: int | Literal["auto"] | None = None
     """Candidates that a genetic search trains at a time, each in a process of its own: a number, or auto for one per
-    GPU or core; by default one, in this process, or on a cluster all that fit. Results do not depend on it."""
+    GPU or core; by default one, in this process, or on a cluster all that fit. Results do not depend on it;
+    latencies are always measured in this process, on its device, and are never the same twice."""
     ray_address: str | None = None
     """Train candidates on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one here; all else runs
     here. All machines must see the results folder."""

@@ -197,15 +197,23 @@ def _stands_for(given: str, preset: str) -> bool:
     return any(preset.startswith(name) if name.endswith("-") else preset == name for name in names)
 
 
+def left_out(task: Task[Any], method: str) -> str | None:
+    """Why a method makes no sense for a task; None if it does."""
+    batches = METHODS[method].settings.get("probability_batches", "train")
+    if batches not in task.probability_batches:
+        return f"the task's training has no {batches} batches for probabilities".replace("_", "-")
+    return task.leaves_out.get(method)
+
+
 def _table(
     task: Task[Any], preset: str, config: Any, methods: Sequence[str], folds: Sequence[int], options: Options
 ) -> PlannedTable:
     found = PlannedTable(task.name, preset_name(task, preset, config))
-    found.left_out = {method: task.leaves_out[method] for method in methods if method in task.leaves_out}
+    found.left_out = {method: reason for method in methods if (reason := left_out(task, method))}
     logger = "wandb" if options.wandb else options.logger
     for fold in folds:
         for seed in options.seeds:
-            for method in (method for method in methods if method not in task.leaves_out):
+            for method in (method for method in methods if method not in found.left_out):
                 cell = Cell(task.name, found.preset, method, fold, seed)
                 command = command_line(task, method, preset, config, fold, seed)
                 job = Job(
@@ -247,7 +255,10 @@ def estimate_seconds(missing: Sequence[Job], records: Sequence[Record]) -> float
             total += fmean(r.search.seconds for r in same)
             continue
         names = METHODS[cell.method].searches
-        sharing = [r for r in similar if r.method in METHODS and METHODS[r.method].searches == names]
+        if METHODS[cell.method].ranks:
+            total += fmean(r.training.seconds for r in same)
+        known = [(r, METHODS[r.method]) for r in similar if r.method in METHODS]
+        sharing = [r for r, method in known if method.searches == names and not method.ranks]
         if sharing:
             seconds = fmean(r.search.seconds for r in sharing)
         else:  # a genetic search says what it may take; the others are one training each

@@ -233,7 +233,7 @@ def _triton_can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
 
 _IMPLEMENTATIONS = {"branches": by_branches, "taps": by_taps, "dense": by_dense, "triton": _by_triton}
 
-_pinned = os.environ.get("RFNEXT_IMPLEMENTATION", "auto")
+_pinned = os.environ.get("RFNEXT_IMPLEMENTATION")  # None: nobody has asked for anything
 _chosen: dict[tuple[object, ...], str] = {}
 _REPETITIONS, _MOST_REPETITIONS = 5, 25
 _SECONDS = 0.5  # beyond which there are no more than the former: small layers are soon measured, but need it more
@@ -242,7 +242,7 @@ _SECONDS = 0.5  # beyond which there are no more than the former: small layers a
 class pin_implementation:
     """Make implementation="auto" mean one implementation, from now on or within a `with` block.
 
-        pin_implementation("taps")  # for the rest of the process; "auto" ends it
+        pin_implementation("taps")  # for the rest of the process; None ends it
         with pin_implementation("branches"): ...
 
     The environment variable RFNEXT_IMPLEMENTATION does the same from the start of the process.
@@ -257,9 +257,10 @@ class pin_implementation:
         ValueError: if the name is unknown.
     """
 
-    def __init__(self, implementation: str) -> None:
+    def __init__(self, implementation: str | None) -> None:
         global _pinned
-        _check_implementation(implementation)
+        if implementation is not None:
+            _check_implementation(implementation)
         self._previous, _pinned = _pinned, implementation
 
     def __enter__(self) -> None:
@@ -271,16 +272,16 @@ class pin_implementation:
 
 
 def reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Within the block, implementation="auto" on a CPU means "taps" unless something is pinned already.
+    """Within the block, implementation="auto" on a CPU means "taps", unless something is pinned, be it "auto", already.
 
     On CPUs equal runs give equal bits, but not if searched convs choose their implementation by stopwatch.
     """
-    return pin_implementation("taps") if device.type == "cpu" and _pinned == "auto" else contextlib.nullcontext()
+    return pin_implementation("taps") if device.type == "cpu" and _pinned is None else contextlib.nullcontext()
 
 
 def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """What "auto" means for these arguments."""
-    if _pinned != "auto":
+    if _pinned not in (None, "auto"):
         _check_implementation(_pinned, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
         return _pinned
     if not _may_measure(x):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import suite
+from benchmarks import methods, suite
 from benchmarks.groups import Group, estimate, group, number, scores
 from benchmarks.record import ROOT, read_all
 from rfnext.atomic import write_text
@@ -44,6 +44,8 @@ METHODS = (
     "global_",
     "global_to_local_single",
 )
+SEGLEARN = {"dataset=seglearn", "stride=4"}
+"""Fields of the config on the embedded sessions."""
 REFERENCES = ("baseline", "tuned_design", "local_single (paper)")
 METRICS = ("f1@25", "f1@50", "accuracy")
 
@@ -72,26 +74,39 @@ def run(options: Options) -> int:
     """Run the cells, seed by seed, so that an interrupted study is balanced; the suite's exit status."""
     data = ["--root", str(options.root), "--group", options.group]
     if options.seglearn:
-        data = ["--dataset", "seglearn", "--stride", "4"]
+        data = [word for field in sorted(SEGLEARN) for word in f"--{field}".split("=")]
     status = 0
     for seed in options.seeds:
         shared = ["compact", "--task", "action_segmentation", "--results", str(options.results), "--seeds", str(seed)]
-        status = max(status, suite.main([*shared, "--method", *options.methods, "--", *data]))
+        runs = [["--method", *options.methods, "--", *data]]
         if "local_single" in options.methods:
-            paper = ["--method", "local_single", "--", *data, "--search.rule", "paper"]
-            status = max(status, suite.main([*shared, *paper]))
+            runs.append(["--method", "local_single", "--", *data, "--search.rule", "paper"])
+        for arguments in runs:
+            status = max(status, suite.main([*shared, *arguments]))
+            if status == 130:  # interrupted
+                return status
     return status
 
 
 def rows(groups: Sequence[Group], seglearn: bool) -> dict[str, tuple[Group, str]]:
-    """Name of the row -> the group and method that it shows. Those of the published rule carry "(paper)"."""
-    found = {}
+    """Name of the row -> the group and method that it shows. Those of the published rule carry "(paper)".
+
+    Raises ValueError if two groups have the same row: own data of two kinds in one folder.
+    """
+    found: dict[str, tuple[Group, str]] = {}
     for one in groups:
         preset, *fields = one.preset.split("+")
-        if (one.task, preset) == ("action_segmentation", "compact") and ("dataset=seglearn" in fields) == seglearn:
-            rule = " (paper)" if "search.rule=paper" in fields else ""
-            found |= {f"{method}{rule}": (one, method) for method in one.methods}
-    order = [name for method in METHODS for name in (method, f"{method} (paper)")]
+        paper = "search.rule=paper" in fields
+        rest = {field for field in fields if field != "search.rule=paper"}
+        data = rest == SEGLEARN if seglearn else len(rest) < 2 and all(field.startswith("group=") for field in rest)
+        if (one.task, preset) != ("action_segmentation", "compact") or not data:
+            continue
+        for method in one.methods:
+            name = f"{method} (paper)" if paper else method
+            if name in found:
+                raise ValueError(f"{found[name][0].preset} and {one.preset} both have {name}; keep one of them")
+            found[name] = (one, method)
+    order = [name for method in methods.METHODS for name in (method, f"{method} (paper)")]
     return {name: found[name] for name in order if name in found}
 
 

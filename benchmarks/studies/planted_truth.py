@@ -7,9 +7,11 @@ frames before and after it, and every class has its own lag. The network has one
 dilation of each is known: the lag. Each method searches from the same start (1, 2, 4, 8, ...) on the same data, and
 then a network with what it found is trained anew, like all others.
 
-One JSON per seed is written as it ends, and kept when the study is started again; `table.md` gathers them.
+One JSON per seed is written as it ends, and `table.md` gathers them. When the study is started again, a method's entry
+is kept where its settings are today's; every entry says which commit and packages computed it.
 """
 
+import functools
 import json
 import logging
 import math
@@ -19,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,6 +46,7 @@ from rfnext import (
 )
 from rfnext.atomic import write_text
 from rfnext.functional import pin_implementation
+from rfnext.one_shot import Readout
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +59,27 @@ EPOCHS = 40
 STEPS = 10
 """Optimizer steps per epoch; every step sees new sequences."""
 BATCH = 16
-DCLS = "learnable spacings (DCLS)"
+LEARNING_RATE = 0.005
 ROUNDS = EPOCHS // 2
 """Of a local search."""
+
+SHARED = {
+    "classes": CLASSES,
+    "frames": FRAMES,
+    "longest_lag": LONGEST,
+    "smoothness": SMOOTHNESS,
+    "epochs": EPOCHS,
+    "steps": STEPS,
+    "batch": BATCH,
+    "learning_rate": LEARNING_RATE,
+}
+"""Settings of every method."""
+
+PACKAGES = ("python", "torch", "numpy", "DCLS")
+"""Those that may change a result."""
+
+Entries = dict[str, dict[str, Any]]
+"""Method -> what it found, by which settings, commit and packages."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +138,11 @@ class Data:
 Search = LocalSearch | OneShotSearch
 
 
-def train(model: nn.Module, data: Data, epochs: int, search: Search | None = None, first: int = 0) -> None:
-    """Adam at 0.005; batches are numbered from `first`, so that a continued training sees new ones."""
+def train(model: nn.Module, data: Data, epochs: int, search: Search | None = None) -> None:
+    """Adam, with the search's parameter groups."""
     groups = search.parameter_groups() if search else [{"params": list(model.parameters())}]
-    optimizer = torch.optim.Adam(groups, lr=0.005)
-    for epoch in range(first, first + epochs):
+    optimizer = torch.optim.Adam(groups, lr=LEARNING_RATE)
+    for epoch in range(epochs):
         for step in range(STEPS):
             x, y = data.draw(epoch * STEPS + step)
             optimizer.zero_grad(set_to_none=True)
@@ -148,33 +169,71 @@ def build(seed: int, structure: Structure | None = None) -> Network:
     return model
 
 
+Found = tuple[Structure, int]
+"""A structure, and the epochs that finding it took."""
+
+
+def truth(data: Data, found: Entries) -> Found:
+    return as_structure(data.lags), 0
+
+
+def hand_design(data: Data, found: Entries) -> Found:
+    return Structure.read(Network(), searched), 0
+
+
 def local(
     data: Data,
-    start: Structure | None,
+    found: Entries,
+    *,
     rule: Rule = "default",
     spread: float = 0.1,
+    last_spread: float | None = None,
     branches: int = 3,
-    schedule: Callable[[int], float] | None = None,
-) -> Structure:
-    model = build(data.seed, start)
+    start: str | None = None,
+) -> Found:
+    """A local search from the hand design, or from what another method found.
+
+    last_spread: the spread shrinks to it, by the same factor every round; None: it stays.
+    """
+    model = build(data.seed, as_structure(found[start]["dilations"]) if start else None)
     bounds = Bounds(1, LONGEST)
     config = LocalConfig(interval=2, rounds=ROUNDS, spread=spread, branches=branches, bounds=bounds, rule=rule)
-    search = LocalSearch(model, config, searched, spread=schedule)
+    ratio = 1.0 if last_spread is None else last_spread / spread
+    shrinking = None if last_spread is None else lambda rounds: spread * ratio ** (rounds / ROUNDS)
+    search = LocalSearch(model, config, searched, spread=shrinking)
     train(model, data, EPOCHS, search)
-    return search.structure()
+    return search.structure(), EPOCHS + (found[start]["search_epochs"] if start else 0)
 
 
-def one_shot(data: Data) -> OneShotSearch:
+@functools.lru_cache(maxsize=1)
+def searched_once(data: Data) -> OneShotSearch:
     model = build(data.seed)
     search = OneShotSearch(model, OneShotConfig(powers_of_two(LONGEST + 1), interval=EPOCHS), searched)
     train(model, data, EPOCHS, search)
     return search
 
 
+def one_shot(data: Data, found: Entries, *, readout: Readout) -> Found:
+    """One training, whichever way its probabilities are read out; the method asked first has its seconds."""
+    return searched_once(data).structure(readout), EPOCHS
+
+
 def genetic(
-    data: Data, config: EvolutionConfig, rungs: list[int], promoted: float, budget: float
-) -> tuple[Structure, int]:
-    """The best structure and the epochs that it took. A structure that is promoted is trained anew, and counted so."""
+    data: Data,
+    found: Entries,
+    *,
+    population: int,
+    generations: int,
+    rungs: list[int],
+    promoted: float,
+    budget: int,
+) -> Found:
+    """The best structure, and the epochs that were trained for it.
+
+    A structure that is promoted is trained anew, and the epochs count that. Within a generation, though, the budget
+    counts only what the higher rung adds, as if the training went on, so that the last one may exceed it.
+    """
+    config = EvolutionConfig(population, generations, candidates=powers_of_two(LONGEST + 1))
     evolution = Evolution(Structure.read(Network(), searched), config, np.random.default_rng(data.seed))
     epochs = 0
 
@@ -191,7 +250,7 @@ def genetic(
     return evolution.best.structure, epochs
 
 
-def random_best(data: Data, count: int) -> Structure:
+def random_best(data: Data, found: Entries, *, count: int) -> Found:
     """The best of random structures at the budget of one training."""
     evolution = Evolution(
         Structure.read(Network(), searched),
@@ -203,20 +262,21 @@ def random_best(data: Data, count: int) -> Structure:
         model = build(data.seed, structure)
         train(model, data, EPOCHS // count)
         scored.append((accuracy(model, data, VALIDATION), structure))
-    return max(scored, key=lambda pair: pair[0])[1]
+    return max(scored, key=lambda pair: pair[0])[1], EPOCHS
 
 
-def spaced(data: Data) -> Network:
+def spaced(data: Data, version: str) -> Network:
     """The network with learnable spacings (Khalfaoui-Hassani et al., ICLR 2023) instead of dilated convs.
 
-    Every tap has a position of its own, learnt by gradient; they start where the hand design has them.
+    Every tap has a position of its own, up to `LONGEST` from the centre, learnt by gradient; they start where the hand
+    design has them.
     """
     from DCLS.construct.modules import Dcls1d
 
     model = build(data.seed)
     for index, conv in enumerate(cast(list[nn.Conv1d], list(model.reach))):
         torch.manual_seed(data.seed + index)
-        dcls = Dcls1d(1, 4, kernel_count=3, dilated_kernel_size=2 * LONGEST + 1, padding=LONGEST)
+        dcls = Dcls1d(1, 4, 3, padding=LONGEST, dilated_kernel_size=2 * LONGEST + 1, version=version)
         (dilation,) = conv.dilation
         with torch.no_grad():
             dcls.weight.copy_(conv.weight)
@@ -226,15 +286,20 @@ def spaced(data: Data) -> Network:
     return model
 
 
-def learnable_spacings(data: Data) -> dict[str, object]:
-    """The network with learnable spacings, its positions' learning rate chosen on validation: three trainings."""
+def learnable_spacings(data: Data, *, factors: list[int], version: str) -> dict[str, Any]:
+    """The entry of the network with learnable spacings, its positions' learning rate chosen on validation.
+
+    version: the package's, "gauss" being its default: positions are centres of Gaussians whose widths are learnt too.
+    The method `learnable_spacings` of benchmarks/methods.py has the paper's linear interpolation, "v0".
+    """
     tried = []
     start = time.perf_counter()
-    for factor in (1, 10, 100):
-        model = spaced(data)
+    for factor in factors:
+        model = spaced(data, version)
         positions = [conv.P for conv in model.reach]
         others = [p for p in model.parameters() if not any(p is q for q in positions)]
-        optimizer = torch.optim.Adam([{"params": others}, {"params": positions, "lr": 0.005 * factor}], lr=0.005)
+        groups = [{"params": others}, {"params": positions, "lr": LEARNING_RATE * factor}]
+        optimizer = torch.optim.Adam(groups, lr=LEARNING_RATE)
         for step in range(EPOCHS * STEPS):
             x, y = data.draw(step)
             optimizer.zero_grad(set_to_none=True)
@@ -244,87 +309,82 @@ def learnable_spacings(data: Data) -> dict[str, object]:
     _, factor, score = max(tried)
     return {
         "dilations": None,
-        "position_learning_rate": 0.005 * factor,
-        "search_epochs": 2 * EPOCHS,
+        "position_learning_rate": LEARNING_RATE * factor,
+        "search_epochs": (len(factors) - 1) * EPOCHS,
         "search_seconds": round(time.perf_counter() - start, 2),
         "accuracy": round(score, 2),
     }
 
 
-def methods(data: Data, found: dict[str, dict]) -> dict[str, Callable[[], tuple[Structure, int]]]:
-    """Name -> what finds a structure, and how many epochs it took. Later ones start from what earlier ones found."""
-    argmax: list[Structure] = []
+DCLS = "learnable spacings (DCLS)"
 
-    def coarse() -> tuple[Structure, int]:
-        search = one_shot(data)
-        argmax.append(search.structure("argmax"))
-        return search.structure("log2"), EPOCHS
+REFINING = {"rule": "default", "spread": 0.1, "branches": 3}
 
-    def most_probable() -> tuple[Structure, int]:
-        return (argmax or [one_shot(data).structure("argmax")])[0], EPOCHS
-
-    def halving() -> tuple[Structure, int]:
-        config = EvolutionConfig(8, 40, candidates=powers_of_two(LONGEST + 1))
-        return genetic(data, config, [EPOCHS // 8, EPOCHS // 4], 0.25, 6 * EPOCHS)
-
-    def refined(name: str) -> Callable[[], tuple[Structure, int]]:
-        def refine() -> tuple[Structure, int]:
-            return local(data, as_structure(found[name]["dilations"])), found[name]["search_epochs"] + EPOCHS
-
-        return refine
-
-    return {
-        "the truth": lambda: (as_structure(data.lags), 0),
-        "hand design": lambda: (Structure.read(Network(), searched), 0),
-        "random_search": lambda: (random_best(data, 8), EPOCHS),
-        "local, rule paper": lambda: (local(data, None, "paper"), EPOCHS),
-        "local": lambda: (local(data, None), EPOCHS),
-        "local, spread 0.5": lambda: (local(data, None, spread=0.5), EPOCHS),
-        "local, spread 0.5 to 0.1": lambda: (local(data, None, schedule=shrinking), EPOCHS),
-        "local, 5 branches": lambda: (local(data, None, branches=5), EPOCHS),
-        "local, 5 branches, spread 0.5": lambda: (local(data, None, spread=0.5, branches=5), EPOCHS),
-        "one_shot, log2": coarse,
-        "one_shot, argmax": most_probable,
-        "one_shot_to_local, log2": refined("one_shot, log2"),
-        "one_shot_to_local, argmax": refined("one_shot, argmax"),
-        "global_": halving,
-        "global_to_local": refined("global_"),
-    }
-
-
-def shrinking(rounds: int) -> float:
-    """Spread after that many rounds: from 0.5 to 0.1, by the same factor every round."""
-    return 0.5 * 0.2 ** (rounds / ROUNDS)
+METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "the truth": (truth, {}),
+    "hand design": (hand_design, {}),
+    "random_search": (random_best, {"count": 8}),
+    "local, rule paper": (local, {"rule": "paper", "spread": 0.1, "branches": 3}),
+    "local": (local, {"rule": "default", "spread": 0.1, "branches": 3}),
+    "local, spread 0.5": (local, {"rule": "default", "spread": 0.5, "branches": 3}),
+    "local, spread 0.5 to 0.1": (local, {"rule": "default", "spread": 0.5, "last_spread": 0.1, "branches": 3}),
+    "local, 5 branches": (local, {"rule": "default", "spread": 0.1, "branches": 5}),
+    "local, 5 branches, spread 0.5": (local, {"rule": "default", "spread": 0.5, "branches": 5}),
+    "one_shot, log2": (one_shot, {"readout": "log2"}),
+    "one_shot, argmax": (one_shot, {"readout": "argmax"}),
+    "one_shot_to_local, log2": (local, REFINING | {"start": "one_shot, log2"}),
+    "one_shot_to_local, argmax": (local, REFINING | {"start": "one_shot, argmax"}),
+    "global_": (
+        genetic,
+        {"population": 8, "generations": 40, "rungs": [5, 10], "promoted": 0.25, "budget": 6 * EPOCHS},
+    ),
+    "global_to_local": (local, REFINING | {"start": "global_"}),
+    DCLS: (learnable_spacings, {"factors": [1, 10, 100], "version": "gauss"}),
+}
+"""Name -> what finds a structure, and its settings. Some start from what one before them found."""
 
 
 def as_structure(dilations: list[int]) -> Structure:
     return Structure({f"reach.{c}": (d,) for c, d in enumerate(dilations)})
 
 
-def run(seed: int, found: dict[str, dict]) -> dict[str, object]:
-    """All methods on one set of lags, and the truth itself; those in `found` are kept."""
+def run(seed: int, known: dict[str, Any], here: str | None) -> dict[str, Any]:
+    """All methods on one set of lags, and the truth itself.
+
+    Args:
+        seed: of the lags, the data and the networks.
+        known: the seed's record of before, or an empty one. Entries of other settings are computed anew, and so are
+            those that start from such a one.
+        here: the commit that entries which are computed now get.
+    """
     data = Data(seed)
-    found = dict(found)
-    for name, method in methods(data, found).items():
-        if name in found:
+    kept = known.get("methods", {}) if known.get("settings") == SHARED else {}
+    found: Entries = {}
+    anew = set()
+    for name, (method, settings) in METHODS.items():
+        entry = kept.get(name, {})
+        if entry.get("settings") == settings and settings.get("start") not in anew:
+            found[name] = entry
             continue
-        start = time.perf_counter()
-        structure, epochs = method()
-        seconds = time.perf_counter() - start
-        model = build(seed, structure)
-        train(model, data, EPOCHS)
-        found[name] = {
-            "dilations": [d for (d,) in structure.values()],
-            "search_epochs": epochs,
-            "search_seconds": round(seconds, 2),
-            "accuracy": round(accuracy(model, data, TEST), 2),
-        }
-        log.info("seed %d, %s: %s, lags %s", seed, name, found[name], data.lags)
-    if DCLS not in found:
-        found[DCLS] = learnable_spacings(data)
-        log.info("seed %d, DCLS: %s", seed, found[DCLS])
-    ordered = {name: found[name] for name in (*methods(data, found), DCLS)}
-    return {"seed": seed, "lags": data.lags, "commit": commit(), "versions": versions(), "methods": ordered}
+        anew.add(name)
+        if name == DCLS:
+            entry = method(data, **settings)
+        else:
+            start = time.perf_counter()
+            structure, epochs = method(data, found, **settings)
+            seconds = time.perf_counter() - start
+            model = build(seed, structure)
+            train(model, data, EPOCHS)
+            entry = {
+                "dilations": [d for (d,) in structure.values()],
+                "search_epochs": epochs,
+                "search_seconds": round(seconds, 2),
+                "accuracy": round(accuracy(model, data, TEST), 2),
+            }
+        log.info("seed %d, %s: %s, lags %s", seed, name, entry, data.lags)
+        packages = {package: version for package, version in versions().items() if package in PACKAGES}
+        found[name] = entry | {"settings": settings, "commit": here, "versions": packages}
+    return {"seed": seed, "lags": data.lags, "settings": SHARED, "methods": found}
 
 
 def near(found: int, lag: int) -> bool:
@@ -336,7 +396,8 @@ def table(records: list[dict]) -> str:
     """Markdown: how many layers each method put at their lag, and what the retrained network scores."""
     lines = [
         f"Planted lags, {len(records)} seeds x {CLASSES} layers. near: within a tenth of the lag or one step. "
-        "log2 error: mean of |log2(dilation / lag)|. Mean ± 95 % interval over seeds.",
+        "log2 error: mean of |log2(dilation / lag)|. Mean ± 95 % interval over seeds. The budget of global_ is "
+        f"{METHODS['global_'][1]['budget']} epochs, without those that its last generation repeats.",
         "",
         "| method | near (%) ↑ | log2 error ↓ | accuracy retrained (%) ↑ | minus hand design |  search epochs |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -372,13 +433,13 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)
-    records = []
+    records, here = [], commit()
     with pin_implementation("taps"):  # equal runs give equal bits
         for seed in range(options.seeds):
             path = options.results / f"seed{seed}.json"
-            known = json.loads(path.read_text("utf-8"))["methods"] if path.exists() else {}
-            record = run(seed, known)
-            if record["methods"] != known:
+            known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+            record = run(seed, known, here)
+            if record != known:
                 write_text(path, json.dumps(record, indent=1))
             records.append(record)
     text = table(records)

@@ -7,11 +7,12 @@ and the same search by `taps` and by `auto`. All train for the same epochs on th
 belong to it, as in the main job. The table says if the searches end
 in different structures.
 
-The result is kept per machine and command line: `results/studies/search_time/<task>-<preset>-<threads>threads.json`,
-and `table.md` gathers what is there.
+The result is kept by task, preset, device and threads in `results/studies/search_time`, and `table.md` gathers what is
+there.
 """
 
 import json
+import re
 import statistics
 import sys
 import tempfile
@@ -149,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    name = f"{options.task}-{measured['preset']}-{options.threads}threads.json"
+    device = re.sub(r"\W+", "-", measured["device"])
+    name = f"{options.task}-{measured['preset']}-{device}-{options.threads}threads.json"
     write_text(options.results / name, json.dumps(measured, indent=1) + "\n")
     text = table([json.loads(path.read_text("utf-8")) for path in sorted(options.results.glob("*.json"))])
     write_text(options.results / "table.md", text)

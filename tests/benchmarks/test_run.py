@@ -323,16 +323,18 @@ def test_another_machine_or_version_is_said(job: Callable[..., Job]) -> None:
     assert compare_again(dataclasses.replace(new, versions={"python": new.versions["python"]}), new) == ([], [])
 
 
+@pytest.mark.parametrize("method", ["baseline", "one_shot"])  # the latter also names a search
 def test_a_worker_without_the_drivers_folder_hands_its_files_over(
-    job: Callable[..., Job], toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, job: Callable[..., Job], toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
     monkeypatch.setattr(tasks, "load", lambda name: toy.TASK)
     monkeypatch.setattr(os, "dup2", lambda *descriptors: None)  # pytest's own descriptors
     (tmp_path / "node").mkdir()
-    here = job()
+    here = job(method)
     own = work(Assignment(here.cell, here.config, here.results, pool.mark(here.results)))
     assert own.files is None
+    assert log_path(here.cell, here.results).exists()
     assert record.read(here.cell.path(here.results)) == own.record
 
     driver = tmp_path / "driver"

@@ -50,7 +50,7 @@ def test_a_suite_runs_what_is_missing_and_keeps_the_rest(call: Call, project: Pa
     assert {r.method for r in made} == standard
     assert all(r.device["threads"] == 1 for r in made)
     # One local search for all, and the same numbers as in this process.
-    assert len(list((project / "results/work/toy/tiny/local_search").rglob("found.json"))) == 1
+    assert len(list((project / "results/work/toy/tiny/searches/local_search").rglob("found.json"))) == 1
     assert len({r.search.seconds for r in made if r.method.startswith("local_")}) == 1
     alone = run_cell(job("local_single"))
     assert next(r for r in made if r.cell == alone.cell).metrics == alone.metrics
@@ -298,6 +298,10 @@ def test_a_search_is_counted_once_and_what_goes_on_from_it_only_for_the_rest(job
     names = ["one_shot", "one_shot_to_local_single", "one_shot_to_local_multi"]
     assert suite.estimate_seconds([job(name) for name in names], known) == pytest.approx(20 + 30 + 3 * 10)
     assert suite.estimate_seconds([job(name) for name in names[1:]], known) == pytest.approx(50 + 2 * 10)
+    # What is trained for a ranking afterwards is no part of the search that others share.
+    known.append(timed("one_shot_ranked", 31))
+    names = ["one_shot", "one_shot_ranked"]
+    assert suite.estimate_seconds([job(name) for name in names], known) == pytest.approx(20 + 10 + 2 * 10)
     # No genetic search yet: its budget is 6 trainings, and the local search after it is one more.
     names = ["global_", "global_to_local_single", "global_pareto"]
     assert suite.estimate_seconds([job(name) for name in names], known) == pytest.approx(70 + 60 + 3 * 10)

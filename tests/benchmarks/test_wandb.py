@@ -108,7 +108,7 @@ def test_a_cell_is_logged_with_curves_structure_tables_and_pictures(
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
     group = f"{CELL.task} {CELL.preset}"
 
-    (search,) = runs(tmp_path / "results/work" / CELL.task / CELL.preset / "local_search")
+    (search,) = runs(tmp_path / "results/work" / CELL.task / CELL.preset / "searches/local_search")
     assert (search.project, search.group) == ("rfnext", group)
     assert search.name == f"{group} local_search fold1-seed0"
     assert (search.config["epochs"], search.config["seed"], search.config["fold"]) == (2, 0, 1)

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from rfnext import functional
-from rfnext.functional import mixed_dilation_conv, pin_implementation
+from rfnext.functional import mixed_dilation_conv, pin_implementation, reproducible
 from rfnext.functional_convs import dense_grid
 
 IMPLEMENTATIONS = ("branches", "taps", "dense")
@@ -32,7 +32,7 @@ NUMPY_MODE = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "c
 @pytest.fixture(autouse=True)
 def _fresh_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functional, "_chosen", {})
-    monkeypatch.setattr(functional, "_pinned", "auto")
+    monkeypatch.setattr(functional, "_pinned", None)
 
 
 @dataclass(frozen=True)
@@ -565,9 +565,22 @@ def test_auto_can_be_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     pin_implementation("taps")
     mixed_dilation_conv(**layer())
     assert names[4:] == ["taps"]
-    pin_implementation("auto")
+    pin_implementation(None)
     mixed_dilation_conv(**layer())
     assert len(names) > 10  # measured
+
+
+def test_equal_runs_on_a_cpu_do_not_measure_unless_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "_chosen", {})
+    names = used(monkeypatch)
+    with reproducible(torch.device("cpu")):
+        mixed_dilation_conv(**layer())
+    with pin_implementation("branches"), reproducible(torch.device("cpu")):
+        mixed_dilation_conv(**layer())
+    assert names == ["taps", "branches"]
+    with pin_implementation("auto"), reproducible(torch.device("cpu")):
+        mixed_dilation_conv(**layer())
+    assert len(names) > 3  # measured
 
 
 def test_a_pin_must_be_known() -> None:
