@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -355,3 +356,11 @@ def test_cells_wait_for_their_own_search_and_for_no_other(job: Callable[..., Job
     found = [result.cell.method for result in suite.run_all(jobs, slots)]  # type: ignore[arg-type]
     assert sorted(found) == sorted(one.cell.method for one in jobs)
     assert slots.seen[0] == ["local_single", "one_shot", "global_"]  # three searches at once
+
+
+def test_a_method_that_a_task_cannot_train_is_left_out_with_the_reason(toy: ModuleType) -> None:
+    assert suite.left_out(toy.TASK, "one_shot") is None
+    reason = suite.left_out(toy.TASK, "one_shot_held_out")
+    assert reason == "the task's training has no held-out batches for probabilities"
+    able = dataclasses.replace(toy.TASK, probability_batches=("train", "held_out"))
+    assert suite.left_out(able, "one_shot_held_out") is None
