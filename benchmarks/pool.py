@@ -1,13 +1,13 @@
 """Where work runs: in this process, in local worker processes, or on a Ray cluster.
 
     with pool.local(["cuda:0", "cuda:1"]) as workers:
-        for score in workers.imap_unordered(evaluate, structures):
+        for structure, future in zip(structures, workers.run(evaluate, structures), strict=True):
             ...
 
-All three have `imap_unordered` of `multiprocessing.Pool`, with its rule that functions, items and results can be
-pickled, and one promise more: no result is lost. An item whose worker process dies (killed, out of memory, its node
-lost) is tried once more, by whichever worker is free; an item that fails is reported after all others have been
-yielded.
+Calls are those of `multiprocessing.Pool`, with its rule that functions, items and results can be pickled: `submit` is
+its `apply_async`, `run` its `map`. Both give futures, so that no result is lost: an item that fails is an exception of
+its own future and leaves the others be. An item whose worker process dies (killed, out of memory, its node lost) is
+tried once more, by whichever worker is free.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -36,7 +36,6 @@ from rfnext.atomic import write_text
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-Value = TypeVar("Value")
 
 ATTEMPTS = 2
 """How often an item is given to a worker before the death of its worker counts as its own failure."""
@@ -160,27 +159,6 @@ class Pool:
     def room(self) -> int:
         """How many more calls would not have to wait for another."""
         return self.size - len(self._running) - len(self._waiting)
-
-    def imap_unordered(self, function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
-        """Yield function(item) of every item, as they finish; takes an item when there is a worker for it.
-
-        Raises the first error of an item, WorkerDied among them, after the results of all others.
-        """
-        error: BaseException | None = None
-        source, left = iter(items), True
-        while left or self._running or self._waiting:
-            while left and (self.room > 0 or not (self._running or self._waiting)):
-                try:
-                    self.submit(function, next(source))
-                except StopIteration:
-                    left = False
-            for future in self.wait():
-                if (failed := future.exception()) is None:
-                    yield future.result()
-                else:
-                    error = error or failed
-        if error is not None:
-            raise error
 
     def run(self, function: Callable[[Item], Any], items: Iterable[Item]) -> "list[Future[Any]]":
         """Have function(item) run for every item; returns when all are done, their futures in the items' order."""

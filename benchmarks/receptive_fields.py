@@ -40,7 +40,10 @@ field does not reach the ends. At 64 MS-TCN of the preset small
 takes 48 s instead of 1."""
 
 LARGEST = 2**18
-"""Positions of such an input, at most, all axes together."""
+"""Positions of such an input, at most, all axes together; for large images, see `narrowed`."""
+
+NARROWEST = 32
+"""Positions of an axis that narrowing leaves at least. Strides up to this one divide the axis as they did before."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def measure(task: Task[Any], network: nn.Module, config: Any, split: Split) -> d
 
     The effective field is the mean over the probe's inputs and over `POSITIONS` output positions, each normalised to
     a sum of 1, and per axis the sum over the other axes. The theoretical one is that of the middle output position,
-    found by experiment on inputs that are longer than it.
+    found by experiment on inputs that are longer than it wherever possible, see `theoretical`.
 
     Returns:
         unit, output: as in the probe. inputs: how many. part: the split's. seconds: what measuring took. axes: for
@@ -181,7 +184,12 @@ def theoretical(probe: Probe, x: Tensor, axis: int) -> Extent:
 
     The input is repeated along the axis until the field does not reach its ends. That is exact unless one operation
     alone reaches farther than the real input is long. Attention and normalisation over the whole input have no end.
+    A large input is `narrowed` along the other axes first; where it is too large even so, or the network does not take
+    it narrower, the real input is all that is tried.
     """
+    narrow = narrowed(x, axis)
+    if narrow.shape != x.shape and _takes(probe.forward, narrow):
+        x = narrow
     alone, line = _alone(probe.forward, x, axis)
     farther_than = 0.0
     for growth in [times for times in GROWTH if times * math.prod(x.shape[2:]) <= LARGEST] or [1]:
@@ -196,6 +204,30 @@ def theoretical(probe: Probe, x: Tensor, axis: int) -> Extent:
             return Extent((first - centre, last - centre))
         farther_than = size / 2 - width
     return Extent(None, farther_than)
+
+
+def narrowed(x: Tensor, axis: int) -> Tensor:
+    """The middle of `x` along its other axes, as wide as leaves room to repeat it along `axis`; `x` if there is room.
+
+    That does not change the field along `axis` of a conv, whose taps at the middle of the other axes reach as far along
+    it as any.
+    """
+    others = sorted((other for other in range(2, x.dim()) if other != 2 + axis), key=lambda other: -x.shape[other])
+    for other in others:
+        size = x.shape[other]
+        unit = math.gcd(size, NARROWEST)
+        room = LARGEST // GROWTH[0] * size // math.prod(x.shape[2:])
+        kept = min(size, max(room, NARROWEST) // unit * unit)
+        x = x.narrow(other, (size - kept) // 2, kept)
+    return x
+
+
+@torch.no_grad()
+def _takes(forward: Forward, x: Tensor) -> bool:
+    try:
+        return forward(x[:1]).numel() > 0
+    except (RuntimeError, ValueError):  # unpadded convs, say, that need more
+        return False
 
 
 @torch.no_grad()

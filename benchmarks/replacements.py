@@ -99,10 +99,11 @@ def _become(conv: Conv, kernel: tuple[int, ...], dilation: Dilation, groups: int
 def learn_spacings(model: nn.Module, where: Where, *, reach: int, factor: float) -> None:
     """Replace searched convs by DCLS's, whose taps have learnable positions (Khalfaoui-Hassani et al., ICLR 2023).
 
-    Positions lie up to `reach` from the centre, interpolate linearly (the paper's; of the package's versions "v1" gives
-    no gradient at whole positions), and start, as the weights do, where the conv has them: unless taps lie farther
-    out, the network computes what it did. The package
-    builds a dense kernel of 2 reach + 1 per axis, so the reach decides what a training costs.
+    Positions lie at most `reach` from the centre and interpolate linearly: the paper's, the package's version "v0"
+    ("v1" gives no gradient at whole positions). The study of planted lags (benchmarks/studies/planted_truth.py) has
+    the package's default instead, "gauss". Positions start, as the weights do, where the conv has them, and the network
+    computes what it did, unless taps lie farther out than `reach`: those start at `reach`, beyond which none can be
+    learnt. The package builds a dense kernel of 2 reach + 1 per axis, so the reach decides what a training costs.
 
     The parameter is the position divided by `factor`. Adam's steps do not depend on a gradient's scale, so positions
     move by `factor` times its learning rate, whatever groups a task's optimizer has; SGD's learning rate is multiplied

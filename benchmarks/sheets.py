@@ -175,8 +175,8 @@ def receptive_fields(found: Group) -> Sheet:
         f"How far from the centre the input matters to {about['output']}, as means over the cells"
         f"{', per axis' if len(axes) > 1 else ''}. Effective: the distance within which 50 % or 95 % of the gradient "
         f"lies, on {about['inputs']} inputs of the {about['part']} part, of {size} {unit} at most. Theoretical: how "
-        "far away anything can matter at all, found on longer inputs; > where it is farther than these reach, as with "
-        "attention, which has no end."
+        "far away anything can matter at all, found on longer inputs (very large ones excepted); > where it is farther "
+        "than these reach, as with attention, which has no end."
     )
     header = ["method", f"effective 50 % ({unit})", f"effective 95 % ({unit})", f"theoretical ({unit})", "n"]
     return Sheet("Receptive fields", said, header, rows)

@@ -56,7 +56,8 @@ def fit(network: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
 
     With `run.probability_batches` "held_out", the training videos are divided into two halves by the seed: the odd
     batches of an epoch, counted from 0, are of the second half and train the probabilities alone, the even ones the
-    weights. An epoch then has as many forward passes as any other.
+    weights. An epoch of n videos then has 2 ceil(ceil(n / 2) / batch) forward passes: as many as any other,
+    ceil(n / batch), or one more (9 videos in batches of 2: 6, not 5).
 
     Raises:
         ValueError: if `run.resume` is set and the checkpoint is broken or belongs to another run; if probabilities
@@ -284,8 +285,9 @@ class Shuffled(Sampler[int]):
 class Alternating(Sampler[list[int]]):
     """Batches of indices, in turns of the one half of them and the other.
 
-    Which index is in which half depends on the seed only; every half is shuffled anew each epoch. Of unequal numbers of
-    batches, the smaller half's are repeated. Raises ValueError below 2 indices.
+    Which index is in which half depends on the seed only; every half is shuffled anew each epoch. Of an odd size the
+    first half is the larger one; where it has a batch more, the other's first batch comes once more. Raises ValueError
+    below 2 indices.
     """
 
     def __init__(self, size: int, batch: int, seed: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.methods import METHODS
-from benchmarks.receptive_fields import EDGES, Profile, effective, measure, theoretical
+from benchmarks.receptive_fields import EDGES, GROWTH, LARGEST, Profile, effective, measure, narrowed, theoretical
 from benchmarks.record import read
 from benchmarks.run import run_cell
 from benchmarks.training import Job
@@ -74,6 +74,43 @@ def test_the_theoretical_field_is_found_beyond_the_ends_of_the_real_inputs() -> 
     assert theoretical(probing(model, torch.zeros(1, 1, 41)), torch.zeros(1, 1, 41), 0).bounds == (-53, 53)
     far = theoretical(probing(boxes(*[40] * 5), torch.zeros(1, 1, 50)), torch.zeros(1, 1, 50), 0)
     assert far.bounds == (-200, 200)
+
+
+def test_the_theoretical_field_on_large_images_is_found_beyond_their_ends() -> None:
+    large = torch.zeros(1, 1, 320, 416)
+    assert large.numel() * GROWTH[0] > LARGEST
+    model = nn.Sequential(
+        nn.Conv2d(1, 1, 3, stride=2, padding=1),
+        nn.Conv2d(1, 1, (3, 5), dilation=(90, 50), padding=(90, 100)),
+        nn.Upsample(scale_factor=2),
+    )
+    probe = probing(model, large)
+    # +-90 and +-100 positions of stride 2, one more by the first conv; the middle output is the first of its pair, so
+    # the field is centred 0.5 before the pair's.
+    rows, columns = (theoretical(probe, large, axis).bounds for axis in range(2))
+    assert rows == (-181, 181)
+    assert columns == (-201, 201)
+    # Of a smaller image, which is not narrowed, the same.
+    small = torch.zeros(1, 1, 192, 224)
+    assert narrowed(small, 0).shape == small.shape
+    assert [theoretical(probe, small, axis).bounds for axis in range(2)] == [rows, columns]
+
+
+def test_an_image_is_narrowed_along_its_other_axis_by_whole_strides() -> None:
+    assert narrowed(torch.zeros(1, 3, 800, 1344), 0).shape == (1, 3, 800, 64)
+    assert narrowed(torch.zeros(1, 3, 800, 1344), 1).shape == (1, 3, 32, 1344)
+    assert narrowed(torch.zeros(1, 3, 401, 333), 0).shape == (1, 3, 401, 163)
+    assert narrowed(torch.zeros(1, 1, 100_000), 0).shape == (1, 1, 100_000)
+    assert narrowed(torch.zeros(1, 1, 40, 400, 300), 1).shape[3] == 400
+
+
+def test_a_network_that_takes_no_narrower_image_is_measured_on_the_whole() -> None:
+    large = torch.zeros(1, 1, 280, 280)
+    unpadded = nn.Conv2d(1, 1, 3, dilation=128)
+    assert narrowed(large, 0).shape[3] < 257
+    assert theoretical(probing(unpadded, large), large, 0).bounds is None
+    near = nn.Conv2d(1, 1, (3, 3), dilation=(20, 128))
+    assert theoretical(probing(near, large), large, 0).bounds == pytest.approx((-20, 20), abs=0.1)
 
 
 @pytest.mark.parametrize("whole", [nn.InstanceNorm1d(1), nn.GroupNorm(1, 1)], ids=["instance", "group"])
