@@ -12,6 +12,7 @@ import logging
 import math
 import operator
 import platform
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,21 +33,25 @@ from tasks.spec import Logger, Metric, Split
 log = logging.getLogger(__name__)
 
 CostMeasure = Literal["latency"]
-"""What a structure costs once it is trained; latency: seconds of one forward pass of the network on the longest input
-of the task's probe, by `rfnext.receptive_field.latency`. It is measured beside whatever else the machine does then,
-other workers included, so a search by latency is not the same twice."""
+"""What a structure costs; latency: seconds of one forward pass of the network with its initial weights on the longest
+input of the task's probe, by `rfnext.receptive_field.latency`. It is that of the driver's device, whatever trains the
+candidates. No timing is the same twice, so a search by latency is not either."""
 
 
 class NotShared(RuntimeError):
     """A worker does not see the results folder, where the checkpoints are that candidates go on from."""
 
 
+class Diverged(RuntimeError):
+    """A training after which the metric is not finite."""
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """What became of a candidate.
 
-    fitness: see `as_fitness`. validation: the metric that it is made of; None if that is not finite.
-    training: what was trained for it. cost: by the `CostMeasure`, if one was asked for.
+    fitness: see `as_fitness`. validation: the metric that it is made of; both None if that is not finite.
+    training: what was trained for it. cost: by the `CostMeasure`, once it is measured.
     """
 
     fitness: float | None
@@ -59,7 +64,8 @@ class Evaluated:
         """What an earlier process has left; None if there is nothing that can be used."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(path.read_text("utf-8"))
-            return cls(**stored | {"training": Cost(**stored["training"])})
+            if stored["fitness"] is not None:
+                return cls(**stored | {"training": Cost(**stored["training"])})
         return None
 
     def write(self, path: Path) -> None:
@@ -70,18 +76,18 @@ class Evaluated:
 class Trial:
     """Trains a structure until it has had `epochs` in all, from where it stopped before, and validates it.
 
+    A training that diverged is not kept: whoever evaluates the structure again trains it from its first epoch.
+
     Args:
         job: the cell that searches.
         folder: of the search; holds results and checkpoints.
         settings: what decides the result besides the cell's protocol.
-        cost: what to measure of the trained network.
         epochs: in all.
     """
 
     job: Job
     folder: Path
     settings: Mapping[str, Any]
-    cost: CostMeasure | None
     epochs: int
 
     def checkpoints(self, structure: Structure) -> Path:
@@ -104,16 +110,12 @@ class Trial:
         structure.apply(model)
         trained = fit(job, model, self.checkpoints(structure), config=config, settings=self.settings, goes_on=True)
         load_selected(model, trained.folder)
-        split = Split("validation", job.cell.fold)
         metric = job.task.metrics_of(job.config)[0]
-        value = job.task.evaluate(model, config, split)[metric.name]
-        seconds = None
-        if self.cost == "latency":
-            assert job.task.probe is not None
-            probe = job.task.probe(model.to(computing_device(job.device)).eval(), config, split)
-            seconds = latency(probe.forward, max(probe.inputs, key=torch.Tensor.numel))
-        validation = value if math.isfinite(value) else None
-        result = Evaluated(as_fitness(value, metric), validation, trained.cost, seconds)
+        value = job.task.evaluate(model, config, Split("validation", job.cell.fold))[metric.name]
+        if not math.isfinite(value):
+            shutil.rmtree(trained.folder)
+            return Evaluated(None, None, trained.cost)
+        result = Evaluated(as_fitness(value, metric), value, trained.cost)
         result.write(path)
         return result
 
@@ -130,7 +132,6 @@ class Trial:
             torch.get_num_threads(),
             self.folder.resolve(),
             dict(self.settings),
-            self.cost,
             self.epochs,
         )
 
@@ -148,7 +149,6 @@ class Elsewhere:
     threads: int
     folder: Path
     settings: dict[str, Any]
-    cost: CostMeasure | None
     epochs: int
 
     def __call__(self, structure: Structure) -> Evaluated:
@@ -173,7 +173,7 @@ class Elsewhere:
             device=pool.device(),
             logger=self.logger,
         )
-        trial = Trial(job, self.folder, self.settings, self.cost, self.epochs)
+        trial = Trial(job, self.folder, self.settings, self.epochs)
         pool.print_to(trial.checkpoints(structure).with_suffix(".txt"))
         try:
             return trial(structure)
@@ -184,7 +184,7 @@ class Elsewhere:
 class Evaluations:
     """The evaluations of one search, by the job's workers, and what they cost.
 
-    One that fails (an error, or a worker that dies twice) counts as failed, which costs its epochs and loses.
+    One that fails (an error, a worker that dies twice, or a training that diverges) costs its epochs and loses.
 
     epochs: trained so far, by this process or one that was interrupted.
     resumed: whether some were found on disk.
@@ -196,7 +196,8 @@ class Evaluations:
         self.epochs, self.resumed = 0, False
         self.error: BaseException | None = None
         self._workers = job.workers or pool.in_process()
-        self._trial = functools.partial(Trial, job, folder, settings, cost)
+        self._trial = functools.partial(Trial, job, folder, settings)
+        self._measure = cost
         self._found: dict[Structure, Evaluated] = {}
         self._reached: dict[Structure, int] = {}
         self._costs: list[Cost] = []
@@ -224,26 +225,46 @@ class Evaluations:
         for structure, future in zip(new, self._workers.run(run, new), strict=True):
             if (error := future.exception()) is None:
                 known[structure] = future.result()
-                continue
+                if known[structure].fitness is not None:
+                    continue
+                metric = self.job.task.metrics_of(self.job.config)[0].name
+                error = Diverged(f"the training diverged: {metric} on the validation part is not finite")
             if isinstance(error, NotShared | pool.NoWorkerLeft):  # no fault of the structure
                 raise error
             self.error = error
             where = trial.checkpoints(structure).name
             log.warning("%s: %s failed at %d epochs: %s", self.job.cell, where, rung.epochs, error, exc_info=error)
-        log.info(
-            "%s: %d of %d candidates trained to %d epochs", self.job.cell, len(known), len(structures), rung.epochs
-        )
+        good = sum(found.fitness is not None for found in known.values())
+        log.info("%s: %d of %d candidates trained to %d epochs", self.job.cell, good, len(structures), rung.epochs)
+        if self._measure is not None:  # here, when nobody trains any more: beside others it would measure those, too
+            for structure, found in known.items():
+                if found.fitness is not None and found.cost is None:
+                    known[structure] = dataclasses.replace(found, cost=self._latency(structure))
+                    known[structure].write(trial.path(structure))
         self.resumed = self.resumed or len(new) < len(structures)
         for structure in structures:
             trained = rung.epochs - self._reached.get(structure, 0)
             self._reached[structure] = rung.epochs
             self.epochs += trained
-            if structure in known:
-                self._found[structure] = known[structure]
-                self._costs.append(dataclasses.replace(known[structure].training, epochs=trained))
-            else:
+            if structure not in known:
                 self._costs.append(Cost(trained))
+                continue
+            self._costs.append(dataclasses.replace(known[structure].training, epochs=trained))
+            if known[structure].fitness is not None:  # or else that of the rung before is still its result
+                self._found[structure] = known[structure]
         return [known[structure].fitness if structure in known else None for structure in structures]
+
+    def _latency(self, structure: Structure) -> float:
+        """See `CostMeasure`; of each structure it is measured once."""
+        if structure in self._found and (known := self._found[structure].cost) is not None:
+            return known
+        job = self.job
+        assert job.task.probe is not None
+        model = build(job)
+        structure.apply(model)
+        split = Split("validation", job.cell.fold)
+        probe = job.task.probe(model.to(computing_device(job.device)).eval(), job.config, split)
+        return latency(probe.forward, max(probe.inputs, key=torch.Tensor.numel))
 
     def found(self, structure: Structure) -> Evaluated:
         """The last result of a structure that had one."""

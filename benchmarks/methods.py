@@ -42,6 +42,7 @@ class Method:
     settings: keyword arguments of `run`; they belong to the protocol.
     searches: names of the searches that it starts from, each going on from the one before. Those of one (task, preset,
         fold, seed) are done once for all methods.
+    ranks: trains candidates of its own after them, for the epochs of one training in all.
     standard: run by the suite unless it is told which methods to run.
     """
 
@@ -50,6 +51,7 @@ class Method:
     run: Callable[..., Outcome]
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     searches: tuple[str, ...] = ()
+    ranks: bool = False
     standard: bool = True
 
 
@@ -107,7 +109,8 @@ def kernel_enlargement(job: Job, groups: int) -> Outcome:
 def learnable_spacings(job: Job, reach: int, factors: Sequence[float], trainings: int) -> Outcome:
     """A peer, DCLS: every tap learns its position; how fast is chosen on validation, at the budget of a search.
 
-    The positions' learning rate is the task's times a factor.
+    The positions' learning rate is the task's times a factor. Positions lie at most `reach` from the centre, or the
+    task's largest candidate dilation where that is less: what a hand design has farther out starts at that distance.
     """
 
     def network(factor: float) -> nn.Module:
@@ -223,8 +226,8 @@ GENETIC = MappingProxyType({"population": 8, "generations": 40, "rungs": (0.125,
 
 
 GENETIC_PARETO = MappingProxyType({**GENETIC, "cost": "latency", "tolerance": 1.0})
-"""Settings of the genetic search for fitness and latency: `tolerance` is what the cheapest may be worse, in points of
-the fitness."""
+"""Settings of the genetic search for fitness and latency: `tolerance` is what the fastest may be less fit, in units of
+the fitness (`benchmarks.evaluations.as_fitness`)."""
 
 
 METHODS: dict[str, Method] = {
@@ -259,7 +262,8 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "learnable_spacings",
-            "DCLS: taps learn their positions; their learning rate chosen on validation, at the budget of a search",
+            "DCLS: taps learn their positions, up to 16 from the centre (larger hand-designed dilations start at 16); "
+            "the positions' learning rate chosen on validation, at the budget of a search",
             learnable_spacings,
             settings=MappingProxyType({"reach": 16, "factors": (1, 10, 100), "trainings": 1}),
             standard=False,
@@ -326,6 +330,7 @@ METHODS: dict[str, Method] = {
             one_shot_ranked,
             settings=MappingProxyType({**ONE_SHOT, "candidates": 5}),
             searches=("one_shot",),
+            ranks=True,
             standard=False,
         ),
         Method(
@@ -353,7 +358,8 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "global_pareto",
-            "genetic search for fitness and latency, the fastest structure within 1 point of the best retrained",
+            "genetic search for fitness and latency, the fastest structure at most 1 (unit of fitness) below the best "
+            "retrained",
             global_pareto,
             settings=GENETIC_PARETO,
             searches=("genetic_pareto",),

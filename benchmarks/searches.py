@@ -21,7 +21,19 @@ from torch import nn
 
 from benchmarks.evaluations import CostMeasure, Evaluations
 from benchmarks.record import Cost, computing_device, describe_device, read_all
-from benchmarks.training import LAST, Found, Job, Trained, as_lists, build, fit, load_selected, save_network, stored
+from benchmarks.training import (
+    FOUND,
+    LAST,
+    Found,
+    Job,
+    Trained,
+    as_lists,
+    build,
+    fit,
+    load_selected,
+    save_network,
+    stored,
+)
 from rfnext import (
     Evolution,
     EvolutionConfig,
@@ -181,7 +193,8 @@ def genetic_search(
 
     Raises:
         ValueError: if there is nothing to measure the latency of.
-        RuntimeError: if all evaluations of a generation failed.
+        RuntimeError: if all evaluations of the first generation failed. If all of a later one fail, the search ends
+            there with what it has found, and a warning says so.
         NotShared, NoWorkerLeft: if workers do not see the results folder, or there is none any more.
     """
     settings: dict[str, Any] = {
@@ -196,7 +209,7 @@ def genetic_search(
         settings |= {"cost": cost, "tolerance": tolerance}
         if job.task.probe is None:
             raise ValueError(f"the latency of {job.task.name}'s networks cannot be measured: the task has no `probe`")
-    epochs = [max(1, round(share * job.config.epochs)) for share in rungs]
+    epochs = sorted({max(1, round(share * job.config.epochs)) for share in rungs})  # short trainings have fewer
     allowed = round(budget * job.config.epochs)
 
     def search(folder: Path) -> Found:
@@ -211,7 +224,7 @@ def genetic_search(
         evaluations = Evaluations(job, folder, settings, cost)
         _announce(job, allowed, epochs, evaluations.workers)
         history = []
-        while (asked := _ask(evolution, evaluations)) and evaluations.epochs + epochs[0] <= allowed:
+        while (asked := _ask(evolution, evaluations, folder)) and evaluations.epochs + epochs[0] <= allowed:
             # What the budget does not cover any more counts as failed, which costs nothing and wins nothing.
             left = allowed - evaluations.epochs
             results = halve(asked, epochs, evaluations, promoted=promoted, budget=left, map=evaluations.map)
@@ -220,7 +233,7 @@ def genetic_search(
                 for s in asked
             )
             if not any(value is not None for value in results.values()):
-                continue  # ask() says so if all failed
+                continue  # _ask() says so
             best, spent = evolution.best, evaluations.cost()
             left = (allowed - spent.epochs) * spent.seconds / spent.epochs / evaluations.workers
             log.info(
@@ -245,14 +258,22 @@ def genetic_search(
     return stored(job, "genetic" if cost is None else "genetic_pareto", settings, search)
 
 
-def _ask(evolution: Evolution, evaluations: Evaluations) -> list[Structure]:
+def _ask(evolution: Evolution, evaluations: Evaluations, folder: Path) -> list[Structure]:
+    """What to evaluate next; nothing if all evaluations of a generation failed and an earlier one had results."""
     try:
         return evolution.ask()
     except RuntimeError as error:
-        if evaluations.error is None:
-            raise
-        reason = f"{type(evaluations.error).__name__}: {evaluations.error}"
-        raise RuntimeError(f"{error}; the last one by {reason}") from evaluations.error
+        generation, cause = evolution.generation, evaluations.error
+        reason = f"all evaluations of generation {generation} failed, the last one by {type(cause).__name__}: {cause}"
+        if generation == 0:
+            mend = "mend what made them fail and run it again: they are then trained anew"
+            raise RuntimeError(f"{reason}; {mend}") from (cause or error)
+        log.warning(
+            "%s: %s; the search ends with the best of the generations before. To search on once that is mended, delete "
+            "%s and the records that start from it, and run it again",
+            *(evaluations.job.cell, reason, folder / FOUND),
+        )
+        return []
 
 
 def _announce(job: Job, allowed: int, rungs: Sequence[int], workers: int) -> None:

@@ -118,7 +118,9 @@ def stored(job: Job, name: str, settings: Mapping[str, Any], search: Callable[[P
     structure, and a second process waits instead of searching again.
     """
     cell = job.cell
-    folder = work_folder(job.results) / cell.task / cell.preset / name / f"fold{cell.fold}-seed{cell.seed}"
+    # Beside the folders of the methods' cells, one of which may have the search's name.
+    searches = work_folder(job.results) / cell.task / cell.preset / "searches"
+    folder = searches / name / f"fold{cell.fold}-seed{cell.seed}"
     key = fingerprint(protocol(job.task, job.config, settings))
     with claim(folder.with_suffix(".lock"), wait=True):
         if known := _stored_search(folder, key):
@@ -177,7 +179,8 @@ def fit(
     Args:
         config: the cell's, or a shorter one.
         settings: what else decides the result; the method's own settings by default, and nothing for a search.
-        goes_on: a training of the same folder for fewer epochs is the beginning of this one.
+        goes_on: a training of the same folder for fewer epochs is the beginning of this one; both are of the cell's
+            own training, whose epochs their schedules span.
         probability_batches: see `Run`.
 
     Raises:
@@ -197,7 +200,7 @@ def fit(
         "structure": as_lists(Structure.read(model, job.task.where)),
     }
     marker = folder.with_name(f"{folder.name}.json")  # not inside: engines like to find their folder empty
-    resume = job.resume and marker.exists() and marker.read_text("utf-8") == json.dumps(purpose)
+    resume = job.resume and folder.is_dir() and marker.exists() and marker.read_text("utf-8") == json.dumps(purpose)
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
         write_text(marker, json.dumps(purpose))
@@ -219,6 +222,7 @@ def fit(
             name=" ".join(folder.relative_to(work_folder(job.results)).parts),
             group=f"{job.cell.task} {job.cell.preset}",
             probability_batches=probability_batches,
+            schedule_epochs=job.config.epochs if goes_on else None,
         ),
     )
     cost = Cost(config.epochs, time.perf_counter() - start, memory.read(), memory.measure)

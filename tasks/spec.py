@@ -68,6 +68,8 @@ class Run:
     name, group: what a logger calls this training, and the trainings that it is one of.
     probability_batches: what a search's probabilities are trained on: the batches of the weights, or, "held_out", in
         turns with them on batches of another half of the fold's training part, which the weights then never see.
+    schedule_epochs: what schedules span that depend on the length of the training, e.g. of the learning rate: the
+        epochs of the longer training that this one is the beginning or the rest of; None: `config.epochs`.
     """
 
     seed: int
@@ -80,6 +82,7 @@ class Run:
     name: str = ""
     group: str = ""
     probability_batches: ProbabilityBatches = "train"
+    schedule_epochs: int | None = None
 
 
 SELECTED = "selected.pt"

@@ -9,6 +9,7 @@ from tasks.coco_detection import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 
+import dataclasses
 import io
 import itertools
 import json
@@ -81,7 +82,8 @@ def fit(model: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
     checkpoint = run.folder / CHECKPOINT
     if run.resume and not checkpoint.exists():
         log.info("%s does not exist: no epoch was finished, starting from the first", checkpoint)
-    steps = len(loader) * config.epochs
+    # mmengine resumes schedules with the length that they were begun with.
+    whole = dataclasses.replace(config, epochs=run.schedule_epochs or config.epochs)
     model.to(device)
     with quiet(), reproducible(device):
         runner = _Runner(
@@ -90,7 +92,7 @@ def fit(model: nn.Module, dataset: Dataset, config: Config, run: Run) -> None:
             train_dataloader=loader,
             train_cfg={"by_epoch": True, "max_epochs": config.epochs},
             optim_wrapper=_optimizer(model, recipe.optimizer(device), run.search),
-            param_scheduler=recipe.schedule(steps),
+            param_scheduler=recipes.recipe(whole).schedule(len(loader) * whole.epochs),
             default_hooks=_default_hooks(run),
             custom_hooks=hooks,
             load_from=str(checkpoint) if run.resume and checkpoint.exists() else None,

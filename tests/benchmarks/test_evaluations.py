@@ -68,7 +68,7 @@ def test_an_evaluation_goes_on_from_the_one_before_and_is_kept(job: Callable[...
 
 def test_a_damaged_result_is_made_again(job: Callable[..., Job]) -> None:
     here = job("global_")
-    trial = Trial(here, here.results / "work" / "search", {}, None, 1)
+    trial = Trial(here, here.results / "work" / "search", {}, 1)
     made = trial(STRUCTURES[0])
     path = trial.path(STRUCTURES[0])
     for text in ("", "[]", "{}", path.read_text()[:-9]):
@@ -109,7 +109,102 @@ def test_if_all_fail_the_cell_says_why(job: Callable[..., Job], toy: ModuleType)
     record = run_cell(job("global_", preset="raise", fold=2))
     assert record.status == "failed"
     assert "evaluations of generation 0 failed" in (record.reason or "")
-    assert (record.reason or "").endswith("the last one by RuntimeError: the toy was told to fail")
+    assert "the last one by RuntimeError: the toy was told to fail; mend what made them fail" in (record.reason or "")
+
+
+def diverging(job: Job, diverges: Callable[[Structure, int], bool]) -> Job:
+    """The job with a task whose metric on the validation part is not finite for these structures and epochs."""
+    real = job.task.evaluate
+
+    def evaluate(model: Any, config: Any, split: Any) -> dict[str, float]:
+        values = real(model, config, split)
+        structure = Structure.read(model, lambda name, conv: name in ("0", "2"))
+        lost = split.part == "validation" and diverges(structure, config.epochs)
+        return dict.fromkeys(values, float("nan")) if lost else values
+
+    return dataclasses.replace(job, task=dataclasses.replace(job.task, evaluate=evaluate))
+
+
+def test_one_that_diverges_is_trained_from_its_first_epoch_by_whoever_goes_on(
+    job: Callable[..., Job], results: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = results / "work" / "search"
+    lost = diverging(job("global_"), lambda structure, epochs: structure == STRUCTURES[1])
+    evaluations = Evaluations(lost, folder, {}, "latency")
+    values = evaluations.map(Rung(evaluations, 1), STRUCTURES)
+    assert [value is None for value in values] == [False, True, False]
+    assert evaluations.epochs == evaluations.cost().epochs == 3
+    assert "failed at 1 epochs: the training diverged: accuracy on the validation part is not finite" in caplog.text
+    assert not Trial(lost, folder, {}, 1).checkpoints(STRUCTURES[1]).exists()
+    # One that diverges later on keeps the result it had.
+    later = Evaluations(diverging(job("global_"), lambda *all_: True), folder, {}, "latency")
+    assert later.map(Rung(later, 1), STRUCTURES[:1]) == values[:1]
+    assert later.map(Rung(later, 2), STRUCTURES[:1]) == [None]
+    assert later.found(STRUCTURES[0]).fitness == values[0]
+    assert later.found(STRUCTURES[0]).cost == evaluations.found(STRUCTURES[0]).cost
+
+    mended = Evaluations(job("global_"), folder, {})
+    straight = Evaluations(job("global_"), folder.with_name("straight"), {})
+    for epochs in (1, 2):
+        assert mended.map(Rung(mended, epochs), STRUCTURES) == straight.map(Rung(straight, epochs), STRUCTURES)
+
+
+def test_if_all_of_the_first_generation_diverge_a_rerun_goes_on_once_that_is_mended(job: Callable[..., Job]) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        genetic_search(diverging(job("global_"), lambda *all_: True), **GENETIC)
+    assert str(caught.value) == (
+        "all evaluations of generation 0 failed, the last one by Diverged: the training diverged: accuracy on the "
+        "validation part is not finite; mend what made them fail and run it again: they are then trained anew"
+    )
+    assert genetic_search(job("global_"), **GENETIC).cost.epochs == 30
+
+
+def test_if_all_of_a_later_generation_fail_the_search_keeps_what_it_has_found(
+    job: Callable[..., Job], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = job("global_")
+    whole = genetic_search(dataclasses.replace(here, results=tmp_path / "whole"), **GENETIC)
+    first: set[Structure] = set()  # what is evaluated before the first one goes on to the second rung
+    longer: set[Structure] = set()
+
+    def late(structure: Structure, epochs: int) -> bool:
+        if epochs > 1:
+            longer.add(structure)
+        elif not longer:
+            first.add(structure)
+        return structure not in first
+
+    found = genetic_search(diverging(here, late), **GENETIC)
+    assert found.history == whole.history[:1]
+    assert dict(found.structure) == {name: tuple(d) for name, d in found.history[-1]["structure"].items()}
+    assert found.cost.epochs < whole.cost.epochs
+    assert "all evaluations of generation 1 failed, the last one by Diverged: " in caplog.text
+    assert f"delete {found.folder / FOUND} and the records" in caplog.text
+    (found.folder / FOUND).unlink()
+    assert genetic_search(here, **GENETIC).history == whole.history
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_trainings_too_short_for_all_rungs_have_fewer(
+    job: Callable[..., Job], toy: ModuleType, epochs: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        found = genetic_search(job("global_", config=toy.Config(epochs=epochs)), **GENETIC)
+    assert 0 < found.cost.epochs <= 6 * epochs
+    assert "rungs of 1 epochs" in caplog.text
+
+
+def test_candidates_are_the_beginnings_of_the_full_training(job: Callable[..., Job], toy: ModuleType) -> None:
+    spans = []
+
+    def fit(model: Any, config: Any, run: Any) -> None:
+        spans.append((config.epochs, run.schedule_epochs))
+        toy.fit(model, config, run)
+
+    outcome = run_cell(job("global_", task=dataclasses.replace(toy.TASK, fit=fit)))
+    assert outcome.status == "done", outcome.reason
+    assert set(spans[:-1]) == {(1, 5), (2, 5)}
+    assert spans[-1] == (5, None)
 
 
 def test_a_trial_elsewhere_needs_the_very_folder(
@@ -119,7 +214,7 @@ def test_a_trial_elsewhere_needs_the_very_folder(
     monkeypatch.setattr(pool, "print_to", lambda path: None)  # it is this process's output here
     monkeypatch.setattr(pool, "_device", "cpu")
     here = job("global_")
-    trial = Trial(here, here.results / "work" / "search", {"promoted": 0.25}, None, 2)
+    trial = Trial(here, here.results / "work" / "search", {"promoted": 0.25}, 2)
     sent = pickle.loads(pickle.dumps(trial.elsewhere()))  # noqa: S301 (made one line above)
     made = sent(STRUCTURES[0])
     assert trial.path(STRUCTURES[0]).exists()
@@ -197,6 +292,43 @@ def test_latency_finds_a_front_and_takes_the_fastest_that_is_good_enough(job: Ca
     folder = next(here.results.rglob(FOUND)).parent
     told = [json.loads(path.read_text()) for path in folder.glob("candidate-*-*.json")]
     assert {(one["fitness"], one["latency"]) for one in front} <= {(one["fitness"], one["cost"]) for one in told}
+
+
+def test_latency_is_measured_by_the_driver_once_the_workers_are_idle(
+    job: Callable[..., Job], toy: ModuleType, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    class Workers:
+        """Runs what it is given as a worker process would: without the driver's task."""
+
+        size = 2
+
+        def run(self, function: Any, items: Any) -> list[Any]:
+            seen.append("begin")
+            done = pool.in_process().run(pickle.loads(pickle.dumps(function)), items)  # noqa: S301 (made right here)
+            seen.append("end")
+            return done
+
+    def probe(*arguments: Any) -> Any:
+        seen.append("probe")
+        return toy.TASK.probe(*arguments)
+
+    monkeypatch.setattr(tasks, "load", lambda name: toy.TASK)
+    monkeypatch.setattr(pool, "print_to", lambda path: None)
+    monkeypatch.setattr(pool, "_device", "cpu")
+    here = job("global_pareto", task=dataclasses.replace(toy.TASK, probe=probe), workers=Workers())
+    folder = results / "work" / "search"
+    evaluations = Evaluations(here, folder, {}, "latency")
+    evaluations.map(Rung(evaluations, 1), STRUCTURES)
+    evaluations.map(Rung(evaluations, 2), STRUCTURES[:1])
+    assert seen == ["begin", "end", "probe", "probe", "probe", "begin", "end"]  # each structure once
+    costs = [evaluations.found(structure).cost for structure in STRUCTURES]
+    assert None not in costs
+    again = Evaluations(here, folder, {}, "latency")
+    again.map(Rung(again, 1), STRUCTURES)
+    again.map(Rung(again, 2), STRUCTURES[:1])
+    assert [again.found(structure).cost for structure in STRUCTURES] == costs
 
 
 def test_latency_needs_a_probe(job: Callable[..., Job], toy: ModuleType) -> None:

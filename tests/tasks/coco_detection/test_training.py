@@ -75,6 +75,29 @@ class TestResume:
         selected = [torch.load(tmp_path / name / SELECTED, weights_only=True) for name in ("whole", "cut")]
         assert_same_weights(*selected)
 
+    def test_the_beginning_of_a_longer_training_has_its_learning_rates(self, config, tmp_path, monkeypatch):
+        config = dataclasses.replace(config, validate_every=9)
+        rates = []
+        update = training.Runner.call_hook
+
+        def call_hook(runner, name, **given):
+            if name == "before_train_iter":
+                rates.append(runner.optim_wrapper.get_lr()["lr"][0])
+            update(runner, name, **given)
+
+        monkeypatch.setattr(training.Runner, "call_hook", call_hook)
+        whole, _ = train(config, tmp_path / "whole")
+        straight = rates.copy()
+        rates.clear()
+        first = dataclasses.replace(config, epochs=1)
+        train(first, tmp_path / "halved", schedule_epochs=3)
+        rest, _ = train(config, tmp_path / "halved", resume=True, schedule_epochs=3)
+        assert rates == straight
+        assert_same_weights(rest.state_dict(), whole.state_dict())
+        rates.clear()
+        train(first, tmp_path / "short")
+        assert rates != straight[: len(rates)]  # a training in its own right
+
     def test_refuses_another_run_and_a_broken_checkpoint(self, config, tmp_path):
         config = dataclasses.replace(config, epochs=1)
         train(config, tmp_path)
