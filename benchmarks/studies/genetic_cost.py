@@ -10,6 +10,7 @@ validation accuracy after 5 epochs, and by the test accuracy after a full traini
 
 import json
 import logging
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,6 @@ import tyro
 from benchmarks.record import ROOT, commit, versions
 from benchmarks.studies.planted_truth import (
     EPOCHS,
-    LONGEST,
     TEST,
     VALIDATION,
     Data,
@@ -31,7 +31,7 @@ from benchmarks.studies.planted_truth import (
     one_shot,
     train,
 )
-from rfnext import EvolutionConfig, Structure, powers_of_two
+from rfnext import Structure
 from rfnext.atomic import write_text
 from rfnext.functional import pin_implementation
 
@@ -67,16 +67,16 @@ def judged(data: Data, structure: Structure, epochs: int) -> dict[str, object]:
 def run(seed: int) -> dict[str, object]:
     """All three searches on one set of lags."""
     data = Data(seed)
-    candidates = powers_of_two(LONGEST + 1)
-    published = EvolutionConfig(population=50, generations=100, candidates=candidates)
-    found, epochs = genetic(data, published, [SHORT], 1.0, float("inf"))
+    budget = math.inf
+    found, epochs = genetic(data, {}, population=50, generations=100, rungs=[SHORT], promoted=1.0, budget=budget)
     rows = {"published settings": judged(data, found, epochs)}
     log.info("seed %d, published: %s, lags %s", seed, rows["published settings"], data.lags)
-    small = EvolutionConfig(population=8, generations=1000, candidates=candidates)
-    found, used = genetic(data, small, [SHORT, 2 * SHORT], 0.25, epochs / 10)
+    budget, rungs = epochs / 10, [SHORT, 2 * SHORT]
+    found, used = genetic(data, {}, population=8, generations=1000, rungs=rungs, promoted=0.25, budget=budget)
     rows["population 8, halving, a tenth of the epochs"] = judged(data, found, used)
-    refined = local(data, one_shot(data).structure("log2"))
-    rows["one_shot_to_local"] = judged(data, refined, 2 * EPOCHS)
+    coarse, used = one_shot(data, {}, readout="log2")
+    start = {"one_shot": {"dilations": [d for (d,) in coarse.values()], "search_epochs": used}}
+    rows["one_shot_to_local"] = judged(data, *local(data, start, start="one_shot"))
     return {"seed": seed, "lags": data.lags, "commit": commit(), "versions": versions(), "methods": rows}
 
 

@@ -226,7 +226,7 @@ def genetic(
     generations: int,
     rungs: list[int],
     promoted: float,
-    budget: int,
+    budget: float,
 ) -> Found:
     """The best structure, and the epochs that were trained for it.
 
