@@ -340,7 +340,7 @@ def test_variants_of_a_search_are_searches_of_their_own(job: Callable[..., Job])
     ):
         outcomes[name] = run(job(name))
         (search,) = METHODS[name].searches
-        assert (job().cell.work(job().results).parents[1] / search).is_dir()
+        assert (job().cell.work(job().results).parents[1] / "searches" / search).is_dir()
     assert len(list(job().results.rglob(FOUND))) == len(outcomes)
     branches = {
         name: [len(entry["branches"]["2"]) for entry in outcome.history if "branches" in entry]

@@ -110,7 +110,7 @@ def test_a_cell_is_logged_with_curves_structure_tables_and_pictures(
 
     (search,) = runs(tmp_path / "results/work" / CELL.task / CELL.preset / "searches/local_search")
     assert (search.project, search.group) == ("rfnext", group)
-    assert search.name == f"{group} local_search fold1-seed0"
+    assert search.name == f"{group} searches local_search fold1-seed0"
     assert (search.config["epochs"], search.config["seed"], search.config["fold"]) == (2, 0, 1)
     assert search.config["search"]["spread"] == 0.1
     assert "root" not in search.config  # a path of this machine

@@ -1,10 +1,12 @@
 """Successive halving: who goes on, what it costs, and what failures do."""
 
-import multiprocessing
+import pickle
+from multiprocessing.pool import ThreadPool
 
 import pytest
 
 from rfnext import Structure, halve
+from rfnext.halving import Rung
 
 STRUCTURES = [Structure({"conv": (d,)}) for d in range(1, 9)]
 
@@ -76,17 +78,23 @@ def test_a_share_is_a_share(promoted):
 
 
 def quality(structure: Structure, epochs: int) -> float | None:
-    """Picklable, as other processes need it; the worst half fails."""
+    """The worst half fails."""
     ((dilation,),) = structure.values()
     return dilation + epochs / 100 if dilation > 4 else None
 
 
 @pytest.mark.parametrize("budget", [7, 16, 19, 100])
-def test_a_rung_can_be_trained_by_other_processes_with_the_same_result(budget):
+def test_a_rung_can_be_trained_side_by_side_with_the_same_result(budget):
+    # By threads; real processes are started in tests/benchmarks/test_evaluations.py.
     expected = halve(STRUCTURES, [2, 4, 8], quality, promoted=0.5, budget=budget)
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with ThreadPool(2) as pool:
         assert halve(STRUCTURES, [2, 4, 8], quality, promoted=0.5, budget=budget, map=pool.map) == expected
         assert halve(STRUCTURES, [2, 4, 8], quality, promoted=0.5, budget=budget, map=pool.imap) == expected
+
+
+def test_a_rung_can_be_sent_to_other_processes():
+    rung = pickle.loads(pickle.dumps(Rung(quality, 4)))
+    assert [rung(structure) for structure in STRUCTURES] == [quality(structure, 4) for structure in STRUCTURES]
 
 
 def test_a_map_gets_each_rung_at_once_and_no_more_than_the_budget_allows():
