@@ -93,7 +93,7 @@ def test_a_rung_can_be_trained_side_by_side_with_the_same_result(budget):
 
 
 def test_a_rung_can_be_sent_to_other_processes():
-    rung = pickle.loads(pickle.dumps(Rung(quality, 4)))
+    rung = pickle.loads(pickle.dumps(Rung(quality, 4)))  # noqa: S301 (our own bytes)
     assert [rung(structure) for structure in STRUCTURES] == [quality(structure, 4) for structure in STRUCTURES]
 
 
