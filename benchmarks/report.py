@@ -49,7 +49,7 @@ h1 { font-size: clamp(1.6rem, 4vw, 2.2rem); line-height: 1.2; margin: 0 0 .5rem;
 h2 {
   font-size: 1.45rem; line-height: 1.25; margin: 3.5rem 0 .5rem; padding-top: 1rem; border-top: 2px solid var(--ink);
 }
-h3 { font-size: 1.12rem; margin: 0; }
+h3 { font-size: 1.12rem; margin: 0; overflow-wrap: anywhere; }
 h4 { font-size: 1rem; margin: 1.5rem 0 .3rem; }
 p, li, dd { overflow-wrap: anywhere; max-width: 46rem; }
 p { margin: .4rem 0 .8rem; }
