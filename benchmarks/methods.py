@@ -27,12 +27,7 @@ from benchmarks.searches import (
     train_and_rank,
 )
 from benchmarks.training import Found, Job, Outcome, as_lists, build, fit, score
-from rfnext import (
-    Structure,
-    keep_branches,
-    merge,
-    powers_of_two,
-)
+from rfnext import Structure, keep_branches, merge, powers_of_two
 
 
 @dataclass(frozen=True)
@@ -64,11 +59,7 @@ def baseline(job: Job) -> Outcome:
 
 def random_search(job: Job, candidates: int) -> Outcome:
     """Search at random at the budget of the local search, then train the best structure anew."""
-    found = draw_and_rank(job, candidates)
-    model = build(job)
-    found.structure.apply(model)
-    trained = fit(job, model, job.folder("train"))
-    return score(job, model, found=found, trained=trained)
+    return retrain_single(job, draw_and_rank(job, candidates))
 
 
 def tuned_design(job: Job, trainings: int) -> Outcome:
@@ -78,10 +69,7 @@ def tuned_design(job: Job, trainings: int) -> Outcome:
     limits = powers_of_two(largest + 1)[1:] if largest > 1 else candidates(job)
     limits = limits if len(limits) < 6 else limits[::2]  # few enough to be trained for long enough
     designs = [capped_design(model, job.task, limit) for limit in limits]
-    found = train_and_rank(job, designs, job.config.epochs * trainings)
-    found.structure.apply(model)
-    trained = fit(job, model, job.folder("train"))
-    return score(job, model, found=found, trained=trained)
+    return retrain_single(job, train_and_rank(job, designs, job.config.epochs * trainings))
 
 
 def multi_dilation(job: Job) -> Outcome:
@@ -182,12 +170,8 @@ def one_shot_to_local_multi(job: Job, **settings: Any) -> Outcome:
 
 
 def global_(job: Job, **settings: Any) -> Outcome:
-    """Genetic search with successive halving; its best structure trained anew as plain convs."""
-    return retrain_single(job, genetic_search(job, **settings))
-
-
-def global_pareto(job: Job, **settings: Any) -> Outcome:
-    """Genetic search for fitness and cost; the cheapest structure that is about as good as the best, trained anew."""
+    """Genetic search with successive halving; its best structure (with a cost among the settings: the cheapest one that
+    is about as good) trained anew as plain convs."""
     return retrain_single(job, genetic_search(job, **settings))
 
 
@@ -220,10 +204,8 @@ def retrain_multi(job: Job, found: Found) -> Outcome:
 ONE_SHOT = MappingProxyType({"readout": "log2", "learning_rate": 0.1, "sharpen": 1.0, "warmup": 0.0})
 """Settings of the one-shot search, see `OneShotConfig`; warmup is a share of the training."""
 
-
 GENETIC = MappingProxyType({"population": 8, "generations": 40, "rungs": (0.125, 0.375), "promoted": 0.25, "budget": 6})
 """Settings of the genetic search: rungs and budget in trainings (shares of `config.epochs`)."""
-
 
 GENETIC_PARETO = MappingProxyType({**GENETIC, "cost": "latency", "tolerance": 1.0})
 """Settings of the genetic search for fitness and latency: `tolerance` is what the fastest may be less fit, in units of
@@ -360,7 +342,7 @@ METHODS: dict[str, Method] = {
             "global_pareto",
             "genetic search for fitness and latency, the fastest structure at most 1 (unit of fitness) below the best "
             "retrained",
-            global_pareto,
+            global_,
             settings=GENETIC_PARETO,
             searches=("genetic_pareto",),
             standard=False,
