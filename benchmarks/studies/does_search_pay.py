@@ -5,8 +5,8 @@
     python -m benchmarks.studies.does_search_pay --only-table
 
 Runs all methods on own data in the layout of the MS-TCN release, or on the embedded wrist sessions, with a network that
-fits a small machine (preset "compact": 2 stages x 10 layers x 32 maps), and the published rule of the local search
-beside ours; cells that are done are kept. Then writes a table of paired differences for each of the two. The own data
+fits a small machine (preset "compact": 2 stages x 10 layers x 32 maps), and the local search by the published rule and
+with a wider spread beside ours; cells that are done are kept. Then writes a table of paired differences for each of the two. The own data
 of the committed study are 50 Salads' SVM scores at 1 frame per second, which are in the repository
 colincsl/TemporalConvolutionalNetworks.
 """
@@ -46,6 +46,8 @@ METHODS = (
 )
 SEGLEARN = {"dataset=seglearn", "stride=4"}
 """Fields of the config on the embedded sessions."""
+VARIANTS = {"search.rule=paper": "paper", "search.spread=0.5": "spread 0.5"}
+"""Fields of the config by which `local_single` is run once more -> what its row is called in brackets."""
 REFERENCES = ("baseline", "tuned_design", "local_single (paper)")
 METRICS = ("f1@25", "f1@50", "accuracy")
 
@@ -80,7 +82,7 @@ def run(options: Options) -> int:
         shared = ["compact", "--task", "action_segmentation", "--results", str(options.results), "--seeds", str(seed)]
         runs = [["--method", *options.methods, "--", *data]]
         if "local_single" in options.methods:
-            runs.append(["--method", "local_single", "--", *data, "--search.rule", "paper"])
+            runs += [["--method", "local_single", "--", *data, *f"--{field}".split("=")] for field in VARIANTS]
         for arguments in runs:
             status = max(status, suite.main([*shared, *arguments]))
             if status == 130:  # interrupted
@@ -89,24 +91,25 @@ def run(options: Options) -> int:
 
 
 def rows(groups: Sequence[Group], seglearn: bool) -> dict[str, tuple[Group, str]]:
-    """Name of the row -> the group and method that it shows. Those of the published rule carry "(paper)".
+    """Name of the row -> the group and method that it shows. Those of `VARIANTS` carry theirs in brackets.
 
     Raises ValueError if two groups have the same row: own data of two kinds in one folder.
     """
     found: dict[str, tuple[Group, str]] = {}
     for one in groups:
         preset, *fields = one.preset.split("+")
-        paper = "search.rule=paper" in fields
-        rest = {field for field in fields if field != "search.rule=paper"}
+        variants = [name for field, name in VARIANTS.items() if field in fields]
+        rest = set(fields) - set(VARIANTS)
         data = rest == SEGLEARN if seglearn else len(rest) < 2 and all(field.startswith("group=") for field in rest)
-        if (one.task, preset) != ("action_segmentation", "compact") or not data:
+        if (one.task, preset) != ("action_segmentation", "compact") or not data or len(variants) > 1:
             continue
         for method in one.methods:
-            name = f"{method} (paper)" if paper else method
+            name = f"{method} ({variants[0]})" if variants else method
             if name in found:
                 raise ValueError(f"{found[name][0].preset} and {one.preset} both have {name}; keep one of them")
             found[name] = (one, method)
-    order = [name for method in methods.METHODS for name in (method, f"{method} (paper)")]
+    suffixes = ["", *(f" ({name})" for name in VARIANTS.values())]
+    order = [method + suffix for method in methods.METHODS for suffix in suffixes]
     return {name: found[name] for name in order if name in found}
 
 

@@ -181,6 +181,22 @@ def hand_design(data: Data, found: Entries) -> Found:
     return Structure.read(Network(), searched), 0
 
 
+def tuned_design(data: Data, found: Entries, *, trainings: int) -> Found:
+    """Geometric patterns from 1 to a largest dilation, which is chosen on validation; with 16 it is the hand design.
+
+    The candidates share `trainings` trainings.
+    """
+    largest = powers_of_two(LONGEST + 1)[1:]
+    share = trainings * EPOCHS // len(largest)
+    scored = []
+    for limit in largest:
+        structure = as_structure([round(limit ** (c / (CLASSES - 1))) for c in range(CLASSES)])
+        model = build(data.seed, structure)
+        train(model, data, share)
+        scored.append((accuracy(model, data, VALIDATION), structure))
+    return max(scored, key=lambda pair: pair[0])[1], share * len(largest)
+
+
 def local(
     data: Data,
     found: Entries,
@@ -323,6 +339,7 @@ REFINING = {"rule": "default", "spread": 0.1, "branches": 3}
 METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "the truth": (truth, {}),
     "hand design": (hand_design, {}),
+    "tuned_design": (tuned_design, {"trainings": 2}),
     "random_search": (random_best, {"count": 8}),
     "local, rule paper": (local, {"rule": "paper", "spread": 0.1, "branches": 3}),
     "local": (local, {"rule": "default", "spread": 0.1, "branches": 3}),
