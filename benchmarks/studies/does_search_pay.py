@@ -6,8 +6,8 @@
 
 Runs all methods on own data in the layout of the MS-TCN release, or on the embedded wrist sessions, with a network that
 fits a small machine (preset "compact": 2 stages x 10 layers x 32 maps), and the local search by the published rule and
-with a wider spread beside ours; cells that are done are kept. Then writes a table of paired differences for each of the two. The own data
-of the committed study are 50 Salads' SVM scores at 1 frame per second, which are in the repository
+with a wider spread beside ours; cells that are done are kept. Then writes a table of paired differences for each of the
+two. The own data of the committed study are 50 Salads' SVM scores at 1 frame per second, which are in the repository
 colincsl/TemporalConvolutionalNetworks.
 """
 
