@@ -416,10 +416,10 @@ def table(records: list[dict]) -> str:
         "log2 error: mean of |log2(dilation / lag)|. Mean ± 95 % interval over seeds. The budget of global_ is "
         f"{METHODS['global_'][1]['budget']} epochs, without those that its last generation repeats.",
         "",
-        "| method | near (%) ↑ | log2 error ↓ | accuracy retrained (%) ↑ | minus hand design |  search epochs |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| method | near (%) ↑ | log2 error ↓ | accuracy retrained (%) ↑ | minus hand design | minus tuned_design "
+        "| search epochs |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    base = [r["methods"]["hand design"]["accuracy"] for r in records]
     for name in records[0]["methods"]:
         rows = [r["methods"][name] for r in records]
         hits, errors = [], []
@@ -429,10 +429,13 @@ def table(records: list[dict]) -> str:
                 hits.append(100 * statistics.fmean(near(d, lag) for d, lag in pairs))
                 errors.append(statistics.fmean(abs(math.log2(d / lag)) for d, lag in pairs))
         scores = [row["accuracy"] for row in rows]
-        gains = [score - other for score, other in zip(scores, base, strict=True)]
+        gains = []
+        for reference in ("hand design", "tuned_design"):
+            base = [r["methods"][reference]["accuracy"] for r in records]
+            gains.append(_interval([score - other for score, other in zip(scores, base, strict=True)], 1))
         epochs = statistics.fmean(row["search_epochs"] for row in rows)
         found = [_interval(hits, 0), _interval(errors, 2)] if hits else ["–", "–"]
-        cells = [*found, _interval(scores, 1), _interval(gains, 1), f"{epochs:.0f}"]
+        cells = [*found, _interval(scores, 1), *gains, f"{epochs:.0f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
