@@ -31,7 +31,8 @@ class LocalConfig:
     """How many rounds are run; after the last one the probabilities go on learning until training ends.
     The published max_step, which is exclusive, gives (max_step - 1) // interval rounds."""
     spread: float = 0.5
-    """Distance of the outermost branches from the centre, as a share of the centre."""
+    """Distance of the outermost branches from the centre, as a share of the centre. By rule "default" it is at least one
+    step: well below 0.5, a round changes small dilations by a larger share than large ones."""
     branches: int = 2
     """Dilations per conv."""
     bounds: Bounds = field(default_factory=lambda: Bounds(1, 24))

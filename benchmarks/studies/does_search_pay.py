@@ -59,7 +59,7 @@ class Options:
     root: Path | None = None
     """Folder of own data."""
     seglearn: bool = False
-    """On the embedded wrist sessions instead, at 12.5 frames per second."""
+    """On the embedded wrist sessions instead, at 2.5 frames per second."""
     methods: tuple[str, ...] = METHODS
     """What to run."""
     group: str = r"rgb-\d+"
