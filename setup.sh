@@ -71,7 +71,8 @@ if [ ! -e "$unfinished" ] && [ -x "$python" ] && satisfied "$python" >/dev/null 
     ready "$python"
 fi
 
-say "Setting up .venv with $("$base" --version): 3 to 10 minutes, once. Ctrl-C is safe; run the same command again."
+say "Setting up .venv in $PWD with $("$base" --version): the packages of requirements.txt, about 3 GB to download," \
+    "7 GB of disk, 3 to 10 minutes, once. Ctrl-C is safe; run the same command again."
 base=$("$base" -c 'import sys; print(sys._base_executable)') # not .venv's own, if that is the active one
 if [ -e "$unfinished" ] || ! "$python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     rm -rf .venv

@@ -1,1 +1,12 @@
 """How the tasks are run and reported: methods, one cell, many cells, records, tables and figures."""
+
+import importlib.util
+import sys
+
+# All commands of the package come by here before they import anything.
+if missing := [name for name in ("torch", "tyro", "scipy") if importlib.util.find_spec(name) is None]:
+    raise ImportError(
+        f"{', '.join(missing)} not installed for {sys.executable}; run `bash setup.sh` in the repository, and this "
+        "command with the Python that it prints",
+        name=__name__,  # `python -m` prints this as one line, and a traceback for any other name
+    )

@@ -13,10 +13,11 @@ import math
 import operator
 import platform
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -35,11 +36,13 @@ log = logging.getLogger(__name__)
 CostMeasure = Literal["latency"]
 """What a structure costs; latency: seconds of one forward pass of the network with its initial weights on the longest
 input of the task's probe, by `rfnext.receptive_field.latency`. It is that of the driver's device, whatever trains the
-candidates. No timing is the same twice, so a search by latency is not either."""
+candidates. No timing is the same twice, so a search by latency is not either. Multiply-adds and parameters are no
+choice here: convs that keep their output size have as many of them at every dilation, in all tasks, so there would be
+nothing to weigh. (A search of one's own may tell `rfnext.Scored` any cost.)"""
 
 
 class NotShared(RuntimeError):
-    """A worker does not see the results folder, where the checkpoints are that candidates go on from."""
+    """A worker does not see the results folder, where candidates leave their checkpoints."""
 
 
 class Diverged(RuntimeError):
@@ -119,40 +122,59 @@ class Trial:
         result.write(path)
         return result
 
+    def log(self, structure: Structure) -> Path:
+        return self.checkpoints(structure).with_suffix(".txt")
+
     def elsewhere(self) -> "Elsewhere":
         """The same on its way to a worker."""
-        job = self.job
-        return Elsewhere(
+        there = {"folder": self.folder.resolve(), "settings": dict(self.settings), "epochs": self.epochs}
+        return Elsewhere.of(self.job, functools.partial(Trial, **there))
+
+
+class Work(Protocol):
+    """What is done for a job with one of many items, such as a `Trial` of a structure."""
+
+    def __call__(self, item: Any, /) -> Any: ...
+
+    def log(self, item: Any, /) -> Path:
+        """Where the output of a worker process goes that does it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Work for a job on its way to a worker: without the job's task, whose functions need not be picklable.
+
+    work: makes it of the job there. threads: of torch, for equal results.
+    """
+
+    work: Callable[[Job], Work]
+    cell: Cell
+    config: Any
+    results: Path
+    mark: str
+    settings: dict[str, Any]
+    resume: bool
+    logger: Logger
+    threads: int
+
+    @classmethod
+    def of(cls, job: Job, work: Callable[[Job], Work]) -> "Elsewhere":
+        """What `work(job)` does, in a worker; `work` can be pickled."""
+        return cls(
+            work,
             job.cell,
             job.config,
             job.results.resolve(),  # workers of a cluster start in other folders
             pool.mark(job.results),
             dict(job.settings),
+            job.resume,
             job.logger,
             torch.get_num_threads(),
-            self.folder.resolve(),
-            dict(self.settings),
-            self.epochs,
         )
 
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """A trial without the task, whose functions need not be picklable. threads: of torch, for equal results."""
-
-    cell: Cell
-    config: Any
-    results: Path
-    mark: str
-    job_settings: dict[str, Any]
-    logger: Logger
-    threads: int
-    folder: Path
-    settings: dict[str, Any]
-    epochs: int
-
-    def __call__(self, structure: Structure) -> Evaluated:
-        """Run the trial in a worker process, whose output goes to a log beside the checkpoints from here on.
+    def __call__(self, item: Any) -> Any:
+        """Do it in a worker process, whose output goes to the item's log from here on.
 
         Raises:
             NotShared: if the worker does not see the driver's folder.
@@ -160,8 +182,8 @@ class Elsewhere:
         """
         if not pool.sees(self.results, self.mark):
             raise NotShared(
-                f"the worker on {platform.node()} does not see {self.results}, and candidates go on from checkpoints "
-                "that other workers left there; give --results a folder that all machines share"
+                f"the worker on {platform.node()} does not see {self.results}, where candidates leave the checkpoints "
+                "that others go on from; give --results a folder that all machines share"
             )
         torch.set_num_threads(self.threads)
         job = Job(
@@ -169,14 +191,15 @@ class Elsewhere:
             tasks.load(self.cell.task),
             self.config,
             self.results,
-            settings=self.job_settings,
+            settings=self.settings,
             device=pool.device(),
             logger=self.logger,
+            resume=self.resume,
         )
-        trial = Trial(job, self.folder, self.settings, self.epochs)
-        pool.print_to(trial.checkpoints(structure).with_suffix(".txt"))
+        work = self.work(job)
+        pool.print_to(work.log(item))
         try:
-            return trial(structure)
+            return work(item)
         except SystemExit as error:
             raise RuntimeError(f"SystemExit: {error.code}") from error
 
@@ -186,20 +209,37 @@ class Evaluations:
 
     One that fails (an error, a worker that dies twice, or a training that diverges) costs its epochs and loses.
 
+    Rungs of fewer than `whole` epochs train on input that is `shorten` times shorter, what a structure is there: see
+    `shortened`. Structures that are the same there are trained once. An epoch of it counts as 1 / `shorten`. The rung
+    after does not go on from there but trains from the first epoch: a checkpoint holds the best epoch, too, which was
+    chosen on other input.
+
+    fitness: epochs in all -> structure -> its fitness then, where it has one.
     epochs: trained so far, by this process or one that was interrupted.
     resumed: whether some were found on disk.
     error: why the last one failed that did.
     """
 
-    def __init__(self, job: Job, folder: Path, settings: Mapping[str, Any], cost: CostMeasure | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        settings: Mapping[str, Any],
+        cost: CostMeasure | None = None,
+        *,
+        shorten: int = 1,
+        whole: int = 0,
+    ) -> None:
         self.job = job
+        self.fitness: defaultdict[int, dict[Structure, float]] = defaultdict(dict)
         self.epochs, self.resumed = 0, False
         self.error: BaseException | None = None
         self._workers = job.workers or pool.in_process()
-        self._trial = functools.partial(Trial, job, folder, settings)
+        self._folder, self._settings = folder, settings
         self._measure = cost
+        self._shorten, self._whole = shorten, whole
         self._found: dict[Structure, Evaluated] = {}
-        self._reached: dict[Structure, int] = {}
+        self._reached: dict[Path, int] = {}  # epochs by the folder of the training
         self._costs: list[Cost] = []
 
     @property
@@ -218,9 +258,14 @@ class Evaluations:
             NotShared: if a worker cannot evaluate for want of the folder.
             NoWorkerLeft: if there is nobody to evaluate one.
         """
-        trial = self._trial(rung.epochs)
-        known = {s: found for s in structures if (found := Evaluated.read(trial.path(s))) is not None}
-        new = [structure for structure in structures if structure not in known]
+        factor = self._shorten if rung.epochs < self._whole else 1
+        trial = Trial(self._job(factor), self._folder, self._settings, rung.epochs)
+        meant = {structure: shortened(structure, factor) for structure in structures}
+        distinct = list(dict.fromkeys(meant.values()))
+        reached = {structure: self._reached.get(trial.checkpoints(structure), 0) for structure in distinct}
+        known = {s: found for s in distinct if (found := Evaluated.read(trial.path(s))) is not None}
+        # What this search has trained for another structure and is not known has failed, and would again.
+        new = [structure for structure in distinct if structure not in known and reached[structure] < rung.epochs]
         run: Callable[[Structure], Evaluated] = trial if self.job.workers is None else trial.elsewhere()
         for structure, future in zip(new, self._workers.run(run, new), strict=True):
             if (error := future.exception()) is None:
@@ -235,24 +280,35 @@ class Evaluations:
             where = trial.checkpoints(structure).name
             log.warning("%s: %s failed at %d epochs: %s", self.job.cell, where, rung.epochs, error, exc_info=error)
         good = sum(found.fitness is not None for found in known.values())
-        log.info("%s: %d of %d candidates trained to %d epochs", self.job.cell, good, len(structures), rung.epochs)
+        how = f" on input {factor} times shorter" if factor > 1 else ""
+        log.info("%s: %d of %d candidates trained to %d epochs%s", self.job.cell, good, len(distinct), rung.epochs, how)
         if self._measure is not None:  # here, when nobody trains any more: beside others it would measure those, too
             for structure, found in known.items():
                 if found.fitness is not None and found.cost is None:
                     known[structure] = dataclasses.replace(found, cost=self._latency(structure))
                     known[structure].write(trial.path(structure))
-        self.resumed = self.resumed or len(new) < len(structures)
-        for structure in structures:
-            trained = rung.epochs - self._reached.get(structure, 0)
-            self._reached[structure] = rung.epochs
-            self.epochs += trained
-            if structure not in known:
-                self._costs.append(Cost(trained))
+        for structure in distinct:
+            if reached[structure] >= rung.epochs:  # counted before
                 continue
-            self._costs.append(dataclasses.replace(known[structure].training, epochs=trained))
-            if known[structure].fitness is not None:  # or else that of the rung before is still its result
-                self._found[structure] = known[structure]
-        return [known[structure].fitness if structure in known else None for structure in structures]
+            self.resumed = self.resumed or structure not in new
+            trained = math.ceil((rung.epochs - reached[structure]) / factor)
+            self._reached[trial.checkpoints(structure)] = rung.epochs
+            self.epochs += trained
+            training = known[structure].training if structure in known else Cost()
+            self._costs.append(dataclasses.replace(training, epochs=trained))
+        for structure in structures:
+            found = known.get(meant[structure])
+            if found is not None and found.fitness is not None:  # or else that of the rung before is still its result
+                self._found[structure] = found
+                self.fitness[rung.epochs][structure] = found.fitness
+        return [self.fitness[rung.epochs].get(structure) for structure in structures]
+
+    def _job(self, factor: int) -> Job:
+        """The job on input that is `factor` times shorter."""
+        if factor == 1:
+            return self.job
+        assert self.job.task.shortened is not None
+        return dataclasses.replace(self.job, config=self.job.task.shortened(self.job.config, factor))
 
     def _latency(self, structure: Structure) -> float:
         """See `CostMeasure`; of each structure it is measured once."""
@@ -273,6 +329,19 @@ class Evaluations:
     def cost(self) -> Cost:
         """Of all evaluations; seconds add up, whether they ran side by side or not."""
         return functools.reduce(operator.add, self._costs, Cost())
+
+
+def shortened(structure: Structure, factor: int) -> Structure:
+    """What a structure is on input that is `factor` times shorter: its dilations divided by that, each at least 1.
+
+    They are rounded to the nearest integer, halves up.
+    """
+    return Structure(
+        {
+            name: tuple(max(1, (2 * d + factor) // (2 * factor)) for d in dilation)
+            for name, dilation in structure.items()
+        }
+    )
 
 
 def as_fitness(value: float, metric: Metric) -> float | None:

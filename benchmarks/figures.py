@@ -258,10 +258,12 @@ def trajectories(title: str, history: Sequence[Mapping[str, Any]]) -> Panel:
     values = [value for line in lines.values() for value in line]
     up = _Axis(min(values), max(values), bottom, top + 4, log=True)
     content = [_text(0, 13, title, "title"), *across.below(top, bottom), *up.beside(left, right)]
+    traces = []
     for depth, (name, line) in enumerate(lines.items()):
         points = _points([(across(step), up(value)) for step, value in zip(steps, line, strict=True)])
-        trace = element("polyline", points=points, class_="trace", stroke=_colour(depth, len(layers)))
-        content.append(element("g", element("title", f"{name}: {line[0]:g} → {line[-1]:g}"), trace))
+        trace = element("polyline", points=points, stroke=_colour(depth, len(layers)))
+        traces.append(element("g", element("title", f"{name}: {line[0]:g} → {line[-1]:g}"), trace))
+    content.append(element("g", traces, class_="trace"))
     content.append(_text(left, bottom + 32, "step of the search; colour: depth, blue first", "faint"))
     return Panel(title, WIDTH, bottom + 40, content)
 
@@ -281,11 +283,10 @@ def before_after(title: str, before: Dilations, after: Dilations) -> Panel:
         y, colour = top + step * (depth + 0.5), _colour(depth, len(layers))
         if step > 10:
             content.append(_text(left - 8, y + 3.5, _shorten(labels[name], 20), "faint", anchor="end"))
-        marks = [
-            _line(axis(old), y, axis(new), y),
-            element("circle", cx=_n(axis(old)), cy=_n(y), r="3", fill="none"),
-            element("circle", cx=_n(axis(new)), cy=_n(y), r="3", fill=colour),
-        ]
+        marks = [element("circle", cx=_n(axis(new)), cy=_n(y), r="3", fill=colour)]
+        if old != new:
+            hollow = element("circle", cx=_n(axis(old)), cy=_n(y), r="3", fill="none")
+            marks = [_line(axis(old), y, axis(new), y), hollow, *marks]
         content.append(element("g", element("title", f"{name}: {old:g} → {new:g}"), *marks, stroke=colour))
     content.append(_text(left, bottom + 32, "hollow: before, full: after", "faint"))
     return Panel(title, WIDTH, bottom + 40, content)

@@ -14,12 +14,25 @@ from scipy import stats
 
 import tasks
 from benchmarks.methods import METHODS
-from benchmarks.record import Cell, Record, RecordError, fingerprint, protocol_differences, shared
+from benchmarks.record import (
+    Cell,
+    Record,
+    RecordError,
+    as_text,
+    fingerprint,
+    flat,
+    in_a_name,
+    protocol_differences,
+    shared,
+)
 from tasks.spec import Metric
 
 log = logging.getLogger(__name__)
 
 BASELINE = "baseline"
+MAIN = "tiny"
+"""Preset of the main job (`benchmarks/run_all.sh` as it is), with those that go on with a dash."""
+
 PUBLISHED = Path(__file__).with_name("published.toml")
 
 Values = Mapping[tuple[int, int], float]
@@ -68,6 +81,17 @@ class Group:
     @property
     def name(self) -> str:
         return f"{self.task}-{self.preset}"
+
+    @property
+    def title(self) -> str:
+        """The preset and what was changed in it, as it was given: names of files do without most special characters."""
+        config = flat(self.records[0].protocol.get("config", {})) if self.records else {}
+        return ", ".join(_unmangled(part, config) for part in self.preset.split("+"))
+
+    @property
+    def main(self) -> bool:
+        """Whether the main job makes it."""
+        return self.preset == MAIN or (self.preset.startswith(f"{MAIN}-") and "+" not in self.preset)
 
     @property
     def cells(self) -> dict[Cell, Record | str]:
@@ -121,6 +145,15 @@ class Group:
         if isinstance(record, str):
             return record
         return record.reason if record.status == "failed" else None
+
+
+def _unmangled(part: str, config: Mapping[str, Any]) -> str:
+    """One change in a preset's name, "field=value", with the value of the config that it stands for."""
+    field, equals, value = part.partition("=")
+    # The end of a long name is cut off.
+    if equals and field in config and in_a_name(config[field]).startswith(value):
+        return f"{field}={as_text(config[field])}"
+    return part
 
 
 def group(records: Iterable[Record], broken: Mapping[Path, str]) -> list[Group]:

@@ -37,7 +37,7 @@ class Method:
     settings: keyword arguments of `run`; they belong to the protocol.
     searches: names of the searches that it starts from, each going on from the one before. Those of one (task, preset,
         fold, seed) are done once for all methods.
-    ranks: trains candidates of its own after them, for the epochs of one training in all.
+    ranks: ranks candidates of its own by short trainings; after searches, for the epochs of one training in all.
     standard: run by the suite unless it is told which methods to run.
     """
 
@@ -100,25 +100,27 @@ def learnable_spacings(job: Job, reach: int, factors: Sequence[float], trainings
     The positions' learning rate is the task's times a factor. Positions lie at most `reach` from the centre, or the
     task's largest candidate dilation where that is less: what a hand design has farther out starts at that distance.
     """
-
-    def network(factor: float) -> nn.Module:
-        model = build(job)
-        learn_spacings(model, job.task.where, reach=min(reach, candidates(job)[-1]), factor=factor)
-        return model
-
+    network = partial(spaced, reach=min(reach, candidates(job)[-1]))
     designed = Structure.read(build(job), job.task.where)
-    tried, cost = rank(job, [partial(network, factor) for factor in factors], job.config.epochs * trainings)
+    tried, cost = rank(job, network, factors, job.config.epochs * trainings)
     best = max(tried, key=lambda one: one.value)
-    model = network(factors[tried.index(best)])
+    model = network(job, factors[tried.index(best)])
     trained = fit(job, model, job.folder("train"))
     history: list[dict[str, Any]] = [{"step": 0, "structure": as_lists(designed)}]
     for factor, one in zip(factors, tried, strict=True):
-        found = as_lists(designed) | spacings(one.model)
+        found = as_lists(designed) | one.spacings
         history.append({"step": len(history), "factor": factor, "structure": found, "validation": one.validation})
     found = Found(best.trained.folder, cost, any(one.trained.resumed for one in tried), designed, history)
     outcome = score(job, model, found=found, trained=trained)
     history.append({"step": len(history), "structure": as_lists(designed) | spacings(outcome.model)})
     return outcome
+
+
+def spaced(job: Job, factor: float, *, reach: int) -> nn.Module:
+    """The job's network with taps that learn their positions."""
+    model = build(job)
+    learn_spacings(model, job.task.where, reach=reach, factor=factor)
+    return model
 
 
 def local_search_run(job: Job) -> Outcome:
@@ -207,6 +209,9 @@ ONE_SHOT = MappingProxyType({"readout": "log2", "learning_rate": 0.1, "sharpen":
 GENETIC = MappingProxyType({"population": 8, "generations": 40, "rungs": (0.125, 0.375), "promoted": 0.25, "budget": 6})
 """Settings of the genetic search: rungs and budget in trainings (shares of `config.epochs`)."""
 
+GENETIC_SHORTENED = MappingProxyType({**GENETIC, "shorten": 2})
+"""Settings of the genetic search with early candidates on input half as long."""
+
 GENETIC_PARETO = MappingProxyType({**GENETIC, "cost": "latency", "tolerance": 1.0})
 """Settings of the genetic search for fitness and latency: `tolerance` is what the fastest may be less fit, in units of
 the fitness (`benchmarks.evaluations.as_fitness`)."""
@@ -218,15 +223,17 @@ METHODS: dict[str, Method] = {
         Method("baseline", "hand-designed dilations", baseline),
         Method(
             "tuned_design",
-            "hand-designed pattern, its largest dilation chosen on validation, at the budget of one_shot_to_local",
+            "hand design, its largest dilation chosen on validation, at the budget of one_shot_to_local_single",
             tuned_design,
             settings=MappingProxyType({"trainings": 2}),
+            ranks=True,
         ),
         Method(
             "random_search",
             "best of random structures, ranked on validation, at the budget of one local search; retrained",
             random_search,
             settings=MappingProxyType({"candidates": 5}),
+            ranks=True,
             standard=False,
         ),
         Method(
@@ -248,6 +255,7 @@ METHODS: dict[str, Method] = {
             "the positions' learning rate chosen on validation, at the budget of a search",
             learnable_spacings,
             settings=MappingProxyType({"reach": 16, "factors": (1, 10, 100), "trainings": 1}),
+            ranks=True,
             standard=False,
         ),
         Method(
@@ -336,6 +344,14 @@ METHODS: dict[str, Method] = {
             global_,
             settings=GENETIC,
             searches=("genetic",),
+            standard=False,
+        ),
+        Method(
+            "global_shortened",
+            "genetic search, its early candidates trained on input half as long, retrained as plain convs",
+            global_,
+            settings=GENETIC_SHORTENED,
+            searches=("genetic_shortened",),
             standard=False,
         ),
         Method(

@@ -221,6 +221,16 @@ def _plain(value: Any, name: str) -> Any:
     raise TypeError(f"{name} is a {type(value).__name__}; a protocol holds dataclasses and JSON values only")
 
 
+def in_a_name(value: Any) -> str:
+    """A field's value as a part of a preset's name, which becomes the name of a folder."""
+    return re.sub(r"[^\w.,-]+", "_", as_text(value))
+
+
+def as_text(value: Any) -> str:
+    """A field's value as its reader would write it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 Kind = TypeVar("Kind")
 
 

@@ -79,9 +79,10 @@ article {
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .38rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 thead th {
-  border-bottom: 2px solid var(--line); vertical-align: bottom; font-weight: 600; padding: 0; white-space: normal;
+  border-bottom: 2px solid var(--line); vertical-align: bottom; font-weight: 600; white-space: normal;
   min-width: 3.6rem;
 }
+thead th:has(button) { padding: 0; }
 th[scope="row"], th.words, td.words { text-align: left; }
 th[scope="row"] {
   font-weight: 500; position: sticky; left: 0; background: var(--card);
@@ -97,8 +98,8 @@ th[aria-sort="descending"] button::after { content: "▼"; color: var(--link); }
 th button:focus-visible, a:focus-visible, summary:focus-visible, .scroll:focus-visible {
   outline: 2px solid var(--link); outline-offset: -2px; border-radius: 3px;
 }
-td a { color: inherit; text-decoration: underline dotted var(--line); }
-td a:hover { color: var(--link); text-decoration: underline; }
+tbody a { color: inherit; text-decoration: underline dotted var(--line); }
+tbody a:hover { color: var(--link); text-decoration: underline; }
 .interval { color: var(--faint); }
 .difference { display: block; font-size: .8rem; color: var(--faint); }
 .better { color: var(--better); font-weight: 600; }
@@ -129,6 +130,13 @@ SCRIPT = """
 // A click on a header sorts by its column; cells without a value stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headers = [...table.tHead.rows[0].cells];
+  headers.forEach(header => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...header.childNodes);
+    header.append(button);
+    header.setAttribute("aria-sort", "none");
+  });
   headers.forEach((header, column) => header.querySelector("button").addEventListener("click", () => {
     const words = header.classList.contains("words");
     const first = words ? "ascending" : "descending";
@@ -155,7 +163,16 @@ const reveal = () => {
   }
   if (target) target.scrollIntoView();
 };
-// Every number of a run leads where the row's own link does: a quarter of the page, if each were written out.
+// Every number leads where its row's own link does: a quarter of the page, if each were written out.
+for (const link of document.querySelectorAll("tbody th a")) {
+  for (const cell of link.closest("tr").querySelectorAll("td:not(.words)")) {
+    const number = cell.firstChild;
+    if (number?.nodeType !== Node.TEXT_NODE || !/^[+\u2212]?[0-9]/.test(number.data)) continue;
+    const same = link.cloneNode();
+    number.replaceWith(same);
+    same.append(number);
+  }
+}
 for (const link of document.querySelectorAll("table.runs td:last-child a")) {
   for (const cell of [...link.closest("tr").cells].slice(3, -1)) {
     const same = link.cloneNode();
@@ -205,8 +222,10 @@ class _Page:
         root: str,
         audio: bool,
     ) -> None:
-        # What compares to a published table first, then what has most cells.
-        self.groups = sorted(groups, key=lambda g: (g.task, g.records[0].published is None, -len(g.records), g.preset))
+        # The main job first, then what compares to a published table, then what has most cells.
+        self.groups = sorted(
+            groups, key=lambda g: (g.task, not g.main, g.records[0].published is None, -len(g.records), g.preset)
+        )
         self.gathered, self.results, self.root, self.audio = gathered, results, root, audio
         self.problems = [text.replace(str(results), "results") for text in problems]
         self.embedded: set[str] = set()
@@ -285,7 +304,7 @@ class _Page:
             e("div", e("p", "Not shown:"), e("ul", [e("li", text) for text in self.problems]), class_="problems")
             if self.problems
             else None,
-            e("ul", [self.glance(group) for group in self.groups], class_="glance"),
+            e("ul", [self.glance(group) for group in sorted(self.groups, key=lambda g: not g.main)], class_="glance"),
             e(
                 "nav",
                 e(
@@ -298,7 +317,7 @@ class _Page:
         )
 
     def glance(self, found: Group) -> Element:
-        name = f"{found.task}, {found.preset}"
+        name = f"{found.task}, {found.title}"
         return e("li", e("a", name, href=f"#{_anchor(found.name)}"), ": ", _minus(conclusion(found)))
 
     def section(self, task: str) -> Element:
@@ -316,7 +335,7 @@ class _Page:
         for line, group in zip(one.sheet.rows, one.groups, strict=True):
             names = [e("td", text, class_="words") for text in line[1 : one.sheet.names]]
             link = f"#{_anchor(group.name, 'cells')}"
-            rows.append(e("tr", _row_header(line[0]), names, [_number(t, link) for t in line[one.sheet.names :]]))
+            rows.append(e("tr", _row_header(line[0], link), names, map(_number, line[one.sheet.names :])))
         return e(
             "article",
             e("h3", one.sheet.title),
@@ -331,7 +350,7 @@ class _Page:
         badge = "not comparable to published numbers" if published is None else "data of a published table"
         return e(
             "article",
-            e("h3", found.preset, e("span", badge, class_="badge")),
+            e("h3", found.title, e("span", badge, class_="badge")),
             e("p", found.records[0].data, class_="data"),
             e("p", _minus(conclusion(found)), class_="conclusion"),
             self.main_table(found, parts.test, parts.notes),
@@ -388,7 +407,7 @@ class _Page:
         for line in sheet.rows:
             method = line[0]
             if method not in found.methods:  # a published row
-                rows.append(e("tr", _row_header(method), [_number(text) for text in line[1:]], class_="published"))
+                rows.append(e("tr", _row_header(method), map(_number, line[1:]), class_="published"))
                 continue
             missing = notes.missing(found, method)
             values = scores(found, method)
@@ -403,15 +422,15 @@ class _Page:
                 cells.append(
                     e(
                         "td",
-                        e("a", _minus(text), href=self.target(found, method)),
+                        _minus(text),
                         interval,
                         f" {missing}" if missing else None,
                         _difference(compared.get((method, metric.name))),
                     )
                 )
-            tail = [_number(text) for text in line[1 + len(found.metrics) :]]
-            rows.append(e("tr", _row_header(method), cells, tail))
-        return _scrolling(sheet.header, rows, f"Test scores of {found.task}, {found.preset}", sheet.names)
+            tail = map(_number, line[1 + len(found.metrics) :])
+            rows.append(e("tr", _row_header(method, self.target(found, method)), cells, tail))
+        return _scrolling(sheet.header, rows, f"Test scores of {found.task}, {found.title}", sheet.names)
 
     def target(self, found: Group, method: str) -> str:
         """Where a method's number leads: to its record, or to the list of them if they are several."""
@@ -419,11 +438,10 @@ class _Page:
         return self.record(done[0]) if len(done) == 1 else f"#{_anchor(found.name, method)}"
 
     def table(self, sheet: Sheet, found: Group) -> Element:
-        """A sheet whose rows are methods; their numbers lead to the records."""
-        rows = []
-        for line in sheet.rows:
-            numbers = [_number(text, self.target(found, line[0])) for text in line[1:]]
-            rows.append(e("tr", _row_header(line[0]), numbers))
+        """A sheet whose rows are methods and lead to the records."""
+        rows = [
+            e("tr", _row_header(line[0], self.target(found, line[0])), map(_number, line[1:])) for line in sheet.rows
+        ]
         return _scrolling(sheet.header, rows, sheet.title, sheet.names)
 
     def cells(self, found: Group) -> Element:
@@ -449,7 +467,7 @@ class _Page:
                     row.append(e("td", e("a", stamp, href=self.record(record)), class_="words"))
                 rows.append(row)
         header = ["method", "fold", "seed", *map(heading, found.metrics), "record, finished (UTC)"]
-        return _scrolling(header, rows, f"Every run of {found.task}, {found.preset}", 1, runs=True)
+        return _scrolling(header, rows, f"Every run of {found.task}, {found.title}", 1, runs=True)
 
     def findings(self, found: Group, drawn: dict[str, list[figures.Panel]]) -> Element | None:
         if not drawn.keys() & {"dilations", "structures", "reach"}:
@@ -485,7 +503,7 @@ class _Page:
         panels = [panel for kind in kinds for panel in drawn[kind]]
         if not panels:
             return None
-        about = f"{found.name}: {', '.join(kinds)}"
+        about = f"{found.task}, {found.title}: {', '.join(kinds)}"
         if self.brevity > (0 if "dilations" in kinds or "structures" in kinds else 1):
             files = [f"figures/{found.name}-{kind}.svg" for kind in kinds]
             return e(
@@ -578,9 +596,8 @@ def _scrolling(
     heads = [
         e(
             "th",
-            e("button", (text or "cell").replace(") ", ")\N{NO-BREAK SPACE}"), type="button"),
+            (text or "cell").replace(") ", ")\N{NO-BREAK SPACE}"),
             scope="col",
-            aria_sort="none",
             **({"class_": "words"} if index in words else {}),
         )
         for index, text in enumerate(header)
@@ -590,14 +607,13 @@ def _scrolling(
     return e("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
-def _row_header(text: str) -> Element:
-    return e("th", text, scope="row")
+def _row_header(text: str, link: str | None = None) -> Element:
+    """A row's name; the script lets its numbers lead where the name does."""
+    return e("th", e("a", text, href=link) if link else text, scope="row")
 
 
-def _number(text: str, link: str | None = None) -> Element:
-    """A cell of a sheet, linked if it is a number."""
-    shown = _minus(text)
-    return e("td", e("a", shown, href=link) if link and re.match(r"[+-]?\d", text) else shown)
+def _number(text: str) -> Element:
+    return e("td", _minus(text))
 
 
 def _difference(one: Comparison | None) -> Element | None:

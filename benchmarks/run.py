@@ -21,7 +21,6 @@ import difflib
 import itertools
 import logging
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -47,6 +46,7 @@ from benchmarks.record import (
     describe_device,
     fingerprint,
     flat,
+    in_a_name,
     kept,
     protocol,
     protocol_differences,
@@ -59,7 +59,7 @@ from benchmarks.record import (
 from benchmarks.training import Job, Outcome
 from rfnext import Structure
 from rfnext.atomic import write_bytes
-from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure
+from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure, offline_runs
 from tasks.spec import Logger, Split, Task
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,8 @@ class Options:
     threads: int = 1
     """Threads of torch on the CPU; 1 as in the suite, so that results do not depend on the cores."""
     trial_workers: int | Literal["auto"] | None = None
-    """Candidates that a genetic search trains at a time, each in a process of its own: a number, or auto for one per
-    GPU or core; by default one, in this process, or on a cluster all that fit. Results do not depend on it;
+    """Candidates that a search trains at a time, each in a process of its own: a number, or auto for one per GPU or
+    core; by default one, in this process, or on a cluster all that fit. Results do not depend on it;
     latencies are always measured in this process, on its device, and are never the same twice."""
     ray_address: str | None = None
     """Train candidates on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one here; all else runs
@@ -176,6 +176,13 @@ def log_to_wandb(job: Job, record: Record) -> None:
         if record.structure is not None:
             designed = next((seen["structure"] for seen in record.history if seen["step"] == 0), None)
             log_structure(run, Structure({name: tuple(d) for name, d in record.structure.items()}), designed)
+
+
+def offline_folders(cell: Cell, results: Path) -> list[Path]:
+    """What `wandb sync` uploads of a cell: the runs of its trainings and of the searches that it starts from."""
+    searches = work_folder(results) / cell.task / cell.preset / "searches"
+    starts = [searches / name / f"fold{cell.fold}-seed{cell.seed}" for name in METHODS[cell.method].searches]
+    return [path for folder in (*starts, cell.work(results)) for path in offline_runs(folder)]
 
 
 @dataclass(frozen=True)
@@ -313,6 +320,16 @@ def portable(text: str) -> str:
     return text.replace(str(ROOT), ".").replace(str(Path.home()), "~")
 
 
+LAST_SEED = 2**32 - 1
+"""The largest seed that NumPy takes."""
+
+
+def check_seed(seed: int, option: str = "--seed") -> None:
+    """Raises UsageError if a random generator would refuse the seed."""
+    if not 0 <= seed <= LAST_SEED:
+        raise UsageError(f"{option} must be between 0 and {LAST_SEED}, got {seed}")
+
+
 def pick(kind: str, name: str, known: Iterable[str]) -> str:
     """`name`, if it is known; otherwise UsageError with the closest known one."""
     names = list(known)
@@ -333,8 +350,7 @@ def preset_name(task: Task[Any], preset: str, config: Any) -> str:
     """The preset's name, followed by every field of the protocol in which `config` differs from it."""
     name = preset
     for field, value in changes(task, preset, config).items():
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        name += f"+{field}=" + re.sub(r"[^\w.,-]+", "_", text)
+        name += f"+{field}={in_a_name(value)}"
     # It becomes the name of a folder.
     return name if len(name) <= 100 else f"{name[:89]}+{fingerprint(protocol(task, config, {}))}"
 
@@ -369,7 +385,7 @@ def parse(arguments: Sequence[str]) -> tuple[Job, Options]:
     """Turn a command line into a job.
 
     Raises:
-        UsageError: for an unknown task, method, preset or fold.
+        UsageError: for an unknown task, method, preset or fold, an impossible seed or number of threads.
         SystemExit: after --help (0) or a wrong option (2), which tyro has explained.
     """
     names = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
@@ -402,6 +418,9 @@ def parse(arguments: Sequence[str]) -> tuple[Job, Options]:
         raise UsageError(str(error)) from error
     if len(names) < 2:
         raise UsageError(f"give a METHOD after the task: {', '.join(METHODS)}")
+    check_seed(options.seed)
+    if options.threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {options.threads}")
     folds = task.folds(options.config)
     fold = folds[0] if options.fold is None else options.fold
     if fold not in folds:
@@ -434,7 +453,11 @@ def candidate_workers(method: str, options: Options) -> contextlib.AbstractConte
         raise UsageError(f"--trial-workers must be at least 1 or auto, got {count}")
     if options.gpus_per_trial is not None and options.ray_address is None:
         raise UsageError("--gpus-per-trial is for clusters; give --ray-address, too")
-    able = [name for name, one in METHODS.items() if {"genetic", "genetic_pareto"}.intersection(one.searches)]
+    able = [
+        name
+        for name, one in METHODS.items()
+        if one.ranks or any(search.startswith("genetic") for search in one.searches)
+    ]
     if (count is not None or options.ray_address is not None) and method not in able:
         known = ", ".join(able)
         raise UsageError(f"{method} trains nothing side by side; --trial-workers and --ray-address are for {known}")
@@ -591,6 +614,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(f"{record.cell}: {describe(record)}")
     print(f"record: {record.cell.path(job.results)}")
+    if job.logger == "wandb" and (folders := offline_folders(record.cell, job.results)):
+        print(f"Weights & Biases, offline; upload with: wandb sync {shlex.join(map(str, folders))}")
     if record.status == "done":
         return 0
     print(f"error: {record.reason}", file=sys.stderr)

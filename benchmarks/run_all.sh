@@ -8,8 +8,8 @@
 #   bash benchmarks/run_all.sh small --ray-address auto # on the Ray cluster that this machine is a node of
 #
 # First says what is kept, what will run and how long, and what is missing and where to get it; then runs that.
-# Makes its own environment (see setup.sh) if the active one will not do. Finished cells are kept: after Ctrl-C,
-# or to add seeds, run it again. Exits with the status of the suite: not 0 if any cell failed.
+# Makes its own environment (see setup.sh; also for --list and --help) if the active one will not do. Finished cells
+# are kept: after Ctrl-C, or to add seeds, run it again. Exits with the status of the suite: not 0 if any cell failed.
 set -euo pipefail
 root=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 

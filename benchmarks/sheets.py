@@ -352,9 +352,7 @@ def search_cost(groups: Sequence[Group]) -> Gathered:
             searched = [record for record in found.done(method).values() if record.search.seconds > 0]
             if searched:
                 owners.append(found)
-                rows.append(
-                    [found.task, found.preset, method, "; ".join(machines(searched)), *costs(found, method)[:4]]
-                )
+                rows.append([found.task, found.title, method, "; ".join(machines(searched)), *costs(found, method)[:4]])
     header = ["task", "preset", "method", "machine", *COST[:4]]
     return Gathered(Sheet("Search cost", COST_CAPTION, header, rows, 4), owners)
 

@@ -13,7 +13,8 @@ Records that came with the repository are replaced by those of your own run (git
 --keep-elsewhere is given; records gathered from several machines need it, too. Interrupting costs the cells that
 are running, never a finished one. Several suites may work on the same results folder.
 
-Exit status: 0 all done, 1 a cell failed, 2 wrong usage or no such cluster, 3 only data is missing, 130 interrupted.
+Exit status: 0 all done, 1 a cell failed or the results folder cannot be written, 2 wrong usage or no such cluster,
+3 only data is missing, 130 interrupted.
 """
 
 import os
@@ -39,6 +40,7 @@ from benchmarks.run import (
     Assignment,
     Delivery,
     UsageError,
+    check_seed,
     command_line,
     describe,
     log_path,
@@ -202,6 +204,8 @@ def left_out(task: Task[Any], method: str) -> str | None:
     batches = METHODS[method].settings.get("probability_batches", "train")
     if batches not in task.probability_batches:
         return f"the task's training has no {batches} batches for probabilities".replace("_", "-")
+    if "shorten" in METHODS[method].settings and task.shortened is None:
+        return "the task has no shorter input"
     return task.leaves_out.get(method)
 
 
@@ -408,10 +412,13 @@ def show_all(found: Plan) -> None:
     for method in METHODS.values():
         print(f"method {method.name}: {method.description}{'' if method.standard else ' (only if named, or by all)'}")
     _show_gaps(found)
-    cells = [(cell, "done   ") for table in found.tables for cell in table.kept]
-    cells += [(job.cell, "missing") for table in found.tables for job in table.missing]
+    cells = [(cell, "done") for table in found.tables for cell in table.kept]
+    for table in found.tables:
+        state = "unavailable" if table.unavailable else "to run"
+        cells += [(job.cell, state) for job in table.missing]
+    width = max((len(state) for _, state in cells), default=0)
     for cell, state in sorted(cells):
-        print(f"{state} {cell}")
+        print(f"{state:<{width}} {cell}")
 
 
 def _show_gaps(found: Plan) -> None:
@@ -476,6 +483,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"--workers must be at least 1 or auto, got {options.workers}")
         if options.gpus_per_cell is not None and options.ray_address is None:
             raise UsageError("--gpus-per-cell is for clusters; give --ray-address, too")
+        for seed in options.seeds:
+            check_seed(seed, "--seeds")
         found = plan(options, given[here + 1 :])
         if options.list:
             show_all(found)
@@ -484,6 +493,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, pool.ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; finished cells are kept, the same command goes on from here", file=sys.stderr)
         return 130

@@ -52,7 +52,7 @@ from rfnext.atomic import write_text
 
 def markdown(found: Group, parts: Sheets, drawn: Sequence[str]) -> str:
     """The whole report of a group."""
-    lines = [f"# {found.task}, preset {found.preset}", "", caption(found), "", conclusion(found), ""]
+    lines = [f"# {found.task}, preset {_escape(found.title)}", "", caption(found), "", conclusion(found), ""]
     for sheet in parts.all:
         lines += [f"## {sheet.title}", "", *([sheet.caption, ""] if sheet.caption else []), *_table(sheet), ""]
     lines += _notes(parts.notes)
@@ -82,7 +82,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("\n", " ").replace("|", "\\|").replace("<", "&lt;")
+    return text.replace("\n", " ").replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
@@ -225,7 +225,9 @@ def make(results: Path, *, audio: bool = False) -> tuple[list[Path], list[str]]:
             shown.append(found)
         except RecordError as error:
             errors.append(str(error))
-            refused.append(f"- {found.task}, preset {found.preset}: refused, its records have different protocols")
+            refused.append(
+                f"- {found.task}, preset {_escape(found.title)}: refused, its records have different protocols"
+            )
     lines = []
     for found in shown:
         parts = sheets(found)
@@ -235,12 +237,12 @@ def make(results: Path, *, audio: bool = False) -> tuple[list[Path], list[str]]:
         about = caption(found)
         printed = (parts.test, parts.difference, parts.receptive_field, parts.cost)
         kept = [sheet for sheet in printed if sheet.rows]
-        write_text(folder / f"{found.name}.tex", latex(f"{found.task}, {found.preset}", kept, parts.notes, about))
+        write_text(folder / f"{found.name}.tex", latex(f"{found.task}, {found.title}", kept, parts.notes, about))
         written.append(path)
         done = sum(record.status == "done" for record in found.records)
         cells = len(found.columns) * len(set(found.methods) - found.left_out.keys())
         lines.append(
-            f"- [{found.task}, preset {found.preset}]({quote(path.name)}): {found.records[0].data}; "
+            f"- [{found.task}, preset {_escape(found.title)}]({quote(path.name)}): {found.records[0].data}; "
             f"{done} of {cells} cells"
         )
     gathered = {f"{name}-family": family(members) for name, members in families(shown).items()}

@@ -8,7 +8,7 @@ from rfnext.conv import Conv, SearchConv, Where, everything
 from rfnext.dilation import Bounds, Dilation, Rule, expectation, neighbours
 from rfnext.evolution import Evolution, EvolutionConfig, Scored, random_structure
 from rfnext.fold import keep_branches, merge, plain_state_dict
-from rfnext.functional import mixed_dilation_conv
+from rfnext.functional import mixed_dilation_conv, pin_implementation, reproducible
 from rfnext.halving import halve
 from rfnext.local import LocalConfig, LocalSearch, Round
 from rfnext.one_shot import OneShotConfig, OneShotSearch, powers_of_two
@@ -38,7 +38,9 @@ __all__ = [
     "merge",
     "mixed_dilation_conv",
     "neighbours",
+    "pin_implementation",
     "plain_state_dict",
     "powers_of_two",
     "random_structure",
+    "reproducible",
 ]

@@ -4,11 +4,28 @@ A conv is not replaced but taken over in place: its class is swapped for one tha
 the conv's own class, and swapped back when the search is over. The module object stays the same, so everything that
 holds on to it goes on working: state_dict keys, optimizers, forward hooks, weight parametrisations, modules that
 are used under several names, `isinstance(module, nn.Conv2d)`.
+
+Causal networks. What stays in place when a dilation changes is the tap at the kernel's centre. A causal conv needs its
+last tap there, and nothing in a plain conv says so: its parent pads one side (`F.pad`), or crops what a padding of
+(k - 1) d adds, by amounts that do not follow. At other dilations such a network reads later inputs. Convs padded by
+(k - 1) d are warned of, and classes that pad in a forward() of their own are refused; padding in the parent cannot be
+seen from here. To search a causal network, write its convs with the present at the centre: 2 k - 1 taps, of which the
+later k - 1 are zeroed. That is causal at every dilation, during the search and after it, merged or not:
+
+    class Past(nn.Module):
+        def forward(self, weight):
+            return weight * (torch.arange(weight.shape[-1], device=weight.device) <= weight.shape[-1] // 2)
+
+    conv = nn.Conv1d(64, 64, 2 * k - 1, dilation=d, padding=(k - 1) * d)
+    torch.nn.utils.parametrize.register_parametrization(conv, "weight", Past())
 """
 
 import functools
+import itertools
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import CodeType
 from typing import Any, TypeGuard, cast, get_args
 
 import torch
@@ -16,6 +33,8 @@ from torch import Tensor, nn
 
 from rfnext.dilation import Dilation, Rule, check_rule
 from rfnext.functional import mixed_dilation_conv
+
+log = logging.getLogger(__name__)
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Where = Callable[[str, Conv], bool]
@@ -42,13 +61,18 @@ def unsearchable(conv: Conv) -> str | None:
     # Not conv.weight: reading a parametrised weight computes it, which in spectral_norm takes a step of its iteration.
     if isinstance(conv._parameters.get("weight"), nn.parameter.UninitializedParameter):
         return "its weight is not initialised yet; run one batch through the model first"
-    plain = type(conv).plain_class if isinstance(conv, SearchConv) else type(conv)
+    plain = plain_class(conv)
     if not _forward_is_plain(plain):
         return (
             f"{plain.__name__} overrides forward(), and its own computation would be lost; "
             "express it as a parametrisation of the weight (torch.nn.utils.parametrize) instead"
         )
-    return None
+    return _own_padding(plain)
+
+
+def plain_class(conv: Conv) -> type[nn.Module]:
+    """The conv's class, or the one that it had before it was taken over."""
+    return type(conv).plain_class if isinstance(conv, SearchConv) else type(conv)
 
 
 def _forward_is_plain(plain: type) -> bool:
@@ -59,7 +83,7 @@ def _forward_is_plain(plain: type) -> bool:
     or super()._conv_forward(), which goes past the search.
     """
     for cls in plain.__mro__:
-        if cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        if cls in _TORCH:
             return True
         if "_conv_forward" in cls.__dict__:
             return False
@@ -72,15 +96,77 @@ def _forward_is_plain(plain: type) -> bool:
     return False
 
 
+_TORCH = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PADDING_WORDS = ("pad", "crop", "chomp", "causal")
+
+
+def _own_padding(plain: type) -> str | None:
+    """Why a class whose forward() pads or crops by itself cannot change its dilation, or None for any other class.
+
+    Causal convs do, and convs that pad by their dilation: their own amounts add to, or lag behind, the padding with
+    which we keep a conv's size and place. Told by what forward() and the methods behind it name. The conv's own
+    padding and dilation tell nothing: it is read to hand it on, or to compute the same in another way.
+    """
+    for name in sorted(_names_read(plain) - {"padding", "padding_mode"}):
+        if any(word in name.lower() for word in _PADDING_WORDS):
+            return (
+                f"{plain.__name__} overrides forward() and pads or crops there by itself (by {name!r}), so that it "
+                "would not stay in place at other dilations; leave the padding to the conv, or, if it is causal, see "
+                "the docstring of rfnext.conv"
+            )
+    return None
+
+
+def _names_read(plain: type) -> set[str]:
+    """Names of globals, attributes and methods in forward() of a subclass of torch's convs and in what it calls."""
+    classes = list(itertools.takewhile(lambda cls: cls not in _TORCH, plain.__mro__))
+    names: set[str] = set()
+    ahead = {"forward", "_conv_forward"}
+    while ahead:
+        names |= ahead
+        members = [vars(cls).get(name) for name in ahead for cls in classes]
+        codes = [getattr(getattr(member, "fget", member), "__code__", None) for member in members]
+        ahead = {name for code in codes if code is not None for name in _code_names(code)} - names
+    return names
+
+
+def _code_names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:  # lambdas and comprehensions
+        if isinstance(constant, CodeType):
+            yield from _code_names(constant)
+
+
+def looks_causal(conv: Conv) -> bool:
+    """Whether an axis is padded by (k - 1) d on both sides, as only causal convs are, whose parents crop the end."""
+    return not isinstance(conv.padding, str) and any(
+        k > 1 and padding == (k - 1) * d
+        for k, d, padding in zip(conv.kernel_size, conv.dilation, conv.padding, strict=True)
+    )
+
+
+def warn_of_causal(convs: Mapping[str, Conv]) -> None:
+    """Log the names of those convs that look causal, whose dilations are about to change, in one warning."""
+    if names := [name for name, conv in convs.items() if looks_causal(conv)]:
+        log.warning(
+            "%s: padded by (kernel - 1) * dilation, as causal convs are; other dilations keep the kernel's centre in "
+            "place, not its last tap, so that outputs come to depend on later inputs; the docstring of rfnext.conv "
+            "says how to write causal convs that can be searched",
+            ", ".join(names),
+        )
+
+
 def set_dilation(conv: Conv, dilation: Dilation) -> None:
     """Give a conv another dilation and the padding that keeps its output size and the position of its centre tap.
 
     The padding moves with the dilation, p' = p + (d' - d) (k - 1) / 2, so explicit paddings (0, or those of strided
-    convs) keep their meaning. Padding "same" follows by itself.
+    convs) keep their meaning. Padding "same" follows by itself. A causal conv, which needs its last tap in place, does
+    not stay causal (see the module's docstring).
 
     Raises:
         ValueError: if `dilation` does not fit the conv's number of axes or is not positive; if an even kernel makes
-            it impossible to keep the size; or if a plain conv would need a negative padding (a `SearchConv` may).
+            it impossible to keep the size; if a plain conv would need a negative padding (a `SearchConv` may); or if
+            the conv's class pads or crops in a forward() of its own.
     """
     if not isinstance(conv, SearchConv):
         check_plain(conv, dilation)
@@ -95,6 +181,8 @@ def set_dilation(conv: Conv, dilation: Dilation) -> None:
 def check_plain(conv: Conv, dilation: Dilation) -> None:
     """Raise ValueError unless a plain conv can keep the output size of `conv` at another dilation."""
     padding = size_keeping_padding(conv, dilation)
+    if dilation != tuple(conv.dilation) and (reason := _own_padding(plain_class(conv))):
+        raise ValueError(reason)
     if min(before for before, _ in padding) < 0:
         raise ValueError(
             f"dilation {dilation} would need padding {padding} to keep the output size of {conv}, and a plain conv "

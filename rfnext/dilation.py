@@ -11,9 +11,10 @@ Pure Python on integers and floats; no tensors. Two rules exist for both directi
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Dilation = tuple[int, ...]
 """Dilation of a convolution, one positive integer per spatial axis."""
@@ -29,6 +30,9 @@ class Bounds:
     max: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "min", as_integer("Bounds.min", self.min))
+        if self.max is not None:
+            object.__setattr__(self, "max", as_integer("Bounds.max", self.max))
         if self.min < 1:
             raise ValueError(f"Bounds.min is {self.min}; a dilation is at least 1")
         if self.max is not None and self.max < self.min:
@@ -38,6 +42,18 @@ class Bounds:
         """The nearest dilation within the bounds."""
         dilation = max(dilation, self.min)
         return dilation if self.max is None else min(dilation, self.max)
+
+    def clip_searched(self, dilation: Dilation, kernel: Sequence[int]) -> Dilation:
+        """The nearest dilation within the bounds on those axes that are searched, whose kernel is odd and above 1."""
+        return tuple(self.clip(d) if k > 1 and k % 2 == 1 else d for d, k in zip(dilation, kernel, strict=True))
+
+
+def as_integer(name: str, value: Any) -> int:
+    """The value, of int's own type if it was one of NumPy's; raises ValueError by that name if it is no integer."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}, not an integer") from None
 
 
 def check_rule(rule: str) -> None:

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
+from rfnext.dilation import as_integer
 from rfnext.pareto import crowding_distance, non_dominated, non_dominated_fronts
 from rfnext.structure import Structure
 
@@ -55,11 +56,13 @@ class EvolutionConfig:
     """What is searched for: the fittest structure, or (pareto) the fittest one at every cost."""
 
     def __post_init__(self) -> None:
+        for name in ("population", "generations"):
+            object.__setattr__(self, name, as_integer(name, getattr(self, name)))
         if self.population < 2:
             raise ValueError(f"population is {self.population}; crossing takes at least 2")
         if self.generations < 0:
             raise ValueError(f"generations is {self.generations}; it cannot be negative")
-        _check_candidates(self.candidates)
+        object.__setattr__(self, "candidates", _checked_candidates(self.candidates))
         for name in ("mutation", "gene_mutation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability lies in [0, 1]")
@@ -97,7 +100,7 @@ def random_structure(template: Structure, candidates: Sequence[int], rng: "np.ra
     Raises:
         ValueError: if the template has no entries, or the candidates are not distinct positive integers.
     """
-    _check_candidates(candidates)
+    candidates = _checked_candidates(candidates)
     _check_template(template)
     return _structure(template, _random_genome(template, candidates, rng))
 
@@ -394,7 +397,8 @@ def _crossed(first: Genome, second: Genome, rng: "np.random.Generator") -> tuple
 
 def _structure(template: Structure, genome: Genome) -> Structure:
     pairs = zip(template.items(), genome, strict=True)
-    return Structure({name: (gene,) * len(dilation) for (name, dilation), gene in pairs})
+    # EveryAxis, the type of an integer in the template, stays that.
+    return Structure({name: type(dilation)((gene,) * len(dilation)) for (name, dilation), gene in pairs})
 
 
 def _is_amount(value: float) -> bool:
@@ -415,6 +419,8 @@ def _check_template(template: Structure) -> None:
         raise ValueError("the template has no entries: the model has no conv to search, or `where` picks none")
 
 
-def _check_candidates(candidates: Sequence[int]) -> None:
-    if len(set(candidates)) < max(2, len(candidates)) or not all(isinstance(d, int) and d >= 1 for d in candidates):
+def _checked_candidates(candidates: Sequence[int]) -> tuple[int, ...]:
+    checked = tuple(as_integer("one of the candidates", d) for d in candidates)
+    if len(set(checked)) < max(2, len(checked)) or min(checked) < 1:
         raise ValueError(f"candidates {candidates!r} are not two or more distinct positive integers")
+    return checked

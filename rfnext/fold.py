@@ -21,6 +21,7 @@ from rfnext.conv import (
     size_keeping_padding,
     take_over,
     unsearchable,
+    warn_of_causal,
 )
 from rfnext.dilation import Dilation, neighbours
 from rfnext.local import LocalConfig
@@ -40,12 +41,18 @@ def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -
         config: spread, branches, bounds and rule of the branches; interval and rounds play no part.
 
     Raises:
-        ValueError: naming a layer that the model lacks, or whose conv the entry does not fit; nothing is changed then.
+        ValueError: naming a layer that the model lacks, whose conv the entry does not fit, or whose dilation lies
+            outside the bounds; nothing is changed then.
     """
     plans = []
     for name, conv, centre in structure.match(model):
         if reason := unsearchable(conv):
             raise ValueError(f"layer {name!r} cannot have branches: {reason}")
+        if config.bounds.clip_searched(centre, conv.kernel_size) != centre:
+            raise ValueError(
+                f"layer {name!r}: dilation {centre} is outside {config.bounds}, within which its branches would lie; "
+                "widen the bounds"
+            )
         branches = neighbours(
             centre,
             conv.kernel_size,
@@ -60,6 +67,7 @@ def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from None
         plans.append((conv, centre, branches))
+    warn_of_causal({name: conv for name, conv, _ in structure.match(model)})
     for conv, centre, branches in plans:
         take_over(conv, branches, entries=config.branches, rule=config.rule)
         set_dilation(conv, centre)
@@ -71,6 +79,10 @@ def merge(model: nn.Module) -> None:
     All branches become one larger kernel (see `rfnext.conv.dense_kernel`), which may be trained further: the papers'
     "merge" (RF-Next, rfmerge). Weight parametrisations (weight_norm) are folded in as well. Build optimizers
     afterwards. The kernel grows with the largest dilation; the log gives its size.
+
+    With padding_mode "reflect" or "circular" torch's convs pad by less than the input's length ("circular": by no more
+    than it); searched ones go on beyond it. On inputs so short the merged conv computes nothing: torch raises
+    RuntimeError in forward().
 
     Raises:
         ValueError: naming a layer that no plain conv can express; nothing is changed then.

@@ -233,7 +233,7 @@ def _triton_can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
 
 _IMPLEMENTATIONS = {"branches": by_branches, "taps": by_taps, "dense": by_dense, "triton": _by_triton}
 
-_pinned = os.environ.get("RFNEXT_IMPLEMENTATION")  # None: nobody has asked for anything
+_pinned = os.environ.get("RFNEXT_IMPLEMENTATION") or None  # nobody has asked for anything
 _chosen: dict[tuple[object, ...], str] = {}
 _REPETITIONS, _MOST_REPETITIONS = 5, 25
 _SECONDS = 0.5  # beyond which there are no more than the former: small layers are soon measured, but need it more
@@ -245,11 +245,12 @@ class pin_implementation:
         pin_implementation("taps")  # for the rest of the process; None ends it
         with pin_implementation("branches"): ...
 
-    The environment variable RFNEXT_IMPLEMENTATION does the same from the start of the process.
+    The environment variable RFNEXT_IMPLEMENTATION does the same from the start of the process; empty is as unset.
 
     Without a pin, "auto" measures: the first time that a shape of layer comes by (channels, kernel, stride, number of
     branches, and powers of two of batch and size), a forward and backward pass of each candidate is timed, and the
-    fastest is kept for the rest of the process and logged. Nothing is measured, and a fixed rule decides, under
+    fastest is kept for the rest of the process and logged. Two runs may choose differently and then differ in rounding:
+    pin one, or use `reproducible`, for searches that repeat. Nothing is measured, and a fixed rule decides, under
     torch.compile, under torch.use_deterministic_algorithms and for tensors that are not plain (fake, distributed,
     inside torch.func).
 
@@ -274,7 +275,13 @@ class pin_implementation:
 def reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Within the block, implementation="auto" on a CPU means "taps", unless something is pinned, be it "auto", already.
 
-    On CPUs equal runs give equal bits, but not if searched convs choose their implementation by stopwatch.
+    On CPUs runs of one seed give equal bits, but not if searched convs choose their implementation by stopwatch:
+
+        with rfnext.reproducible(torch.device("cpu")):
+            train(...)
+
+    On GPUs it does nothing; torch.use_deterministic_algorithms(True) is what makes runs repeat there, searched convs
+    among them.
     """
     return pin_implementation("taps") if device.type == "cpu" and _pinned is None else contextlib.nullcontext()
 

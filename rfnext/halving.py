@@ -14,7 +14,7 @@ from rfnext.structure import Structure
 
 Train = Callable[[Structure, int], float | None]
 """Trains a structure until it has had that many epochs in all, continuing what it had before, and returns its
-fitness, higher being better; None if that failed."""
+fitness, higher being better; None, or a number that is not finite, if that failed."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def halve(
     *,
     promoted: float = 1 / 3,
     budget: float = math.inf,
+    costs: Sequence[float] | None = None,
     map: Map = builtins.map,
 ) -> dict[Structure, float | None]:
     """Fitness of every structure at the last rung that it reached.
@@ -56,24 +57,32 @@ def halve(
         promoted: share of each rung's structures that goes on to the next, rounded up.
         budget: epochs that may be spent; a training that would exceed it is not begun. A structure that was never
             trained has no entry in the result.
+        costs: what each rung takes off the budget per structure; by default the epochs that it has more than the rung
+            before. Give them where an epoch is not an epoch at every rung (on shorter input, say), or where a rung
+            trains anew.
         map: runs a rung's trainings: the built-in `map` or what works like it.
 
     Raises:
-        ValueError: if rungs do not increase from at least 1, or `promoted` is not in (0, 1].
+        ValueError: if rungs do not increase from at least 1, `promoted` is not in (0, 1], or the costs are not one
+            positive number per rung.
     """
     if not rungs or rungs[0] < 1 or any(a >= b for a, b in itertools.pairwise(rungs)):
         raise ValueError(f"rungs {list(rungs)} do not increase from at least 1 epoch")
     if not 0 < promoted <= 1:
         raise ValueError(f"promoted is {promoted}; a share lies in (0, 1]")
+    costs = [rung - before for before, rung in itertools.pairwise((0, *rungs))] if costs is None else costs
+    if len(costs) != len(rungs) or not all(cost > 0 for cost in costs):
+        raise ValueError(f"costs {list(costs)} are not one positive number for each of the rungs {list(rungs)}")
     fitness: dict[Structure, float | None] = {}
-    going, before = list(dict.fromkeys(structures)), 0
-    for rung in rungs:
-        affordable = going[: int(min(len(going), max(0, budget) / (rung - before)))]
+    going = list(dict.fromkeys(structures))
+    for rung, cost in zip(rungs, costs, strict=True):
+        affordable = going[: int(min(len(going), max(0, budget) / cost))]
         if not affordable:
             break
-        budget -= len(affordable) * (rung - before)
+        budget -= len(affordable) * cost
         scored = []
         for structure, value in zip(affordable, map(Rung(train, rung), affordable), strict=True):
+            value = value if value is not None and math.isfinite(value) else None  # NaN would spoil the order
             # One that fails later on keeps what it had: it was a valid result of the shorter training.
             if value is not None or structure not in fitness:
                 fitness[structure] = value
@@ -81,5 +90,4 @@ def halve(
                 scored.append((value, structure))
         scored.sort(key=lambda pair: pair[0], reverse=True)
         going = [structure for _, structure in scored[: math.ceil(promoted * len(going))]]
-        before = rung
     return fitness

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from rfnext import searched
-from rfnext.conv import INITIAL_WEIGHT, Conv, Where, everything, set_dilation
-from rfnext.dilation import Bounds, Dilation, Rule, check_rule, expectation, neighbours
+from rfnext.conv import Conv, Where, everything, set_dilation
+from rfnext.dilation import Bounds, Dilation, Rule, as_integer, check_rule, expectation, neighbours
 from rfnext.structure import Structure, named_convs
 
 log = logging.getLogger(__name__)
@@ -31,17 +31,22 @@ class LocalConfig:
     """How many rounds are run; after the last one the probabilities go on learning until training ends.
     The published max_step, which is exclusive, gives (max_step - 1) // interval rounds."""
     spread: float = 0.5
-    """Distance of the outermost branches from the centre, as a share of the centre. By rule "default" it is at least one
-    step: well below 0.5, a round changes small dilations by a larger share than large ones."""
+    """Distance of the outermost branches from the centre, as a share of the centre. By rule "default" it is at least
+    one step: well below 0.5, a round changes small dilations by a larger share than large ones."""
     branches: int = 2
     """Dilations per conv."""
     bounds: Bounds = field(default_factory=lambda: Bounds(1, 24))
-    """Smallest and largest dilation."""
+    """Smallest and largest dilation. Designed dilations outside are brought inside, which is logged."""
     rule: Rule = "default"
     """"default", or "paper" for exactly the published arithmetic."""
 
     def __post_init__(self) -> None:
         check_rule(self.rule)
+        for name in ("interval", "rounds", "branches"):
+            object.__setattr__(self, name, as_integer(name, getattr(self, name)))
+        if not isinstance(self.bounds, Bounds):
+            given = ", ".join(map(str, self.bounds)) if isinstance(self.bounds, (tuple, list)) else "1, 24"
+            raise TypeError(f"bounds is {self.bounds!r}; give Bounds({given})")
         if self.interval < 1 or self.rounds < 0:
             raise ValueError(f"interval must be >= 1 and rounds >= 0, got {self.interval} and {self.rounds}")
         # neighbours() validates the rest; better here than at the first conv.
@@ -96,6 +101,10 @@ class LocalSearch:
     weights are loaded or before, as you like, but before the optimizer, DDP and torch.compile. `keep_gradients` trains
     the probabilities on batches of their own, as DARTS does.
 
+    A conv keeps its size and the place of its kernel's centre whatever its dilation, so networks that are causal do not
+    stay causal unless they are written as the docstring of `rfnext.conv` shows. Searched convs choose the fastest of
+    several implementations by stopwatch; for equal runs that give equal bits, train under `rfnext.reproducible`.
+
     Args:
         model: any network.
         config: settings.
@@ -106,7 +115,9 @@ class LocalSearch:
 
     Raises:
         ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps it already.
-            If the schedule gives something that is no spread.
+            If the schedule gives something that is no spread. If another search of the model has learnt probabilities
+            that would be lost.
+        TypeError: if the config or `where` is something else.
     """
 
     def __init__(
@@ -117,6 +128,8 @@ class LocalSearch:
         *,
         spread: Callable[[int], float] | None = None,
     ) -> None:
+        if not isinstance(config, LocalConfig):
+            raise TypeError(f"LocalSearch takes a LocalConfig, got a {type(config).__name__}")
         self.model = model
         self.config = config
         self.step = 0
@@ -133,9 +146,10 @@ class LocalSearch:
             rule=config.rule,
         )
         self.initial = Structure({name: designed[name] for name in self._convs})
+        self._warn_of_bounds()
         if config.rule == "default":
             for name, conv in self._plain():
-                self._move(conv, self.initial[name])
+                set_dilation(conv, config.bounds.clip_searched(self.initial[name], conv.kernel_size))
 
     def _plain(self) -> list[tuple[str, Conv]]:
         return searched.plain(self._convs)
@@ -144,14 +158,23 @@ class LocalSearch:
         c, spread = self.config, self._spreads[self.round]
         return neighbours(centre, conv.kernel_size, spread=spread, branches=c.branches, bounds=c.bounds, rule=c.rule)
 
-    def _move(self, conv: Conv, centre: Dilation) -> None:
-        """Set the centre, brought within the bounds on the axes that are searched."""
-        searched = [k > 1 and k % 2 == 1 for k in conv.kernel_size]
-        set_dilation(conv, tuple(self.config.bounds.clip(d) if s else d for d, s in zip(centre, searched, strict=True)))
+    def _warn_of_bounds(self) -> None:
+        """Say which designed dilations the bounds leave out: unlike ones become alike before anything is searched."""
+        bounds = self.config.bounds
+        moved = [
+            f"{name}: {designed} to branches {', '.join(map(str, self._convs[name].dilations))}"
+            for name, conv in self._plain()
+            if bounds.clip_searched(designed := self.initial[name], conv.kernel_size) != designed
+        ]
+        if moved:
+            log.warning(
+                "%d of %d searched layers have a dilation outside %s and are brought inside: %s%s",
+                *(len(moved), len(self._convs), bounds, "; ".join(moved[:3]), "; ..." if len(moved) > 3 else ""),
+            )
 
     def branch_weights(self) -> list[nn.Parameter]:
         """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
-        return [conv.branch_weight for conv in self._convs.values()]
+        return searched.branch_weights(self._convs)
 
     def keep_gradients(self, of: searched.Trained) -> None:
         """Between backward() and the optimizer's step, leave gradients to the weights or to the probabilities alone;
@@ -177,7 +200,7 @@ class LocalSearch:
         self.step += 1
         if self.round >= self.config.rounds or self.step % self.config.interval:
             return False
-        self._check_learning()
+        searched.check_learning(self._convs, "LocalSearch", "the last round")
         before = {name: tuple(conv.dilation) for name, conv in self._plain()}
         structure = self._estimate()
         self.history.append(
@@ -213,15 +236,6 @@ class LocalSearch:
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}; did the training diverge?") from None
         return Structure(estimates)
-
-    def _check_learning(self) -> None:
-        """Say so if no branch weight was ever updated: a search that silently searches nothing is the worst kind."""
-        searching = [conv for conv in self._convs.values() if len(conv.dilations) > 1]
-        if searching and all(bool((conv.branch_weight == INITIAL_WEIGHT).all()) for conv in searching):
-            log.warning(
-                "no branch weight has changed since the last round: was the optimizer built before LocalSearch, "
-                "or from parameters that leave `branch_weights()` out?"
-            )
 
     def structure(self) -> Structure:
         """The structure found so far.

@@ -17,7 +17,7 @@ from torch import nn
 
 from rfnext import searched
 from rfnext.conv import INITIAL_WEIGHT, Conv, Where, everything, set_dilation
-from rfnext.dilation import Dilation
+from rfnext.dilation import Dilation, as_integer
 from rfnext.local import Round
 from rfnext.structure import Structure, named_convs
 
@@ -61,8 +61,11 @@ class OneShotConfig:
     """Steps between two entries of `history`."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "candidates", tuple(as_integer("one of the candidates", d) for d in self.candidates))
+        for name in ("warmup", "interval"):
+            object.__setattr__(self, name, as_integer(name, getattr(self, name)))
         c = self.candidates
-        if len(c) < 2 or not all(isinstance(d, int) and d >= 1 for d in c) or list(c) != sorted(set(c)):
+        if len(c) < 2 or c[0] < 1 or list(c) != sorted(set(c)):
             raise ValueError(f"candidates {c!r} are not two or more increasing positive integers")
         if self.readout not in get_args(Readout):
             raise ValueError(f"unknown readout {self.readout!r}; known: {', '.join(get_args(Readout))}")
@@ -86,7 +89,8 @@ class OneShotSearch:
 
     It can stand wherever a `LocalSearch` can: in the Lightning callback, in checkpoints, with EMA, DDP and AMP. All
     axes of a conv get the same dilation; axes whose kernel is 1 or even keep theirs. Probabilities are
-    softmax(branch_weight / 0.01) and start equal.
+    softmax(branch_weight / 0.01) and start equal. What `LocalSearch` says of causal networks and of equal runs
+    holds here too.
 
     Args:
         model: any network; what its dilations are does not matter to the search.
@@ -95,9 +99,13 @@ class OneShotSearch:
 
     Raises:
         ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps it already.
+            If another search of the model has learnt probabilities that would be lost.
+        TypeError: if the config or `where` is something else.
     """
 
     def __init__(self, model: nn.Module, config: OneShotConfig, where: Where = everything) -> None:
+        if not isinstance(config, OneShotConfig):
+            raise TypeError(f"OneShotSearch takes a OneShotConfig, got a {type(config).__name__}")
         self.model = model
         self.config = config
         self.step = 0
@@ -121,7 +129,7 @@ class OneShotSearch:
 
     def branch_weights(self) -> list[nn.Parameter]:
         """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
-        return [conv.branch_weight for conv in self._convs.values()]
+        return searched.branch_weights(self._convs)
 
     def keep_gradients(self, of: searched.Trained) -> None:
         """Between backward() and the optimizer's step, leave gradients to the weights or to the probabilities alone;
@@ -165,6 +173,8 @@ class OneShotSearch:
                     weight.copy_((weight - weight.mean()) * self.config.sharpen + INITIAL_WEIGHT)
         if self.step % self.config.interval:
             return False
+        if self.step > self.config.warmup:
+            searched.check_learning(self._convs, "OneShotSearch", "the search began")
         structure = self.structure()
         self.history.append(
             Round(

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,21 +15,34 @@ Forward = Callable[[Tensor], Tensor]
 
 @contextmanager
 def _evaluating(model: Callable[..., Any]) -> Iterator[None]:
-    training = model.training if isinstance(model, nn.Module) else False
+    before = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
     if isinstance(model, nn.Module):
         model.eval()
     try:
         yield
     finally:
-        if isinstance(model, nn.Module):
-            model.train(training)
+        for module, training in before:  # not model.train(): parts of it may have been frozen
+            module.training = training
 
 
-def _centre(output: Tensor, position: tuple[int, ...] | None) -> Tensor:
+def _check_input(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"the input is {x.dtype}; receptive fields need one that is floating-point, such as images")
+
+
+def _centre(output: Any, position: tuple[int, ...] | None) -> Tensor:
     """(batch, channel) values of the output at one position, by default the middle."""
+    if not isinstance(output, Tensor):
+        keys = f" with the keys {', '.join(map(repr, output))}" if isinstance(output, Mapping) else ""
+        part = repr(next(iter(output))) if isinstance(output, Mapping) and output else "0"
+        raise TypeError(
+            f"the model gives a {type(output).__name__}{keys}, not one tensor; give a function that picks one, as in "
+            f"model.eval() and then lambda x: model(x)[{part}]"
+        )
     if position is None:
         position = tuple(size // 2 for size in output.shape[2:])
-    if len(position) != output.dim() - 2:
+    sizes = tuple(output.shape[2:])
+    if len(position) != len(sizes) or not all(-n <= p < n for p, n in zip(position, sizes, strict=True)):
         raise ValueError(f"position {position} does not fit an output of shape {tuple(output.shape)}")
     return output[(slice(None), slice(None), *position)]
 
@@ -51,8 +64,11 @@ def theoretical_receptive_field(
         position: of the output, one index per spatial axis; the middle if None.
 
     Raises:
-        ValueError: if the output at `position` is NaN already, or does not depend on an axis of the input.
+        ValueError: if the output at `position` is NaN already, or does not depend on an axis of the input; if the
+            output has no such position.
+        TypeError: if the output is not one tensor (a dict of them, say), or the input not floating-point.
     """
+    _check_input(x)
     with _evaluating(model):
 
         def reached(axis: int, where: slice) -> bool:
@@ -91,8 +107,9 @@ def effective_receptive_field(model: Forward, x: Tensor, position: tuple[int, ..
     Receptive Field in Deep Convolutional Neural Networks", NeurIPS 2016, section 3). Average over several real inputs
     for a smooth picture. Arguments as in `theoretical_receptive_field`; here the values of `x` matter.
 
-    Raises ValueError if the gradient is zero everywhere.
+    Raises ValueError if the gradient is zero everywhere, and else as `theoretical_receptive_field` does.
     """
+    _check_input(x)
     with _evaluating(model), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(_centre(model(x), position).sum(), x)

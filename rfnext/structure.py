@@ -21,6 +21,7 @@ from rfnext.conv import (
     release,
     set_dilation,
     unsearchable,
+    warn_of_causal,
 )
 from rfnext.dilation import Dilation
 
@@ -40,13 +41,35 @@ def canonical(name: str) -> str:
 
 
 def named_convs(model: nn.Module) -> dict[str, Conv]:
-    """All convs of a model by canonical name, in module order; a shared conv once, by its first name."""
-    return {canonical(name): module for name, module in model.named_modules() if is_conv(module)}
+    """All convs of a model by canonical name, in module order; a shared conv once, by its first name.
+
+    Raises ValueError if two of them have the same.
+    """
+    return {name: module for name, module in _named_modules(model).items() if is_conv(module)}
 
 
 def searched_convs(model: nn.Module) -> dict[str, SearchConv]:
-    """All SearchConvs of a model by canonical name."""
-    return {canonical(name): module for name, module in model.named_modules() if isinstance(module, SearchConv)}
+    """All SearchConvs of a model by canonical name; raises ValueError as `named_convs` does."""
+    return {name: conv for name, conv in named_convs(model).items() if isinstance(conv, SearchConv)}
+
+
+def _named_modules(model: nn.Module, remove_duplicate: bool = True) -> dict[str, nn.Module]:
+    """Modules by canonical name; of several with the same, like a wrapper and what it wraps, the conv."""
+    found: dict[str, tuple[str, nn.Module]] = {}
+    for name, module in model.named_modules(remove_duplicate=remove_duplicate):
+        first, known = found.get(canonical(name), (name, None))
+        if known is None or not is_conv(known):
+            found[canonical(name)] = name, module
+        elif is_conv(module) and module is not known:
+            raise ValueError(
+                f"two convs are called {canonical(name)!r}: {first!r} and {name!r}; rename one, since 'module' in "
+                "front is what DDP adds to names"
+            )
+    return {name: module for name, (_, module) in found.items()}
+
+
+class EveryAxis(tuple[int, ...]):
+    """What an integer entry of a `Structure` reads as: one number, for as many axes as the conv has."""
 
 
 class Structure(Mapping[str, Dilation]):
@@ -55,12 +78,16 @@ class Structure(Mapping[str, Dilation]):
     Names are canonical: the same structure fits a model whether or not it is wrapped by DDP or torch.compile.
     Two structures are equal if they map the same names to the same dilations.
 
+    An integer, as in the older published files, means "on every axis". How many axes those are only a model tells, so
+    it stays one number until `match` or `apply`, and {"conv": 2} does not equal {"conv": (2, 2)}:
+    `Structure({name: d for name, _, d in structure.match(model)})` spreads it out. The entry is read as an `EveryAxis`
+    of that number, which a Structure takes for the integer again.
+
     Raises:
         ValueError: for an entry that is not a positive integer or a sequence of them, or two names that are the same.
     """
 
     def __init__(self, dilations: Mapping[str, Dilation | int]) -> None:
-        # An integer, as in the older published files, means "on every axis" and is only spread out when applied.
         self._dilations: dict[str, Dilation | int] = {}
         for name, dilation in dilations.items():
             if canonical(name) in self._dilations:
@@ -69,7 +96,7 @@ class Structure(Mapping[str, Dilation]):
 
     def __getitem__(self, name: str) -> Dilation:
         dilation = self._dilations[canonical(name)]
-        return (dilation,) if isinstance(dilation, int) else dilation
+        return EveryAxis((dilation,)) if isinstance(dilation, int) else dilation
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._dilations)
@@ -98,9 +125,12 @@ class Structure(Mapping[str, Dilation]):
         )
 
     def apply(self, model: nn.Module, where: Where | None = None) -> None:
-        """Give the model's convs these dilations, as plain convs; their output sizes stay.
+        """Give the model's convs these dilations, as plain convs; their output sizes and the kernels' centres stay.
 
-        A SearchConv among them is released. Nothing is changed if anything is wrong.
+        A SearchConv among them is released. Nothing is changed if anything is wrong. Causal convs do not stay causal
+        (`rfnext.conv` says why, and how to write them so that they do). With padding_mode "reflect" or "circular" a
+        padding that exceeds what the input allows is seen by the next forward() only: torch raises RuntimeError there,
+        where a search goes on reflecting or wrapping.
 
         Args:
             model: holds a conv of every name in the structure. Other convs are left as they are.
@@ -108,7 +138,7 @@ class Structure(Mapping[str, Dilation]):
 
         Raises:
             ValueError: naming the layer, for one that the model lacks, that is no conv, whose number of axes
-                differs, or that has no entry though `where` asks for it.
+                differs, that pads in a forward() of its own, or that has no entry though `where` asks for it.
         """
         pairs = list(self.match(model))
         if where is not None:
@@ -122,6 +152,7 @@ class Structure(Mapping[str, Dilation]):
                     check_release(conv)
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}") from None
+        warn_of_causal({name: conv for name, conv, dilation in pairs if dilation != tuple(conv.dilation)})
         for _, conv, dilation in pairs:
             set_dilation(conv, dilation)
             if isinstance(conv, SearchConv):
@@ -129,7 +160,7 @@ class Structure(Mapping[str, Dilation]):
 
     def match(self, model: nn.Module) -> Iterator[tuple[str, Conv, Dilation]]:
         """(name, conv, dilation with one entry per axis) for every entry; raises ValueError as `apply` does."""
-        modules = {canonical(name): module for name, module in model.named_modules(remove_duplicate=False)}
+        modules = _named_modules(model, remove_duplicate=False)
         for name, dilation in self._dilations.items():
             if name not in modules:
                 raise ValueError(
@@ -194,6 +225,8 @@ class Structure(Mapping[str, Dilation]):
 
 
 def _checked(name: str, dilation: Any) -> Dilation | int:
+    if isinstance(dilation, EveryAxis) and len(dilation) == 1:
+        dilation = dilation[0]
     values = dilation if isinstance(dilation, (list, tuple)) else [dilation]
     # bool is an int to Python, but not a dilation.
     if not values or not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in values):

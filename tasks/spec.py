@@ -132,6 +132,9 @@ class Task(Generic[Config]):
         not known; global searches look no farther.
     leaves_out: names of methods that make no sense for this task, with the reason; tables show it.
     probability_batches: the values of `Run.probability_batches` that `fit` knows.
+    shortened: (config, factor) -> the config whose training and validation inputs, those of searched convs too, are
+        `factor` times shorter, with the same network and metrics: searches may train early candidates on it, their
+        dilations divided by as much. None: there is no such config.
     probe: how far the network looks is measured on this; None: it is not measured.
     """
 
@@ -153,6 +156,7 @@ class Task(Generic[Config]):
     leaves_out: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     probe: Callable[[nn.Module, Config, Split], Probe] | None = None
     probability_batches: tuple[ProbabilityBatches, ...] = ("train",)
+    shortened: Callable[[Config, int], Config] | None = None
 
     def metrics_of(self, config: Config) -> tuple[Metric, ...]:
         """What networks of this config are measured by; the first metric drives searches."""

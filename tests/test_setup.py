@@ -88,7 +88,9 @@ def test_otherwise_it_makes_its_own_once_even_if_started_twice(clone: Path, shel
     assert ended[0][0] == ended[1][0] == f"{clone}/.venv/bin/python\n"
     assert has_planted(ended[0][0].strip())
     if shutil.which("flock"):  # macOS lacks it
-        assert sum("Setting up .venv" in log for _, log in ended) == 1
+        (said,) = [line for _, log in ended for line in log.splitlines() if line.startswith("Setting up .venv")]
+        assert str(clone) in said
+        assert "3 GB to download, 7 GB of disk, 3 to 10 minutes" in said
         assert sum("waiting for it" in log for _, log in ended) == 1
     assert run(clone, shelf) == (0, ended[0][0], "")
 

@@ -1,7 +1,9 @@
 """For Lightning's Trainer: a callback that runs a local or one-shot search, atomic checkpoints, a choice of loggers."""
 
 import contextlib
+import hashlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,9 @@ class LocalSearchCallback(pl.Callback):
     Build the search before `fit`, so that `configure_optimizers` sees the branch weights; it is an error if it does
     not. Averaging callbacks (EMA) get the new branches after each round. Dilations and probabilities go to the
     trainer's loggers as "dilation/<layer>" and "probability/<layer>/<branch>".
+
+    A Trainer can have several, which it tells apart by the names of their layers. Names are those in the searched
+    network: two parts built alike are best searched as LocalSearch(module, config, where=...), which sees whole names.
 
     Args:
         search: the search over the module or any part of it.
@@ -98,6 +103,21 @@ class LocalSearchCallback(pl.Callback):
             if part is self.search.model:
                 return name
         raise RuntimeError("the searched network is not part of the LightningModule that is trained")
+
+    @property
+    def state_key(self) -> str:
+        layers = hashlib.sha256(json.dumps(sorted(self.search.initial)).encode()).hexdigest()
+        return self._generate_state_key(layers=layers[:16])
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # A state that nobody claims is of an rfnext before state keys, or of other layers, which then is an error.
+        states = checkpoint["callbacks"]
+        claimed = {callback.state_key for callback in trainer.callbacks}  # type: ignore[attr-defined]
+        own = type(self).__qualname__
+        for key in [key for key in states if key not in claimed and str(key).split("{")[0] == own]:
+            states.setdefault(self.state_key, states[key])
 
     def state_dict(self) -> dict[str, Any]:
         return self.search.state_dict()

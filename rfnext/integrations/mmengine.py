@@ -14,6 +14,11 @@ A hook alone cannot do it: mmengine builds the optimizer before it calls any hoo
 model by then would never be trained. `RFSearchRunner` builds the model, initialises its weights, wraps it, and only
 then builds the optimizer; with another runner the hook raises an error. Where a search is already wrapped around the
 model, `LocalSearchHook` attaches it to any runner.
+
+mmengine alone is needed here; mmdet asks for more: without mmcv's compiled operators (mmcv-lite), `import mmdet.models`
+fails with "No module named 'mmcv._ext'". The benchmarks of this repository stand in for non-maximum suppression and RoI
+align with torchvision's: copy tasks/coco_detection/compiled_ops.py, which needs nothing else of the repository and is
+not part of the installed package, and call its install() before mmdet is imported.
 """
 
 import contextlib
@@ -179,8 +184,17 @@ class _Settings:
                     + (f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}")
                 )
         skip_layer = given.get("skip_layer") or ()
-        if isinstance(skip_layer, str):
+        if not isinstance(skip_layer, (list, tuple)) or not all(isinstance(name, str) for name in skip_layer):
             raise ValueError(f"RFSearchHook: skip_layer is a list of names, got {skip_layer!r}")
+        for field in fields(cls):
+            value = given.get(field.name, field.default)
+            if field.name != "skip_layer" and (
+                isinstance(value, bool) or not isinstance(value, (int, float) if field.type is float else int)
+            ):
+                kind = "number" if field.type is float else "integer"
+                raise ValueError(f"RFSearchHook: {field.name} is one {kind}, got {value!r}")
+        if (interval := given.get("search_interval", cls.search_interval)) < 1:
+            raise ValueError(f"RFSearchHook: search_interval is at least 1, got {interval}")
         settings = cls(**{**given, "skip_layer": tuple(skip_layer)})
         if settings.init_alphas != INITIAL_WEIGHT:
             raise ValueError(f"RFSearchHook: init_alphas is always {INITIAL_WEIGHT}, got {settings.init_alphas}")
@@ -238,6 +252,9 @@ class RFSearchHook(Hook):
             raise ValueError(f"RFSearchHook: unknown mode {mode!r}; known: {', '.join(MODES)}")
         check_rule(rule)
         config = dict(config or {})
+        for name in ("search", "structure"):
+            if not isinstance(config.get(name) or {}, Mapping):
+                raise ValueError(f"RFSearchHook: {name!r} in config is a dict, got {config[name]!r}")
         if unknown := set(config) - {"search", "structure"}:
             raise ValueError(f"RFSearchHook: config has no entry {sorted(unknown)[0]!r}; it has 'search', 'structure'")
         self.mode = mode

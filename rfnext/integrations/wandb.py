@@ -54,6 +54,15 @@ def init_arguments(folder: Path, *, name: str = "", group: str = "", project: st
     }
 
 
+def offline_runs(folder: Path) -> list[Path]:
+    """What offline runs have left below a folder, oldest first, for `wandb sync`.
+
+    A run that was gone on with (its training was resumed, say) has left one folder each time: uploaded together, they
+    are one run again.
+    """
+    return sorted(folder.rglob("wandb/offline-run-*"), key=lambda path: path.name)
+
+
 def log_structure(run: "Run", structure: Structure, designed: Mapping[str, Dilation] | None = None) -> None:
     """Log a structure as the artifact "structure-<run id>" and as the table "structure": one row per layer.
 

@@ -3,6 +3,7 @@
 Lightning and matplotlib are imported where they are used: they take seconds that --help can do without.
 """
 
+import dataclasses
 import functools
 import math
 import os
@@ -229,6 +230,11 @@ def longest_input(config: Config) -> int:
     return _longest_input(data_folder(config), folds(config), config.stride)
 
 
+def shortened(config: Config, factor: int) -> Config:
+    """The config with every `factor`-th of its frames; it is scored at all frames all the same."""
+    return dataclasses.replace(config, stride=config.stride * factor)
+
+
 @functools.lru_cache(maxsize=1)
 def _longest_input(root: Path, folds: tuple[int, ...], stride: int) -> int:
     layout = open_layout(root, fail)
@@ -299,4 +305,5 @@ TASK = Task(
     longest_input=longest_input,
     probe=probe,
     probability_batches=("train", "held_out"),
+    shortened=shortened,
 )

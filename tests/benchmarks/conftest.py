@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -148,6 +148,19 @@ def kill() -> Callable[[str], int | None]:
         return None
 
     return one
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """Address of a Ray cluster on this machine: two nodes with room for one worker each. Skips without Ray."""
+    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    head = small | {"include_dashboard": False}
+    made = pytest.importorskip("ray.cluster_utils").Cluster(initialize_head=True, head_node_args=head)
+    try:
+        made.add_node(**small)
+        yield made.address
+    finally:
+        made.shutdown()
 
 
 def parent_of(process: int) -> int:

@@ -11,18 +11,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import tasks
-from benchmarks import pool
-from benchmarks.evaluations import Evaluated, Evaluations, NotShared, Trial
+from benchmarks import pool, suite
+from benchmarks.evaluations import Evaluated, Evaluations, NotShared, Trial, shortened
 from benchmarks.methods import GENETIC, METHODS
-from benchmarks.record import Record, read_all
+from benchmarks.record import Cell, Record, read_all
 from benchmarks.run import run_cell
-from benchmarks.searches import genetic_search
-from benchmarks.training import FOUND, Job
+from benchmarks.searches import genetic_search, train_and_rank
+from benchmarks.training import FOUND, Job, fit
 from rfnext import Structure
+from rfnext.evolution import random_structure
 from rfnext.halving import Rung
+from tasks.spec import SELECTED, Task
 
 Start = Callable[..., subprocess.Popen[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -207,12 +211,87 @@ def test_candidates_are_the_beginnings_of_the_full_training(job: Callable[..., J
     assert spans[-1] == (5, None)
 
 
-def test_a_trial_elsewhere_needs_the_very_folder(
-    job: Callable[..., Job], toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@dataclasses.dataclass
+class Workers:
+    """Run what they are given as worker processes would, without the driver's task; `seen` says when."""
+
+    seen: list[str] = dataclasses.field(default_factory=list)
+    size: int = 2
+
+    def run(self, function: Any, items: Any) -> list[Any]:
+        self.seen.append("begin")
+        sent, items = pickle.loads(pickle.dumps((function, list(items))))  # noqa: S301 (made right here)
+        done = pool.in_process().run(sent, items)
+        self.seen.append("end")
+        return done
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Task[Any]], Workers]:
+    """Makes workers that load a task of the test."""
+
+    def make(task: Task[Any]) -> Workers:
+        monkeypatch.setattr(tasks, "load", lambda name: task)
+        monkeypatch.setattr(pool, "print_to", lambda path: None)  # it is this process's output here
+        monkeypatch.setattr(pool, "_device", "cpu")
+        return Workers()
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["tuned_design", "random_search", "one_shot_ranked", "learnable_spacings"])
+def test_ranked_candidates_are_the_same_side_by_side(
+    job: Callable[..., Job], results: Path, workers: Callable[[Task[Any]], Workers], name: str
 ) -> None:
-    monkeypatch.setattr(tasks, "load", lambda name: toy.TASK)
-    monkeypatch.setattr(pool, "print_to", lambda path: None)  # it is this process's output here
-    monkeypatch.setattr(pool, "_device", "cpu")
+    alone = run_cell(job(name))
+    assert alone.status == "done", alone.reason
+    there = dataclasses.replace(job(name), results=results.with_name("two"), workers=workers(job().task))
+    beside = run_cell(there)
+    assert there.workers.seen == ["begin", "end"]  # type: ignore[union-attr]
+    assert result(beside) == result(alone)
+    assert beside.validation == alone.validation
+
+
+def test_a_ranked_candidate_that_fails_ends_the_search_wherever_it_is_trained(
+    job: Callable[..., Job], workers: Callable[[Task[Any]], Workers]
+) -> None:
+    here = failing(job("random_search"), STRUCTURES[1])
+    for one in (here, dataclasses.replace(here, workers=workers(here.task))):
+        with pytest.raises(RuntimeError, match="no memory for this one"):
+            train_and_rank(one, STRUCTURES, 3)
+
+
+@pytest.mark.slow
+def test_real_networks_are_ranked_the_same_by_two_processes(results: Path) -> None:
+    task = tasks.load("action_segmentation")
+    cell = Cell(task.name, "tiny", "random_search", 1, 0)
+    config = dataclasses.replace(task.presets["tiny"], epochs=4, stages=1, maps=8, stride=8)
+    here = Job(cell, task, config, results, settings={}, device="cpu")
+    designed = Structure.read(task.build(config), task.where)
+    drawn = [random_structure(designed, (1, 2, 4, 8, 16), np.random.default_rng(seed)) for seed in range(2)]
+    with pool.local(["cpu", "cpu"]) as two:
+        there = dataclasses.replace(here, results=results.with_name("two"), workers=two)
+        beside = train_and_rank(there, drawn, config.epochs)
+    alone = train_and_rank(here, drawn, config.epochs)
+    assert (beside.structure, beside.history) == (alone.structure, alone.history)
+    assert beside.cost.epochs == alone.cost.epochs == 4
+    for number in range(2):
+        trained = [load_selected_weights(one.folder(f"candidate{number}")) for one in (here, there)]
+        assert all(torch.equal(a, b) for a, b in zip(*(weights.values() for weights in trained), strict=True))
+    assert "epoch 2: " in there.folder("candidate1.txt").read_text()
+
+
+def load_selected_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / SELECTED, weights_only=True)
+
+
+def test_a_trial_elsewhere_needs_the_very_folder(
+    job: Callable[..., Job],
+    toy: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: Callable[[Task[Any]], Workers],
+) -> None:
+    workers(toy.TASK)
     here = job("global_")
     trial = Trial(here, here.results / "work" / "search", {"promoted": 0.25}, 2)
     sent = pickle.loads(pickle.dumps(trial.elsewhere()))  # noqa: S301 (made one line above)
@@ -275,6 +354,130 @@ def test_the_budget_is_said_before_the_search_in_hours_where_cells_tell(
     assert next(m for m in caplog.messages if "genetic search within" in m).count("hours by 1 finished cells like it")
 
 
+SHORTENED = {"population": 4, "generations": 3, "rungs": (0.25, 0.375), "promoted": 0.25, "budget": 2, "shorten": 2}
+
+
+@pytest.fixture
+def segmentation(results: Path) -> tuple[Job, list[tuple[int, int, Structure]]]:
+    """A job on the embedded recordings, and the stride, epochs and structure of each training."""
+    real = tasks.load("action_segmentation")
+    trained: list[tuple[int, int, Structure]] = []
+
+    def fit(model: Any, config: Any, run: Any) -> None:
+        trained.append((config.stride, config.epochs, Structure.read(model, real.where)))
+        real.fit(model, config, run)
+
+    config = dataclasses.replace(real.presets["tiny"], epochs=8, stages=1, layers=3, maps=8, stride=8)
+    cell = Cell(real.name, "tiny", "global_shortened", 1, 0)
+    settings = METHODS["global_shortened"].settings
+    return Job(cell, dataclasses.replace(real, fit=fit), config, results, settings=settings, device="cpu"), trained
+
+
+def test_a_structure_on_shorter_input_has_smaller_dilations() -> None:
+    structure = Structure({"a": (1,), "b": (2, 4), "c": (5, 7), "d": (64,)})
+    assert dict(shortened(structure, 2)) == {"a": (1,), "b": (1, 2), "c": (3, 4), "d": (32,)}
+    assert dict(shortened(structure, 3)) == {"a": (1,), "b": (1, 1), "c": (2, 2), "d": (21,)}
+    assert shortened(structure, 1) == structure
+
+
+def test_structures_that_are_the_same_on_shorter_input_are_trained_once(
+    segmentation: tuple[Job, list[tuple[int, int, Structure]]], results: Path
+) -> None:
+    here, trained = segmentation
+    names = list(Structure.read(here.task.build(here.config), here.task.where))
+    one, same, other = (
+        Structure(dict(zip(names, ((d,), (2,), (8,)), strict=True))) for d in (1, 2, 4)
+    )  # 1 and 2 are both 1 on half the input
+    evaluations = Evaluations(here, results / "work" / "search", {}, shorten=2, whole=3)
+    values = evaluations.map(Rung(evaluations, 2), [one, same, other])
+    assert values[0] == values[1]
+    assert [stride for stride, *_ in trained] == [16, 16]
+    assert [[d for (d,) in structure.values()] for *_, structure in trained] == [[1, 1, 4], [2, 1, 4]]
+    assert (evaluations.epochs, evaluations.cost().epochs) == (2, 2)  # two trainings of two epochs of half the length
+    # Neither is it in a later generation, nor is that counted as a resumption.
+    assert evaluations.map(Rung(evaluations, 2), [same]) == values[:1]
+    assert (evaluations.epochs, evaluations.resumed, len(trained)) == (2, False, 2)
+    # On whole input they are two, and begin anew.
+    whole = evaluations.map(Rung(evaluations, 3), [one, same])
+    assert [(stride, epochs) for stride, epochs, _ in trained[2:]] == [(8, 3), (8, 3)]
+    assert [structure for *_, structure in trained[2:]] == [one, same]
+    assert evaluations.epochs == evaluations.cost().epochs == 2 + 2 * 3
+    straight = Evaluations(here, results / "work" / "straight", {})
+    assert straight.map(Rung(straight, 3), [one, same]) == whole
+
+
+def test_one_that_fails_on_shorter_input_fails_for_all_that_are_the_same(
+    segmentation: tuple[Job, list[tuple[int, int, Structure]]], results: Path
+) -> None:
+    here, trained = segmentation
+    one, same = (Structure.read(here.task.build(here.config), here.task.where) for _ in range(2))
+    same = Structure({name: (d if d > 1 else 2,) for name, (d,) in one.items()})
+
+    def evaluate(*arguments: Any) -> dict[str, float]:
+        return dict.fromkeys((metric.name for metric in here.task.metrics), float("nan"))
+
+    lost = dataclasses.replace(here, task=dataclasses.replace(here.task, evaluate=evaluate))
+    evaluations = Evaluations(lost, results / "work" / "search", {}, shorten=2, whole=3)
+    assert evaluations.map(Rung(evaluations, 2), [one]) == [None]
+    assert evaluations.map(Rung(evaluations, 2), [same]) == [None]
+    assert len(trained) == evaluations.epochs == evaluations.cost().epochs == 1
+
+
+def test_a_search_on_shorter_input_is_the_same_resumed_and_by_workers(
+    segmentation: tuple[Job, list[tuple[int, int, Structure]]],
+    results: Path,
+    workers: Callable[[Task[Any]], Workers],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    here, trained = segmentation
+    with caplog.at_level("INFO"):
+        found = genetic_search(here, **SHORTENED)
+    assert "rungs of 2, 3 epochs, all but the last on input 2 times shorter" in caplog.text
+    assert found.folder.parent.name == "genetic_shortened"
+    assert {(stride, epochs) for stride, epochs, _ in trained} == {(16, 2), (8, 3)}
+    assert len(set(trained)) == len(trained)
+    spent = sum(1 if stride == 16 else 3 for stride, *_ in trained)
+    assert spent == found.cost.epochs == found.history[-1]["step"] <= 2 * 8
+    # What it goes by is the fitness on shorter input; what it finds is the best on whole input.
+    told = {
+        epochs: [json.loads(path.read_text())["fitness"] for path in found.folder.glob(f"candidate-*-{epochs}.json")]
+        for epochs in (2, 3)
+    }
+    assert min(told[2]) > max(told[3]), "here they are no match for each other"
+    assert found.history[-1]["fitness"] == max(told[3])
+    assert found.structure in [structure for stride, _, structure in trained if stride == 8]
+    straight, count = set(trained), len(trained)
+    trained.clear()
+
+    again = dataclasses.replace(here, results=results.with_name("two"), workers=workers(here.task))
+    calls = []
+
+    def stopping(*arguments: Any, **named: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return fit(*arguments, **named)
+
+    monkeypatch.setattr("benchmarks.evaluations.fit", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        genetic_search(again, **SHORTENED)
+    resumed = genetic_search(again, **SHORTENED)
+    assert resumed.resumed
+    assert (resumed.structure, resumed.history) == (found.structure, found.history)
+    assert resumed.cost.epochs == found.cost.epochs
+    assert set(trained) == straight
+    assert len(trained) == count
+
+
+def test_a_task_without_shorter_input_says_so(job: Callable[..., Job], toy: ModuleType) -> None:
+    without = dataclasses.replace(toy.TASK, shortened=None)
+    record = run_cell(job("global_shortened", task=without))
+    assert record.reason == "ValueError: task toy has no shorter input: it has no `shortened`"
+    assert suite.left_out(without, "global_shortened") == "the task has no shorter input"
+    assert suite.left_out(toy.TASK, "global_shortened") is None
+
+
 def test_latency_finds_a_front_and_takes_the_fastest_that_is_good_enough(job: Callable[..., Job]) -> None:
     here = job("global_pareto")
     record = run_cell(here)
@@ -295,29 +498,15 @@ def test_latency_finds_a_front_and_takes_the_fastest_that_is_good_enough(job: Ca
 
 
 def test_latency_is_measured_by_the_driver_once_the_workers_are_idle(
-    job: Callable[..., Job], toy: ModuleType, results: Path, monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., Job], toy: ModuleType, results: Path, workers: Callable[[Task[Any]], Workers]
 ) -> None:
-    seen: list[str] = []
-
-    class Workers:
-        """Runs what it is given as a worker process would: without the driver's task."""
-
-        size = 2
-
-        def run(self, function: Any, items: Any) -> list[Any]:
-            seen.append("begin")
-            done = pool.in_process().run(pickle.loads(pickle.dumps(function)), items)  # noqa: S301 (made right here)
-            seen.append("end")
-            return done
+    seen = (two := workers(toy.TASK)).seen
 
     def probe(*arguments: Any) -> Any:
         seen.append("probe")
         return toy.TASK.probe(*arguments)
 
-    monkeypatch.setattr(tasks, "load", lambda name: toy.TASK)
-    monkeypatch.setattr(pool, "print_to", lambda path: None)
-    monkeypatch.setattr(pool, "_device", "cpu")
-    here = job("global_pareto", task=dataclasses.replace(toy.TASK, probe=probe), workers=Workers())
+    here = job("global_pareto", task=dataclasses.replace(toy.TASK, probe=probe), workers=two)
     folder = results / "work" / "search"
     evaluations = Evaluations(here, folder, {}, "latency")
     evaluations.map(Rung(evaluations, 1), STRUCTURES)
@@ -369,19 +558,12 @@ def test_a_killed_driver_loses_no_evaluation(start: Start, call: Call, project: 
 
 @pytest.mark.slow
 def test_a_ray_cluster_trains_the_candidates_though_a_worker_is_killed(
-    start: Start, call: Call, project: Path, kill: Kill
+    start: Start, call: Call, project: Path, kill: Kill, cluster: str
 ) -> None:
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
-    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
-    try:
-        cluster.add_node(**small)
-        line = ("benchmarks.run", "toy", "global_", "--preset", "slow", "--results", "two")
-        process = start(*line, "--ray-address", cluster.address)
-        assert kill_in_the_middle(process, project / "two", lambda: kill("ray::PoolActor.run_batch"))
-        _, err = process.communicate(timeout=240)
-    finally:
-        cluster.shutdown()
+    line = ("benchmarks.run", "toy", "global_", "--preset", "slow", "--results", "two")
+    process = start(*line, "--ray-address", cluster)
+    assert kill_in_the_middle(process, project / "two", lambda: kill("ray::PoolActor.run_batch"))
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "with 2 workers" in err
     assert err.count("its item is tried once more") == 1

@@ -1,14 +1,19 @@
 """Statistics and their limits: what an interval is over, which records may meet, what is concluded from them."""
 
+import dataclasses
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tasks
 from benchmarks import groups, record
-from benchmarks.record import Record, RecordError
+from benchmarks.record import Cell, Record, RecordError
+from benchmarks.run import make_record, preset_name
 from benchmarks.training import Job
+from tasks.spec import Task
 
 
 def test_the_interval_is_over_folds_after_averaging_their_seeds() -> None:
@@ -32,6 +37,26 @@ def test_with_one_fold_the_interval_is_over_seeds() -> None:
 def test_one_number_has_no_interval_and_none_has_no_mean() -> None:
     assert groups.estimate({(1, 0): 60.0}) == groups.Estimate(60.0, None, 1, 1)
     assert groups.estimate({}) is None
+
+
+def test_a_title_has_the_values_that_a_name_of_files_cannot_hold() -> None:
+    task = tasks.load("action_segmentation")
+    preset = task.presets["compact"]
+    config = dataclasses.replace(preset, group=r"rgb-\d+", search=dataclasses.replace(preset.search, rule="paper"))
+    name = preset_name(task, "compact", config)
+    assert name == "compact+group=rgb-_d_+search.rule=paper"
+    found = groups.Group("action_segmentation", name, [planned(task, name, config)])
+    assert found.title == r"compact, group=rgb-\d+, search.rule=paper"
+    # Of a long one the end is cut off: what is left of it stays as it is.
+    config = dataclasses.replace(config, group=r"(?P<who>\w+)|" * 9)
+    name = preset_name(task, "compact", config)
+    found = groups.Group("action_segmentation", name, [planned(task, name, config)])
+    assert found.title == f"compact, group={config.group}, s, {name[-10:]}"
+
+
+def planned(task: Task[Any], preset: str, config: Any) -> Record:
+    here = Job(Cell(task.name, preset, "baseline", 1, 0), task, config, Path("results"), settings={})
+    return make_record(here, "now", reason="only planned")
 
 
 def test_settings_may_differ_between_methods_but_not_within_one(

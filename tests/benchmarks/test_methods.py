@@ -65,6 +65,7 @@ SEARCH_TRAININGS = {
     "one_shot_to_local_single": (2, 2),
     "one_shot_to_local_multi": (2, 2),
     "global_": (5, 6),
+    "global_shortened": (4, 6),
     "global_pareto": (5, 6),
     "global_to_local_single": (6, 7),
     "global_to_local_multi": (6, 7),

@@ -91,26 +91,16 @@ def test_a_cluster_that_cannot_be_reached_is_one_clear_error(capsys: pytest.Capt
 
 @pytest.mark.slow
 def test_a_ray_cluster_runs_the_suite_though_a_worker_is_killed(
-    start: Start, project: Path, kill: Callable[[str], int | None]
+    start: Start, project: Path, kill: Callable[[str], int | None], cluster: str
 ) -> None:
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
-    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
-    try:
-        cluster.add_node(**small)
-        process = start(
-            *("benchmarks.suite", "slow", "--seeds", "0", "--method", "baseline"),
-            *("--ray-address", cluster.address),
-        )
-        killed = None
-        deadline = time.monotonic() + 200
-        while killed is None and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-            if list((project / "results/work").rglob("last.ckpt")):  # in the middle of a training
-                killed = kill("ray::PoolActor.run_batch")
-        out, err = process.communicate(timeout=240)
-    finally:
-        cluster.shutdown()
+    process = start("benchmarks.suite", "slow", "--seeds", "0", "--method", "baseline", "--ray-address", cluster)
+    killed = None
+    deadline = time.monotonic() + 200
+    while killed is None and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+        if list((project / "results/work").rglob("last.ckpt")):  # in the middle of a training
+            killed = kill("ray::PoolActor.run_batch")
+    out, err = process.communicate(timeout=240)
     assert killed is not None, err
     assert process.returncode == 0, err
     assert "2 cells: 0 kept, 2 to run, 0 unavailable; workers: 2;" in out

@@ -140,7 +140,7 @@ def test_receptive_fields_are_drawn_and_tabled_and_lead_to_their_runs(
     check_links(path)
     part = path.read_text("utf-8").split("<summary>How far the networks look")[1].split("<summary>")[0]
     for method in ("baseline", "local_single", "local_multi"):
-        assert part.count(f'href="#toy-tiny--{method}"') == 4  # both effective ones, the theoretical one and n
+        assert part.count(f'href="#toy-tiny--{method}"') == 1  # that of the row, which the script gives its numbers
     text = Parsed(f"<div>{part.split('</details>')[0].partition('</summary>')[2]}</div>").text
     assert "Not measured" not in text
     assert "effective 95 % (frames)" in text
@@ -157,7 +157,7 @@ def test_what_comes_from_records_is_text_and_never_markup(page: Callable[..., Pa
 def test_names_that_mean_something_in_html_or_addresses_stay_names(
     write: Callable[..., Record], results: Path, toy: ModuleType
 ) -> None:
-    preset = 'tiny+a=<b>&"c" 100%#?'
+    preset = 'tiny<b>&"c" 100%#?'
     for method in ("baseline", "local_single"):
         for fold in (1, 2):
             write(method, fold, 0, 70.0, preset=preset, config=toy.Config())
@@ -183,6 +183,27 @@ def test_pictures_are_embedded_while_there_is_room_and_linked_beyond(
     tables.make(results)
     assert "figures/toy-tiny-structures.svg" in check_links(path)
     assert "<svg" not in path.read_text("utf-8")
+
+
+def test_the_main_job_comes_first_and_titles_have_true_values(
+    page: Callable[..., Path], write: Callable[..., Record], results: Path, toy: ModuleType
+) -> None:
+    path = page()
+    config = toy.Config(fault=r"a\d|")
+    for method in ("baseline", "local_single", "local_multi"):
+        for fold in range(1, 9):
+            search = Cost(5, 3.0, 700.0, "resident")
+            write(method, fold, 0, 70.0 + fold, preset="big+fault=a_d_", config=config, search=search)
+    tables.make(results)
+    check_links(path)
+    parsed = Parsed(path.read_text("utf-8"))
+    articles = [attributes for tag, attributes in parsed.elements if tag == "article" and "id" in attributes]
+    assert [attributes["id"] for attributes in articles] == ["toy-tiny", "toy-big+fault=a_d_"]
+    assert parsed.text.count(r"big, fault=a\d|") == 2 + 3  # at a glance, above its table, in that of all searches
+    assert "a_d_" not in parsed.text
+    assert parsed.text.index("toy, tiny") < parsed.text.index("toy, big")
+    markdown = results / "tables/toy-big+fault=a_d_.md"
+    assert markdown.read_text("utf-8").startswith(r"# toy, preset big, fault=a\\d\|" + "\n")
 
 
 def test_a_picture_that_is_not_here_is_left_out(page: Callable[..., Path], results: Path) -> None:
@@ -358,6 +379,15 @@ def test_a_number_leads_to_its_runs_in_a_closed_part(browser: Browser, page: Cal
     assert browser.run("new Promise(done => setTimeout(done, 100))") is not False
     assert browser.run(f"{details}.open") is True
     assert browser.run("location.hash") == "#toy-tiny--baseline"
+
+
+def test_every_number_of_a_row_leads_where_the_row_does(browser: Browser, page: Callable[..., Path]) -> None:
+    browser.open(page(), width=1280)
+    links = "row => [...row.querySelectorAll('a')].map(link => link.textContent + ' ' + link.getAttribute('href'))"
+    first, missing, *_ = browser.run(f"[...document.querySelector('table.sortable').tBodies[0].rows].map({links})")
+    to = "#toy-tiny--baseline"
+    assert first == [f"baseline {to}", f"72.0 {to}", f"0.280 {to}", f"3 {to}", f"0 {to}"]
+    assert missing == [f"{text} #toy-tiny--random_search" for text in ("random_search", "0 of 3")]
 
 
 def test_every_number_of_a_run_leads_to_its_record(browser: Browser, page: Callable[..., Path]) -> None:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -172,6 +173,9 @@ def test_a_command_line_becomes_a_job(tmp_path: Path) -> None:
         (f"{TASK} baseline --preset tinny", "unknown preset 'tinny' (did you mean 'tiny'?)"),
         (f"{TASK} baseline --preset=tinny", "unknown preset 'tinny' (did you mean 'tiny'?)"),
         (f"{TASK} baseline --fold 9", "has no fold 9; its folds: 1, 2, 3, 4, 5"),
+        (f"{TASK} baseline --seed -1", "--seed must be between 0 and 4294967295, got -1"),
+        (f"{TASK} baseline --seed 4294967296", "--seed must be between 0 and 4294967295, got 4294967296"),
+        (f"{TASK} baseline --threads 0", "--threads must be at least 1, got 0"),
         (f"{TASK} --fold 1", "give a METHOD after the task: baseline, "),
         ("--fold 1", "give a TASK (action_segmentation"),
         ("", "give a TASK (action_segmentation"),
@@ -190,6 +194,16 @@ def test_wrong_usage_is_one_clear_error(line: str, message: str, capsys: pytest.
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_without_the_environment_one_line_says_how_to_get_it() -> None:
+    # Without site, Python finds no installed package.
+    command = [sys.executable, "-S", "-m", "benchmarks.run", "--help"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "torch, tyro, scipy not installed for" in line
+    assert "bash setup.sh" in line
 
 
 @pytest.mark.parametrize("option", ["--epoch 3", "--epochs three", "--model ms_tcm"])

@@ -60,12 +60,12 @@ def test_a_suite_runs_what_is_missing_and_keeps_the_rest(call: Call, project: Pa
     assert listed.returncode == 0, listed.stderr
     assert "task toy: presets tiny, " in listed.stdout
     assert "method local_single: " in listed.stdout
-    assert "done    toy tiny local_single fold 1 seed 0" in listed.stdout
-    assert "missing toy tiny local_single fold 2 seed 0" in listed.stdout
+    assert "done   toy tiny local_single fold 1 seed 0" in listed.stdout
+    assert "to run toy tiny local_single fold 2 seed 0" in listed.stdout
     assert records(project) == made
 
     other = call(*line, "--task", "toy", "--list", "--", "--epochs", "3", "--root", "elsewhere")
-    assert "missing toy tiny+epochs=3 local_single fold 1 seed 0" in other.stdout
+    assert "to run toy tiny+epochs=3 local_single fold 1 seed 0" in other.stdout
 
     rest = call(*line, "--method", "baseline", "local_single")
     assert rest.returncode == 0, rest.stderr
@@ -86,13 +86,14 @@ def test_a_preset_stands_for_its_variants_and_a_task_leaves_methods_out(call: Ca
     task.write_text(text)
     line = ("benchmarks.suite", "--seeds", "0", "--folds", "1", "--list")
     listed = call(*line, "tiny", "--method", "baseline", "local_multi").stdout
-    assert [row for row in listed.splitlines() if row.startswith("missing")] == [
-        "missing toy tiny baseline fold 1 seed 0",
-        "missing toy tiny-wide baseline fold 1 seed 0",
+    assert [row for row in listed.splitlines() if row.startswith("to run")] == [
+        "to run toy tiny baseline fold 1 seed 0",
+        "to run toy tiny-wide baseline fold 1 seed 0",
     ]
     assert "left out: toy tiny-wide local_multi: it is a toy" in listed
 
-    methods = {row.split()[3] for row in call(*line, "tiny", "--method", "all").stdout.splitlines() if row[:3] == "mis"}
+    every = call(*line, "tiny", "--method", "all").stdout.splitlines()
+    methods = {row.split()[4] for row in every if row.startswith("to run")}
     assert methods == METHODS.keys() - {"local_multi"}
 
     done = call("benchmarks.suite", "--seeds", "0", "--folds", "1", "--method", "baseline", "--workers", "1", "tiny")
@@ -105,6 +106,9 @@ def test_a_preset_stands_for_its_variants_and_a_task_leaves_methods_out(call: Ca
     assert paper.returncode == 3
     assert "unavailable: toy coco-missing: download toy.zip and unpack it" in paper.stdout
     assert "plan: toy coco-missing: 2 cells, 0 kept, 2 unavailable" in paper.stdout
+    listed = call(*line, "paper", "--method", "baseline").stdout
+    assert "unavailable toy coco-missing baseline fold 1 seed 0" in listed
+    assert "to run" not in listed
 
 
 class Terminal(io.StringIO):
@@ -177,6 +181,16 @@ def test_missing_data_is_said_and_becomes_dashes(call: Call, project: Path) -> N
     assert "download toy.zip" in path.read_text()
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    line = ["tiny", "--task", "action_segmentation", "--method", "baseline", "--results", str(tmp_path / "file/below")]
+    assert suite.main(line) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert f"cannot write {tmp_path}" in error
+    assert len(error.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_ctrl_c_loses_no_finished_cell_and_leaves_no_process(start: Start, call: Call, project: Path) -> None:
     line = (*SUITE, "slow", "--seeds", "0", "1", "--method", "baseline")
@@ -241,6 +255,7 @@ def test_two_suites_share_the_work(start: Start, project: Path) -> None:
         ("tiny --method local", "unknown method 'local' (did you mean"),
         ("tiny -- --epochs 3", "fields after -- belong to one task"),
         ("tiny --folds 9", "no cell to run; action_segmentation has no fold 9; it has 1, 2, 3, 4, 5"),
+        ("tiny --seeds 0 -1", "--seeds must be between 0 and 4294967295, got -1"),
         ("tiny --workers 0", "--workers must be at least 1 or auto, got 0"),
         ("tiny --gpus-per-cell 1", "--gpus-per-cell is for clusters; give --ray-address, too"),
     ],

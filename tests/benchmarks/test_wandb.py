@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -100,10 +101,15 @@ def runs(folder: Path) -> list[Seen]:
 
 
 def test_a_cell_is_logged_with_curves_structure_tables_and_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where loggers write if they are not told otherwise
     assert main([*LINE.split(), "--logger", "wandb", "--results", str(tmp_path / "results")]) == 0
+    # The search's, the training's and the result's folder of runs are named in one command.
+    folders = {path.parent for path in (tmp_path / "results/work").rglob("*.wandb")}
+    (command,) = [line for line in capfd.readouterr().out.splitlines() if "upload with: wandb sync " in line]
+    assert {Path(word) for word in shlex.split(command.partition("wandb sync ")[2])} == folders
+    assert len(folders) == 3
     made = record.read(CELL.path(tmp_path / "results"))
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
     group = f"{CELL.task} {CELL.preset}"

@@ -4,6 +4,7 @@ Frame t is 1 where x[t - 6] + x[t + 6] > 0, so the two-layer network needs the r
 also carry the faults that the runner has to survive: they happen inside a real training.
 """
 
+import dataclasses
 import os
 import signal
 import time
@@ -26,6 +27,8 @@ class Config:
     """Epochs of one training."""
     width: int = 8
     """Channels of the hidden layer."""
+    stride: int = 1
+    """Use every stride-th sample."""
     fault: str = "none"
     """none; raise, die, exit, nan, interrupt: strike in fold 2 only; mixed: the first four of them, by
     seed; slow; missing."""
@@ -46,11 +49,12 @@ def build(config: Config) -> nn.Module:
     )
 
 
-def data(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-    """Signals (16, 1, 64) and labels (16, 64)."""
+def data(split: Split, stride: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signals (16, 1, 64 / stride) and labels (16, 64 / stride)."""
     part = ("train", "validation", "test").index(split.part)
     x = torch.randn(16, 1, 64, generator=torch.Generator().manual_seed(10 * split.fold + part))
-    return x, (x.roll(6, -1) + x.roll(-6, -1) > 0).long().squeeze(1)
+    y = (x.roll(6, -1) + x.roll(-6, -1) > 0).long().squeeze(1)
+    return x[..., ::stride], y[..., ::stride]
 
 
 HALVES: dict[Trained, slice] = {"weights": slice(8), "probabilities": slice(8, None)}
@@ -58,7 +62,7 @@ HALVES: dict[Trained, slice] = {"weights": slice(8), "probabilities": slice(8, N
 
 def fit(model: nn.Module, config: Config, run: Run) -> None:
     torch.manual_seed(run.seed)
-    x, y = data(Split("train", run.fold))
+    x, y = data(Split("train", run.fold), config.stride)
     fault = config.fault if run.fold == 2 else "none"
     if fault == "mixed":
         fault = FAULTS[run.seed]
@@ -111,7 +115,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
 
 
 def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:
-    x, y = data(split)
+    x, y = data(split, config.stride)
     with torch.no_grad():
         logits = model(x)
     accuracy = 100.0 * (logits.argmax(1) == y).double().mean().item()
@@ -126,7 +130,7 @@ def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> 
 
 
 def probe(model: nn.Module, config: Config, split: Split) -> Probe:
-    x, _ = data(split)
+    x, _ = data(split, config.stride)
     return Probe(lambda x: model(x)[:, :1], [x[:1], x[1:2]], "samples", (1.0,), "the first logit")
 
 
@@ -151,4 +155,5 @@ TASK = Task(
     probability_batches=("train", "held_out"),
     illustrate=illustrate,
     probe=probe,
+    shortened=lambda config, factor: dataclasses.replace(config, stride=config.stride * factor),
 )

@@ -681,6 +681,125 @@ def test_subclasses_are_accepted_only_if_a_search_can_take_effect() -> None:
         assert f"{kind.__name__} overrides" in (unsearchable(kind(2, 2, 3)) or "")
 
 
+# Causal convs, whose last tap would have to stay in place
+
+
+class LeftPadded(nn.Conv1d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.pad(input, ((self.kernel_size[0] - 1) * self.dilation[0], 0)))
+
+
+class LeftPaddedByAMethod(nn.Conv1d):
+    @property
+    def causal_padding(self) -> int:
+        return (self.kernel_size[0] - 1) * self.dilation[0]
+
+    def prepared(self, input: Tensor) -> Tensor:
+        return torch.cat([input.new_zeros(*input.shape[:-1], self.causal_padding), input], -1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(self.prepared(input), self.weight, self.bias)
+
+
+class LeftPaddedFunctional(nn.Conv1d):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv1d(F.pad(input, (2 * self.dilation[0], 0)), self.weight, self.bias, dilation=self.dilation)
+
+
+class Chomped(nn.Module):
+    """The conv of TCNs: padded on both sides, what that adds at the end is cropped."""
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=2 * dilation, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)[..., : x.shape[-1]]
+
+
+class Past(nn.Module):
+    """As in the docstring of rfnext.conv."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * (torch.arange(weight.shape[-1], device=weight.device) <= weight.shape[-1] // 2)
+
+
+def reads(model: nn.Module, position: int = 30) -> list[int]:
+    """Which of 64 inputs an output depends on."""
+    x = torch.randn(1, 1, 64, requires_grad=True)
+    model(x)[0, 0, position].backward()
+    assert x.grad is not None
+    return x.grad[0, 0].nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("kind", [LeftPadded, LeftPaddedByAMethod, LeftPaddedFunctional])
+def test_convs_that_pad_in_their_own_forward_are_refused_with_the_reason(kind: type[nn.Conv1d]) -> None:
+    model = nn.Sequential(kind(1, 1, 3, dilation=4))
+    assert reads(model) == [22, 26, 30]
+    with pytest.raises(ValueError, match=rf"no conv to search among the model's 1\. 0: {kind.__name__} overrides"):
+        rfnext.LocalSearch(model, CONFIG)
+    with pytest.raises(ValueError, match=rf"layer '0': {kind.__name__} .* pads or crops there by itself"):
+        rfnext.Structure({"0": 8}).apply(model)
+    with pytest.raises(ValueError, match=rf"layer '0' cannot have branches: {kind.__name__} overrides"):
+        rfnext.keep_branches(model, rfnext.Structure({"0": 8}), CONFIG)
+    assert reads(model) == [22, 26, 30]
+    rfnext.Structure({"0": 4}).apply(model)  # its own is none to refuse
+
+
+def test_convs_padded_as_causal_ones_are_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model = Chomped(4)
+    assert reads(model) == [22, 26, 30]
+    rfnext.Structure({"conv": 4}).apply(model)
+    assert not caplog.records
+    rfnext.Structure({"conv": 8}).apply(model)
+    assert reads(model) == [18, 26, 34]  # what the warning is about
+    assert "conv: padded by (kernel - 1) * dilation, as causal convs are" in caplog.text
+    for search in (
+        lambda model: rfnext.LocalSearch(model, CONFIG),
+        lambda model: rfnext.keep_branches(model, rfnext.Structure({"conv": 8}), CONFIG),
+    ):
+        caplog.clear()
+        search(Chomped(4))
+        assert [record.levelname for record in caplog.records if "causal" in record.message] == ["WARNING"]
+
+
+def test_convs_padded_in_other_ways_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    layers = [make(1, settings) for axes, settings in SETTINGS if axes == 1]
+    layers += [nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 3, dilation=2), nn.Conv1d(4, 4, 2, stride=2)]
+    rfnext.LocalSearch(nn.Sequential(*layers), CONFIG)
+    assert "causal" not in caplog.text
+
+
+def test_a_causal_conv_with_the_present_at_the_centre_is_searched_and_stays_causal() -> None:
+    conv = nn.Conv1d(1, 1, 5, dilation=4, padding=8)
+    parametrize.register_parametrization(conv, "weight", Past())
+    model = nn.Sequential(conv)
+    assert reads(model) == [22, 26, 30]
+    merged, found = copy.deepcopy(model), rfnext.Structure({"0": 8})
+    rfnext.LocalSearch(merged, CONFIG)
+    searched = reads(merged)
+    assert searched[-1] == 30
+    assert searched != [22, 26, 30]
+    rfnext.merge(merged)
+    assert reads(merged) == searched
+    found.apply(model)
+    assert reads(model) == [14, 22, 30]
+
+
+def test_same_padding_by_the_dilation_follows_a_structure() -> None:
+    timm_layers = pytest.importorskip("timm.layers")
+    conv = timm_layers.Conv2dSame(1, 1, 3)
+    x = torch.randn(1, 1, 20, 20)
+    assert "Conv2dSame overrides forward()" in (unsearchable(conv) or "")
+    rfnext.Structure({"0": 3}).apply(nn.Sequential(conv))
+    torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=3, dilation=3))
+
+
+def test_reading_padding_and_dilation_is_no_reason_to_refuse_a_conv() -> None:
+    wrappers = pytest.importorskip("mmcv.cnn.bricks.wrappers")  # these do for empty batches
+    assert unsearchable(wrappers.Conv2d(1, 1, 3)) is None
+
+
 # Bad input
 
 

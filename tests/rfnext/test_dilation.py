@@ -264,3 +264,12 @@ def test_bad_lengths_and_bounds() -> None:
         Bounds(0)
     with pytest.raises(ValueError, match=r"Bounds\.max is 3, below Bounds\.min = 4"):
         Bounds(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"), [((1.5, 4), r"Bounds\.min is 1\.5"), ((1, 2.5), r"Bounds\.max is 2\.5")]
+)
+def test_bounds_are_integers(bounds: tuple[float, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message + ", not an integer"):
+        Bounds(*bounds)  # type: ignore[arg-type]
+    assert Bounds(1, None) == Bounds()

@@ -1,16 +1,19 @@
 """The global search: every draw has the stated odds; nothing is evaluated twice, lost or reported untried."""
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
-from rfnext import Structure
+from rfnext import Bounds, LocalConfig, Structure, keep_branches, merge
 from rfnext.evolution import Evolution, EvolutionConfig, Scored, random_structure, roulette, tournament
-from rfnext.pareto import crowding_distance, non_dominated_fronts
+from rfnext.pareto import crowding_distance, non_dominated, non_dominated_fronts
+from rfnext.receptive_field import multiply_adds, theoretical_receptive_field
 
 TEMPLATE = Structure({f"layer{i}": (1,) for i in range(8)})
 TARGET = Structure({f"layer{i}": (2**i,) for i in range(8)})
@@ -46,6 +49,15 @@ def within_sampling_error(drawn: list[int], shares: Mapping[int, float]) -> bool
     """Whether each share was met within 5 standard deviations of a binomial draw."""
     n = len(drawn)
     return all(abs(drawn.count(v) - n * p) <= 5 * np.sqrt(n * p * (1 - p)) + 1e-9 for v, p in shares.items())
+
+
+def test_integers_of_a_template_stay_integers_and_fit_any_number_of_axes():
+    search = evolution(template=Structure({"0": 1, "1": (1, 1)}))
+    run(search, lambda structure: 1.0)
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3))
+    (drawn,) = search.best.structure["0"]
+    search.best.structure.apply(model)
+    assert Structure.read(model)["0"] == (drawn, drawn)
 
 
 def test_published_settings():
@@ -434,6 +446,45 @@ def test_a_known_front_is_found():
         assert sorted({(r.fitness, r.cost) for r in search.front}) == [(float(n), 6.0 + n) for n in range(7)]
 
 
+def test_a_cost_is_whatever_the_caller_measures():
+    """The widest field at every number of multiply-adds of networks whose branches are merged into dense kernels.
+
+    Those numbers depend on the dilations, as those of plain convs do not.
+    """
+    branches = LocalConfig(interval=1, rounds=1, spread=0.5, branches=3, bounds=Bounds(1, 16))
+    x = torch.zeros(1, 1, 128)
+
+    def network(structure: Structure, merged: bool) -> nn.Module:
+        convs = [nn.Conv1d(*channels, 3, padding=1) for channels in ((1, 4), (4, 2), (2, 1))]
+        model = nn.Sequential(*convs)
+        structure.apply(model)
+        if merged:
+            keep_branches(model, structure, branches)
+            merge(model)
+        return model
+
+    def measured(structure: Structure) -> Scored:
+        model = network(structure, merged=True)
+        ((first, last),) = theoretical_receptive_field(model, x)
+        return Scored(structure, last - first + 1, multiply_adds(model, x))
+
+    template = Structure({"0": (1,), "1": (1,), "2": (1,)})
+    candidates = (1, 2, 4, 8)
+    search = evolution(EvolutionConfig(12, 40, candidates, drop_below=100, objectives="pareto"), template)
+    while structures := search.ask():
+        search.tell(map(measured, structures))
+    everything = [
+        Structure({name: (d,) for name, d in zip(template, genes, strict=True)})
+        for genes in itertools.product(candidates, repeat=len(template))
+    ]
+    points = [(result.fitness or 0.0, result.cost or 0.0) for result in map(measured, everything)]
+    best = {points[index] for index in non_dominated(points)}
+    assert len(best) > 3
+    assert {(result.fitness, result.cost) for result in search.front} == best
+    assert len(search.scored) < len(everything)
+    assert len({multiply_adds(network(structure, merged=False), x) for structure in everything}) == 1
+
+
 @pytest.mark.parametrize("told", [0, 3, None], ids=["asked", "some told", "all told"])
 def test_a_search_with_costs_resumes_exactly(told: int | None):
     config = EvolutionConfig(8, 6, objectives="pareto")
@@ -555,3 +606,32 @@ def test_a_finished_search_keeps_its_survivors_however_often_it_is_asked(seed: i
     population = search.population
     assert search.ask() == []
     assert search.population == population
+
+
+def test_integers_in_the_template_mean_every_axis():
+    """As in the older published files, which do not say how many axes a conv has."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv1d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1))
+    template = Structure({"0": 2, "1": 3, "2": (1, 1)})
+    search = evolution(template=template)
+    structure = search.ask()[0]
+    structure.apply(model)
+    found = Structure.read(model)
+    assert [len(set(dilation)) for dilation in found.values()] == [1, 1, 1]
+    assert [dilation[0] for dilation in found.values()] == values(structure)
+    search.tell([Scored(structure, 1.0)])
+    assert search.best.structure == structure
+    random_structure(template, (1, 2), np.random.default_rng(0)).apply(model)
+
+
+def test_numpy_integers_are_integers():
+    candidates = tuple(2 ** np.arange(3))
+    config = EvolutionConfig(np.int64(6), np.int64(3), candidates)
+    assert config == EvolutionConfig(6, 3, (1, 2, 4))
+    json.dumps(evolution(config).state_dict())
+    random_structure(TEMPLATE, candidates, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("wrong", [{"population": 2.5}, {"generations": 1.5}, {"candidates": (1, 2.5)}])
+def test_counts_are_integers(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        EvolutionConfig(**{"population": 6, "generations": 3, **wrong})

@@ -307,6 +307,19 @@ def test_structures_that_do_not_fit_are_refused_and_change_nothing(
     assert dict(Structure.read(model)) == {"0": (1, 1), "1": (1, 1)}
 
 
+@pytest.mark.parametrize("rule", ["default", "paper"])
+def test_keep_branches_refuses_centres_that_the_bounds_leave_out(rule: rfnext.Rule) -> None:
+    """All branches would lie at the bounds: 128 and 512 would become the same layer."""
+    model = network()
+    with pytest.raises(ValueError, match=r"layer '0': dilation \(4, 128\) is outside Bounds\(min=1, max=24\)"):
+        rfnext.keep_branches(model, Structure({"0": (4, 128)}), LocalConfig(rule=rule))
+    assert not searched_convs(model)
+    # An axis with an even kernel is not searched, so the bounds have no say.
+    mixed = nn.Conv2d(1, 1, (3, 2), dilation=(1, 99))
+    rfnext.keep_branches(mixed, Structure({"": (24, 99)}), LocalConfig(rule=rule))
+    assert Structure.read(mixed)[""] == (24, 99)
+
+
 # Export
 
 

@@ -588,7 +588,10 @@ def test_a_pin_must_be_known() -> None:
         pin_implementation("fast")
 
 
-@pytest.mark.parametrize(("value", "expected"), [("dense", "ok {}"), ("fast", "RFNEXT_IMPLEMENTATION")])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("dense", "ok {}"), ("", "ok {(device"), ("fast", "RFNEXT_IMPLEMENTATION")],  # an empty one is as none: measured
+)
 def test_the_environment_can_pin(value: str, expected: str) -> None:
     code = (
         "import torch, rfnext.functional as f\n"

@@ -1,5 +1,6 @@
 """Successive halving: who goes on, what it costs, and what failures do."""
 
+import math
 import pickle
 from multiprocessing.pool import ThreadPool
 
@@ -55,6 +56,35 @@ def test_the_budget_is_never_exceeded():
         spent = sum(2 if epochs == 2 else 3 for _, epochs in train.calls)
         assert spent <= budget
         assert len(fitness) == min(8, budget // 2)
+
+
+def test_a_rung_may_cost_other_than_the_epochs_that_it_adds():
+    for budget in range(30):
+        train = Trainer()
+        halve(STRUCTURES, [2, 5], train, promoted=0.25, budget=budget, costs=[1, 5])
+        assert len([d for d, epochs in train.calls if epochs == 2]) == min(8, budget)
+        assert len([d for d, epochs in train.calls if epochs == 5]) == min(2, max(0, budget - 8) // 5)
+
+
+@pytest.mark.parametrize("costs", [[1], [1, 2, 3], [0, 1], [1, -1]])
+def test_every_rung_has_its_cost(costs):
+    with pytest.raises(ValueError, match="not one positive number for each of the rungs"):
+        halve(STRUCTURES, [2, 5], Trainer(), costs=costs)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_finite_number_is_a_failure(value: float):
+    """NaN compares false with everything, so that sorting by it would promote whatever comes to stand first."""
+
+    def train(structure: Structure, epochs: int) -> float:
+        ((dilation,),) = structure.values()
+        calls.append((dilation, epochs))
+        return value if dilation % 2 or (dilation, epochs) == (8, 4) else dilation
+
+    calls: list[tuple[int, int]] = []
+    fitness = halve(STRUCTURES, [2, 4], train, promoted=0.25)
+    assert [d for d, epochs in calls if epochs == 4] == [8, 6]
+    assert list(fitness.values()) == [None, 2, None, 4, None, 6, None, 8]
 
 
 def test_a_failure_does_not_go_on_and_a_late_one_keeps_the_earlier_score():

@@ -149,6 +149,60 @@ def assert_same(module: Net, expected: Net) -> None:
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def test_two_parts_of_a_network_are_searched_in_one_trainer(tmp_path: Path) -> None:
+    """Each callback gets its own state back."""
+
+    class TwoParts(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Sequential(nn.Conv1d(2, 2, 3, padding=2, dilation=2), nn.ReLU(), nn.Conv1d(2, 2, 1))
+            self.second = LocalSearch(self.other, LocalConfig(interval=2, rounds=2, branches=3))
+
+        def loss(self, x: Tensor) -> Tensor:
+            return super().loss(x) + (self.other(x)[..., 6:] - x[..., :-6]).square().mean()
+
+    def run(epochs: int, *callbacks: Any, resume: Path | None = None) -> TwoParts:
+        module = TwoParts()
+        fit(module, tmp_path, epochs, LocalSearchCallback(module.second), *callbacks, resume=resume)
+        return module
+
+    whole = run(5)
+    assert (whole.search.round, whole.second.round) == (3, 2)
+    run(3, ModelCheckpoint(dirpath=tmp_path, filename="last"))
+    resumed = run(5, resume=tmp_path / "last.ckpt")
+    assert_same(resumed, whole)
+    assert resumed.second.state_dict() == whole.second.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # of Lightning, about the former key
+def test_checkpoints_from_before_callbacks_had_keys_of_their_own_resume(tmp_path: Path) -> None:
+    whole = Net()
+    fit(whole, tmp_path, 5)
+    fit(Net(), tmp_path, 2, ModelCheckpoint(dirpath=tmp_path, filename="last"))
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    (key,) = [key for key in checkpoint["callbacks"] if key.startswith("LocalSearchCallback")]
+    checkpoint["callbacks"]["LocalSearchCallback"] = checkpoint["callbacks"].pop(key)
+    torch.save(checkpoint, tmp_path / "former.ckpt")
+    resumed = Net()
+    fit(resumed, tmp_path, 5, resume=tmp_path / "former.ckpt")
+    assert_same(resumed, whole)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_the_state_of_other_layers_is_an_error_and_not_passed_over(tmp_path: Path) -> None:
+    saved = ModelCheckpoint(dirpath=tmp_path, filename="last", save_weights_only=False)
+    fit(Net(), tmp_path, 1, saved)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    fewer = Net()
+    structure = fewer.search.structure()
+    structure.apply(fewer.network)
+    fewer.search = LocalSearch(fewer.network, fewer.search.config, where=lambda name, conv: name == "0")
+    checkpoint["state_dict"] = fewer.state_dict()
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="the state is of a search over other layers; 1 differ, '2' first"):
+        fit(fewer, tmp_path, 2, resume=tmp_path / "last.ckpt")
+
+
 def test_an_optimizer_without_the_branch_weights_is_an_error(tmp_path: Path) -> None:
     class TooEarly(Net):
         def configure_optimizers(self) -> torch.optim.Optimizer:

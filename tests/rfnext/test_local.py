@@ -3,10 +3,11 @@
 import copy
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,26 @@ def test_a_hand_designed_dilation_outside_the_bounds_is_brought_inside_defect_14
     assert dict(search.structure()) == {"0": (9, 3)}
 
 
+@pytest.mark.parametrize("rule", ["default", "paper"])
+def test_dilations_outside_the_bounds_are_named(caplog: pytest.LogCaptureFixture, rule: rfnext.Rule) -> None:
+    """The powers of two of a TCN: nobody expects (1, 24), the default, to make a third of them alike."""
+    model = nn.Sequential(*(nn.Conv1d(1, 1, 3, padding=2**i, dilation=2**i) for i in range(10)))
+    search = LocalSearch(model, LocalConfig(rule=rule))
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    message = warning.getMessage()
+    assert "5 of 10 searched layers have a dilation outside Bounds(min=1, max=24)" in message
+    branches = {"default": ["(12,), (24,)"] * 3, "paper": ["(16,), (24,)", "(24,)", "(24,)"]}[rule]
+    first = "; ".join(f"{i}: ({2**i},) to branches {at}" for i, at in enumerate(branches, start=5))
+    assert message.endswith(f"and are brought inside: {first}; ...")
+    search.after_step()
+    assert all(d <= 24 for (d,) in search.structure().values())
+    caplog.clear()
+    LocalSearch(network(), LocalConfig(rule=rule))
+    # What the bounds have no say in: an axis with an even kernel is not searched.
+    LocalSearch(nn.Conv2d(1, 1, (2, 3), dilation=(99, 2)), LocalConfig(rule=rule))
+    assert not caplog.text
+
+
 def test_negative_and_zero_weights_defect_15() -> None:
     """By "default" -0.09 is weak evidence and all zeros are no evidence; by "paper" strong, and an error."""
     search = LocalSearch(network(), LocalConfig(spread=0.5))
@@ -224,8 +245,11 @@ def test_names_are_those_of_the_plain_model_when_it_is_compiled() -> None:
 
 
 def test_nothing_to_search_says_why() -> None:
-    with pytest.raises(ValueError, match=r"no conv to search among the model's 0\."):
-        LocalSearch(nn.Sequential(nn.Linear(1, 1)), LocalConfig())
+    for nothing in (nn.Linear(1, 1), nn.ConvTranspose1d(1, 1, 3)):
+        with pytest.raises(ValueError, match=r"no Conv1d, Conv2d or Conv3d .transposed ones are not searched.$"):
+            LocalSearch(nn.Sequential(nothing), LocalConfig())
+    with pytest.raises(ValueError, match=r"among the model's 1\. The model itself: its kernel \(1,\) has no odd axis"):
+        LocalSearch(nn.Conv1d(1, 1, 1), LocalConfig())
     with pytest.raises(ValueError, match=r"0: its kernel \(1,\) has no odd axis above 1"):
         LocalSearch(nn.Sequential(nn.Conv1d(1, 1, 1), nn.Conv1d(1, 1, 3)), LocalConfig(), where=lambda n, c: n == "0")
     with pytest.raises(ValueError, match=r"1: not picked by `where`"):
@@ -240,11 +264,31 @@ def test_nothing_to_search_says_why() -> None:
         ({"branches": 1}, "at least 2 branches"),
         ({"spread": 0.0}, r"spread must be in \(0, 1\]"),
         ({"rule": "ours"}, "unknown rule 'ours'"),
+        ({"interval": 1.5}, r"interval is 1\.5, not an integer"),
+        ({"rounds": "3"}, "rounds is '3', not an integer"),
+        ({"branches": 2.0}, r"branches is 2\.0, not an integer"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LocalConfig(**settings)
+
+
+def test_what_is_no_such_thing_at_all_is_named() -> None:
+    with pytest.raises(TypeError, match=r"bounds is \(1, 24\); give Bounds\(1, 24\)"):
+        LocalConfig(bounds=(1, 24))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="LocalSearch takes a LocalConfig, got a OneShotConfig"):
+        LocalSearch(network(), OneShotConfig())  # type: ignore[arg-type]
+    model = network()
+    with pytest.raises(TypeError, match="where is '0', not a function of a layer's name and conv"):
+        LocalSearch(model, LocalConfig(), where="0")  # type: ignore[arg-type]
+    assert not searched_convs(model)
+
+
+def test_numpy_integers_are_integers() -> None:
+    config = LocalConfig(interval=np.int64(2), rounds=np.int32(3), branches=np.int64(3), bounds=Bounds(1, np.int64(9)))  # type: ignore[arg-type]
+    assert config == LocalConfig(interval=2, rounds=3, branches=3, bounds=Bounds(1, 9))
+    json.dumps(LocalSearch(network(), config).state_dict())
 
 
 def test_a_config_is_shared_and_never_changed_defect_26() -> None:
@@ -490,6 +534,65 @@ def test_a_second_search_starts_where_the_first_one_ended() -> None:
     assert second.initial == first.structure()
     assert second._convs["2"].dilations == ((5,), (6,), (7,))
     assert len(second.branch_weights()[0]) == 3
+
+
+def test_a_search_never_begins_by_forgetting_what_another_has_learnt() -> None:
+    """A local search after a one-shot search on the same model would start from the designed dilations."""
+    model = network()
+    one_shot = OneShotSearch(model, OneShotConfig((1, 2, 4, 8)))
+    with torch.no_grad():
+        for weight in one_shot.branch_weights():
+            weight.copy_(torch.tensor([0.0, 0.0, 0.0, 0.2]))
+    found = one_shot.structure("argmax")
+    assert dict(found) == {"0": (8,), "2": (8,)}
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(
+        ValueError, match=r"layer '0' is searched already.*read that search.s structure\(\) and apply it"
+    ):
+        LocalSearch(model, LocalConfig())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="layer '0' is searched already"):
+        LocalSearch(copy.deepcopy(model), LocalConfig())
+    found.apply(model)
+    assert LocalSearch(model, LocalConfig()).initial == found
+    # As well what a local search has learnt since its last round, by the rule whose structure() counts it.
+    for rule in ("default", "paper"):
+        model = network()
+        local = LocalSearch(model, LocalConfig(rule=rule))  # type: ignore[arg-type]
+        set_weights(local, {"2": [0.01, 0.09]})
+        if rule == "paper":
+            assert LocalSearch(model, LocalConfig(rule=rule)).initial == local.structure()
+            continue
+        with pytest.raises(ValueError, match="layer '2' is searched already"):
+            OneShotSearch(model, OneShotConfig((1, 2, 4, 8)))
+
+
+@pytest.mark.parametrize("end", ["merge", "apply", "apply in part"])
+@pytest.mark.parametrize("kind", ["local", "one-shot"])
+def test_a_search_that_has_ended_says_so(end: str, kind: str) -> None:
+    model = network()
+    local = kind == "local"
+    search = LocalSearch(model, LocalConfig()) if local else OneShotSearch(model, OneShotConfig((1, 2, 4, 8)))
+    state, average = search.state_dict(), copy.deepcopy(model)
+    if end == "merge":
+        rfnext.merge(model)
+    else:
+        Structure({"2": (3,)} if end == "apply in part" else {"0": (3,), "2": (3,)}).apply(model)
+    uses: list[Callable[[], Any]] = [
+        search.structure,
+        search.probability,
+        search.branch_weights,
+        search.after_step,
+        search.state_dict,
+        lambda: search.load_state_dict(state),
+        lambda: search.copy_to(average),
+        lambda: search.keep_gradients("weights"),
+    ]
+    for use in uses:
+        with pytest.raises(RuntimeError, match=r"this search has ended: layer '[02]' is a plain Conv1d now"):
+            use()
+    assert search.history == []
+    assert search.initial == Structure({"0": (1,), "2": (4,)})
 
 
 @pytest.fixture

@@ -379,6 +379,13 @@ def test_two_hooks_are_an_error(tmp_path: Path) -> None:
         ({"S": 3}, "config.search has no argument 'S'; it has step, max_step,"),
         ({"init_alphas": 1}, "init_alphas is always 0.01, got 1"),
         ({"skip_layer": "stem"}, "skip_layer is a list of names, got 'stem'"),
+        ({"skip_layer": 5}, "skip_layer is a list of names, got 5"),
+        ({"search_interval": 0}, "search_interval is at least 1, got 0"),
+        ({"search_interval": "1"}, "search_interval is one integer, got '1'"),
+        ({"max_step": 11.0}, "max_step is one integer, got 11.0"),
+        ({"num_branches": None}, "num_branches is one integer, got None"),
+        ({"exp_rate": "0.5"}, "exp_rate is one number, got '0.5'"),
+        ({"mmin": True}, "mmin is one integer, got True"),
         ({"num_branches": 1}, "at least 2 branches, got 1"),
         ({"mmax": 0}, "Bounds.max is 0"),
         ({"rule": "papers"}, "unknown rule 'papers'"),
@@ -395,6 +402,8 @@ def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
 def test_an_unknown_entry_of_config_is_named() -> None:
     with pytest.raises(ValueError, match="config has no entry 'serach'"):
         RFSearchHook(config={"serach": {}})
+    with pytest.raises(ValueError, match=r"'search' in config is a dict, got \[1\]"):
+        RFSearchHook(config={"search": [1]})
 
 
 def test_the_config_is_not_changed_defect_26(tmp_path: Path) -> None:

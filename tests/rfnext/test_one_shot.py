@@ -2,6 +2,8 @@
 
 import copy
 import io
+import json
+import logging
 import math
 
 import numpy as np
@@ -54,12 +56,25 @@ def test_input_too_short_for_any_choice(longest):
         {"sharpen": 0.9},
         {"sharpen": math.nan},
         {"interval": 0},
+        {"interval": 1.5},
         {"warmup": -1},
+        {"warmup": 0.1},
     ],
 )
 def test_config_is_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         OneShotConfig(**wrong)
+
+
+def test_numpy_integers_are_integers():
+    config = OneShotConfig(tuple(2 ** np.arange(4)), warmup=np.int64(1))
+    assert config == OneShotConfig(CANDIDATES, warmup=1)
+    json.dumps(OneShotSearch(network(), config).state_dict())
+
+
+def test_takes_its_own_config_alone():
+    with pytest.raises(TypeError, match="OneShotSearch takes a OneShotConfig, got a LocalConfig"):
+        OneShotSearch(network(), LocalConfig())
 
 
 class TestSearch:
@@ -150,6 +165,28 @@ class TestSearch:
             seen.append(search.entropy())
         assert seen[:2] == pytest.approx([2, 2])
         assert seen[2] < 2
+
+    @pytest.mark.parametrize("sharpen", [1.0, 1.3])
+    def test_an_optimizer_built_too_early_is_noticed(self, sharpen, caplog):
+        model = network()
+        too_early = torch.optim.AdamW(model.parameters())
+        search = OneShotSearch(model, OneShotConfig(CANDIDATES, warmup=2, sharpen=sharpen))
+        in_time = torch.optim.AdamW(search.parameter_groups(), weight_decay=0.1)
+        caplog.set_level(logging.WARNING, logger="rfnext")
+
+        def step(optimizer: torch.optim.Optimizer) -> str:
+            caplog.clear()
+            optimizer.zero_grad()
+            model(torch.randn(4, 2, 20)).square().mean().backward()
+            optimizer.step()
+            search.after_step()
+            return caplog.text
+
+        assert not step(too_early)  # the warmup: nothing is to change yet
+        assert not step(in_time)  # but for the decay, which moves all alike
+        assert "was the optimizer built before OneShotSearch" in step(too_early)
+        assert not step(in_time)
+        assert not step(in_time)
 
     def test_samples_follow_the_probabilities(self):
         search = OneShotSearch(network(), OneShotConfig(CANDIDATES))

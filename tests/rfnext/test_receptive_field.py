@@ -1,6 +1,7 @@
 """Receptive fields against closed forms."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -39,6 +40,35 @@ def test_theoretical_field_reports_what_it_cannot_find() -> None:
         theoretical_receptive_field(lambda x: torch.zeros(1, 1, 5), torch.zeros(1, 1, 5))
     with pytest.raises(ValueError, match="NaN"):
         theoretical_receptive_field(lambda x: x / 0, torch.zeros(1, 1, 5))
+
+
+@pytest.mark.parametrize("field", [theoretical_receptive_field, effective_receptive_field])
+def test_fields_name_what_does_not_fit(field: Callable[..., object]) -> None:
+    x = torch.randn(1, 1, 5)
+    with pytest.raises(
+        TypeError, match=r"gives a dict with the keys 'out', 'aux', not one tensor; .*model\(x\)\['out'\]"
+    ):
+        field(lambda x: {"out": x, "aux": x}, x)
+    with pytest.raises(TypeError, match="gives a tuple, not one tensor"):
+        field(lambda x: (x, x), x)
+    with pytest.raises(TypeError, match=r"the input is torch\.int64; .*floating-point"):
+        field(chain(1), torch.zeros(1, 4, 5, dtype=torch.int64))
+    for position in ((5,), (-6,), (2, 2)):
+        with pytest.raises(ValueError, match=r"position .* does not fit an output of shape \(1, 1, 5\)"):
+            field(lambda x: x, x, position)
+    assert field(lambda x: x + 0, x, (-1,)) is not None
+
+
+def test_a_partly_frozen_model_stays_as_it_is() -> None:
+    model = nn.Sequential(chain(1), chain(1), nn.Dropout())
+    model[1].eval()
+    before = [module.training for module in model.modules()]
+    x = torch.randn(1, 4, 9)
+    theoretical_receptive_field(model, x)
+    effective_receptive_field(model, x)
+    multiply_adds(model, x)
+    latency(model, x, repeats=1, warmup=0)
+    assert [module.training for module in model.modules()] == before
 
 
 def test_effective_field_of_equal_weights_is_the_convolution_of_boxes() -> None:

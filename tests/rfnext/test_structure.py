@@ -4,7 +4,7 @@ import copy
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,20 @@ def test_integers_mean_every_axis_in_every_generation(tmp_path: Path) -> None:
         assert dict(Structure.read(model)) == {"0": (2, 2), "1.0": (3, 1)}
 
 
+def test_integers_stay_integers_through_a_copy_of_the_entries() -> None:
+    structure = Structure({"0": 2, "1.0": (3, 1)})
+    copied = Structure(dict(structure))
+    assert copied == structure
+    assert hash(copied) == hash(structure)
+    assert structure["0"] == (2,)
+    assert copied != Structure({"0": (2, 2), "1.0": (3, 1)})  # how many axes there are, only a model tells
+    model = network()
+    spread = Structure({name: dilation for name, _, dilation in copied.match(model)})
+    assert spread == Structure({"0": (2, 2), "1.0": (3, 1)})
+    copied.apply(model)
+    assert Structure.read(model) == spread
+
+
 # Round trips
 
 
@@ -145,6 +159,49 @@ def test_canonical_names() -> None:
     assert canonical("a.module.b") == "a.module.b"  # the user's own
     assert canonical("module") == "module"
     assert canonical("") == ""
+
+
+def test_two_convs_under_one_name_are_refused() -> None:
+    """An attribute called "module" looks like what DDP adds; one of the two convs would be passed over silently."""
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(1, 1, 3, padding=1)
+            self.module = nn.Sequential()
+            self.module.conv = nn.Conv1d(1, 1, 3, padding=1)
+
+    model = Wrapper()
+    uses: list[Callable[[nn.Module], object]] = [
+        Structure.read,
+        Structure({"conv": (3,)}).apply,
+        lambda model: rfnext.LocalSearch(model, rfnext.LocalConfig()),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match=r"two convs are called 'conv': 'conv' and 'module\.conv'; rename one"):
+            use(model)
+    assert model.conv.dilation == model.module.conv.dilation == (1,)
+    model.module.conv = model.conv  # one conv under two names
+    Structure({"conv": (3,)}).apply(model)
+    assert Structure.read(model) == Structure({"conv": (3,)})
+
+
+def test_a_conv_is_found_behind_another_module_of_its_name() -> None:
+    model = nn.Module()
+    model.conv = nn.Conv1d(1, 1, 3, padding=1)
+    model.module = nn.Module()
+    model.module.conv = nn.Sequential(nn.ReLU())
+    Structure({"conv": (3,)}).apply(model)
+    assert Structure.read(model) == Structure({"conv": (3,)})
+
+
+def test_an_integer_still_means_every_axis_in_a_copy() -> None:
+    structure = Structure({"0": 2, "1.0": (3, 1)})
+    assert structure["0"] == (2,)
+    assert Structure(structure) == structure
+    model = network()
+    Structure(structure).apply(model)
+    assert dict(Structure.read(model)) == {"0": (2, 2), "1.0": (3, 1)}
 
 
 def test_saved_files_are_plain_json_and_equal_what_was_saved(tmp_path: Path) -> None:

@@ -162,6 +162,37 @@ class TestContract:
         scores = task.evaluate(model, config, Split("validation", fold))
         assert all(math.isfinite(value) for value in scores.values())
 
+    def test_shortens(self, task, tiny, fold, trained, tmp_path):
+        if task.shortened is None:
+            pytest.skip(f"{task.name} shortens no inputs")
+        lengths = {}
+        for factor in (1, 2, 3):
+            config = tiny if factor == 1 else task.shortened(tiny, factor)
+            assert config.epochs == tiny.epochs
+            assert task.metrics_of(config) == task.metrics_of(tiny)
+            model = build(task, config)
+            assert_equal(weights(model), weights(build(task, tiny)))
+            assert Structure.read(model, task.where) == Structure.read(build(task, tiny), task.where)
+            seen = lengths.setdefault(factor, {"train": [], "validation": []})
+
+            def look(module, inputs, seen=seen):
+                seen["train" if module.training else "validation"].append(max(inputs[0].shape[2:]))
+
+            for _, conv, _ in Structure.read(model, task.where).match(model):
+                conv.register_forward_pre_hook(look)
+            (tmp_path / f"{factor}").mkdir()
+            task.fit(model, config, Run(seed=0, fold=fold, folder=tmp_path / f"{factor}", device="cpu"))
+            for part in ("validation", "test"):
+                scores = task.evaluate(model.eval(), config, Split(part, fold))
+                assert scores.keys() == task.evaluate(trained[0], tiny, Split(part, fold)).keys()
+                assert all(math.isfinite(value) for value in scores.values())
+            if task.longest_input is not None:
+                assert task.longest_input(config) <= math.ceil(task.longest_input(tiny) / factor)
+        for factor in (2, 3):
+            for part in ("train", "validation"):
+                whole, short = max(lengths[1][part]), max(lengths[factor][part])
+                assert abs(short - whole / factor) <= 1, part
+
     def test_illustrates(self, task, tiny, fold, trained, tmp_path):
         if task.illustrate is None:
             pytest.skip(f"{task.name} draws no pictures")
@@ -247,7 +278,8 @@ def test_the_readmes_example_is_a_task(project):
     # It was run, and nothing else was skipped.
     assert "draws no pictures" in done.stdout
     assert "measures no receptive fields" in done.stdout
-    assert " 2 skipped" in done.stdout.splitlines()[-1]
+    assert "shortens no inputs" in done.stdout
+    assert " 3 skipped" in done.stdout.splitlines()[-1]
     code = "import tasks; print(tasks.names(), tasks.load('two_tones').name)"
     assert python(project, "-c", code).stdout == "['two_tones'] two_tones\n"
 

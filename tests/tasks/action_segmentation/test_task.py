@@ -3,6 +3,7 @@ test_contract.py."""
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import tyro
 
 import tasks
 from rfnext import Structure
+from tasks.action_segmentation import task
 from tasks.action_segmentation.baselines import doubling
+from tasks.action_segmentation.data import open_dataset
 from tasks.action_segmentation.models import ms_tcn, ms_tcn_pp, searched
 from tasks.action_segmentation.task import PRESETS, PUBLISHED, TASK, Config, data_folder
 from tasks.spec import DataError, Run, Split
@@ -34,6 +37,11 @@ def test_is_what_the_folder_name_loads():
     assert tasks.load("action_segmentation") is TASK
     with pytest.raises(ValueError, match="unknown task 'action_segmentatoin'. Did you mean 'action_segmentation'"):
         tasks.load("action_segmentatoin")
+
+
+def test_the_readme_names_every_preset():
+    rows = (Path(task.__file__).parent / "README.md").read_text("utf-8").splitlines()
+    assert {row.split("`")[1] for row in rows if row.startswith("| `")} == PRESETS.keys()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -163,6 +171,18 @@ def test_builds_trains_and_scores_both_networks(config, tmp_path, model):
     TASK.fit(network, config, Run(seed=0, fold=2, folder=tmp_path, device="cpu"))
     scores = TASK.evaluate(network, config, Split("test", 2))
     assert all(0 <= value <= 100 for value in scores.values())
+
+
+def test_shortened_input_is_every_other_frame_and_is_scored_at_all_of_them(config):
+    short = TASK.shortened(config, 2)
+    assert short == dataclasses.replace(config, stride=32)
+    one, other = (
+        open_dataset(config.root, fold=1, stride=c.stride, validation=0.2, group=None) for c in (config, short)
+    )
+    for video, same in zip(one.train, other.train, strict=True):
+        assert video.name == same.name
+        np.testing.assert_array_equal(video.features[:, ::2], same.features)
+        np.testing.assert_array_equal(video.full_labels, same.full_labels)
 
 
 def test_picture(config, tmp_path):
