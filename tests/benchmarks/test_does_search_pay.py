@@ -13,15 +13,15 @@ def test_rows_are_of_one_kind_of_data_and_in_the_order_of_the_methods() -> None:
     shown = rows(groups, seglearn=False)
     assert {one.preset.split("+")[0] for one, _ in shown.values()} == {"compact"}
     assert not any("seglearn" in one.preset for one, _ in shown.values())
-    ours = [name for name in shown if not name.endswith("(paper)")]
+    ours = [name for name in shown if "(" not in name]
     assert ours == [name for name in METHODS if name in ours]
-    assert "local_single (paper)" in shown
+    assert [name for name in shown if "(" in name] == ["local_single (paper)", "local_single (spread 0.5)"]
     assert "epochs=" not in "".join(one.preset for one, _ in shown.values())
 
 
 def test_two_kinds_of_own_data_in_one_folder_are_no_study() -> None:
     groups: list[Group] = group(*read_all(ROOT / "results"))
-    (one,) = {id(g): g for g, _ in rows(groups, seglearn=False).values() if "paper" not in g.preset}.values()
+    (one,) = {id(g): g for g, _ in rows(groups, seglearn=False).values() if "search." not in g.preset}.values()
     with pytest.raises(ValueError, match="both have baseline; keep one of them"):
         rows([*groups, one], seglearn=False)
 
