@@ -348,7 +348,7 @@ class _Process:
         # The first call starts the process, which inherits that Ctrl-C is ignored: the parent ends it in order.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            return self._pool.submit(function, *arguments)
+            return self._pool.submit(_call, function, *arguments)
         finally:
             signal.signal(signal.SIGINT, before)
 
@@ -360,7 +360,7 @@ class _Process:
         if now:
             for process in processes:
                 process.terminate()
-            deadline = time.monotonic() + 5  # Lightning ends the batch first
+            deadline = time.monotonic() + 5  # files that are being written are put away first
             for process in processes:
                 process.join(max(0, deadline - time.monotonic()))
                 if process.is_alive():
@@ -434,7 +434,32 @@ def _start_process(name: str) -> None:
             os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, _end)
     _start_worker(name)
+
+
+_calling = _ending = False
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the function; end the process instead of returning if `_end` has been asked to."""
+    global _calling
+    _calling = True
+    try:
+        return function(*arguments)
+    finally:
+        _calling = False
+        if _ending:
+            os._exit(128 + signal.SIGTERM)
+
+
+def _end(*_: object) -> None:
+    """End the process as Ctrl-C would: what is being written atomically leaves no temporary file behind."""
+    global _ending
+    _ending = True
+    if not _calling:
+        os._exit(128 + signal.SIGTERM)
+    raise KeyboardInterrupt
 
 
 def _start_worker(name: str) -> None:

@@ -42,6 +42,7 @@ METHODS = (
     "one_shot_to_local_single",
     "one_shot_to_local_multi",
     "global_",
+    "global_shortened",
     "global_to_local_single",
 )
 SEGLEARN = {"dataset=seglearn", "stride=4"}

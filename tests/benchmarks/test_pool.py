@@ -74,6 +74,41 @@ def test_a_killed_process_is_replaced_and_its_item_tried_once_more(tmp_path: Pat
     assert done.stdout.splitlines() == ["0 cpu", "1 cpu", died, "3 cpu", "4 cpu", "auto"], done.stderr
 
 
+ENDED = """
+import sys, time
+from pathlib import Path
+from benchmarks import pool
+from rfnext.atomic import write_bytes
+
+def write(folder):
+    while True:
+        write_bytes(Path(folder, "result"), bytes(10**8))
+
+if __name__ == "__main__":
+    with pool.local(["cpu"]) as workers:
+        workers.submit(write, sys.argv[1])
+        while not list(Path(sys.argv[1]).glob(".result*")):
+            workers.wait(0.01)
+        raise RuntimeError("enough")
+"""
+
+
+def test_a_process_that_is_ended_leaves_no_temporary_file(tmp_path: Path) -> None:
+    script, folder = tmp_path / "ended.py", tmp_path / "written"
+    script.write_text(ENDED)
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.stderr.count("Traceback") == 1, done.stderr
+    assert done.stderr.endswith("RuntimeError: enough\n")
+    assert {path.name for path in folder.iterdir()} <= {"result"}
+
+
 def test_a_cluster_that_cannot_be_reached_is_one_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))  # taken, but nobody listens
