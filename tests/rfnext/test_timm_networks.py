@@ -41,12 +41,13 @@ def test_the_five_lines_of_the_readme(name: str, tmp_path: Path, monkeypatch: py
     model, fresh_model = create(name), create(name)
     hand_designed = rfnext.Structure.read(model)
 
-    search = rfnext.LocalSearch(model, rfnext.LocalConfig(interval=1, rounds=2))
-    optimizer = torch.optim.AdamW(model.parameters())
-    for epoch in range(3):  # noqa: B007
-        train(model, optimizer)
-        search.after_step()
-    search.structure().save("structure.json")
+    with rfnext.reproducible(torch.device("cpu")):  # what is found must not hang on a stopwatch
+        search = rfnext.LocalSearch(model, rfnext.LocalConfig(interval=1, rounds=2))
+        optimizer = torch.optim.AdamW(model.parameters())
+        for epoch in range(3):  # noqa: B007
+            train(model, optimizer)
+            search.after_step()
+        search.structure().save("structure.json")
     rfnext.Structure.load("structure.json").apply(fresh_model)
 
     assert search.round == 2
