@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from rfnext import Conv, Dilation, Structure, Where
 from rfnext.conv import set_dilation
+from rfnext.dilation import searched_axis
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def _first(reasons: dict[str, str]) -> str:
 
 def enlarged(conv: Conv, groups: int) -> tuple[tuple[int, ...], Dilation]:
     """Kernel and dilation per axis of `enlarge_kernels`; those of the conv where no axis grows."""
-    free = [k > 1 and k % 2 == 1 for k in conv.kernel_size]
+    free = [searched_axis(k) for k in conv.kernel_size]
     fixed = math.prod(k for k, f in zip(conv.kernel_size, free, strict=True) if not f)
     size = 1
     while fixed * (size + 2) ** sum(free) <= groups * math.prod(conv.kernel_size):

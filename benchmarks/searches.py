@@ -49,6 +49,7 @@ from rfnext import (
     halve,
     powers_of_two,
 )
+from rfnext.dilation import searched_axis
 from rfnext.one_shot import Readout
 from tasks.spec import ProbabilityBatches, Split, Task
 
@@ -469,7 +470,7 @@ def capped_design(model: nn.Module, task: Task[Any], limit: int) -> Structure:
 
     return Structure(
         {
-            name: tuple(capped(d) if k > 1 and k % 2 else d for k, d in zip(conv.kernel_size, dilation, strict=True))
+            name: tuple(capped(d) if searched_axis(k) else d for k, d in zip(conv.kernel_size, dilation, strict=True))
             for name, conv, dilation in designed.match(model)
         }
     )
@@ -492,7 +493,7 @@ def draw_structure(model: nn.Module, task: Task[Any], config: LocalConfig, rng: 
     return Structure(
         {
             name: tuple(
-                int(rng.choice(powers)) if k > 1 and k % 2 else d
+                int(rng.choice(powers)) if searched_axis(k) else d
                 for k, d in zip(conv.kernel_size, dilation, strict=True)
             )
             for name, conv, dilation in designed.match(model)

@@ -31,7 +31,7 @@ from typing import Any, TypeGuard, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from rfnext.dilation import Dilation, Rule, check_rule
+from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
 from rfnext.functional import mixed_dilation_conv
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def is_conv(module: nn.Module) -> TypeGuard[Conv]:
 
 def unsearchable(conv: Conv) -> str | None:
     """Why the dilation of `conv` cannot be searched, or None if it can."""
-    if all(k == 1 or k % 2 == 0 for k in conv.kernel_size):
+    if not any(map(searched_axis, conv.kernel_size)):
         return f"its kernel {tuple(conv.kernel_size)} has no odd axis above 1, so no dilation to choose"
     # Not conv.weight: reading a parametrised weight computes it, which in spectral_norm takes a step of its iteration.
     if isinstance(conv._parameters.get("weight"), nn.parameter.UninitializedParameter):

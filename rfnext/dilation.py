@@ -44,8 +44,14 @@ class Bounds:
         return dilation if self.max is None else min(dilation, self.max)
 
     def clip_searched(self, dilation: Dilation, kernel: Sequence[int]) -> Dilation:
-        """The nearest dilation within the bounds on those axes that are searched, whose kernel is odd and above 1."""
-        return tuple(self.clip(d) if k > 1 and k % 2 == 1 else d for d, k in zip(dilation, kernel, strict=True))
+        """The nearest dilation within the bounds on those axes that are searched; see `searched_axis`."""
+        return tuple(self.clip(d) if searched_axis(k) else d for d, k in zip(dilation, kernel, strict=True))
+
+
+def searched_axis(kernel: int) -> bool:
+    """Whether an axis of that kernel size is searched: at 1 a dilation has no effect, and an even kernel has no centre
+    to keep in place."""
+    return kernel > 1 and kernel % 2 == 1
 
 
 def as_integer(name: str, value: Any) -> int:
@@ -67,9 +73,8 @@ def neighbours(
 ) -> list[Dilation]:
     """Dilations of the branches around `centre`, evenly spaced from (1 - spread) to (1 + spread) times the centre.
 
-    An even number of branches leaves the centre itself out. Axes whose kernel is 1 or even keep their dilation:
-    at 1 a dilation has no effect, and an even kernel has no centre to keep in place. Duplicates are dropped, the
-    order kept.
+    An even number of branches leaves the centre itself out. Axes whose kernel is 1 or even keep their dilation
+    (see `searched_axis`). Duplicates are dropped, the order kept.
 
     Args:
         centre: dilation per axis.
@@ -93,7 +98,7 @@ def neighbours(
         raise ValueError(f"centre {centre} and kernel {tuple(kernel)} have different numbers of axes")
     expand = _expand_paper if rule == "paper" else _expand_default
     axes = [
-        [c] * branches if k == 1 or k % 2 == 0 else expand(c, spread, branches, bounds)
+        expand(c, spread, branches, bounds) if searched_axis(k) else [c] * branches
         for c, k in zip(centre, kernel, strict=True)
     ]
     return list(dict.fromkeys(zip(*axes, strict=True)))

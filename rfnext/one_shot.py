@@ -17,7 +17,7 @@ from torch import nn
 
 from rfnext import searched
 from rfnext.conv import INITIAL_WEIGHT, Conv, Where, everything, set_dilation
-from rfnext.dilation import Dilation, as_integer
+from rfnext.dilation import Dilation, as_integer, searched_axis
 from rfnext.local import Round
 from rfnext.structure import Structure, named_convs
 
@@ -121,7 +121,7 @@ class OneShotSearch:
                 weight.register_hook(lambda gradient: gradient if self.step >= config.warmup else 0 * gradient)
 
     def _candidates(self, conv: Conv) -> list[Dilation]:
-        free = [k > 1 and k % 2 == 1 for k in conv.kernel_size]
+        free = [searched_axis(k) for k in conv.kernel_size]
         return [
             tuple(candidate if f else d for f, d in zip(free, conv.dilation, strict=True))
             for candidate in self.config.candidates

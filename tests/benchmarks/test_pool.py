@@ -60,16 +60,19 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_process_is_replaced_and_its_item_tried_once_more(tmp_path: Path) -> None:
-    script = tmp_path / "local.py"
-    script.write_text(LOCAL)
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
+def run_script(path: Path, text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path.write_text(text)
+    return subprocess.run(
+        [sys.executable, str(path), str(folder)],
         capture_output=True,
         text=True,
         timeout=240,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
+
+
+def test_a_killed_process_is_replaced_and_its_item_tried_once_more(tmp_path: Path) -> None:
+    done = run_script(tmp_path / "local.py", LOCAL, tmp_path)
     died = "its worker process died (killed, or out of memory?)"
     assert done.stdout.splitlines() == ["0 cpu", "1 cpu", died, "3 cpu", "4 cpu", "auto"], done.stderr
 
@@ -94,16 +97,9 @@ if __name__ == "__main__":
 
 
 def test_a_process_that_is_ended_leaves_no_temporary_file(tmp_path: Path) -> None:
-    script, folder = tmp_path / "ended.py", tmp_path / "written"
-    script.write_text(ENDED)
+    folder = tmp_path / "written"
     folder.mkdir()
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
+    done = run_script(tmp_path / "ended.py", ENDED, folder)
     assert done.stderr.count("Traceback") == 1, done.stderr
     assert done.stderr.endswith("RuntimeError: enough\n")
     assert {path.name for path in folder.iterdir()} <= {"result"}
