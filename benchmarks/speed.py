@@ -54,7 +54,7 @@ PLAIN = "plain conv"
 BRANCHES = "branches"
 MMCV = "mmcv"
 TORCH = "torch's modules"
-COLUMNS = (PLAIN, BRANCHES, "taps", "dense", "auto", MMCV, TORCH)
+COLUMNS = (PLAIN, BRANCHES, "taps", "dense", "native", "auto", MMCV, TORCH)
 
 _CONV = {1: F.conv1d, 2: F.conv2d}
 
@@ -315,7 +315,7 @@ def of_layer(layer: Layer, branches: int) -> dict[str, Callable[[], object]]:
         return torch.autograd.grad(y, (x, weight, bias), g)
 
     ways: dict[str, Callable[[], object]] = {PLAIN: plain}
-    ways |= {name: mixed(name) for name in (BRANCHES, "taps", "dense", "auto")}
+    ways |= {name: mixed(name) for name in (BRANCHES, "taps", "dense", "native", "auto")}
     reach = [d for (d, *_) in dilations]
     cells = ((layer.kernel - 1) * max(reach) // math.gcd(*reach) + 1) ** axes
     if cells > 4 * branches * layer.kernel**axes:
@@ -358,7 +358,7 @@ def of_model(model: Model) -> dict[str, Callable[[], object]]:
 
         return run
 
-    ways = {PLAIN: step(network)} | {name: step(searching, name) for name in (BRANCHES, "taps", "auto")}
+    ways = {PLAIN: step(network)} | {name: step(searching, name) for name in (BRANCHES, "taps", "native", "auto")}
     convs = {name: conv for name, conv in network.named_modules() if model.where(name, conv)}
     if Conv2dRFSearchOp is not None and all(isinstance(conv, nn.Conv2d) for conv in convs.values()):
         published = copy.deepcopy(network)

@@ -44,12 +44,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from rfnext.functional_convs import CONV, Geometry, by_branches, by_dense, dense_grid, merge_equal, size_out
-from rfnext.functional_taps import FEW_CHANNELS, by_taps
+from rfnext.functional_native import by_native
+from rfnext.functional_native import is_for as native_is_for
+from rfnext.functional_taps import by_taps, is_thin
 
 Padding = Sequence[Sequence[int | tuple[int, int]]]
 """Per branch and per axis: a symmetric int or (before, after). Negative numbers crop."""
 
-Implementation = Literal["auto", "branches", "taps", "dense", "triton"]
+Implementation = Literal["auto", "branches", "taps", "dense", "native", "triton"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,8 @@ def mixed_dilation_conv(
             "branches": one conv per branch, the reference.
             "taps": mixes the shifted inputs, then multiplies once; keeps only x for the backward pass.
             "dense": folds the branches into one larger kernel; good where the dilations have a coarse common grid.
+            "native": as "taps", by kernels for CPUs that mix and multiply in the cache, in float32 and float64;
+                compiled once per machine, see `rfnext.functional_native`. Needs a C compiler.
             "triton": as "taps", by kernels for GPUs that mix in registers; dense and depthwise convs over one or two
                 axes in float32, bfloat16 or float16. Needs a CUDA device and the package triton.
             "auto": the fastest of these here, see `pin_implementation`.
@@ -98,8 +102,8 @@ def mixed_dilation_conv(
         (batch, channel_out, *size_out), unbatched like x, in the dtype of the plain conv (autocast included).
 
     Raises:
-        ValueError: an argument does not fit the others, or "triton" cannot compute this; the message names what does
-            not fit and says what would.
+        ValueError: an argument does not fit the others, or "native" or "triton" cannot compute this; the message
+            names what does not fit and says what would.
     """
     geometry = _check(x, weight, bias, probability, dilations, stride, padding, groups, padding_mode, implementation)
     unbatched = x.dim() == weight.dim() - 1
@@ -231,7 +235,13 @@ def _triton_can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     return functional_triton.refusal(x, weight, geometry) is None
 
 
-_IMPLEMENTATIONS = {"branches": by_branches, "taps": by_taps, "dense": by_dense, "triton": _by_triton}
+_IMPLEMENTATIONS = {
+    "branches": by_branches,
+    "taps": by_taps,
+    "dense": by_dense,
+    "native": by_native,
+    "triton": _by_triton,
+}
 
 _pinned = os.environ.get("RFNEXT_IMPLEMENTATION") or None  # nobody has asked for anything
 _chosen: dict[tuple[object, ...], str] = {}
@@ -239,7 +249,26 @@ _REPETITIONS, _MOST_REPETITIONS = 5, 25
 _SECONDS = 0.5  # beyond which there are no more than the former: small layers are soon measured, but need it more
 
 
-class pin_implementation:
+_RULE = "the rule"
+"""Pinned, it leaves every choice to `_rule`."""
+
+
+class _Pin:
+    """`_pinned` is this, from now on or within a `with` block."""
+
+    def __init__(self, implementation: str | None) -> None:
+        global _pinned
+        self._previous, _pinned = _pinned, implementation
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        global _pinned
+        _pinned = self._previous
+
+
+class pin_implementation(_Pin):
     """Make implementation="auto" mean one implementation, from now on or within a `with` block.
 
         pin_implementation("taps")  # for the rest of the process; None ends it
@@ -259,39 +288,34 @@ class pin_implementation:
     """
 
     def __init__(self, implementation: str | None) -> None:
-        global _pinned
         if implementation is not None:
             _check_implementation(implementation)
-        self._previous, _pinned = _pinned, implementation
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        global _pinned
-        _pinned = self._previous
+        super().__init__(implementation)
 
 
 def reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Within the block, implementation="auto" on a CPU means "taps", unless something is pinned, be it "auto", already.
+    """Within the block, implementation="auto" goes by a fixed rule on a CPU, unless something is pinned, be it "auto".
 
     On CPUs runs of one seed give equal bits, but not if searched convs choose their implementation by stopwatch:
 
         with rfnext.reproducible(torch.device("cpu")):
             train(...)
 
+    The rule is "native" where it can be had and has something of its own, else "taps". So equal bits are those of one
+    machine and one number of threads, as they are with torch's own convs; pin "taps" to depend on no compiler.
+
     On GPUs it does nothing; torch.use_deterministic_algorithms(True) is what makes runs repeat there, searched convs
     among them.
     """
-    return pin_implementation("taps") if device.type == "cpu" and _pinned is None else contextlib.nullcontext()
+    return _Pin(_RULE) if device.type == "cpu" and _pinned is None else contextlib.nullcontext()
 
 
 def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """What "auto" means for these arguments."""
-    if _pinned not in (None, "auto"):
+    if _pinned not in (None, "auto", _RULE):
         _check_implementation(_pinned, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
         return _pinned
-    if not _may_measure(x):
+    if _pinned == _RULE or not _may_measure(x):
         return _rule(x, weight, geometry)
     probability, geometry = merge_equal(probability, geometry)
     if len(geometry.dilations) == 1:
@@ -301,6 +325,8 @@ def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor,
     cells = math.prod(grid.size)
     if cells <= 2 * len(geometry.dilations) * math.prod(geometry.kernel):
         candidates.append("dense")
+    if native_is_for(x, weight, geometry):
+        candidates.append("native")
     if _triton_can(x, weight, geometry):
         candidates.append("triton")
     gradients = torch.is_grad_enabled() and [t is not None and t.requires_grad for t in (x, weight, bias, probability)]
@@ -354,9 +380,9 @@ def _rule(x: Tensor, weight: Tensor, geometry: Geometry) -> str:
     if torch._C._are_functorch_transforms_active():  # which know nothing of our autograd functions
         return "branches"
     if x.device.type == "cpu":
-        return "taps"
+        return "native" if native_is_for(x, weight, geometry) else "taps"
     # Elsewhere the mixed input, written and read once per tap, weighs more than products in low precision.
-    wide = min(weight.shape[1], weight.shape[0] // geometry.groups) >= FEW_CHANNELS
+    wide = not is_thin(weight, geometry.groups)
     return "taps" if wide and x.dtype in (torch.float32, torch.float64) else "branches"
 
 

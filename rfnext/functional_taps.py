@@ -9,7 +9,7 @@ saving it.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -232,19 +232,20 @@ def _laid_out(x: Tensor, channel_last: bool) -> Tensor:
     return target
 
 
-def _is_thin(weight: Tensor, groups: int) -> bool:
+def is_thin(weight: Tensor, groups: int) -> bool:
+    """Whether a tap's product has too few terms for anything to be worth sharing."""
     return min(weight.shape[1], weight.shape[0] // groups) < FEW_CHANNELS
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
-    run = _thin_forward if _is_thin(weight, geometry.groups) else _wide_forward
+    run = _thin_forward if is_thin(weight, geometry.groups) else _wide_forward
     return run(x, weight, bias, probability, geometry)
 
 
 def _backward(
     g: Tensor, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry, needed: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    run = _thin_backward if _is_thin(weight, geometry.groups) else _wide_backward
+    run = _thin_backward if is_thin(weight, geometry.groups) else _wide_backward
     return run(g, x, weight, probability, geometry, needed)
 
 
@@ -290,16 +291,22 @@ class _Plan(NamedTuple):
     taps: tuple[tuple[int, tuple[_Term, ...] | None], ...]
 
 
+def shifts_of_taps(geometry: Geometry) -> Iterator[tuple[int, dict[tuple[int, ...], tuple[int, ...]]]]:
+    """Per tap its index in the flattened kernel, and shift of the input, per axis -> which branches read it there."""
+    for index, tap in enumerate(itertools.product(*map(range, geometry.kernel))):
+        readers: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for branch, (dilation, padding) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):
+            shift = tuple(k * d - before for k, d, (before, _) in zip(tap, dilation, padding, strict=True))
+            readers[shift] = (*readers.get(shift, ()), branch)
+        yield index, readers
+
+
 @functools.lru_cache(maxsize=1024)
 def _plan(geometry: Geometry) -> _Plan:
     sharers: dict[tuple[int, ...], int] = {}
     centre: list[tuple[int, None]] = []
     taps: list[tuple[int, tuple[_Term, ...]]] = []
-    for index, tap in enumerate(itertools.product(*map(range, geometry.kernel))):
-        readers: dict[tuple[int, ...], list[int]] = {}
-        for branch, (dilation, padding) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):
-            shift = tuple(k * d - before for k, d, (before, _) in zip(tap, dilation, padding, strict=True))
-            readers.setdefault(shift, []).append(branch)
+    for index, readers in shifts_of_taps(geometry):
         if len(readers) == 1 and not any(next(iter(readers))) and geometry.size_in == geometry.size_out:
             centre.append((index, None))
             continue
@@ -309,7 +316,7 @@ def _plan(geometry: Geometry) -> _Plan:
             spans = [span for span in (_span(*axis) for axis in axes) if span]
             if len(spans) == len(shift):
                 read, write = zip(*spans, strict=True)
-                number = sharers.setdefault(tuple(branches), len(sharers))
+                number = sharers.setdefault(branches, len(sharers))
                 terms.append(_Term(number, _box(read, geometry.size_in), _box(write, geometry.size_out)))
         if terms:
             taps.append((index, tuple(terms)))

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rfnext.cache import cache_folder
 from tasks.action_segmentation.data import Layout, fail
 from tasks.spec import DataError
 
@@ -50,11 +51,6 @@ README = f"""Made by tasks/action_segmentation/seglearn_sessions.py (version {VE
 of seglearn 1.2.5 (BSD licence). Signals and labels are real, the order of the exercises is composed. Delete
 this folder to have it made again.
 """
-
-
-def cache_folder() -> Path:
-    """Where what was downloaded or derived is kept: $RFNEXT_CACHE, or ~/.cache/rfnext."""
-    return Path(os.environ.get("RFNEXT_CACHE") or Path.home() / ".cache" / "rfnext")
 
 
 def source() -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from rfnext.atomic import write_text
+from rfnext.cache import cache_folder
 from tasks.spec import DataError, Part
 
 Kind = Literal["instances", "panoptic"]
@@ -46,11 +47,6 @@ Report = Callable[[Path, str, str], object]
 def fail(path: Path, what: str, mend: str) -> NoReturn:
     """The reader's `report`: raises DataError."""
     raise DataError(str(Problem(path, what, mend)))
-
-
-def cache_folder() -> Path:
-    """Where what was downloaded or derived is kept: $RFNEXT_CACHE, or ~/.cache/rfnext."""
-    return Path(os.environ.get("RFNEXT_CACHE") or Path.home() / ".cache" / "rfnext")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.coco_detection.data import Layout, cache_folder, fail
+from rfnext.cache import cache_folder
+from tasks.coco_detection.data import Layout, fail
 from tasks.spec import DataError
 
 VERSION = 1

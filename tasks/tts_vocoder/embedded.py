@@ -22,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 
+from rfnext.cache import cache_folder
 from tasks.spec import DataError
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,6 @@ READMES = {
 Delete this folder to have it made again.
 """,
 }
-
-
-def cache_folder() -> Path:
-    """Where what was downloaded or derived is kept: $RFNEXT_CACHE, or ~/.cache/rfnext."""
-    return Path(os.environ.get("RFNEXT_CACHE") or Path.home() / ".cache" / "rfnext")
 
 
 def best_source() -> Source:

@@ -1,0 +1,451 @@
+/* The implementation `native` of the searched convolution, for CPUs: `rfnext/functional_native.py` compiles and calls it.
+
+   The identity behind it is derived in rfnext/functional.py: y = sum_k W_k m_k with the mixed input
+   m_k = sum_i p_i shift(x, k d_i). Positions (batch, *size_out) are flattened and cut into tiles. For each tile and tap the
+   mixed input is summed up in a buffer that stays in the core's cache, and multiplied from there; the backward pass does the
+   same with u_k = W_k^T g, whose elements meet those of x once: to mix, for the gradient of the shares, and for that of x.
+
+   Plain C with the vector extensions of GCC and Clang. The file includes itself to be compiled for float and for double. */
+
+#ifndef REAL
+
+#include <stdint.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_thread_num(void) { return 0; }
+static int omp_get_num_threads(void) { return 1; }
+#endif
+
+/* A product holds ROWS x COLUMNS vectors of sums in registers, beside COLUMNS of one operand and one of the other: 28 of 32
+   registers, or 16 of 16. */
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#define ROWS 8
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#define ROWS 4
+#elif defined(__aarch64__)
+#define VECTOR_BYTES 16
+#define ROWS 8
+#else
+#define VECTOR_BYTES 16
+#define ROWS 4
+#endif
+#define COLUMNS 3
+
+#define TILE 192 /* positions; a multiple of COLUMNS vectors of floats, in all cases above */
+#define ALIGNED 64 /* elements: each part of the scratch space starts on a cache line of its own */
+
+#define INLINE static inline __attribute__((always_inline))
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+
+typedef struct {
+    int64_t batch, groups, channel_in, channel_out; /* channels per group */
+    int64_t taps, terms, terms_per_tap, shares;
+    int64_t size_in[3], size_out[3], stride[3]; /* padded with leading ones */
+} conv;
+
+/* What a tap reads: the input moved by shift, times a share. */
+typedef struct {
+    int64_t tap, share, shift[3];
+} term;
+
+/* Positions of a tile that follow each other, and where what a term reads for them lies in a channel of the input. */
+typedef struct {
+    int64_t to, from, length;
+} run;
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+static int64_t up(int64_t n, int64_t multiple) { return parts_of(n, multiple) * multiple; }
+static int64_t volume(const int64_t *size) { return size[0] * size[1] * size[2]; }
+
+static int64_t runs_per_term(const conv *c) { return TILE / c->size_out[2] + 2; }
+
+/* As equal as whole vectors allow, and a number that the threads can share out evenly, if there is enough for all. */
+static int64_t tile_size(int64_t positions, int64_t threads, int64_t lanes)
+{
+    int64_t tiles = parts_of(positions, TILE);
+    if (tiles % threads && positions >= 4 * lanes * threads) tiles = up(tiles, threads);
+    return up(parts_of(positions, tiles), lanes);
+}
+
+/* Fill runs with what a term reads for positions first to last, zeros left out, and return how many there are.
+   sample: elements of the input from one sample to the next. */
+static int64_t find_runs(const conv *c, const term *t, int64_t first, int64_t last, int64_t sample, run *runs)
+{
+    const int64_t *in = c->size_in, *out = c->size_out, *stride = c->stride, *shift = t->shift;
+    const int64_t begin = shift[2] < 0 ? parts_of(-shift[2], stride[2]) : 0;
+    const int64_t end = shift[2] < in[2] ? (in[2] - 1 - shift[2]) / stride[2] + 1 : 0;
+    int64_t count = 0;
+    for (int64_t q = first, length; q < last; q += length) {
+        const int64_t w = q % out[2], row = q / out[2];
+        const int64_t h = row % out[1], slice = row / out[1], n = slice / out[0];
+        const int64_t i = slice % out[0] * stride[0] + shift[0], j = h * stride[1] + shift[1];
+        length = smaller(out[2] - w, last - q);
+        const int64_t start = larger(w, begin), stop = smaller(w + length, end);
+        if (i < 0 || i >= in[0] || j < 0 || j >= in[1] || stop <= start) continue;
+        const int64_t to = q - first + start - w;
+        const int64_t from = n * sample + (i * in[1] + j) * in[2] + start * stride[2] + shift[2];
+        run *previous = count ? runs + count - 1 : 0;
+        if (previous && stride[2] == 1 && previous->to + previous->length == to && previous->from + previous->length == from)
+            previous->length += stop - start;
+        else
+            runs[count++] = (run){to, from, stop - start};
+    }
+    return count;
+}
+
+/* The runs of a tap's terms, which are terms[0] to terms[number - 1], with counts before them. Returns how many in all. */
+static int64_t find_all(const conv *c, const term *terms, int64_t number, int64_t first, int64_t last, int64_t *counts)
+{
+    run *runs = (run *)(counts + c->terms_per_tap);
+    int64_t total = 0;
+    for (int64_t t = 0; t < number; t++) {
+        const int64_t sample = c->groups * c->channel_in * volume(c->size_in);
+        counts[t] = find_runs(c, terms + t, first, last, sample, runs + t * runs_per_term(c));
+        total += counts[t];
+    }
+    return total;
+}
+
+static int64_t terms_of_tap(const conv *c, const term *terms, int64_t t)
+{
+    int64_t number = 1;
+    while (t + number < c->terms && terms[t + number].tap == terms[t].tap) number++;
+    return number;
+}
+
+/* Into how many ranges of samples to cut the backward pass, and into how many blocks of input channels: none of two pieces
+   writes where the other does. */
+static void cut(const conv *c, int64_t threads, int64_t lanes, int64_t *ranges, int64_t *blocks)
+{
+    const int64_t panels = parts_of(c->channel_in, ROWS), size = volume(c->size_out);
+    double least = 0;
+    *ranges = *blocks = 1;
+    for (int64_t r = 1; r <= smaller(threads, c->batch); r++) {
+        const int64_t b = smaller(parts_of(threads, r), panels);
+        /* Work of the piece that is last to finish; each block arranges all of g anew. */
+        const double rounds = (double)parts_of(r * b * c->groups, threads);
+        const double work = rounds * up(parts_of(c->batch, r) * size, lanes) * (parts_of(panels, b) + 0.2);
+        if (r == 1 || work < least) least = work, *ranges = r, *blocks = b;
+    }
+}
+
+/* Sizes of the scratch space of forward() and backward(): elements, then elements per thread, then int64 per thread. */
+static void space(const conv *c, int64_t lanes, int64_t *forward, int64_t *backward)
+{
+    const int64_t in = up(c->channel_in, ROWS), out = up(c->channel_out, ROWS), out_wide = up(c->channel_out, lanes);
+    const int64_t kernels = c->groups * c->taps;
+    forward[0] = up(kernels * out * c->channel_in, ALIGNED);
+    forward[1] = up((in + out) * TILE, ALIGNED);
+    backward[0] = up(kernels * in * c->channel_out, ALIGNED);
+    backward[1] = kernels * in * out_wide + (2 * in + c->channel_out + out_wide) * TILE + c->terms_per_tap * lanes;
+    backward[1] = up(backward[1], ALIGNED);
+    forward[2] = backward[2] = up(c->terms_per_tap * (1 + 3 * runs_per_term(c)), ALIGNED);
+}
+
+#define REAL float
+#define NAME(name) JOIN(name, _float)
+#include "functional_native.c"
+#undef REAL
+#undef NAME
+#define REAL double
+#define NAME(name) JOIN(name, _double)
+#include "functional_native.c"
+
+#else
+
+typedef REAL NAME(vector) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+typedef REAL NAME(half) __attribute__((vector_size(VECTOR_BYTES / 2), aligned(sizeof(REAL)), may_alias));
+#define VECTOR NAME(vector)
+#define HALF NAME(half)
+#define LANES ((int64_t)(VECTOR_BYTES / sizeof(REAL)))
+#define LOAD(type, pointer) (*(const type *)(pointer))
+#define STORE(type, pointer, value) (*(type *)(pointer) = (value))
+
+/* c (ROWS, columns vectors) = or += a (ROWS, depth) b (depth, columns vectors). Steps are the elements from one row or
+   column to the next; those known at compile time make a's panels cheap to read. */
+INLINE void NAME(product)(const int columns, int64_t depth, const REAL *a, const int64_t a_row, const int64_t a_column,
+                          const REAL *b, int64_t b_row, REAL *c, int64_t c_row, int add)
+{
+    VECTOR sum[ROWS][COLUMNS];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < columns; v++) sum[r][v] = add ? LOAD(VECTOR, c + r * c_row + v * LANES) : (VECTOR){0};
+    for (int64_t d = 0; d < depth; d++, a += a_column, b += b_row) {
+        VECTOR x[COLUMNS];
+#pragma GCC unroll 3
+        for (int v = 0; v < columns; v++) x[v] = LOAD(VECTOR, b + v * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const REAL w = a[r * a_row];
+#pragma GCC unroll 3
+            for (int v = 0; v < columns; v++) sum[r][v] += x[v] * w;
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < columns; v++) STORE(VECTOR, c + r * c_row + v * LANES, sum[r][v]);
+}
+
+/* The same for a width of any number of vectors, in the most equal parts. packed: a lies column by column; else a_row. */
+INLINE void NAME(wide_product)(const int packed, int64_t width, int64_t depth, const REAL *a, int64_t a_row, const REAL *b,
+                               int64_t b_row, REAL *c, int64_t c_row, int add)
+{
+    const int64_t row = packed ? 1 : a_row, column = packed ? ROWS : 1;
+    int64_t left = width / LANES;
+    for (int64_t parts = parts_of(left, COLUMNS); parts > 0; parts--) {
+        const int64_t n = parts_of(left, parts);
+        if (n == 3)
+            NAME(product)(3, depth, a, row, column, b, b_row, c, c_row, add);
+        else if (n == 2)
+            NAME(product)(2, depth, a, row, column, b, b_row, c, c_row, add);
+        else
+            NAME(product)(1, depth, a, row, column, b, b_row, c, c_row, add);
+        b += n * LANES, c += n * LANES, left -= n;
+    }
+}
+
+static void NAME(panel_product)(int64_t width, int64_t depth, const REAL *a, const REAL *b, REAL *c, int add)
+{
+    NAME(wide_product)(1, width, depth, a, 0, b, width, c, width, add);
+}
+
+static void NAME(outer_product)(int64_t width, int64_t depth, const REAL *a, int64_t a_row, const REAL *b, REAL *c)
+{
+    NAME(wide_product)(0, width, depth, a, a_row, b, width, c, width, 1);
+}
+
+/* Panels (groups, taps, rows / ROWS, depth, ROWS) of a weight of the given steps from element to element. */
+static void NAME(pack)(const conv *c, const REAL *weight, int64_t rows, int64_t row_step, int64_t depth, int64_t depth_step,
+                       REAL *packed)
+{
+    const int64_t taps = c->taps, panels = parts_of(rows, ROWS), group = rows * depth * taps;
+#pragma omp for schedule(static)
+    for (int64_t both = 0; both < c->groups * panels; both++) {
+        const int64_t g = both / panels, panel = both % panels, filled = smaller(ROWS, rows - panel * ROWS);
+        for (int64_t d = 0; d < depth; d++)
+            for (int64_t k = 0; k < taps; k++) {
+                REAL *to = packed + (((g * taps + k) * panels + panel) * depth + d) * ROWS;
+                const REAL *from = weight + g * group + panel * ROWS * row_step + d * depth_step + k;
+                for (int64_t r = 0; r < ROWS; r++) to[r] = r < filled ? from[r * row_step] : 0;
+            }
+    }
+}
+
+/* to += share * from */
+INLINE void NAME(mix_run)(REAL *restrict to, const REAL *restrict from, REAL share, int64_t length, int64_t stride)
+{
+    int64_t j = 0;
+    if (stride == 1) {
+        for (; j + LANES <= length; j += LANES)
+            STORE(VECTOR, to + j, LOAD(VECTOR, to + j) + LOAD(VECTOR, from + j) * share);
+        for (; j + LANES / 2 <= length; j += LANES / 2)
+            STORE(HALF, to + j, LOAD(HALF, to + j) + LOAD(HALF, from + j) * share);
+    }
+    for (; j < length; j++) to[j] += share * from[j * stride];
+}
+
+/* to += share * x, grad_x += share * u (each unless null), and the LANES sums in dots += x * u. */
+INLINE void NAME(meet_run)(REAL *restrict to, const REAL *restrict x, const REAL *restrict u, REAL *restrict grad_x,
+                           REAL *restrict dots, REAL share, int64_t length, int64_t stride)
+{
+    int64_t j = 0;
+    if (stride == 1) {
+        VECTOR sum = LOAD(VECTOR, dots);
+        for (; j + LANES <= length; j += LANES) {
+            const VECTOR a = LOAD(VECTOR, x + j), b = LOAD(VECTOR, u + j);
+            if (to) STORE(VECTOR, to + j, LOAD(VECTOR, to + j) + a * share);
+            if (grad_x) STORE(VECTOR, grad_x + j, LOAD(VECTOR, grad_x + j) + b * share);
+            sum += a * b;
+        }
+        STORE(VECTOR, dots, sum);
+        for (; j + LANES / 2 <= length; j += LANES / 2) {
+            const HALF a = LOAD(HALF, x + j), b = LOAD(HALF, u + j);
+            if (to) STORE(HALF, to + j, LOAD(HALF, to + j) + a * share);
+            if (grad_x) STORE(HALF, grad_x + j, LOAD(HALF, grad_x + j) + b * share);
+            STORE(HALF, dots, LOAD(HALF, dots) + a * b);
+        }
+    }
+    for (; j < length; j++) {
+        if (to) to[j] += share * x[j * stride];
+        if (grad_x) grad_x[j * stride] += share * u[j];
+        dots[0] += x[j * stride] * u[j];
+    }
+}
+
+void NAME(space)(const conv *c, int64_t *forward, int64_t *backward) { space(c, LANES, forward, backward); }
+
+/* x (batch, groups, channel_in, *size_in), weight (groups, channel_out, channel_in, taps), bias (groups, channel_out) or null
+   -> y (batch, groups, channel_out, *size_out). terms lie in the order of their taps. */
+void NAME(forward)(const conv *c, const term *terms, const REAL *shares, const REAL *x, const REAL *weight,
+                   const REAL *bias, REAL *y, REAL *scratch, int64_t *counts_of_all, int64_t threads)
+{
+    const int64_t in = c->channel_in, out = c->channel_out, out_rows = up(out, ROWS);
+    const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out), stride = c->stride[2];
+    const int64_t positions = c->batch * size_out, tile = tile_size(positions, threads, LANES);
+    const int64_t tiles = parts_of(positions, tile);
+    int64_t need[3], unused[3];
+    space(c, LANES, need, unused);
+#pragma omp parallel num_threads(threads)
+    {
+        REAL *packed = scratch, *mixed = scratch + need[0] + omp_get_thread_num() * need[1];
+        REAL *sum = mixed + up(in, ROWS) * TILE;
+        int64_t *counts = counts_of_all + omp_get_thread_num() * need[2];
+        const run *runs = (const run *)(counts + c->terms_per_tap);
+        NAME(pack)(c, weight, out, in * c->taps, in, c->taps, packed);
+#pragma omp for schedule(static)
+        for (int64_t unit = 0; unit < c->groups * tiles; unit++) {
+            const int64_t g = unit / tiles, first = unit % tiles * tile, last = smaller(first + tile, positions);
+            const int64_t width = up(last - first, LANES);
+            const REAL *source = x + g * in * size_in;
+            int add = 0;
+            for (int64_t t = 0, number; t < c->terms; t += number) {
+                number = terms_of_tap(c, terms, t);
+                if (!find_all(c, terms + t, number, first, last, counts)) continue;
+                for (int64_t i = 0; i < in; i++) {
+                    REAL *row = mixed + i * width;
+                    memset(row, 0, width * sizeof(REAL));
+                    for (int64_t n = 0; n < number; n++) {
+                        const run *r = runs + n * runs_per_term(c);
+                        const REAL share = shares[terms[t + n].share];
+                        for (int64_t k = 0; k < counts[n]; k++)
+                            NAME(mix_run)(row + r[k].to, source + i * size_in + r[k].from, share, r[k].length, stride);
+                    }
+                }
+                const REAL *kernel = packed + (g * c->taps + terms[t].tap) * out_rows * in;
+                for (int64_t o = 0; o < out_rows; o += ROWS)
+                    NAME(panel_product)(width, in, kernel + o * in, mixed, sum + o * width, add);
+                add = 1;
+            }
+            if (!add) memset(sum, 0, out_rows * width * sizeof(REAL));
+            for (int64_t q = first, length; q < last; q += length) {
+                length = smaller(size_out - q % size_out, last - q);
+                REAL *to = y + (q / size_out * c->groups + g) * out * size_out + q % size_out;
+                for (int64_t o = 0; o < out; o++) {
+                    const REAL *from = sum + o * width + q - first, start = bias ? bias[g * out + o] : 0;
+                    for (int64_t j = 0; j < length; j++) to[o * size_out + j] = from[j] + start;
+                }
+            }
+        }
+    }
+}
+
+/* The gradient grad_y of y -> grad_x, grad_weight, each unless null, and grad_shares (threads, shares), zero before, to be
+   summed over the threads, unless null. Without grad_weight there must be one of the others. */
+void NAME(backward)(const conv *c, const term *terms, const REAL *shares, const REAL *grad_y, const REAL *x,
+                    const REAL *weight, REAL *grad_x, REAL *grad_weight, double *grad_shares, REAL *scratch,
+                    int64_t *counts_of_all, int64_t threads)
+{
+    const int64_t in = c->channel_in, out = c->channel_out, in_rows = up(in, ROWS), out_wide = up(out, LANES);
+    const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out), stride = c->stride[2];
+    const int64_t kernel_size = in_rows * out_wide, kernels = c->groups * c->taps;
+    const int need_u = grad_x || grad_shares;
+    int64_t need[3], unused[3], ranges, blocks;
+    space(c, LANES, unused, need);
+    cut(c, threads, LANES, &ranges, &blocks);
+    const int64_t block = up(parts_of(in, blocks), ROWS);
+    blocks = parts_of(in, block);
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t me = omp_get_thread_num();
+        REAL *packed = scratch, *own = scratch + need[0];      /* own: of all threads */
+        REAL *grad_kernels = own + me * need[1];               /* (groups, taps, channel_in, channel_out) */
+        REAL *mixed = grad_kernels + kernels * kernel_size, *u = mixed + in_rows * TILE; /* (channel_in, positions) */
+        REAL *g_tile = u + in_rows * TILE, *g_columns = g_tile + out * TILE;             /* and its transpose */
+        REAL *dots = g_columns + out_wide * TILE;
+        int64_t *counts = counts_of_all + me * need[2];
+        const run *runs = (const run *)(counts + c->terms_per_tap);
+        if (need_u) NAME(pack)(c, weight, in, c->taps, out, in * c->taps, packed);
+        if (grad_weight) {
+            memset(grad_kernels, 0, kernels * kernel_size * sizeof(REAL));
+            memset(g_columns, 0, out_wide * TILE * sizeof(REAL));
+        }
+#pragma omp for schedule(static)
+        for (int64_t unit = 0; unit < ranges * c->groups * blocks; unit++) {
+            const int64_t g = unit / blocks % c->groups, range = unit / blocks / c->groups;
+            const int64_t i_first = unit % blocks * block, rows = smaller(block, in - i_first);
+            const int64_t n_first = c->batch * range / ranges, n_last = c->batch * (range + 1) / ranges;
+            const int64_t offset = (g * in + i_first) * size_in;
+            if (grad_x)
+                for (int64_t n = n_first; n < n_last; n++)
+                    memset(grad_x + offset + n * c->groups * in * size_in, 0, rows * size_in * sizeof(REAL));
+            const int64_t end = n_last * size_out, tile = tile_size(end - n_first * size_out, 1, LANES);
+            for (int64_t first = n_first * size_out; first < end; first += tile) {
+                const int64_t last = smaller(first + tile, end), width = up(last - first, LANES);
+                for (int64_t q = first, length; q < last; q += length) {
+                    length = smaller(size_out - q % size_out, last - q);
+                    const REAL *from = grad_y + (q / size_out * c->groups + g) * out * size_out + q % size_out;
+                    for (int64_t o = 0; o < out; o++)
+                        memcpy(g_tile + o * width + q - first, from + o * size_out, length * sizeof(REAL));
+                }
+                for (int64_t o = 0; o < out; o++)
+                    for (int64_t j = last - first; j < width; j++) g_tile[o * width + j] = 0;
+                if (grad_weight)
+                    for (int64_t o = 0; o < out; o += ROWS)
+                        for (int64_t j = 0; j < last - first; j++)
+                            for (int64_t r = o; r < smaller(o + ROWS, out); r++)
+                                g_columns[j * out_wide + r] = g_tile[r * width + j];
+                for (int64_t t = 0, number; t < c->terms; t += number) {
+                    number = terms_of_tap(c, terms, t);
+                    if (!find_all(c, terms + t, number, first, last, counts)) continue;
+                    const int64_t kernel = g * c->taps + terms[t].tap;
+                    if (need_u)
+                        for (int64_t i = 0; i < rows; i += ROWS)
+                            NAME(panel_product)(width, out, packed + (kernel * in_rows + i_first + i) * out, g_tile,
+                                                u + i * width, 0);
+                    memset(dots, 0, number * LANES * sizeof(REAL));
+                    for (int64_t i = 0; i < rows; i++) {
+                        REAL *row = grad_weight ? mixed + i * width : 0;
+                        if (row) memset(row, 0, width * sizeof(REAL));
+                        for (int64_t n = 0; n < number; n++) {
+                            const run *r = runs + n * runs_per_term(c);
+                            const REAL share = shares[terms[t + n].share];
+                            for (int64_t k = 0; k < counts[n]; k++) {
+                                const int64_t from = offset + i * size_in + r[k].from, to = r[k].to;
+                                if (need_u)
+                                    NAME(meet_run)(row ? row + to : 0, x + from, u + i * width + to,
+                                                   grad_x ? grad_x + from : 0, dots + n * LANES, share, r[k].length, stride);
+                                else
+                                    NAME(mix_run)(row + to, x + from, share, r[k].length, stride);
+                            }
+                        }
+                    }
+                    for (int64_t n = 0; n < number * LANES && grad_shares; n++)
+                        grad_shares[me * c->shares + terms[t + n / LANES].share] += dots[n];
+                    if (grad_weight)
+                        for (int64_t i = 0; i < rows; i += ROWS)
+                            NAME(outer_product)(out_wide, last - first, mixed + i * width, width, g_columns,
+                                                grad_kernels + kernel * kernel_size + (i_first + i) * out_wide);
+                }
+            }
+        }
+        if (grad_weight) {
+#pragma omp for schedule(static)
+            for (int64_t row = 0; row < c->groups * in; row++) {
+                const int64_t g = row / in, i = row % in;
+                for (int64_t k = 0; k < c->taps; k++) {
+                    REAL *sum = own + (g * c->taps + k) * kernel_size + i * out_wide;
+                    for (int64_t thread = 1; thread < omp_get_num_threads(); thread++)
+                        for (int64_t o = 0; o < out; o++) sum[o] += sum[thread * need[1] + o];
+                    for (int64_t o = 0; o < out; o++) grad_weight[((g * out + o) * in + i) * c->taps + k] = sum[o];
+                }
+            }
+        }
+    }
+}
+
+#undef VECTOR
+#undef HALF
+#undef LANES
+#undef LOAD
+#undef STORE
+
+#endif
