@@ -28,6 +28,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 import rfnext
+from rfnext import functional_native
 from rfnext.atomic import write_text
 from tasks.spec import Metric, Task
 
@@ -393,7 +394,10 @@ def computing_device(device: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """Name of the device that computes, and torch's threads on the host."""
+    """Name of the device that computes, torch's threads on the host, and whether rfnext has kernels for its CPU.
+
+    The last two decide how sums are rounded, and so the digits of a result.
+    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -401,7 +405,8 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         with contextlib.suppress(OSError):
             found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
             name = found[1].strip() if found else name
-    return {"type": device.type, "name": name, "threads": torch.get_num_threads()}
+    native = functional_native.failure() is None
+    return {"type": device.type, "name": name, "threads": torch.get_num_threads(), "native_kernels": native}
 
 
 def versions() -> dict[str, str | None]:

@@ -5,6 +5,9 @@
    mixed input is summed up in a buffer that stays in the core's cache, and multiplied from there; the backward pass does the
    same with u_k = W_k^T g, whose elements meet those of x once: to mix, for the gradient of the shares, and for that of x.
 
+   Depthwise convs have nothing to share. There each plane of the input is copied into a frame of zeros, where every shift is
+   an offset, and all taps of all branches are summed up in registers.
+
    Plain C with the vector extensions of GCC and Clang. The file includes itself to be compiled for float and for double. */
 
 #ifndef REAL
@@ -34,6 +37,8 @@ static int omp_get_num_threads(void) { return 1; }
 #define ROWS 4
 #endif
 #define COLUMNS 3
+#define TOGETHER 4 /* rows of a depthwise conv's output that are summed up at a time, COLUMNS vectors of each */
+#define DOTS 8     /* and terms whose products with the gradient are */
 
 #define TILE 192 /* positions; a multiple of COLUMNS vectors of floats, in all cases above */
 #define ALIGNED 64 /* elements: each part of the scratch space starts on a cache line of its own */
@@ -136,9 +141,55 @@ static void cut(const conv *c, int64_t threads, int64_t lanes, int64_t *ranges, 
     }
 }
 
-/* Sizes of the scratch space of forward() and backward(): elements, then elements per thread, then int64 per thread. */
-static void space(const conv *c, int64_t lanes, int64_t *forward, int64_t *backward)
+/* A plane within zeros, wide enough for all shifts: size of the whole, and where the plane lies in it. */
+typedef struct {
+    int64_t size[3], start[3];
+} frame;
+
+static int is_depthwise(const conv *c)
 {
+    return c->channel_in == 1 && c->channel_out == 1 && c->stride[0] * c->stride[1] * c->stride[2] == 1;
+}
+
+/* Of a plane of the input that is read by shifts; mirrored: of the output, read by the same shifts backwards. */
+static frame frame_of(const conv *c, const term *terms, int mirrored)
+{
+    const int64_t *source = mirrored ? c->size_out : c->size_in, *target = mirrored ? c->size_in : c->size_out;
+    frame f;
+    for (int a = 0; a < 3; a++) {
+        int64_t before = 0, after = 0;
+        for (int64_t t = 0; t < c->terms; t++) {
+            const int64_t shift = mirrored ? -terms[t].shift[a] : terms[t].shift[a];
+            before = larger(before, -shift);
+            after = larger(after, target[a] + shift - source[a]);
+        }
+        f.size[a] = before + source[a] + after, f.start[a] = before;
+    }
+    return f;
+}
+
+/* Where in the frame the first element of the target is read. */
+static int64_t offset_of(const frame *f, const term *t, int mirrored)
+{
+    int64_t offset = 0;
+    for (int a = 0; a < 3; a++)
+        offset = offset * f->size[a] + f->start[a] + (mirrored ? -t->shift[a] : t->shift[a]);
+    return offset;
+}
+
+/* Sizes of the scratch space of forward() and backward(): elements, then elements per thread, then int64 per thread. */
+static void space(const conv *c, const term *terms, int64_t lanes, int64_t *forward, int64_t *backward)
+{
+    if (is_depthwise(c)) {
+        const frame f = frame_of(c, terms, 0), b = frame_of(c, terms, 1);
+        const int64_t all_terms = up(c->terms, DOTS), rows = c->size_out[0] * c->size_out[1];
+        const int64_t row = larger(up(c->size_in[2], lanes), up(c->size_out[2], lanes));
+        forward[0] = backward[0] = 0;
+        forward[1] = up(all_terms + volume(f.size) + COLUMNS * lanes + TOGETHER * row, ALIGNED);
+        backward[1] = forward[1] + up(volume(b.size) + COLUMNS * lanes + rows * row + all_terms * lanes, ALIGNED);
+        forward[2] = backward[2] = up(2 * all_terms, ALIGNED);
+        return;
+    }
     const int64_t in = up(c->channel_in, ROWS), out = up(c->channel_out, ROWS), out_wide = up(c->channel_out, lanes);
     const int64_t kernels = c->groups * c->taps;
     forward[0] = up(kernels * out * c->channel_in, ALIGNED);
@@ -281,24 +332,200 @@ INLINE void NAME(meet_run)(REAL *restrict to, const REAL *restrict x, const REAL
     }
 }
 
-void NAME(space)(const conv *c, int64_t *forward, int64_t *backward) { space(c, LANES, forward, backward); }
+void NAME(space)(const conv *c, const term *terms, int64_t *forward, int64_t *backward)
+{
+    space(c, terms, LANES, forward, backward);
+}
+
+/* Put a plane of the given size into its frame; the zeros around it are there already. */
+static void NAME(into_frame)(const REAL *plane, const int64_t *size, const frame *f, REAL *framed)
+{
+    for (int64_t d = 0; d < size[0]; d++)
+        for (int64_t h = 0; h < size[1]; h++) {
+            const int64_t row = (d + f->start[0]) * f->size[1] + h + f->start[1];
+            memcpy(framed + row * f->size[2] + f->start[2], plane + (d * size[1] + h) * size[2], size[2] * sizeof(REAL));
+        }
+}
+
+/* to (rows, columns vectors of that type) = start + sum over terms of factor * from moved by offset */
+#define SUM_SHIFTED(name, TYPE)                                                                                          \
+    INLINE void name(const int rows, const int columns, int64_t terms, const int64_t *offset, const REAL *factor,       \
+                     const REAL *from, int64_t from_row, REAL start, REAL *to, int64_t to_row)                          \
+    {                                                                                                                    \
+        const int64_t lanes = sizeof(TYPE) / sizeof(REAL);                                                               \
+        TYPE sum[TOGETHER][COLUMNS];                                                                                     \
+        for (int r = 0; r < rows; r++)                                                                                   \
+            for (int v = 0; v < columns; v++) sum[r][v] = (TYPE){0} + start;                                             \
+        for (int64_t t = 0; t < terms; t++) {                                                                            \
+            const REAL *shifted = from + offset[t], share = factor[t];                                                   \
+            for (int r = 0; r < rows; r++)                                                                               \
+                for (int v = 0; v < columns; v++) sum[r][v] += LOAD(TYPE, shifted + r * from_row + v * lanes) * share;   \
+        }                                                                                                                \
+        for (int r = 0; r < rows; r++)                                                                                   \
+            for (int v = 0; v < columns; v++) STORE(TYPE, to + r * to_row + v * lanes, sum[r][v]);                       \
+    }
+SUM_SHIFTED(NAME(sum_shifted), VECTOR)
+SUM_SHIFTED(NAME(sum_shifted_half), HALF)
+
+/* The same for a row of any width, of which more may be written, up to whole vectors. */
+INLINE void NAME(sum_rows)(const int rows, int64_t width, int64_t terms, const int64_t *offset, const REAL *factor,
+                           const REAL *from, int64_t from_row, REAL start, REAL *to, int64_t to_row)
+{
+    const int64_t rest = width % LANES, half = rest > 0 && rest <= LANES / 2;
+    int64_t left = width / LANES + (rest > 0 && !half), n;
+    for (int64_t parts = parts_of(left, COLUMNS); parts > 0; parts--, left -= n, from += n * LANES, to += n * LANES) {
+        n = parts_of(left, parts);
+        if (n == 3)
+            NAME(sum_shifted)(rows, 3, terms, offset, factor, from, from_row, start, to, to_row);
+        else if (n == 2)
+            NAME(sum_shifted)(rows, 2, terms, offset, factor, from, from_row, start, to, to_row);
+        else
+            NAME(sum_shifted)(rows, 1, terms, offset, factor, from, from_row, start, to, to_row);
+    }
+    if (half) NAME(sum_shifted_half)(rows, 1, terms, offset, factor, from, from_row, start, to, to_row);
+}
+
+/* plane (size) = start + sum over terms of factor * framed moved by offset. rows: space for TOGETHER rows. */
+static void NAME(sum_plane)(const int64_t *size, int64_t terms, const int64_t *offset, const REAL *factor,
+                            const REAL *framed, const frame *f, REAL start, REAL *plane, REAL *rows)
+{
+    const int64_t width = size[2], row = up(width, LANES), pitch = f->size[2];
+    for (int64_t d = 0; d < size[0]; d++)
+        for (int64_t next = 0; next < size[1];) {
+            /* The last ones overlap those before rather than going one by one. */
+            const int64_t h = size[1] < TOGETHER ? next : smaller(next, size[1] - TOGETHER);
+            const REAL *from = framed + (d * f->size[1] + h) * pitch;
+            const int64_t number = size[1] < TOGETHER ? 1 : TOGETHER;
+            if (number == 1)
+                NAME(sum_rows)(1, width, terms, offset, factor, from, pitch, start, rows, row);
+            else
+                NAME(sum_rows)(TOGETHER, width, terms, offset, factor, from, pitch, start, rows, row);
+            for (int64_t r = 0; r < number; r++)
+                memcpy(plane + (d * size[1] + h + r) * width, rows + r * row, width * sizeof(REAL));
+            next = h + number;
+        }
+}
+
+static void NAME(forward_depthwise)(const conv *c, const term *terms, const REAL *shares, const REAL *x,
+                                    const REAL *weight, const REAL *bias, REAL *y, REAL *scratch,
+                                    int64_t *integers, int64_t threads)
+{
+    const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out);
+    const frame f = frame_of(c, terms, 0);
+    int64_t need[3], unused[3];
+    space(c, terms, LANES, need, unused);
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t *offset = integers + omp_get_thread_num() * need[2];
+        REAL *factor = scratch + omp_get_thread_num() * need[1], *rows = factor + up(c->terms, DOTS);
+        REAL *framed = rows + TOGETHER * larger(up(c->size_in[2], LANES), up(c->size_out[2], LANES));
+        for (int64_t t = 0; t < c->terms; t++) offset[t] = offset_of(&f, terms + t, 0);
+        memset(framed, 0, (volume(f.size) + COLUMNS * LANES) * sizeof(REAL));
+#pragma omp for schedule(static)
+        for (int64_t both = 0; both < c->batch * c->groups; both++) {
+            const int64_t channel = both % c->groups;
+            for (int64_t t = 0; t < c->terms; t++)
+                factor[t] = shares[terms[t].share] * weight[channel * c->taps + terms[t].tap];
+            NAME(into_frame)(x + both * size_in, c->size_in, &f, framed);
+            NAME(sum_plane)(c->size_out, c->terms, offset, factor, framed, &f, bias ? bias[channel] : 0,
+                            y + both * size_out, rows);
+        }
+    }
+}
+
+/* dots (terms, LANES) += framed moved by offset * g (rows of whole vectors, zeros behind the plane). DOTS divides terms. */
+static void NAME(add_dots)(const int64_t *size, int64_t terms, const int64_t *offset, const REAL *framed, const frame *f,
+                           const REAL *g, REAL *dots)
+{
+    const int64_t row = up(size[2], LANES);
+    for (int64_t t = 0; t < terms; t += DOTS) {
+        VECTOR sum[DOTS];
+        for (int k = 0; k < DOTS; k++) sum[k] = LOAD(VECTOR, dots + (t + k) * LANES);
+        for (int64_t d = 0; d < size[0]; d++)
+            for (int64_t h = 0; h < size[1]; h++) {
+                const REAL *from = framed + (d * f->size[1] + h) * f->size[2], *of_row = g + (d * size[1] + h) * row;
+                for (int64_t j = 0; j < size[2]; j += LANES) {
+                    const VECTOR one = LOAD(VECTOR, of_row + j);
+                    for (int k = 0; k < DOTS; k++) sum[k] += one * LOAD(VECTOR, from + offset[t + k] + j);
+                }
+            }
+        for (int k = 0; k < DOTS; k++) STORE(VECTOR, dots + (t + k) * LANES, sum[k]);
+    }
+}
+
+static void NAME(backward_depthwise)(const conv *c, const term *terms, const REAL *shares, const REAL *grad_y, const REAL *x,
+                                     const REAL *weight, REAL *grad_x, REAL *grad_weight, double *grad_shares,
+                                     REAL *scratch, int64_t *integers, int64_t threads)
+{
+    const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out), all_terms = up(c->terms, DOTS);
+    const int64_t row = up(c->size_out[2], LANES), rows_out = c->size_out[0] * c->size_out[1];
+    const int64_t widest = larger(up(c->size_in[2], LANES), row);
+    const frame f = frame_of(c, terms, 0), b = frame_of(c, terms, 1);
+    int64_t need[3], unused[3];
+    space(c, terms, LANES, unused, need);
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t *offset = integers + omp_get_thread_num() * need[2], *mirrored = offset + all_terms;
+        REAL *factor = scratch + omp_get_thread_num() * need[1], *rows = factor + all_terms;
+        REAL *framed = rows + TOGETHER * widest, *g_framed = framed + volume(f.size) + COLUMNS * LANES;
+        REAL *g_rows = g_framed + volume(b.size) + COLUMNS * LANES, *dots = g_rows + rows_out * widest;
+        for (int64_t t = 0; t < all_terms; t++) {
+            offset[t] = t < c->terms ? offset_of(&f, terms + t, 0) : 0;
+            mirrored[t] = t < c->terms ? offset_of(&b, terms + t, 1) : 0;
+        }
+        memset(framed, 0, (volume(f.size) + COLUMNS * LANES) * sizeof(REAL));
+        memset(g_framed, 0, (volume(b.size) + COLUMNS * LANES) * sizeof(REAL));
+        memset(g_rows, 0, rows_out * row * sizeof(REAL));
+#pragma omp for schedule(static)
+        for (int64_t channel = 0; channel < c->groups; channel++) {
+            const REAL *kernel = weight + channel * c->taps;
+            for (int64_t t = 0; t < c->terms; t++) factor[t] = shares[terms[t].share] * kernel[terms[t].tap];
+            memset(dots, 0, all_terms * LANES * sizeof(REAL));
+            for (int64_t n = 0; n < c->batch; n++) {
+                const int64_t plane = n * c->groups + channel;
+                const REAL *g = grad_y + plane * size_out;
+                if (grad_x) {
+                    NAME(into_frame)(g, c->size_out, &b, g_framed);
+                    NAME(sum_plane)(c->size_in, c->terms, mirrored, factor, g_framed, &b, 0, grad_x + plane * size_in, rows);
+                }
+                if (!grad_weight && !grad_shares) continue;
+                NAME(into_frame)(x + plane * size_in, c->size_in, &f, framed);
+                for (int64_t r = 0; r < rows_out; r++)
+                    memcpy(g_rows + r * row, g + r * c->size_out[2], c->size_out[2] * sizeof(REAL));
+                NAME(add_dots)(c->size_out, all_terms, offset, framed, &f, g_rows, dots);
+            }
+            if (grad_weight) memset(grad_weight + channel * c->taps, 0, c->taps * sizeof(REAL));
+            for (int64_t t = 0; t < c->terms; t++) {
+                REAL dot = 0;
+                for (int64_t l = 0; l < LANES; l++) dot += dots[t * LANES + l];
+                if (grad_weight) grad_weight[channel * c->taps + terms[t].tap] += shares[terms[t].share] * dot;
+                if (grad_shares)
+                    grad_shares[omp_get_thread_num() * c->shares + terms[t].share] += (double)dot * kernel[terms[t].tap];
+            }
+        }
+    }
+}
 
 /* x (batch, groups, channel_in, *size_in), weight (groups, channel_out, channel_in, taps), bias (groups, channel_out) or null
    -> y (batch, groups, channel_out, *size_out). terms lie in the order of their taps. */
 void NAME(forward)(const conv *c, const term *terms, const REAL *shares, const REAL *x, const REAL *weight,
-                   const REAL *bias, REAL *y, REAL *scratch, int64_t *counts_of_all, int64_t threads)
+                   const REAL *bias, REAL *y, REAL *scratch, int64_t *integers, int64_t threads)
 {
+    if (is_depthwise(c)) {
+        NAME(forward_depthwise)(c, terms, shares, x, weight, bias, y, scratch, integers, threads);
+        return;
+    }
     const int64_t in = c->channel_in, out = c->channel_out, out_rows = up(out, ROWS);
     const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out), stride = c->stride[2];
     const int64_t positions = c->batch * size_out, tile = tile_size(positions, threads, LANES);
     const int64_t tiles = parts_of(positions, tile);
     int64_t need[3], unused[3];
-    space(c, LANES, need, unused);
+    space(c, terms, LANES, need, unused);
 #pragma omp parallel num_threads(threads)
     {
         REAL *packed = scratch, *mixed = scratch + need[0] + omp_get_thread_num() * need[1];
         REAL *sum = mixed + up(in, ROWS) * TILE;
-        int64_t *counts = counts_of_all + omp_get_thread_num() * need[2];
+        int64_t *counts = integers + omp_get_thread_num() * need[2];
         const run *runs = (const run *)(counts + c->terms_per_tap);
         NAME(pack)(c, weight, out, in * c->taps, in, c->taps, packed);
 #pragma omp for schedule(static)
@@ -342,14 +569,19 @@ void NAME(forward)(const conv *c, const term *terms, const REAL *shares, const R
    summed over the threads, unless null. Without grad_weight there must be one of the others. */
 void NAME(backward)(const conv *c, const term *terms, const REAL *shares, const REAL *grad_y, const REAL *x,
                     const REAL *weight, REAL *grad_x, REAL *grad_weight, double *grad_shares, REAL *scratch,
-                    int64_t *counts_of_all, int64_t threads)
+                    int64_t *integers, int64_t threads)
 {
+    if (is_depthwise(c)) {
+        NAME(backward_depthwise)(c, terms, shares, grad_y, x, weight, grad_x, grad_weight, grad_shares, scratch,
+                                 integers, threads);
+        return;
+    }
     const int64_t in = c->channel_in, out = c->channel_out, in_rows = up(in, ROWS), out_wide = up(out, LANES);
     const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out), stride = c->stride[2];
     const int64_t kernel_size = in_rows * out_wide, kernels = c->groups * c->taps;
     const int need_u = grad_x || grad_shares;
     int64_t need[3], unused[3], ranges, blocks;
-    space(c, LANES, unused, need);
+    space(c, terms, LANES, unused, need);
     cut(c, threads, LANES, &ranges, &blocks);
     const int64_t block = up(parts_of(in, blocks), ROWS);
     blocks = parts_of(in, block);
@@ -361,7 +593,7 @@ void NAME(backward)(const conv *c, const term *terms, const REAL *shares, const 
         REAL *mixed = grad_kernels + kernels * kernel_size, *u = mixed + in_rows * TILE; /* (channel_in, positions) */
         REAL *g_tile = u + in_rows * TILE, *g_columns = g_tile + out * TILE;             /* and its transpose */
         REAL *dots = g_columns + out_wide * TILE;
-        int64_t *counts = counts_of_all + me * need[2];
+        int64_t *counts = integers + me * need[2];
         const run *runs = (const run *)(counts + c->terms_per_tap);
         if (need_u) NAME(pack)(c, weight, in, c->taps, out, in * c->taps, packed);
         if (grad_weight) {

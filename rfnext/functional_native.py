@@ -3,7 +3,8 @@
 What `taps` does by calls of torch, `functional_native.c` does in one pass: it mixes the shifted inputs of a tile of
 positions in the core's cache and multiplies them there, so that neither passes over memory nor calls per tap and
 branch are left. The same three products as a plain conv's step, sums in a fixed order for a fixed number of threads,
-and only x kept for the backward pass.
+and only x kept for the backward pass. Depthwise convs, which have no product to share, take one pass over all taps of
+all branches in registers for each of y, dL/dx and dL/dW.
 
 The C compiler of the machine (the variable CC, else cc, gcc or clang) compiles the file within two seconds when it is
 first needed; the result is kept in the folder RFNEXT_CACHE (~/.cache/rfnext), under a name that holds a hash of the
@@ -33,7 +34,7 @@ from torch import Tensor
 from rfnext.atomic import write_bytes
 from rfnext.cache import cache_folder
 from rfnext.functional_convs import Geometry, by_branches
-from rfnext.functional_taps import as_operator, by_taps, is_thin, shifts_of_taps
+from rfnext.functional_taps import as_operator, by_taps, is_thin, meets_input, shifts_of_taps
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +46,12 @@ _TRIED = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=
 
 
 def is_for(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether the kernels are there, and for this layer: on a CPU, in float32 or float64, not thin."""
+    """Whether the kernels are there, and for this layer: on a CPU, in float32 or float64, and not thin, unless it is
+    depthwise and of stride 1."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    fits = x.device.type == "cpu" and dtype in _SUFFIX and not is_thin(weight, geometry.groups)
-    return fits and _failure() is None
+    depthwise = weight.shape[1] == 1 and weight.shape[0] == geometry.groups and max(geometry.stride) == 1
+    fits = depthwise or not is_thin(weight, geometry.groups)
+    return fits and x.device.type == "cpu" and dtype in _SUFFIX and failure() is None
 
 
 def by_native(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
@@ -59,7 +62,7 @@ def by_native(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tenso
     Raises:
         ValueError: if x is not on a CPU, or the kernels cannot be compiled.
     """
-    reason = _failure() if x.device.type == "cpu" else f"it computes on CPUs, x is on {x.device}"
+    reason = failure() if x.device.type == "cpu" else f"it computes on CPUs, x is on {x.device}"
     if reason is not None:
         raise ValueError(f'implementation="native" cannot compute this layer: {reason}; "auto" takes what can')
     if x.shape[0] == 0:
@@ -75,7 +78,7 @@ _lock = threading.Lock()
 
 # torch.compile takes the answer as it is and does not look at how it comes about.
 @torch.compiler.assume_constant_result
-def _failure() -> str | None:
+def failure() -> str | None:
     """Why there is no library, or None if there is one."""
     with _lock:
         return _library()[1]
@@ -150,7 +153,7 @@ def _load(path: Path) -> ctypes.CDLL:
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     for suffix in _SUFFIX.values():
         for name, arguments in (
-            ("space", [pointer] * 3),
+            ("space", [pointer] * 4),
             ("forward", [pointer] * 9 + [integer]),
             ("backward", [pointer] * 11 + [integer]),
         ):
@@ -191,17 +194,19 @@ def _plan(batch: int, channel_in: int, channel_out: int, geometry: Geometry, dty
     for index, readers in shifts_of_taps(geometry):
         most = max(most, len(readers))
         for shift, branches in readers.items():
-            terms.append((index, sharers.setdefault(branches, len(sharers)), *rest, *shift))
+            if meets_input(shift, geometry):
+                terms.append((index, sharers.setdefault(branches, len(sharers)), *rest, *shift))
     ones = [1] * len(rest)
     sizes = (*ones, *geometry.size_in, *ones, *geometry.size_out, *ones, *geometry.stride)
     taps = math.prod(geometry.kernel)
     conv = _integers((batch, geometry.groups, channel_in, channel_out, taps, len(terms), most, len(sharers), *sizes))
+    flat = _integers([n for term in terms for n in term])
     member = torch.zeros(len(sharers), len(geometry.dilations), dtype=torch.float64)
     for branches, place in sharers.items():
         member[place, list(branches)] = 1
     forward, backward = _integers([0] * 3), _integers([0] * 3)
-    _call("space", dtype, conv, forward, backward)
-    return _Plan(conv, _integers([n for term in terms for n in term]), member, tuple(forward), tuple(backward))
+    _call("space", dtype, conv, flat, forward, backward)
+    return _Plan(conv, flat, member, tuple(forward), tuple(backward))
 
 
 def _integers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:

@@ -301,6 +301,12 @@ def shifts_of_taps(geometry: Geometry) -> Iterator[tuple[int, dict[tuple[int, ..
         yield index, readers
 
 
+def meets_input(shift: tuple[int, ...], geometry: Geometry) -> bool:
+    """Whether anything but padding is read there."""
+    axes = zip(shift, geometry.stride, geometry.size_in, geometry.size_out, strict=True)
+    return all(_span(*axis) is not None for axis in axes)
+
+
 @functools.lru_cache(maxsize=1024)
 def _plan(geometry: Geometry) -> _Plan:
     sharers: dict[tuple[int, ...], int] = {}

@@ -3,7 +3,7 @@
     python -m benchmarks.studies.search_time [--task T] [--preset P] [--rounds 5] [--threads N] [fields of the config]
 
 Per round, one after another: the plain network, its local search branch by branch (what the published code computes),
-and the same search by `taps` and by `auto`. All train for the same epochs on the same data; validation and checkpoints
+and the same search by `taps` and by `native`. All train for the same epochs on the same data; validation and checkpoints
 belong to it, as in the main job. The table says if the searches end
 in different structures.
 
@@ -35,7 +35,7 @@ from rfnext.functional import pin_implementation
 from tasks.spec import Run
 
 PLAIN = "plain training"
-WAYS = {PLAIN: None, "search, branch by branch": "branches", "search, taps": "taps", "search, auto": "auto"}
+WAYS = {PLAIN: None, "search, branch by branch": "branches", "search, taps": "taps", "search, native": "native"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def measure(options: Options, fields: Sequence[str]) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     found: dict[str, Structure | None] = {}
-    # Round 0 reads the data, and "auto" makes its choices.
+    # Round 0 reads the data and compiles the kernels.
     for number in range(options.rounds + 1):
         for name, implementation in WAYS.items():
             with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +118,7 @@ def table(measured: Sequence[dict[str, Any]]) -> str:
         "median (smallest to largest). Implementations round differently, and what that does to a training grows, so "
         "searches by two of them may end in different structures; that one step is equal, the tests show in float64.",
         "",
-        f"| task | {' | '.join(WAYS)} | branches / taps |",
+        f"| task | {' | '.join(WAYS)} | branches / native |",
         "| --- |" + " ---: |" * (len(WAYS) + 1),
     ]
     for one in measured:
@@ -129,7 +129,7 @@ def table(measured: Sequence[dict[str, Any]]) -> str:
             spread = f" ({statistics.median(ratios):.2f}; {min(ratios):.2f} to {max(ratios):.2f})"
             cells.append(f"{statistics.median(times):.1f}" + ("" if name == PLAIN else spread))
         names = list(WAYS)
-        gains = [b / t for b, t in zip(one["seconds"][names[1]], one["seconds"][names[2]], strict=True)]
+        gains = [b / t for b, t in zip(one["seconds"][names[1]], one["seconds"][names[-1]], strict=True)]
         cells.append(f"{statistics.median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f})")
         about = (
             f"{one['task']} {one['preset']}, {one['epochs']} epochs, {one['branches']} branches, "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rfnext import functional, functional_native, mixed_dilation_conv, reproducible
 
-needs_compiler = pytest.mark.skipif(functional_native._failure() is not None, reason="needs a C compiler")
+needs_compiler = pytest.mark.skipif(functional_native.failure() is not None, reason="needs a C compiler")
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ SHAPES = {
     "images": (2, (8, 40), (33, 20), [1, 4]),
     "flat": (3, (8, 8), (1, 70), [1, 3]),
     "volumes": (2, (8, 9), (5, 4, 11), [1, 2]),
-    # More widths of a product than fit in one go.
+    # More of a product's widths than fit in one go.
     "many channels": (1, (70, 140), (40,), [2, 3]),
 }
 
@@ -74,6 +74,32 @@ def test_equals_the_definition_however_it_is_cut(name: str, stride: int, threads
     torch.set_num_threads(threads)
     try:
         assert_as_branches(arguments(batch, channels, size, dilations), dilations, stride=stride)
+    finally:
+        torch.set_num_threads(before)
+
+
+DEPTHWISE = {
+    "long": (3, 5, (1003,), [1, 60, 400, 2000]),
+    "short": (2, 9, (3,), [1, 2]),
+    "images": (2, 4, (33, 20), [1, 4]),
+    # Rows of half a vector and less, columns of fewer than are summed up at a time, frames that are all zeros.
+    "small images": (3, 3, (7, 7), [1, 2, 9]),
+    "flat": (2, 3, (2, 70), [1, 3]),
+    "volumes": (2, 6, (5, 4, 11), [1, 2]),
+    "wide": (1, 3, (9, 130), [1, 2]),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", list(DEPTHWISE))
+def test_depthwise_convs_equal_the_definition(name: str, stride: int, threads: int) -> None:
+    batch, groups, size, dilations = DEPTHWISE[name]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_as_branches(arguments(batch, (1, 1), size, dilations, groups), dilations, groups=groups, stride=stride)
     finally:
         torch.set_num_threads(before)
 
@@ -102,11 +128,13 @@ def test_a_network_of_many_branches_is_no_limit() -> None:
 def test_other_processors_and_no_openmp_give_the_same(flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Registers of other widths and numbers are other code; the flags leave out OpenMP, too, or nothing else."""
     monkeypatch.setattr(functional_native, "_TRIED", (flags,))
-    if functional_native._failure() is not None:
+    if functional_native.failure() is not None:
         pytest.skip(f"no compiler here for {' '.join(flags)}")
     for name in ("long", "small images", "many channels"):
         batch, channels, size, dilations = SHAPES[name]
         assert_as_branches(arguments(batch, channels, size, dilations), dilations)
+    for batch, groups, size, dilations in DEPTHWISE.values():
+        assert_as_branches(arguments(batch, (1, 1), size, dilations, groups), dilations, groups=groups)
 
 
 @needs_compiler
@@ -130,7 +158,7 @@ def test_float32_is_as_precise_as_the_reference() -> None:
 
 @needs_compiler
 def test_equal_searches_use_it_and_thin_convs_go_as_in_taps() -> None:
-    wide, thin = arguments(2, (8, 8), (40,), [1, 2]), arguments(2, (1, 1), (40,), [1, 2], groups=8)
+    wide, thin = arguments(2, (8, 8), (40,), [1, 2]), arguments(2, (2, 1), (40,), [1, 2], groups=8)
     with reproducible(torch.device("cpu")):
         assert torch.equal(results(wide, [1, 2], "auto")[0], results(wide, [1, 2], "native")[0])
         assert torch.equal(results(thin, [1, 2], "auto", groups=8)[0], results(thin, [1, 2], "taps", groups=8)[0])
