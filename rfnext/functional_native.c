@@ -134,9 +134,10 @@ static void cut(const conv *c, int64_t threads, int64_t lanes, int64_t *ranges, 
     *ranges = *blocks = 1;
     for (int64_t r = 1; r <= smaller(threads, c->batch); r++) {
         const int64_t b = smaller(parts_of(threads, r), panels);
-        /* Work of the piece that is last to finish; each block arranges all of g anew. */
-        const double rounds = (double)parts_of(r * b * c->groups, threads);
-        const double work = rounds * up(parts_of(c->batch, r) * size, lanes) * (parts_of(panels, b) + 0.2);
+        /* Work of the piece that is last to finish: each block arranges all of g anew, and of ranges each thread sums up a
+           gradient of the weights of its own, which costs it about as much as so many positions. */
+        const double rounds = (double)parts_of(r * b * c->groups, threads), positions = r > 1 ? 32 : 0;
+        const double work = rounds * (up(parts_of(c->batch, r) * size, lanes) + positions) * (parts_of(panels, b) + 0.2);
         if (r == 1 || work < least) least = work, *ranges = r, *blocks = b;
     }
 }
@@ -178,7 +179,7 @@ static int64_t offset_of(const frame *f, const term *t, int mirrored)
 }
 
 /* Sizes of the scratch space of forward() and backward(): elements, then elements per thread, then int64 per thread. */
-static void space(const conv *c, const term *terms, int64_t lanes, int64_t *forward, int64_t *backward)
+static void space(const conv *c, const term *terms, int64_t threads, int64_t lanes, int64_t *forward, int64_t *backward)
 {
     if (is_depthwise(c)) {
         const frame f = frame_of(c, terms, 0), b = frame_of(c, terms, 1);
@@ -192,11 +193,12 @@ static void space(const conv *c, const term *terms, int64_t lanes, int64_t *forw
     }
     const int64_t in = up(c->channel_in, ROWS), out = up(c->channel_out, ROWS), out_wide = up(c->channel_out, lanes);
     const int64_t kernels = c->groups * c->taps;
+    int64_t ranges, blocks;
+    cut(c, threads, lanes, &ranges, &blocks);
     forward[0] = up(kernels * out * c->channel_in, ALIGNED);
     forward[1] = up((in + out) * TILE, ALIGNED);
-    backward[0] = up(kernels * in * c->channel_out, ALIGNED);
-    backward[1] = kernels * in * out_wide + (2 * in + c->channel_out + out_wide) * TILE + c->terms_per_tap * lanes;
-    backward[1] = up(backward[1], ALIGNED);
+    backward[0] = up(kernels * in * c->channel_out, ALIGNED) + (ranges > 1 ? threads : 1) * up(kernels * in * out_wide, ALIGNED);
+    backward[1] = up((2 * in + c->channel_out + out_wide) * TILE + c->terms_per_tap * lanes, ALIGNED);
     forward[2] = backward[2] = up(c->terms_per_tap * (1 + 3 * runs_per_term(c)), ALIGNED);
 }
 
@@ -332,9 +334,9 @@ INLINE void NAME(meet_run)(REAL *restrict to, const REAL *restrict x, const REAL
     }
 }
 
-void NAME(space)(const conv *c, const term *terms, int64_t *forward, int64_t *backward)
+void NAME(space)(const conv *c, const term *terms, int64_t *forward, int64_t *backward, int64_t threads)
 {
-    space(c, terms, LANES, forward, backward);
+    space(c, terms, threads, LANES, forward, backward);
 }
 
 /* Put a plane of the given size into its frame; the zeros around it are there already. */
@@ -413,7 +415,7 @@ static void NAME(forward_depthwise)(const conv *c, const term *terms, const REAL
     const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out);
     const frame f = frame_of(c, terms, 0);
     int64_t need[3], unused[3];
-    space(c, terms, LANES, need, unused);
+    space(c, terms, threads, LANES, need, unused);
 #pragma omp parallel num_threads(threads)
     {
         int64_t *offset = integers + omp_get_thread_num() * need[2];
@@ -462,7 +464,7 @@ static void NAME(backward_depthwise)(const conv *c, const term *terms, const REA
     const int64_t widest = larger(up(c->size_in[2], LANES), row);
     const frame f = frame_of(c, terms, 0), b = frame_of(c, terms, 1);
     int64_t need[3], unused[3];
-    space(c, terms, LANES, unused, need);
+    space(c, terms, threads, LANES, unused, need);
 #pragma omp parallel num_threads(threads)
     {
         int64_t *offset = integers + omp_get_thread_num() * need[2], *mirrored = offset + all_terms;
@@ -520,7 +522,7 @@ void NAME(forward)(const conv *c, const term *terms, const REAL *shares, const R
     const int64_t positions = c->batch * size_out, tile = tile_size(positions, threads, LANES);
     const int64_t tiles = parts_of(positions, tile);
     int64_t need[3], unused[3];
-    space(c, terms, LANES, need, unused);
+    space(c, terms, threads, LANES, need, unused);
 #pragma omp parallel num_threads(threads)
     {
         REAL *packed = scratch, *mixed = scratch + need[0] + omp_get_thread_num() * need[1];
@@ -578,34 +580,36 @@ void NAME(backward)(const conv *c, const term *terms, const REAL *shares, const 
     }
     const int64_t in = c->channel_in, out = c->channel_out, in_rows = up(in, ROWS), out_wide = up(out, LANES);
     const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out), stride = c->stride[2];
-    const int64_t kernel_size = in_rows * out_wide, kernels = c->groups * c->taps;
+    const int64_t kernel_size = in_rows * out_wide, all_kernels = up(c->groups * c->taps * kernel_size, ALIGNED);
     const int need_u = grad_x || grad_shares;
     int64_t need[3], unused[3], ranges, blocks;
-    space(c, terms, LANES, unused, need);
+    space(c, terms, threads, LANES, unused, need);
     cut(c, threads, LANES, &ranges, &blocks);
     const int64_t block = up(parts_of(in, blocks), ROWS);
     blocks = parts_of(in, block);
+    /* (groups, taps, channel_in, channel_out): each block has rows of its own, but ranges share them. */
+    REAL *packed = scratch, *first_kernels = scratch + up(c->groups * c->taps * in_rows * out, ALIGNED);
 #pragma omp parallel num_threads(threads)
     {
-        const int64_t me = omp_get_thread_num();
-        REAL *packed = scratch, *own = scratch + need[0];      /* own: of all threads */
-        REAL *grad_kernels = own + me * need[1];               /* (groups, taps, channel_in, channel_out) */
-        REAL *mixed = grad_kernels + kernels * kernel_size, *u = mixed + in_rows * TILE; /* (channel_in, positions) */
-        REAL *g_tile = u + in_rows * TILE, *g_columns = g_tile + out * TILE;             /* and its transpose */
+        const int64_t me = omp_get_thread_num(), copies = ranges > 1 ? omp_get_num_threads() : 1;
+        REAL *grad_kernels = first_kernels + (ranges > 1 ? me : 0) * all_kernels;
+        REAL *mixed = scratch + need[0] + me * need[1], *u = mixed + in_rows * TILE; /* (channel_in, positions) */
+        REAL *g_tile = u + in_rows * TILE, *g_columns = g_tile + out * TILE;         /* and its transpose */
         REAL *dots = g_columns + out_wide * TILE;
         int64_t *counts = integers + me * need[2];
         const run *runs = (const run *)(counts + c->terms_per_tap);
         if (need_u) NAME(pack)(c, weight, in, c->taps, out, in * c->taps, packed);
-        if (grad_weight) {
-            memset(grad_kernels, 0, kernels * kernel_size * sizeof(REAL));
-            memset(g_columns, 0, out_wide * TILE * sizeof(REAL));
-        }
+        if (grad_weight) memset(g_columns, 0, out_wide * TILE * sizeof(REAL));
+        if (grad_weight && ranges > 1) memset(grad_kernels, 0, all_kernels * sizeof(REAL));
 #pragma omp for schedule(static)
         for (int64_t unit = 0; unit < ranges * c->groups * blocks; unit++) {
             const int64_t g = unit / blocks % c->groups, range = unit / blocks / c->groups;
             const int64_t i_first = unit % blocks * block, rows = smaller(block, in - i_first);
             const int64_t n_first = c->batch * range / ranges, n_last = c->batch * (range + 1) / ranges;
             const int64_t offset = (g * in + i_first) * size_in;
+            for (int64_t k = 0; k < c->taps && grad_weight && ranges == 1; k++)
+                memset(grad_kernels + (g * c->taps + k) * kernel_size + i_first * out_wide, 0,
+                       up(rows, ROWS) * out_wide * sizeof(REAL));
             if (grad_x)
                 for (int64_t n = n_first; n < n_last; n++)
                     memset(grad_x + offset + n * c->groups * in * size_in, 0, rows * size_in * sizeof(REAL));
@@ -661,14 +665,16 @@ void NAME(backward)(const conv *c, const term *terms, const REAL *shares, const 
         }
         if (grad_weight) {
 #pragma omp for schedule(static)
-            for (int64_t row = 0; row < c->groups * in; row++) {
-                const int64_t g = row / in, i = row % in;
-                for (int64_t k = 0; k < c->taps; k++) {
-                    REAL *sum = own + (g * c->taps + k) * kernel_size + i * out_wide;
-                    for (int64_t thread = 1; thread < omp_get_num_threads(); thread++)
-                        for (int64_t o = 0; o < out; o++) sum[o] += sum[thread * need[1] + o];
-                    for (int64_t o = 0; o < out; o++) grad_weight[((g * out + o) * in + i) * c->taps + k] = sum[o];
-                }
+            for (int64_t column = 0; column < c->groups * out_wide; column += LANES) {
+                const int64_t g = column / out_wide, o = column % out_wide;
+                for (int64_t i = 0; i < in; i++)
+                    for (int64_t k = 0; k < c->taps; k++) {
+                        const REAL *from = first_kernels + (g * c->taps + k) * kernel_size + i * out_wide + o;
+                        VECTOR sum = LOAD(VECTOR, from);
+                        for (int64_t copy = 1; copy < copies; copy++) sum += LOAD(VECTOR, from + copy * all_kernels);
+                        REAL *to = grad_weight + ((g * out + o) * in + i) * c->taps + k;
+                        for (int64_t l = 0; l < smaller(LANES, out - o); l++) to[l * in * c->taps] = sum[l];
+                    }
             }
         }
     }

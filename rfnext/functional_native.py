@@ -153,7 +153,7 @@ def _load(path: Path) -> ctypes.CDLL:
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     for suffix in _SUFFIX.values():
         for name, arguments in (
-            ("space", [pointer] * 4),
+            ("space", [pointer] * 4 + [integer]),
             ("forward", [pointer] * 9 + [integer]),
             ("backward", [pointer] * 11 + [integer]),
         ):
@@ -186,7 +186,7 @@ class _Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(batch: int, channel_in: int, channel_out: int, geometry: Geometry, dtype: torch.dtype) -> _Plan:
+def _plan(batch: int, channel_in: int, channel_out: int, geometry: Geometry, dtype: torch.dtype, threads: int) -> _Plan:
     sharers: dict[tuple[int, ...], int] = {}
     terms: list[tuple[int, ...]] = []
     most = 1
@@ -205,7 +205,7 @@ def _plan(batch: int, channel_in: int, channel_out: int, geometry: Geometry, dty
     for branches, place in sharers.items():
         member[place, list(branches)] = 1
     forward, backward = _integers([0] * 3), _integers([0] * 3)
-    _call("space", dtype, conv, flat, forward, backward)
+    _call("space", dtype, conv, flat, forward, backward, threads)
     return _Plan(conv, flat, member, tuple(forward), tuple(backward))
 
 
@@ -218,11 +218,11 @@ class _Work:
 
     def __init__(self, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry) -> None:
         groups = geometry.groups
-        self.plan = _plan(x.shape[0], weight.shape[1], weight.shape[0] // groups, geometry, x.dtype)
+        self.threads = torch.get_num_threads()
+        self.plan = _plan(x.shape[0], weight.shape[1], weight.shape[0] // groups, geometry, x.dtype, self.threads)
         self.x, self.weight = x.contiguous(), weight.contiguous()
         # Sums of probabilities are taken as precisely as they are given.
         self.shares = (self.plan.member.to(probability.dtype) @ probability).to(x.dtype)
-        self.threads = torch.get_num_threads()
 
     def scratch(self, elements: int, elements_per_thread: int, integers_per_thread: int) -> tuple[Tensor, Tensor]:
         return (
