@@ -19,15 +19,22 @@ input's size (mixing it forward, mixing it anew backward, gathering the z_i), wh
 piece, and 2 b more for the sums over the z_i. The centre tap of a size-keeping conv needs none. What must be kept for
 the backward pass is x alone; branch by branch keeps an output per branch.
 
-The floor: a pass takes 2 operations per element and a product 2 channel_out of them, so the passes' share falls with
-the number of channels and is the same for every batch and length. An example, 8 x 64 x 2000 frames, k 3, 3 branches,
-on one thread of an AMD EPYC: 9 products (3 per tap) take 14.2 ms at 83 GFLOP/s, 24 passes 4.8 ms at 60 GB/s from the
-cache, and some 500 calls of torch the rest of 20.9 ms. The plain conv (oneDNN) takes 18.5 ms: a ratio of 1.13; 1.25
-with 5 branches, 1.6 with 9. Two threads halve products and passes but not the calls: 1.2 to 1.3 with 3 branches.
-`python -m benchmarks.speed` puts the floor of each layer beside what it measures.
+A pass takes 2 operations per element and a product 2 channel_out of them, so the passes' share falls with the number of
+channels and is the same for every batch and length. What an implementation makes of that depends on where the mixed
+input lives. An example, 8 x 64 x 2000 frames, k 3, 3 branches, on one thread of an AMD EPYC, where oneDNN's plain conv
+takes 18 to 22 ms:
+
+- `taps` calls torch tap by tap, on chunks of the batch that stay in a core's cache. 9 products (3 per tap) take 14.2 ms
+  at 83 GFLOP/s, 24 passes 4.8 ms at 60 GB/s from the cache, and some 500 calls the rest of 20.9 ms. More threads share
+  out products and passes, but not the calls: on two, 1.2 to 1.4 times the plain conv.
+- `native` mixes a tile of some hundred positions right before it multiplies it, in C: 18 ms, of which the products take
+  two thirds, on two threads 0.7 to 0.9 times the plain conv. Fewer trips to memory than the plain conv, whose time is
+  far from what its products take, pay for the passes.
+
+`python -m benchmarks.speed` measures every layer, and puts the floor of `taps` beside it.
 
 Where W_k has hardly any columns, as in depthwise convs, there is nothing to share: `rfnext.functional_taps` convolves
-those with one scaled kernel after the other.
+those with one scaled kernel after the other, `rfnext.functional_native` sums up all taps of all branches in registers.
 """
 
 import contextlib
