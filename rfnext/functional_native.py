@@ -76,12 +76,15 @@ def by_native(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tenso
 _lock = threading.Lock()
 
 
-# torch.compile takes the answer as it is and does not look at how it comes about.
-@torch.compiler.assume_constant_result
 def failure() -> str | None:
     """Why there is no library, or None if there is one."""
     with _lock:
         return _library()[1]
+
+
+# torch.compile takes the answer as it is and does not look at how it comes about. This is all that
+# torch.compiler.assume_constant_result does, but for importing the compiler into every program that imports us.
+failure._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

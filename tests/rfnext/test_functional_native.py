@@ -197,6 +197,20 @@ def test_without_a_compiler_auto_does_without(
 
 @needs_compiler
 @pytest.mark.usefixtures("_fresh")
+@pytest.mark.slow
+def test_torch_compile_does_not_look_at_how_the_kernels_come_about() -> None:
+    tensors = arguments(1, (8, 8), (40,), [1, 2])
+    x, weight, bias, p = tensors
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def run(x: Tensor) -> Tensor:
+        return mixed_dilation_conv(x, weight, bias, p, [(1,), (2,)])
+
+    torch.testing.assert_close(run(x), results(tensors, [1, 2], "native")[0])
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_fresh")
 def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
