@@ -28,6 +28,14 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     functional_native._plan.cache_clear()
 
 
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 def arguments(
     batch: int, channels: tuple[int, int], size: tuple[int, ...], dilations: list[int], groups: int = 1
 ) -> list[Tensor]:
@@ -65,17 +73,13 @@ SHAPES = {
 
 
 @needs_compiler
-@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2, 7], indirect=True)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", list(SHAPES))
-def test_equals_the_definition_however_it_is_cut(name: str, stride: int, threads: int) -> None:
+def test_equals_the_definition_however_it_is_cut(name: str, stride: int) -> None:
     batch, channels, size, dilations = SHAPES[name]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert_as_branches(arguments(batch, channels, size, dilations), dilations, stride=stride)
-    finally:
-        torch.set_num_threads(before)
+    assert_as_branches(arguments(batch, channels, size, dilations), dilations, stride=stride)
 
 
 DEPTHWISE = {
@@ -91,29 +95,21 @@ DEPTHWISE = {
 
 
 @needs_compiler
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", list(DEPTHWISE))
-def test_depthwise_convs_equal_the_definition(name: str, stride: int, threads: int) -> None:
+def test_depthwise_convs_equal_the_definition(name: str, stride: int) -> None:
     batch, groups, size, dilations = DEPTHWISE[name]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert_as_branches(arguments(batch, (1, 1), size, dilations, groups), dilations, groups=groups, stride=stride)
-    finally:
-        torch.set_num_threads(before)
+    assert_as_branches(arguments(batch, (1, 1), size, dilations, groups), dilations, groups=groups, stride=stride)
 
 
 @needs_compiler
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
 @pytest.mark.parametrize("groups", [2, 5])
-def test_groups_equal_the_definition(groups: int, threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert_as_branches(arguments(2, (8, 9), (30, 9), [1, 3], groups), [1, 3], groups=groups)
-    finally:
-        torch.set_num_threads(before)
+def test_groups_equal_the_definition(groups: int) -> None:
+    assert_as_branches(arguments(2, (8, 9), (30, 9), [1, 3], groups), [1, 3], groups=groups)
 
 
 @needs_compiler
