@@ -28,7 +28,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 import rfnext
-from rfnext import functional_native
+from rfnext import native_library
 from rfnext.atomic import write_text
 from tasks.spec import Metric, Task
 
@@ -405,7 +405,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         with contextlib.suppress(OSError):
             found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
             name = found[1].strip() if found else name
-    native = functional_native.failure() is None
+    native = native_library.failure() is None
     return {"type": device.type, "name": name, "threads": torch.get_num_threads(), "native_kernels": native}
 
 

@@ -100,7 +100,7 @@ def mixed_dilation_conv(
             "taps": mixes the shifted inputs, then multiplies once; keeps only x for the backward pass.
             "dense": folds the branches into one larger kernel; good where the dilations have a coarse common grid.
             "native": as "taps", by kernels for CPUs that mix and multiply in the cache, in float32 and float64;
-                compiled once per machine, see `rfnext.functional_native`. Needs a C compiler.
+                compiled once per machine, see `rfnext.native_library`. Needs a C compiler.
             "triton": as "taps", by kernels for GPUs that mix in registers; dense and depthwise convs over one or two
                 axes in float32, bfloat16 or float16. Needs a CUDA device and the package triton.
             "auto": the fastest of these here, see `pin_implementation`.
@@ -323,7 +323,7 @@ def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor,
         _check_implementation(_pinned, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
         return _pinned
     if _pinned == _RULE or not _may_measure(x):
-        return _rule(x, weight, geometry)
+        return _rule(x, weight, bias, probability, geometry)
     probability, geometry = merge_equal(probability, geometry)
     if len(geometry.dilations) == 1:
         return "dense"
@@ -332,7 +332,7 @@ def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor,
     cells = math.prod(grid.size)
     if cells <= 2 * len(geometry.dilations) * math.prod(geometry.kernel):
         candidates.append("dense")
-    if native_is_for(x, weight, geometry):
+    if native_is_for(x, weight, bias, probability, geometry):
         candidates.append("native")
     if _triton_can(x, weight, geometry):
         candidates.append("triton")
@@ -382,12 +382,12 @@ def _may_measure(x: Tensor) -> bool:
     )
 
 
-def _rule(x: Tensor, weight: Tensor, geometry: Geometry) -> str:
+def _rule(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The choice where nothing can be measured, from shapes and device alone."""
     if torch._C._are_functorch_transforms_active():  # which know nothing of our autograd functions
         return "branches"
     if x.device.type == "cpu":
-        return "native" if native_is_for(x, weight, geometry) else "taps"
+        return "native" if native_is_for(x, weight, bias, probability, geometry) else "taps"
     # Elsewhere the mixed input, written and read once per tap, weighs more than products in low precision.
     wide = not is_thin(weight, geometry.groups)
     return "taps" if wide and x.dtype in (torch.float32, torch.float64) else "branches"

@@ -21,6 +21,17 @@ static int omp_get_thread_num(void) { return 0; }
 static int omp_get_num_threads(void) { return 1; }
 #endif
 
+/* How many threads to ask for; int64_t because the caller knows no other integers. */
+int64_t most_threads(int64_t wanted)
+{
+#ifdef _OPENMP
+    return wanted;
+#else
+    (void)wanted;
+    return 1;
+#endif
+}
+
 /* A product holds ROWS x COLUMNS vectors of sums in registers, beside COLUMNS of one operand and one of the other: 28 of 32
    registers, or 16 of 16. */
 #if defined(__AVX512F__)
@@ -130,9 +141,13 @@ static int64_t terms_of_tap(const conv *c, const term *terms, int64_t t)
 static void cut(const conv *c, int64_t threads, int64_t lanes, int64_t *ranges, int64_t *blocks)
 {
     const int64_t panels = parts_of(c->channel_in, ROWS), size = volume(c->size_out);
+    /* Ranges cost memory: no more than the input and the output take, unless that is little. */
+    const int64_t copies = threads * c->groups * c->taps * up(c->channel_in, ROWS) * up(c->channel_out, lanes);
+    const int64_t ends = c->batch * c->groups * (c->channel_in * volume(c->size_in) + c->channel_out * size);
+    const int64_t most = copies <= larger(ends, 1 << 22) ? smaller(threads, c->batch) : 1;
     double least = 0;
     *ranges = *blocks = 1;
-    for (int64_t r = 1; r <= smaller(threads, c->batch); r++) {
+    for (int64_t r = 1; r <= most; r++) {
         const int64_t b = smaller(parts_of(threads, r), panels);
         /* Work of the piece that is last to finish: each block arranges all of g anew, and of ranges each thread sums up a
            gradient of the weights of its own, which costs it about as much as so many positions. */

@@ -21,7 +21,7 @@ from benchmarks import record
 from benchmarks.record import Busy, Cell, Cost, Record, RecordError, claim, fingerprint, protocol, rebuild
 from benchmarks.run import make_record
 from benchmarks.training import Job
-from rfnext import functional_native
+from rfnext import native_library
 from tasks.spec import Metric
 
 METRICS = {"accuracy": 90.0, "loss": 0.25}
@@ -54,7 +54,7 @@ def test_a_record_names_machine_and_versions(done: Record) -> None:
     assert done.device["type"] == "cpu"
     assert done.device["name"]
     assert done.device["threads"] >= 1
-    assert done.device["native_kernels"] is (functional_native.failure() is None)
+    assert done.device["native_kernels"] is (native_library.failure() is None)
     assert {"python", "torch", "rfnext", "lightning", "numpy", "mmdet", "librosa"} <= set(done.versions)
     assert done.versions["torch"] == importlib.metadata.version("torch")
     assert done.versions["python"] == ".".join(map(str, sys.version_info[:3]))

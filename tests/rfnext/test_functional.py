@@ -20,12 +20,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from rfnext import functional, functional_native
+from rfnext import functional, native_library
 from rfnext.functional import mixed_dilation_conv, pin_implementation, reproducible
 from rfnext.functional_convs import dense_grid
 
 # The last one needs a C compiler; test_functional_native.py says so where there is none.
-NATIVE = ("native",) if functional_native.failure() is None else ()
+NATIVE = ("native",) if native_library.failure() is None else ()
 IMPLEMENTATIONS = ("branches", "taps", "dense", *NATIVE)
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 NUMPY_MODE = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}

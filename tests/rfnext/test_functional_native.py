@@ -6,14 +6,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
 
-from rfnext import functional, functional_native, mixed_dilation_conv, reproducible
+from rfnext import functional, functional_native, mixed_dilation_conv, native_library, reproducible
 
-needs_compiler = pytest.mark.skipif(functional_native.failure() is not None, reason="needs a C compiler")
+needs_compiler = pytest.mark.skipif(native_library.failure() is not None, reason="needs a C compiler")
 
 
 @pytest.fixture
@@ -21,10 +24,10 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A process that has compiled nothing yet, with a cache folder of its own."""
     monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(functional, "_chosen", {})
-    functional_native._library.cache_clear()
+    native_library._library.cache_clear()
     functional_native._plan.cache_clear()
     yield
-    functional_native._library.cache_clear()
+    native_library._library.cache_clear()
     functional_native._plan.cache_clear()
 
 
@@ -123,8 +126,8 @@ def test_a_network_of_many_branches_is_no_limit() -> None:
 @pytest.mark.parametrize("flags", [("-mavx2", "-mfma", "-mno-avx512f"), ("-msse2", "-mno-avx"), ("-fopenmp",)])
 def test_other_processors_and_no_openmp_give_the_same(flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Registers of other widths and numbers are other code; the flags leave out OpenMP, too, or nothing else."""
-    monkeypatch.setattr(functional_native, "_TRIED", (flags,))
-    if functional_native.failure() is not None:
+    monkeypatch.setattr(native_library, "_TRIED", (flags,))
+    if native_library.failure() is not None:
         pytest.skip(f"no compiler here for {' '.join(flags)}")
     for name in ("long", "small images", "many channels"):
         batch, channels, size, dilations = SHAPES[name]
@@ -169,7 +172,13 @@ def test_a_device_that_is_no_cpu_is_refused() -> None:
 
 @pytest.mark.usefixtures("_fresh")
 @pytest.mark.parametrize(
-    ("compiler", "reason"), [("no-such-compiler", "No such file"), ("false", "false .*: failed"), (None, "install gcc")]
+    ("compiler", "reason"),
+    [
+        ("no-such-compiler", "No such file"),
+        ("false", "false .*: failed with status 1"),
+        ("gcc '-O2", "No closing quotation"),
+        (None, "install gcc"),
+    ],
 )
 def test_without_a_compiler_auto_does_without(
     compiler: str | None, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -212,7 +221,7 @@ def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path / "file"))
-    with caplog.at_level(logging.INFO, logger="rfnext.functional_native"):
+    with caplog.at_level(logging.INFO, logger="rfnext.native_library"):
         assert_as_branches(arguments(1, (8, 8), (40,), [1, 2]), [1, 2])
     assert any("not kept for the next process" in message for message in caplog.messages)
 
@@ -237,8 +246,101 @@ def test_is_compiled_once_per_machine_by_however_many_processes(tmp_path: Path) 
     assert {out for out, _ in printed} == {"14976.0\n"}
     (kept,) = tmp_path.iterdir()
     assert start(tmp_path).communicate() == ("14976.0\n", "")
-    # A disk may lose what it was given: what is not whole is made anew.
+    # A disk may lose what it was given: what is not whole is made anew, as is what others may have written.
     whole = kept.read_bytes()
-    kept.write_bytes(whole[:100])
+    kept.write_bytes(whole[: len(whole) // 2])
     assert start(tmp_path).communicate() == ("14976.0\n", "compiled by\n")
     assert kept.read_bytes() == whole
+    kept.chmod(0o666)
+    assert start(tmp_path).communicate() == ("14976.0\n", "compiled by\n")
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_fresh")
+def test_a_user_without_a_home_compiles_without_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("RFNEXT_CACHE")
+    monkeypatch.setattr(Path, "home", fail)
+    assert native_library.failure() is None
+    assert_as_branches(arguments(1, (8, 8), (40,), [1, 2]), [1, 2])
+
+
+class Wrapper(Tensor):
+    """A tensor whose elements lie elsewhere."""
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> "Wrapper":
+        return Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)  # type: ignore[attr-defined]
+
+    def __init__(self, inner: Tensor) -> None:
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        def bare(tree: Any) -> Any:
+            return tree_map(lambda t: t.inner if isinstance(t, Wrapper) else t, tree)
+
+        return function(*bare(arguments), **bare(options or {}))
+
+
+LAYER = {"dilations": [(1,), (2,)]}
+
+
+@needs_compiler
+@pytest.mark.parametrize("implementation", ["native", "auto"])
+def test_elements_that_lie_elsewhere_are_left_to_torch(implementation: str) -> None:
+    x, weight, p = torch.randn(2, 8, 40), torch.randn(8, 8, 3), torch.rand(2)
+    expected = mixed_dilation_conv(x, weight, None, p, **LAYER, implementation="taps")
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        with torch.no_grad(), reproducible(torch.device("cpu")):
+            return mixed_dilation_conv(x, weight, None, p, **LAYER, implementation=implementation)
+
+    torch.testing.assert_close(run(Wrapper(x), weight), expected)
+    torch.testing.assert_close(run(x, Wrapper(weight)), expected)
+    torch.testing.assert_close(run(torch._neg_view(-x), weight), expected)
+    assert not run(torch._efficientzerotensor(x.shape), weight).any()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert run(mode.from_tensor(x), mode.from_tensor(weight)).shape == expected.shape
+
+
+@needs_compiler
+@pytest.mark.parametrize("implementation", ["native", "auto"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_weight_of_another_type_than_the_input_is_an_error(implementation: str, dtype: torch.dtype) -> None:
+    x, weight, p = torch.randn(2, 8, 40), torch.randn(8, 8, 3, dtype=dtype), torch.rand(2)
+    with reproducible(torch.device("cpu")), pytest.raises(RuntimeError):
+        mixed_dilation_conv(x, weight, None, p, **LAYER, implementation=implementation)
+
+
+@needs_compiler
+def test_a_default_device_elsewhere_changes_nothing() -> None:
+    functional_native._plan.cache_clear()
+    tensors = arguments(2, (8, 8), (40,), [1, 2])
+    expected = results(tensors, [1, 2], "branches")
+    torch.set_default_device("meta")
+    try:
+        y = mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="native")
+        found = torch.autograd.grad(y.square().sum(), tensors)
+    finally:
+        torch.set_default_device(None)
+    torch.testing.assert_close(y, expected[0], rtol=1e-10, atol=1e-10)
+    again = torch.autograd.grad(
+        mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="branches").square().sum(), tensors
+    )
+    torch.testing.assert_close(found, again, rtol=1e-10, atol=1e-10)
+
+
+@needs_compiler
+def test_many_threads_do_not_each_hold_a_gradient_of_a_large_weight() -> None:
+    geometry = functional._check(
+        torch.empty(32, 256, 8, 8), torch.empty(256, 256, 3, 3), None, torch.ones(2), [(1, 1), (2, 2)], 1, None, 1,
+        "zeros", "native",
+    )  # fmt: skip
+    weight = 256 * 256 * 9
+    for threads in (1, 16, 64):
+        plan = functional_native._plan(32, 256, 256, geometry, torch.float32, threads)
+        assert plan.backward[0] < 3 * weight
