@@ -50,7 +50,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from rfnext.functional_convs import CONV, Geometry, by_branches, by_dense, dense_grid, merge_equal, size_out
+from rfnext.functional_convs import CONV, Geometry, by_branches, by_dense, dense_grid, merge_equal, remembered, size_out
 from rfnext.functional_native import by_native
 from rfnext.functional_native import is_for as native_is_for
 from rfnext.functional_taps import by_taps, is_thin
@@ -140,57 +140,79 @@ def _check(
 ) -> Geometry:
     """Validate every argument once, for all implementations."""
     _check_implementation(implementation)
+    return _validated(
+        tuple(x.shape),
+        tuple(weight.shape),
+        None if bias is None else tuple(bias.shape),
+        tuple(probability.shape),
+        tuple(map(tuple, dilations)),
+        stride if isinstance(stride, int) else tuple(stride),
+        None
+        if padding is None
+        else tuple(tuple(p if isinstance(p, int) else (p[0], p[1]) for p in q) for q in padding),
+        groups,
+        padding_mode,
+    )
+
+
+@remembered
+def _validated(
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias: tuple[int, ...] | None,
+    probability: tuple[int, ...],
+    dilations: tuple[tuple[int, ...], ...],
+    stride: int | tuple[int, ...],
+    padding: Padding | None,
+    groups: int,
+    padding_mode: str,
+) -> Geometry:
+    """The tensors by their shapes."""
     if padding_mode not in _PADDING_MODES:
         raise ValueError(f"unknown padding_mode {padding_mode!r}; known are {', '.join(_PADDING_MODES)}")
-    rank = weight.dim() - 2
+    rank = len(weight) - 2
     if rank not in CONV:
         raise ValueError(
-            f"weight must be (channel_out, channel_in // groups, *kernel) with 1 to 3 kernel axes, "
-            f"got shape {tuple(weight.shape)}"
+            f"weight must be (channel_out, channel_in // groups, *kernel) with 1 to 3 kernel axes, got shape {weight}"
         )
-    if x.dim() not in (rank + 1, rank + 2):
+    if len(x) not in (rank + 1, rank + 2):
         raise ValueError(
             f"x must be (batch, channel, *size) or (channel, *size) with {rank} spatial axes to fit weight "
-            f"{tuple(weight.shape)}, got shape {tuple(x.shape)}"
+            f"{weight}, got shape {x}"
         )
-    channel_in, channel_out = x.shape[-rank - 1], weight.shape[0]
-    if groups < 1 or channel_out % groups or channel_in != weight.shape[1] * groups:
+    channel_in, channel_out = x[-rank - 1], weight[0]
+    if groups < 1 or channel_out % groups or channel_in != weight[1] * groups:
         raise ValueError(
-            f"x has {channel_in} channels; weight {tuple(weight.shape)} with groups={groups} needs "
-            f"{weight.shape[1] * groups} and a channel_out divisible by groups"
+            f"x has {channel_in} channels; weight {weight} with groups={groups} needs "
+            f"{weight[1] * groups} and a channel_out divisible by groups"
         )
-    if bias is not None and bias.shape != (channel_out,):
-        raise ValueError(f"bias must have shape ({channel_out},), got {tuple(bias.shape)}")
+    if bias is not None and bias != (channel_out,):
+        raise ValueError(f"bias must have shape ({channel_out},), got {bias}")
     if len(dilations) == 0:
         raise ValueError("dilations is empty; give one tuple per branch")
-    if probability.shape != (len(dilations),):
-        raise ValueError(
-            f"probability must have one entry per branch, shape ({len(dilations)},), got {tuple(probability.shape)}"
-        )
+    if probability != (len(dilations),):
+        raise ValueError(f"probability must have one entry per branch, shape ({len(dilations)},), got {probability}")
     for branch, dilation in enumerate(dilations):
         if len(dilation) != rank or any(d < 1 for d in dilation):
             raise ValueError(
-                f"dilation of branch {branch} must be {rank} positive integers, one per spatial axis, "
-                f"got {tuple(dilation)}"
+                f"dilation of branch {branch} must be {rank} positive integers, one per spatial axis, got {dilation}"
             )
     strides = (stride,) * rank if isinstance(stride, int) else tuple(stride)
     if len(strides) != rank or any(s < 1 for s in strides):
         raise ValueError(f"stride must be a positive integer or {rank} of them, got {stride}")
-    kernel, size_in = tuple(weight.shape[2:]), tuple(x.shape[-rank:])
+    kernel, size_in = weight[2:], x[-rank:]
     paddings = _paddings(padding, kernel, dilations)
     sizes = [
         size_out(size_in, kernel, dilation, strides, sides) for dilation, sides in zip(dilations, paddings, strict=True)
     ]
     if any(size != sizes[0] for size in sizes):
         raise ValueError(
-            f"branches must have one output size, got {sizes} for dilations {[tuple(d) for d in dilations]}; "
+            f"branches must have one output size, got {sizes} for dilations {list(dilations)}; "
             "give each branch the padding that keeps its size"
         )
     if min(sizes[0]) < 1:
         raise ValueError(f"kernel {kernel} does not fit the padded input {size_in}: the output size is {sizes[0]}")
-    return Geometry(
-        kernel, tuple(tuple(d) for d in dilations), strides, paddings, groups, padding_mode, size_in, sizes[0]
-    )
+    return Geometry(kernel, dilations, strides, paddings, groups, padding_mode, size_in, sizes[0])
 
 
 def _check_implementation(name: str, origin: str = "") -> None:

@@ -1,14 +1,33 @@
 """The implementations of the searched convolution that are made of torch's own: `branches` and `dense`."""
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def remembered(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """What index arithmetic comes to, kept for the layers of a network, which ask in every step.
+
+    torch.compile, which knows sizes as symbols, does it anew, and once.
+    """
+    kept = functools.lru_cache(maxsize=1024)(function)
+
+    @functools.wraps(function)
+    def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        return (function if torch.compiler.is_compiling() else kept)(*args, **kwargs)
+
+    return run
 
 
 class Geometry(NamedTuple):
@@ -105,6 +124,7 @@ class Grid(NamedTuple):
     position: tuple[tuple[int, ...], ...]
 
 
+@remembered
 def dense_grid(geometry: Geometry) -> Grid:
     size, step, padding = [], [], []
     positions: list[list[int]] = [[0] for _ in geometry.dilations]
@@ -143,16 +163,24 @@ def by_dense(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor
 
 def merge_equal(probability: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
     """Merge branches that read the same elements: equal ones, and those that differ where the kernel has one tap."""
+    equal, merged_geometry = _equal_branches(geometry)
+    if len(equal) == len(geometry.dilations):
+        return probability, geometry
+    each = probability.unbind()
+    return torch.stack([torch.stack([each[i] for i in same]).sum() for same in equal]), merged_geometry
+
+
+@remembered
+def _equal_branches(geometry: Geometry) -> tuple[list[list[int]], Geometry]:
     branches: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for branch, (dilation, padding) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):
         reads = zip(dilation, padding, geometry.kernel, strict=True)
         branches.setdefault(tuple((before, d if k > 1 else 1) for d, (before, _), k in reads), []).append(branch)
-    if len(branches) == len(geometry.dilations):
-        return probability, geometry
-    each = probability.unbind()
-    merged = torch.stack([torch.stack([each[i] for i in same]).sum() for same in branches.values()])
-    firsts = [same[0] for same in branches.values()]
-    return merged, geometry._replace(
+    equal = list(branches.values())
+    if len(equal) == len(geometry.dilations):
+        return equal, geometry
+    firsts = [same[0] for same in equal]
+    return equal, geometry._replace(
         dilations=tuple(geometry.dilations[i] for i in firsts), padding=tuple(geometry.padding[i] for i in firsts)
     )
 

@@ -82,7 +82,15 @@ class _Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(batch: int, channel_in: int, channel_out: int, geometry: Geometry, dtype: torch.dtype, threads: int) -> _Plan:
+def _plan(
+    batch: int,
+    channel_in: int,
+    channel_out: int,
+    geometry: Geometry,
+    dtype: torch.dtype,
+    probability_dtype: torch.dtype,
+    threads: int,
+) -> _Plan:
     sharers: dict[tuple[int, ...], int] = {}
     terms: list[tuple[int, ...]] = []
     most = 1
@@ -97,7 +105,7 @@ def _plan(batch: int, channel_in: int, channel_out: int, geometry: Geometry, dty
     taps = math.prod(geometry.kernel)
     conv = _integers((batch, geometry.groups, channel_in, channel_out, taps, len(terms), most, len(sharers), *sizes))
     flat = _integers([n for term in terms for n in term])
-    member = torch.zeros(len(sharers), len(geometry.dilations), dtype=torch.float64, device="cpu")
+    member = torch.zeros(len(sharers), len(geometry.dilations), dtype=probability_dtype, device="cpu")
     for branches, place in sharers.items():
         member[place, list(branches)] = 1
     forward, backward = _integers([0] * 3), _integers([0] * 3)
@@ -115,10 +123,12 @@ class _Work:
     def __init__(self, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry) -> None:
         groups = geometry.groups
         self.threads = library().most_threads(torch.get_num_threads())
-        self.plan = _plan(x.shape[0], weight.shape[1], weight.shape[0] // groups, geometry, x.dtype, self.threads)
+        self.plan = _plan(
+            x.shape[0], weight.shape[1], weight.shape[0] // groups, geometry, x.dtype, probability.dtype, self.threads
+        )
         self.x, self.weight = _in_order(x), _in_order(weight)
         # Sums of probabilities are taken as precisely as they are given.
-        self.shares = (self.plan.member.to(probability.dtype) @ probability).to(x.dtype)
+        self.shares = (self.plan.member @ probability).to(x.dtype)
 
     def scratch(self, elements: int, elements_per_thread: int, integers_per_thread: int) -> tuple[Tensor, Tensor]:
         return (
@@ -143,6 +153,9 @@ def _backward(
     need_x, need_weight, _, need_probability = needed
     if not (need_x or need_weight or need_probability):
         return None, None, None
+    if not _is_plain(g):
+        kind = f"{type(g).__name__} on {g.device}"
+        raise ValueError(f'implementation="native" needs a plain tensor on the CPU as gradient, not {kind}')
     work, g = _Work(x, weight, probability, geometry), _in_order(g)
     grad_x = torch.empty_like(work.x) if need_x else None
     grad_weight = torch.empty_like(work.weight) if need_weight else None
@@ -154,7 +167,7 @@ def _backward(
     _call("backward", x.dtype, work.plan.conv, work.plan.terms, *map(_pointer, tensors), work.threads)
     if grad_shares is None:
         return grad_x, grad_weight, None
-    return grad_x, grad_weight, (grad_shares.sum(0) @ work.plan.member).to(probability.dtype)
+    return grad_x, grad_weight, grad_shares.sum(0).to(probability.dtype) @ work.plan.member
 
 
 def _in_order(tensor: Tensor) -> Tensor:
@@ -162,13 +175,7 @@ def _in_order(tensor: Tensor) -> Tensor:
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
-    if tensor is None:
-        return None
-    if not _is_plain(tensor) or not tensor.is_contiguous():  # of a gradient, perhaps; nothing has been computed yet
-        raise ValueError(
-            f'implementation="native" needs plain tensors on the CPU, not {type(tensor)} on {tensor.device}'
-        )
-    return tensor.data_ptr()
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:

@@ -6,6 +6,7 @@ backward pass, which mixes again: that costs less than a trip of the mixed input
 saving it.
 """
 
+import contextlib
 import functools
 import itertools
 import math
@@ -112,7 +113,10 @@ class _Exact(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (g,), needed = grad_outputs, ctx.needs_input_grad[:4]
         x, weight, bias, probability = ctx.saved_tensors
-        with torch.autocast(g.device.type, enabled=False):
+        device = g.device.type
+        # Entering one takes longer than asking whether there is any.
+        plain = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
+        with plain:
             if not torch.is_grad_enabled():
                 return (*ctx.backward(g, x, weight, bias, probability, ctx.geometry, needed), None, None, None)
             # create_graph=True: by operations that can be differentiated once more.

@@ -342,5 +342,5 @@ def test_many_threads_do_not_each_hold_a_gradient_of_a_large_weight() -> None:
     )  # fmt: skip
     weight = 256 * 256 * 9
     for threads in (1, 16, 64):
-        plan = functional_native._plan(32, 256, 256, geometry, torch.float32, threads)
+        plan = functional_native._plan(32, 256, 256, geometry, torch.float32, torch.float32, threads)
         assert plan.backward[0] < 3 * weight
