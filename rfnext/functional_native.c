@@ -1,4 +1,5 @@
-/* The implementation `native` of the searched convolution, for CPUs: `rfnext/functional_native.py` compiles and calls it.
+/* The implementation `native` of the searched convolution, for CPUs. `rfnext/native_library.py` compiles it,
+   `rfnext/functional_native.py` calls it.
 
    The identity behind it is derived in rfnext/functional.py: y = sum_k W_k m_k with the mixed input
    m_k = sum_i p_i shift(x, k d_i). Positions (batch, *size_out) are flattened and cut into tiles. For each tile and tap the
