@@ -8,5 +8,5 @@
 set -euo pipefail
 CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 python=$(bash setup.sh)
-[ $# -gt 0 ] || printf 'The tests take 16 to 20 minutes on 2 cores.\n'
+[ $# -gt 0 ] || printf 'The tests take 15 to 20 minutes on 2 cores.\n'
 exec "$python" -m pytest "$@"
