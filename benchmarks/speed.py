@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.record import ROOT, commit, describe_device, versions
-from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv, mixed_dilation_conv
+from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv, mixed_dilation_conv, native_library
 from rfnext.atomic import write_bytes, write_text
 from rfnext.functional import pin_implementation
 from tasks.action_segmentation.models import ms_tcn, searched
@@ -315,7 +315,7 @@ def of_layer(layer: Layer, branches: int) -> dict[str, Callable[[], object]]:
         return torch.autograd.grad(y, (x, weight, bias), g)
 
     ways: dict[str, Callable[[], object]] = {PLAIN: plain}
-    ways |= {name: mixed(name) for name in (BRANCHES, "taps", "dense", "native", "auto")}
+    ways |= {name: mixed(name) for name in (BRANCHES, "taps", "dense", *_native(), "auto")}
     reach = [d for (d, *_) in dilations]
     cells = ((layer.kernel - 1) * max(reach) // math.gcd(*reach) + 1) ** axes
     if cells > 4 * branches * layer.kernel**axes:
@@ -327,6 +327,11 @@ def of_layer(layer: Layer, branches: int) -> dict[str, Callable[[], object]]:
         parameters = [x, *operator.parameters()]
         ways[MMCV] = lambda: torch.autograd.grad(operator(x), parameters, g)
     return ways
+
+
+def _native() -> tuple[str, ...]:
+    """Its column, if this machine has what it takes."""
+    return ("native",) if native_library.failure() is None else ()
 
 
 def mmcv_operator(conv: nn.Conv2d, branches: int) -> Any:
@@ -358,7 +363,7 @@ def of_model(model: Model) -> dict[str, Callable[[], object]]:
 
         return run
 
-    ways = {PLAIN: step(network)} | {name: step(searching, name) for name in (BRANCHES, "taps", "native", "auto")}
+    ways = {PLAIN: step(network)} | {name: step(searching, name) for name in (BRANCHES, "taps", *_native(), "auto")}
     convs = {name: conv for name, conv in network.named_modules() if model.where(name, conv)}
     if Conv2dRFSearchOp is not None and all(isinstance(conv, nn.Conv2d) for conv in convs.values()):
         published = copy.deepcopy(network)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rfnext.functional_convs import Geometry, by_branches
-from rfnext.functional_taps import as_operator, by_taps, is_thin, meets_input, shifts_of_taps
+from rfnext.functional_taps import as_operator, by_taps, is_depthwise, is_thin, meets_input, shifts_of_taps
 from rfnext.native_library import failure, library
 
 _SUFFIX = {torch.float32: "float", torch.float64: "double"}
@@ -33,7 +33,7 @@ def is_for(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, 
     stride 1.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    depthwise = weight.shape[1] == 1 and weight.shape[0] == geometry.groups and max(geometry.stride) == 1
+    depthwise = is_depthwise(weight, geometry.groups) and max(geometry.stride) == 1
     fits = dtype in _SUFFIX and x.dtype == weight.dtype and (depthwise or not is_thin(weight, geometry.groups))
     # Under torch.compile none is what it looks like, but will be.
     plain = torch.compiler.is_compiling() or all(_is_plain(t) for t in (x, weight, bias, probability) if t is not None)

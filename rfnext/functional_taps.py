@@ -241,6 +241,10 @@ def is_thin(weight: Tensor, groups: int) -> bool:
     return min(weight.shape[1], weight.shape[0] // groups) < FEW_CHANNELS
 
 
+def is_depthwise(weight: Tensor, groups: int) -> bool:
+    return weight.shape[1] == 1 and weight.shape[0] == groups
+
+
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     run = _thin_forward if is_thin(weight, geometry.groups) else _wide_forward
     return run(x, weight, bias, probability, geometry)
@@ -560,7 +564,7 @@ def _thin_backward(
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     need_x, need_weight, _, need_probability = needed
     source, g_source = _for_onednn(x), _for_onednn(g)
-    mirror = weight.shape[1] == 1 and geometry.groups == weight.shape[0] and max(geometry.stride) == 1
+    mirror = is_depthwise(weight, geometry.groups) and max(geometry.stride) == 1
     wanted = [need_x and not mirror, need_weight or need_probability, False]
     grad_x, grad_weight, grad_probability = None, torch.zeros_like(weight), torch.zeros_like(probability)
     for branch, (dilation, sides) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from rfnext.functional_convs import Geometry, by_branches
-from rfnext.functional_taps import as_operator, channels_are_last, empty
+from rfnext.functional_taps import as_operator, channels_are_last, empty, is_depthwise
 
 # Not a requirement of ours: torch comes with the release that it works with, or without one.
 triton: Any = importlib.import_module("triton")
@@ -55,7 +55,7 @@ def refusal(x: Tensor, weight: Tensor, geometry: Geometry) -> str | None:
         return "Triton's interpreter knows no products in bfloat16"
     if len(geometry.kernel) > 2:
         return "it knows one and two spatial axes, not three"
-    if geometry.groups > 1 and not _is_depthwise(weight, geometry):
+    if geometry.groups > 1 and not is_depthwise(weight, geometry.groups):
         return f"it knows groups=1 and depthwise convs, not groups={geometry.groups} with weight {tuple(weight.shape)}"
     return None
 
@@ -71,10 +71,6 @@ def by_triton(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tenso
     if x.shape[0] == 0:
         return by_branches(x, weight, bias, probability, geometry)
     return _operator(x, weight, bias, probability, geometry)
-
-
-def _is_depthwise(weight: Tensor, geometry: Geometry) -> bool:
-    return geometry.groups == weight.shape[0] and weight.shape[1] == 1
 
 
 # Kernels. All see images (batch, channel, height, width), 1-d inputs with a height of 1, by their strides. A position
@@ -403,7 +399,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor
     y = empty(x, (x.shape[0], weight.shape[0], *geometry.size_out), channels_are_last(x))
     shifts, mul = _shifts(geometry, 1, x.device), _pair(geometry.stride)
     with _on_device(x):
-        if _is_depthwise(weight, geometry):
+        if is_depthwise(weight, geometry.groups):
             _depthwise(x, _by_tap(weight)[:, :, 0].contiguous(), bias, probability, y, shifts, mul, (1, 1))
         else:
             _product(x, _by_tap(weight), bias, probability.float(), y, shifts, mul, (1, 1))
@@ -442,7 +438,7 @@ def _backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     need_x, need_weight, _, need_probability = needed
     kernel, share = _by_tap(weight), probability.float()
-    depthwise = _is_depthwise(weight, geometry)
+    depthwise = is_depthwise(weight, geometry.groups)
     grad_x = grad_weight = grad_probability = None
     with _on_device(x):
         if need_x:

@@ -71,22 +71,21 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
 
 def _find() -> ctypes.CDLL:
     """The kept library, or a new one, which is kept if that is possible."""
-    folder: Path | None = None
+    place: Path | None = None  # where it is kept, but for the hash of its content
     try:
-        folder = cache_folder()
-        key = _key()
-        for path in sorted(folder.glob(f"native-{key}-*.so")):
+        place = cache_folder() / f"native-{_key()}"
+        for path in sorted(place.parent.glob(f"{place.name}-*.so")):
             if _is_ours_and_whole(path):
                 return _load(path)
     except (OSError, RuntimeError) as error:  # no home, no permission, a file system that executes nothing
-        logger.info("no compiled kernels from %s: %s", folder or "the cache folder", error)
+        logger.info("no compiled kernels from %s: %s", place or "the cache folder", error)
     with tempfile.TemporaryDirectory(prefix="rfnext-") as temporary:
         built = Path(temporary, "native.so")
         _compile(built)
-        if folder is not None:
+        if place is not None:
             try:
                 data = built.read_bytes()
-                path = folder / f"native-{_key()}-{_digest(data)}.so"
+                path = place.with_name(f"{place.name}-{_digest(data)}.so")
                 write_bytes(path, data)
                 path.chmod(0o600)
                 return _load(path)

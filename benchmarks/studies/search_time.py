@@ -28,7 +28,7 @@ import tasks
 from benchmarks.record import ROOT, commit, describe_device, versions
 from benchmarks.run import UsageError, override, preset_name
 from benchmarks.training import seed_everything
-from rfnext import LocalSearch, Structure
+from rfnext import LocalSearch, Structure, native_library
 from rfnext.atomic import write_text
 from rfnext.functional import pin_implementation
 from tasks.spec import Run
@@ -72,8 +72,10 @@ def measure(options: Options, fields: Sequence[str]) -> dict[str, Any]:
         fields: command line of the config's fields, e.g. --epochs 4.
 
     Raises:
-        UsageError: if there is no such task, preset or field, or its data is missing.
+        UsageError: if there is no such task, preset or field, or its data or a C compiler is missing.
     """
+    if reason := native_library.failure():
+        raise UsageError(f"the search by native kernels is part of the comparison: {reason}")
     if options.task not in tasks.names():
         raise UsageError(f"no task {options.task!r}; the tasks: {', '.join(tasks.names())}")
     task = tasks.load(options.task)
