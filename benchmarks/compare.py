@@ -22,7 +22,7 @@ import tyro
 from benchmarks.groups import Estimate, estimate
 from benchmarks.methods import METHODS
 from benchmarks.record import Cell, Record, protocol_differences, read_all
-from rfnext.atomic import write_text
+from rfnext.files import write_text
 from tasks.spec import Metric
 
 

@@ -26,9 +26,9 @@ from benchmarks import pool
 from benchmarks.record import Cell, Cost, computing_device, fingerprint
 from benchmarks.training import Job, as_lists, build, fit, load_selected
 from rfnext import Structure
-from rfnext.atomic import write_text
-from rfnext.halving import Rung
+from rfnext.files import write_text
 from rfnext.receptive_field import latency
+from rfnext.search.halving import Rung
 from tasks.spec import Logger, Metric, Split
 
 log = logging.getLogger(__name__)

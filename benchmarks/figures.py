@@ -17,7 +17,7 @@ from xml.etree.ElementTree import Element, tostring
 from benchmarks.groups import BASELINE, Group, comparisons, estimate, scores
 from benchmarks.markup import element
 from benchmarks.record import Record
-from rfnext.atomic import write_bytes
+from rfnext.files import write_bytes
 
 STYLE = """
 svg { --ink: #1c2430; --faint: #5c6673; --line: #d5dae0; --mark: #1f5fbf; --larger: #d9622b; --smaller: #1f78b4; }

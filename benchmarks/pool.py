@@ -31,7 +31,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 
 from benchmarks.record import ROOT, SHIPPED_COMMIT, commit, work_folder
-from rfnext.atomic import write_text
+from rfnext.files import write_text
 
 log = logging.getLogger(__name__)
 

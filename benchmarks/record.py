@@ -28,8 +28,8 @@ from typing import Any, Literal, TypeVar
 import torch
 
 import rfnext
-from rfnext import native_library
-from rfnext.atomic import write_text
+from rfnext.files import write_text
+from rfnext.ops import native_build as native_library
 from tasks.spec import Metric, Task
 
 SCHEMA = 1

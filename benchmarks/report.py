@@ -17,7 +17,7 @@ from benchmarks.markup import element as e
 from benchmarks.markup import html
 from benchmarks.record import Record, work_folder
 from benchmarks.sheets import DASH, Gathered, Notes, Sheet, caption, described, heading, sheets
-from rfnext.atomic import write_text
+from rfnext.files import write_text
 
 LIMIT = 1_000_000
 """Bytes of the committed page; a repository of ours takes no file over 1 MiB."""

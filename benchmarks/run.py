@@ -58,7 +58,7 @@ from benchmarks.record import (
 )
 from benchmarks.training import Job, Outcome
 from rfnext import Structure
-from rfnext.atomic import write_bytes
+from rfnext.files import write_bytes
 from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure, offline_runs
 from tasks.spec import Logger, Split, Task
 

@@ -50,7 +50,7 @@ from rfnext import (
     powers_of_two,
 )
 from rfnext.dilation import searched_axis
-from rfnext.one_shot import Readout
+from rfnext.search.one_shot import Readout
 from tasks.spec import ProbabilityBatches, Split, Task
 
 log = logging.getLogger(__name__)

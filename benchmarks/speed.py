@@ -39,9 +39,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.record import ROOT, commit, describe_device, versions
-from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv, mixed_dilation_conv, native_library
-from rfnext.atomic import write_bytes, write_text
-from rfnext.functional import pin_implementation
+from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv, mixed_dilation_conv
+from rfnext.files import write_bytes, write_text
+from rfnext.ops import native_build as native_library
+from rfnext.ops.mixed_dilation_conv import pin_implementation
 from tasks.action_segmentation.models import ms_tcn, searched
 from tasks.action_segmentation.training import loss
 
@@ -419,7 +420,7 @@ def measure(ways: Mapping[str, Callable[[], object]], seconds: float) -> dict[st
 def floor(layer: Layer, branches: int) -> float:
     """Seconds of what "taps" cannot do without, each at the rate that torch reaches here with nothing else to do.
 
-    By the derivation in `rfnext.functional`, with k the number of taps, the centre's among them: 3 k products of the
+    By the derivation in `rfnext.ops`, with k the number of taps, the centre's among them: 3 k products of the
     weights of a tap with the input, and 3 branches (k - 1) + 2 branches passes of multiply-add over the input, from and
     to the cache.
     """
@@ -455,7 +456,7 @@ class _Choices(logging.Handler):
 
 def rows(options: "Options") -> Iterator[Row]:
     """Measure what the options ask for."""
-    logger = logging.getLogger("rfnext.functional")
+    logger = logging.getLogger("rfnext.ops.mixed_dilation_conv")
     logger.setLevel(logging.INFO)
     for subject in (*LAYERS, *MODELS):
         if (options.quick and not subject.quick) or options.only not in str(subject):

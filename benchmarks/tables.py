@@ -47,7 +47,7 @@ from benchmarks.sheets import (
     search_cost,
     sheets,
 )
-from rfnext.atomic import write_text
+from rfnext.files import write_text
 
 
 def markdown(found: Group, parts: Sheets, drawn: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from benchmarks import receptive_fields
 from benchmarks.pool import Pool
 from benchmarks.record import Cell, Cost, claim, fingerprint, protocol, work_folder
 from rfnext import LocalSearch, OneShotSearch, Structure
-from rfnext.atomic import write_bytes, write_text
+from rfnext.files import write_bytes, write_text
 from tasks.spec import SELECTED, Logger, ProbabilityBatches, Run, Split, Task
 
 log = logging.getLogger(__name__)

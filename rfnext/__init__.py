@@ -6,12 +6,12 @@ Importing it needs nothing beyond torch.
 from rfnext._version import __version__
 from rfnext.conv import Conv, SearchConv, Where, everything
 from rfnext.dilation import Bounds, Dilation, Rule, expectation, neighbours
-from rfnext.evolution import Evolution, EvolutionConfig, Scored, random_structure
-from rfnext.fold import keep_branches, merge, plain_state_dict
-from rfnext.functional import mixed_dilation_conv, pin_implementation, reproducible
-from rfnext.halving import halve
-from rfnext.local import LocalConfig, LocalSearch, Round
-from rfnext.one_shot import OneShotConfig, OneShotSearch, powers_of_two
+from rfnext.merge import keep_branches, merge, plain_state_dict
+from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv, pin_implementation, reproducible
+from rfnext.search.evolution import Evolution, EvolutionConfig, Scored, random_structure
+from rfnext.search.halving import halve
+from rfnext.search.local import LocalConfig, LocalSearch, Round
+from rfnext.search.one_shot import OneShotConfig, OneShotSearch, powers_of_two
 from rfnext.structure import Structure
 
 __all__ = [

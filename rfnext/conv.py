@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
-from rfnext.functional import mixed_dilation_conv
+from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from rfnext import atomic
+from rfnext import files
 from rfnext.conv import (
     Conv,
     SearchConv,
@@ -186,7 +186,7 @@ class Structure(Mapping[str, Dilation]):
             "version": VERSION,
             "structure": {name: d if isinstance(d, int) else list(d) for name, d in self._dilations.items()},
         }
-        atomic.write_text(path, json.dumps(content, indent=1) + "\n")
+        files.write_text(path, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -21,7 +21,7 @@ import tyro
 from benchmarks import methods, suite
 from benchmarks.groups import Group, estimate, group, number, scores
 from benchmarks.record import ROOT, read_all
-from rfnext.atomic import write_text
+from rfnext.files import write_text
 
 METHODS = (
     "baseline",

@@ -32,8 +32,8 @@ from benchmarks.studies.planted_truth import (
     train,
 )
 from rfnext import Structure
-from rfnext.atomic import write_text
-from rfnext.functional import pin_implementation
+from rfnext.files import write_text
+from rfnext.ops.mixed_dilation_conv import pin_implementation
 
 log = logging.getLogger(__name__)
 

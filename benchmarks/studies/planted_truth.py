@@ -44,9 +44,9 @@ from rfnext import (
     halve,
     powers_of_two,
 )
-from rfnext.atomic import write_text
-from rfnext.functional import pin_implementation
-from rfnext.one_shot import Readout
+from rfnext.files import write_text
+from rfnext.ops.mixed_dilation_conv import pin_implementation
+from rfnext.search.one_shot import Readout
 
 log = logging.getLogger(__name__)
 

@@ -28,9 +28,10 @@ import tasks
 from benchmarks.record import ROOT, commit, describe_device, versions
 from benchmarks.run import UsageError, override, preset_name
 from benchmarks.training import seed_everything
-from rfnext import LocalSearch, Structure, native_library
-from rfnext.atomic import write_text
-from rfnext.functional import pin_implementation
+from rfnext import LocalSearch, Structure
+from rfnext.files import write_text
+from rfnext.ops import native_build as native_library
+from rfnext.ops.mixed_dilation_conv import pin_implementation
 from tasks.spec import Run
 
 PLAIN = "plain training"

@@ -14,10 +14,10 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from torch.optim.swa_utils import AveragedModel
 
-from rfnext.atomic import write_bytes
+from rfnext.files import write_bytes
 from rfnext.integrations.wandb import init_arguments
-from rfnext.local import LocalSearch
-from rfnext.one_shot import OneShotSearch
+from rfnext.search.local import LocalSearch
+from rfnext.search.one_shot import OneShotSearch
 
 
 class LocalSearchCallback(pl.Callback):

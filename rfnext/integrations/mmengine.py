@@ -41,12 +41,12 @@ from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
-from rfnext import atomic
+from rfnext import files
 from rfnext.conv import INITIAL_WEIGHT, Conv, unsearchable
 from rfnext.dilation import Bounds, Rule, check_rule
-from rfnext.fold import keep_branches
-from rfnext.local import LocalConfig, LocalSearch
-from rfnext.one_shot import OneShotSearch
+from rfnext.merge import keep_branches
+from rfnext.search.local import LocalConfig, LocalSearch
+from rfnext.search.one_shot import OneShotSearch
 from rfnext.structure import Structure, named_convs
 
 with contextlib.suppress(ImportError), warnings.catch_warnings():
@@ -136,7 +136,7 @@ class LocalSearchHook(Hook):
         # The published tools know names as they are under DDP.
         structure = {f"module.{name}": list(d) for name, d in self.search.history[-1].structure.items()}
         content = {"search": {**(self.settings or {}), "step": self.search.step}, "structure": structure}
-        atomic.write_text(path, json.dumps(content, indent=4) + "\n")
+        files.write_text(path, json.dumps(content, indent=4) + "\n")
 
     def _path(self, model: nn.Module) -> str:
         """Where the searched network lies in the model that is trained."""

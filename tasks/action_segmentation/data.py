@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rfnext.atomic import write_text
+from rfnext.files import write_text
 from tasks.spec import DataError, Part
 
 logger = logging.getLogger(__name__)

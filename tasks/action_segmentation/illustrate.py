@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import nn
 
-from rfnext.atomic import write_bytes
+from rfnext.files import write_bytes
 from tasks.action_segmentation.data import Dataset, Videos
 from tasks.action_segmentation.training import predict
 

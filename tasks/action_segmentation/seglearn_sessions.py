@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rfnext.cache import cache_folder
+from rfnext.files import cache_folder
 from tasks.action_segmentation.data import Layout, fail
 from tasks.spec import DataError
 

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 
-from rfnext.atomic import write_bytes
-from rfnext.functional import reproducible
+from rfnext.files import write_bytes
 from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger
 from rfnext.integrations.wandb import log_structure
+from rfnext.ops.mixed_dilation_conv import reproducible
 from tasks.action_segmentation import metrics
 from tasks.action_segmentation.data import IGNORED, Batch, Dataset, Video, Videos, collate, upsample
 from tasks.action_segmentation.task import Config

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from rfnext.atomic import write_text
-from rfnext.cache import cache_folder
+from rfnext.files import cache_folder, write_text
 from tasks.spec import DataError, Part
 
 Kind = Literal["instances", "panoptic"]

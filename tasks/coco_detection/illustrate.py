@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from rfnext.atomic import write_bytes
+from rfnext.files import write_bytes
 from tasks.coco_detection import training
 from tasks.coco_detection.data import Dataset
 from tasks.coco_detection.quiet import quiet

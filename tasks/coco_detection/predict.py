@@ -33,8 +33,8 @@ from pycocotools import mask as rle
 from torch import Tensor, nn
 
 from rfnext import Structure
-from rfnext.atomic import write_bytes, write_text
 from rfnext.conv import SearchConv, is_conv, read_extra_state, take_over
+from rfnext.files import write_bytes, write_text
 from rfnext.integrations.mmengine import STATE, RFSearchHook, checkpoint_globals
 from tasks.coco_detection import configs, illustrate, training
 from tasks.coco_detection.quiet import quiet

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rfnext.cache import cache_folder
+from rfnext.files import cache_folder
 from tasks.coco_detection.data import Layout, fail
 from tasks.spec import DataError
 

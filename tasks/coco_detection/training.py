@@ -37,10 +37,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rfnext import LocalSearch, OneShotSearch
-from rfnext.atomic import write_bytes
-from rfnext.functional import reproducible
+from rfnext.files import write_bytes
 from rfnext.integrations.mmengine import LocalSearchHook
 from rfnext.integrations.wandb import init_arguments
+from rfnext.ops.mixed_dilation_conv import reproducible
 from tasks.coco_detection import metrics, recipes
 from tasks.coco_detection.data import Dataset, PartFiles
 from tasks.coco_detection.quiet import quiet

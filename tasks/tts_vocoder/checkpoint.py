@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from rfnext import Conv, Rule, SearchConv
-from rfnext.atomic import write_bytes
 from rfnext.conv import set_dilation, take_over
+from rfnext.files import write_bytes
 from rfnext.structure import named_convs
 from tasks.tts_vocoder.generators import Generator, build, remove_weight_norm, searched
 from tasks.tts_vocoder.mel import MelConfig

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from rfnext.cache import cache_folder
+from rfnext.files import cache_folder
 from tasks.spec import DataError
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rfnext import merge
-from rfnext.atomic import write_bytes
+from rfnext.files import write_bytes
 from tasks.tts_vocoder.generators import Generator, remove_weight_norm
 from tasks.tts_vocoder.mel import MelConfig, check_same
 

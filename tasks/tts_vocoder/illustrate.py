@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rfnext.atomic import write_bytes
+from rfnext.files import write_bytes
 from tasks.tts_vocoder.data import Clips
 from tasks.tts_vocoder.generators import Generator
 from tasks.tts_vocoder.mel import LogMel

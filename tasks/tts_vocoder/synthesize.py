@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfnext.atomic import write_bytes, write_text
+from rfnext.files import write_bytes, write_text
 from tasks.tts_vocoder import checkpoint
 from tasks.tts_vocoder.data import Shape, fail, read_clip
 from tasks.tts_vocoder.export import merged, to_onnx

@@ -27,10 +27,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from rfnext import LocalSearch, OneShotSearch
-from rfnext.atomic import write_bytes
-from rfnext.functional import reproducible
+from rfnext.files import write_bytes
 from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger
 from rfnext.integrations.wandb import log_structure
+from rfnext.ops.mixed_dilation_conv import reproducible
 from tasks.spec import SELECTED, Probe, Run
 from tasks.tts_vocoder import checkpoint, losses
 from tasks.tts_vocoder.data import Clips, Cuts, Recordings, Segments, Wave

@@ -24,8 +24,8 @@ from benchmarks.run import run_cell
 from benchmarks.searches import genetic_search, train_and_rank
 from benchmarks.training import FOUND, Job, fit
 from rfnext import Structure
-from rfnext.evolution import random_structure
-from rfnext.halving import Rung
+from rfnext.search.evolution import random_structure
+from rfnext.search.halving import Rung
 from tasks.spec import SELECTED, Task
 
 Start = Callable[..., subprocess.Popen[str]]

@@ -81,7 +81,7 @@ ENDED = """
 import sys, time
 from pathlib import Path
 from benchmarks import pool
-from rfnext.atomic import write_bytes
+from rfnext.files import write_bytes
 
 def write(folder):
     while True:

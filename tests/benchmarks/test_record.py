@@ -21,7 +21,7 @@ from benchmarks import record
 from benchmarks.record import Busy, Cell, Cost, Record, RecordError, claim, fingerprint, protocol, rebuild
 from benchmarks.run import make_record
 from benchmarks.training import Job
-from rfnext import native_library
+from rfnext.ops import native_build as native_library
 from tasks.spec import Metric
 
 METRICS = {"accuracy": 90.0, "loss": 0.25}

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from rfnext import Bounds, LocalConfig
-from rfnext.searched import Trained
+from rfnext.search.searched import Trained
 from tasks.spec import SELECTED, Metric, Probe, Run, Split, Task
 
 

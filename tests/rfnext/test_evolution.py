@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from rfnext import Bounds, LocalConfig, Structure, keep_branches, merge
-from rfnext.evolution import Evolution, EvolutionConfig, Scored, random_structure, roulette, tournament
 from rfnext.pareto import crowding_distance, non_dominated, non_dominated_fronts
 from rfnext.receptive_field import multiply_adds, theoretical_receptive_field
+from rfnext.search.evolution import Evolution, EvolutionConfig, Scored, random_structure, roulette, tournament
 
 TEMPLATE = Structure({f"layer{i}": (1,) for i in range(8)})
 TARGET = Structure({f"layer{i}": (2**i,) for i in range(8)})

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from rfnext import functional, native_library
-from rfnext.functional import mixed_dilation_conv, pin_implementation, reproducible
-from rfnext.functional_convs import dense_grid
+from rfnext.ops import mixed_dilation_conv as functional
+from rfnext.ops import native_build as native_library
+from rfnext.ops.geometry import dense_grid
+from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv, pin_implementation, reproducible
 
 # The last one needs a C compiler; test_functional_native.py says so where there is none.
 NATIVE = ("native",) if native_library.failure() is None else ()
@@ -173,7 +174,7 @@ LARGE = {
 def test_equals_the_definition_where_the_batch_is_cut_into_chunks(
     name: str, implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rfnext.functional_taps._CHUNK_BYTES", 200_000)
+    monkeypatch.setattr("rfnext.ops.taps._CHUNK_BYTES", 200_000)
     assert_equal(LARGE[name], implementation)
 
 
@@ -447,7 +448,7 @@ def layer(channels: int = 8, length: int = 60) -> dict[str, Any]:
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "rfnext.functional"]
+    return [r.getMessage() for r in caplog.records if r.name == "rfnext.ops.mixed_dilation_conv"]
 
 
 def slow(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,7 +469,7 @@ def test_auto_picks_the_fastest_and_says_so_once(
     for name in IMPLEMENTATIONS:
         if name != fastest:
             slow(name, monkeypatch)
-    with caplog.at_level(logging.INFO, logger="rfnext.functional"):
+    with caplog.at_level(logging.INFO, logger="rfnext.ops.mixed_dilation_conv"):
         for _ in range(3):
             mixed_dilation_conv(**layer())
         mixed_dilation_conv(**layer(length=62))  # between the same powers of two
@@ -524,7 +525,7 @@ def test_auto_works_without_gradients() -> None:
 def test_auto_measures_nothing_when_results_must_not_depend_on_time(caplog: pytest.LogCaptureFixture) -> None:
     torch.use_deterministic_algorithms(True)
     try:
-        with caplog.at_level(logging.INFO, logger="rfnext.functional"):
+        with caplog.at_level(logging.INFO, logger="rfnext.ops.mixed_dilation_conv"):
             mixed_dilation_conv(**layer())
     finally:
         torch.use_deterministic_algorithms(False)
@@ -596,7 +597,7 @@ def test_a_pin_must_be_known() -> None:
 )
 def test_the_environment_can_pin(value: str, expected: str) -> None:
     code = (
-        "import torch, rfnext.functional as f\n"
+        "import torch, rfnext.ops.mixed_dilation_conv as f\n"
         "f.mixed_dilation_conv(torch.ones(1, 1, 9), torch.ones(1, 1, 3), None, torch.ones(2), [(1,), (2,)])\n"
         "print('ok', f._chosen)"
     )

@@ -14,7 +14,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
-from rfnext import functional, functional_native, mixed_dilation_conv, native_library, reproducible
+from rfnext import mixed_dilation_conv, reproducible
+from rfnext.ops import mixed_dilation_conv as functional
+from rfnext.ops import native as functional_native
+from rfnext.ops import native_build as native_library
 
 needs_compiler = pytest.mark.skipif(native_library.failure() is not None, reason="needs a C compiler")
 
@@ -221,7 +224,7 @@ def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path / "file"))
-    with caplog.at_level(logging.INFO, logger="rfnext.native_library"):
+    with caplog.at_level(logging.INFO, logger="rfnext.ops.native_build"):
         assert_as_branches(arguments(1, (8, 8), (40,), [1, 2]), [1, 2])
     assert any("not kept for the next process" in message for message in caplog.messages)
 

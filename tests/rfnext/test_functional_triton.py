@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rfnext import functional
-from rfnext.functional import mixed_dilation_conv, pin_implementation
+from rfnext.ops import mixed_dilation_conv as functional
+from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv, pin_implementation
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -306,7 +306,7 @@ def test_layers_of_real_size(groups: int, dtype: torch.dtype) -> None:
 @pytest.mark.gpu
 def test_auto_measures_the_kernels_too(caplog: pytest.LogCaptureFixture) -> None:
     x, weight, p = torch.randn(2, 32, 64).cuda(), torch.randn(32, 32, 3).cuda(), torch.rand(2).cuda()
-    with caplog.at_level(logging.INFO, logger="rfnext.functional"), pin_implementation("auto"):
+    with caplog.at_level(logging.INFO, logger="rfnext.ops.mixed_dilation_conv"), pin_implementation("auto"):
         mixed_dilation_conv(x, weight, None, p, [(1,), (3,)])
     assert "triton" in caplog.text
 
@@ -320,15 +320,15 @@ def test_a_cpu_is_refused_and_auto_does_not_consider_it(caplog: pytest.LogCaptur
     x, weight, p = torch.randn(2, 8, 30), torch.randn(8, 8, 3), torch.rand(2)
     with pytest.raises(ValueError, match="it needs a CUDA device, x is on cpu"):
         mixed_dilation_conv(x, weight, None, p, [(1,), (3,)], implementation="triton")
-    with caplog.at_level(logging.INFO, logger="rfnext.functional"), pin_implementation("auto"):
+    with caplog.at_level(logging.INFO, logger="rfnext.ops.mixed_dilation_conv"), pin_implementation("auto"):
         mixed_dilation_conv(x, weight, None, p, [(1,), (3,)])
     assert "triton" not in caplog.text
 
 
 def test_without_the_package_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "rfnext.functional_triton", raising=False)
-    monkeypatch.delattr("rfnext.functional_triton", raising=False)
+    monkeypatch.delitem(sys.modules, "rfnext.ops.triton", raising=False)
+    monkeypatch.delattr("rfnext.ops.triton", raising=False)
     x, weight, p = torch.randn(2, 8, 30), torch.randn(8, 8, 3), torch.rand(2)
     with pytest.raises(ValueError, match="needs a CUDA device and the package triton, which is not installed"):
         mixed_dilation_conv(x, weight, None, p, [(1,), (3,)], implementation="triton")
@@ -344,7 +344,7 @@ def test_auto_survives_kernels_that_fail(monkeypatch: pytest.MonkeyPatch, caplog
     monkeypatch.setitem(functional._IMPLEMENTATIONS, "triton", fail)
     monkeypatch.setattr(functional, "_triton_can", lambda *arguments: True)
     x, weight, p = torch.randn(2, 8, 30), torch.randn(8, 8, 3), torch.rand(2)
-    with caplog.at_level(logging.INFO, logger="rfnext.functional"), pin_implementation("auto"):
+    with caplog.at_level(logging.INFO, logger="rfnext.ops.mixed_dilation_conv"), pin_implementation("auto"):
         found = mixed_dilation_conv(x, weight, None, p, [(1,), (3,)])
     assert caplog.text.count("auto does without triton") == 1
     torch.testing.assert_close(
@@ -373,7 +373,7 @@ def test_kernels_compile_for_gpus_that_are_not_here(name: str, dtype: str, tmp_p
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from rfnext import functional_triton
+    from rfnext.ops import triton as functional_triton
 
     values = {"MUL_H": 1, "MUL_W": 2, "DIV_H": 1, "DIV_W": 2, "BRANCHES": 3, "HAS_BIAS": True, "PRECISION": "ieee"}
     values |= {"BLOCK_OUT": 32, "BLOCK_IN": 32, "BLOCK_POSITION": 32, "BLOCK_CHANNEL": 4, "BLOCK_BRANCH": 4}

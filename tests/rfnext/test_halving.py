@@ -7,7 +7,7 @@ from multiprocessing.pool import ThreadPool
 import pytest
 
 from rfnext import Structure, halve
-from rfnext.halving import Rung
+from rfnext.search.halving import Rung
 
 STRUCTURES = [Structure({"conv": (d,)}) for d in range(1, 9)]
 

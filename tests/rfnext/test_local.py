@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import rfnext
 from rfnext import Bounds, LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, Structure
 from rfnext.conv import INITIAL_WEIGHT, SearchConv
-from rfnext.searched import Trained
+from rfnext.search.searched import Trained
 from rfnext.structure import searched_convs
 
 

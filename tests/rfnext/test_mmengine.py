@@ -27,7 +27,6 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner, autocast
 
-from rfnext.functional import pin_implementation
 from rfnext.integrations.mmengine import (
     LocalSearchHook,
     RFSearchHook,
@@ -35,6 +34,7 @@ from rfnext.integrations.mmengine import (
     build_runner,
     checkpoint_globals,
 )
+from rfnext.ops.mixed_dilation_conv import pin_implementation
 
 BATCHES, EPOCHS = 3, 5
 NUMBERS = itertools.count()

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Files: written whole or not at all, and the folder of what can be made again."""
 
 import os
 import tempfile
@@ -39,3 +39,11 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8; see `write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def cache_folder() -> Path:
+    """Where things are kept that were downloaded or made and can be made again; it need not exist yet.
+
+    The folder that the environment variable RFNEXT_CACHE names, else ~/.cache/rfnext.
+    """
+    return Path(os.environ.get("RFNEXT_CACHE") or Path.home() / ".cache" / "rfnext")

@@ -1,9 +1,9 @@
 """One-shot global search: all candidate dilations in one training.
 
-The genetic search (`rfnext.evolution`) trains every structure that it looks at. Here every searched conv holds all
+The genetic search (`evolution.py`) trains every structure that it looks at. Here every searched conv holds all
 candidates, 1, 2, 4, ... 1024 say, as branches of one network, their probabilities are trained with the weights, and
 the structure is read out at the end. That is affordable because the operator's products do not grow with the number
-of branches (`rfnext.functional`). The coarse structure can then be refined by a local search.
+of branches (`rfnext.ops.mixed_dilation_conv`). The coarse structure can then be refined by a local search.
 """
 
 import logging
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import nn
 
-from rfnext import searched
 from rfnext.conv import INITIAL_WEIGHT, Conv, Where, everything, set_dilation
 from rfnext.dilation import Dilation, as_integer, searched_axis
-from rfnext.local import Round
+from rfnext.search import searched
+from rfnext.search.local import Round
 from rfnext.structure import Structure, named_convs
 
 if TYPE_CHECKING:  # the library itself needs torch alone
@@ -133,7 +133,7 @@ class OneShotSearch:
 
     def keep_gradients(self, of: searched.Trained) -> None:
         """Between backward() and the optimizer's step, leave gradients to the weights or to the probabilities alone;
-        see `rfnext.searched.keep_gradients`."""
+        see `rfnext.search.searched.keep_gradients`."""
         searched.keep_gradients(self.model, self._convs, of)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

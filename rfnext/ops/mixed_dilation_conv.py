@@ -33,8 +33,8 @@ takes 18 to 22 ms:
 
 `python -m benchmarks.speed` measures every layer, and puts the floor of `taps` beside it.
 
-Where W_k has hardly any columns, as in depthwise convs, there is nothing to share: `rfnext.functional_taps` convolves
-those with one scaled kernel after the other, `rfnext.functional_native` sums up all taps of all branches in registers.
+Where W_k has hardly any columns, as in depthwise convs, there is nothing to share: `rfnext.ops.taps` convolves
+those with one scaled kernel after the other, `rfnext.ops.native` sums up all taps of all branches in registers.
 """
 
 import contextlib
@@ -50,10 +50,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from rfnext.functional_convs import CONV, Geometry, by_branches, by_dense, dense_grid, merge_equal, remembered, size_out
-from rfnext.functional_native import by_native
-from rfnext.functional_native import is_for as native_is_for
-from rfnext.functional_taps import by_taps, is_thin
+from rfnext.ops.geometry import CONV, Geometry, by_branches, by_dense, dense_grid, merge_equal, remembered, size_out
+from rfnext.ops.native import by_native
+from rfnext.ops.native import is_for as native_is_for
+from rfnext.ops.taps import by_taps, is_thin
 
 Padding = Sequence[Sequence[int | tuple[int, int]]]
 """Per branch and per axis: a symmetric int or (before, after). Negative numbers crop."""
@@ -100,7 +100,7 @@ def mixed_dilation_conv(
             "taps": mixes the shifted inputs, then multiplies once; keeps only x for the backward pass.
             "dense": folds the branches into one larger kernel; good where the dilations have a coarse common grid.
             "native": as "taps", by kernels for CPUs that mix and multiply in the cache, in float32 and float64;
-                compiled once per machine, see `rfnext.native_library`. Needs a C compiler.
+                compiled once per machine, see `rfnext.ops.native_build`. Needs a C compiler.
             "triton": as "taps", by kernels for GPUs that mix in registers; dense and depthwise convs over one or two
                 axes in float32, bfloat16 or float16. Needs a CUDA device and the package triton.
             "auto": the fastest of these here, see `pin_implementation`.
@@ -245,7 +245,7 @@ def _paddings(
 
 def _by_triton(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     try:
-        from rfnext import functional_triton  # which needs a package that not every torch brings along
+        from rfnext.ops import triton as functional_triton  # which needs a package that not every torch brings along
     except ModuleNotFoundError as error:
         raise ValueError(
             'implementation="triton" needs a CUDA device and the package triton, which is not installed '
@@ -258,7 +258,7 @@ def _triton_can(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     if not x.is_cuda:
         return False
     try:
-        from rfnext import functional_triton
+        from rfnext.ops import triton as functional_triton
     except ModuleNotFoundError:
         return False
     return functional_triton.refusal(x, weight, geometry) is None

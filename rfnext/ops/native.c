@@ -1,5 +1,5 @@
 /* The implementation `native` of the searched convolution, for CPUs. `rfnext/native_library.py` compiles it,
-   `rfnext/functional_native.py` calls it.
+   `native.py` calls it.
 
    The identity behind it is derived in rfnext/functional.py: y = sum_k W_k m_k with the mixed input
    m_k = sum_i p_i shift(x, k d_i). Positions (batch, *size_out) are flattened and cut into tiles. For each tile and tap the
@@ -220,12 +220,12 @@ static void space(const conv *c, const term *terms, int64_t threads, int64_t lan
 
 #define REAL float
 #define NAME(name) JOIN(name, _float)
-#include "functional_native.c"
+#include "native.c"
 #undef REAL
 #undef NAME
 #define REAL double
 #define NAME(name) JOIN(name, _double)
-#include "functional_native.c"
+#include "native.c"
 
 #else
 

@@ -1,6 +1,6 @@
 """The implementation `triton` of the searched convolution: GPU kernels that mix the shifted inputs in registers.
 
-On a GPU the mixed input of the identity derived in `rfnext.functional` must not be written to memory: kernel-size times
+On a GPU the mixed input of the identity derived in `mixed_dilation_conv.py` must not be written to memory: kernel times
 the input, written and read once, takes longer than the products in low precision. So these are implicit matrix
 products: a tile of the mixed input is summed up from b shifted loads, most of which hit the cache, right before it is
 multiplied. Against the plain conv's three products
@@ -34,8 +34,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfnext.functional_convs import Geometry, by_branches
-from rfnext.functional_taps import as_operator, channels_are_last, empty, is_depthwise
+from rfnext.ops.geometry import Geometry, by_branches
+from rfnext.ops.taps import as_operator, channels_are_last, empty, is_depthwise
 
 # Not a requirement of ours: torch comes with the release that it works with, or without one.
 triton: Any = importlib.import_module("triton")

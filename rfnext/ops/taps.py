@@ -1,6 +1,6 @@
 """The implementation `taps` of the searched convolution: mix the shifted inputs, then multiply once.
 
-The identity behind it is derived in `rfnext.functional`. Here is how it is carried out: tap by tap, on chunks of the
+The identity behind it is derived in `mixed_dilation_conv.py`. It is carried out tap by tap, on chunks of the
 batch that are small enough for the mixed input to stay in a core's cache. Only the arguments are kept for the
 backward pass, which mixes again: that costs less than a trip of the mixed input through memory, so nothing is gained by
 saving it.
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rfnext.functional_convs import CONV, Geometry, by_branches, crop_extended, extend, size_out
+from rfnext.ops.geometry import CONV, Geometry, by_branches, crop_extended, extend, size_out
 
 FEW_CHANNELS = 8
 """Channels per group below which the product of a tap is too thin to be worth sharing."""

@@ -13,9 +13,9 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from rfnext import searched
 from rfnext.conv import Conv, Where, everything, set_dilation
 from rfnext.dilation import Bounds, Dilation, Rule, as_integer, check_rule, expectation, neighbours
+from rfnext.search import searched
 from rfnext.structure import Structure, named_convs
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class LocalSearch:
 
     def keep_gradients(self, of: searched.Trained) -> None:
         """Between backward() and the optimizer's step, leave gradients to the weights or to the probabilities alone;
-        see `rfnext.searched.keep_gradients`."""
+        see `rfnext.search.searched.keep_gradients`."""
         searched.keep_gradients(self.model, self._convs, of)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from rfnext.conv import (
     warn_of_causal,
 )
 from rfnext.dilation import Dilation, neighbours
-from rfnext.local import LocalConfig
+from rfnext.search.local import LocalConfig
 from rfnext.structure import Structure, searched_convs
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The compiled form of `functional_native.c`: made on the machine that runs it, kept, found again.
+"""The compiled form of `native.c`: made on the machine that runs it, kept, found again.
 
 Made by the C compiler that the variable CC names, else gcc, cc or clang. Kept in the folder RFNEXT_CACHE
 (~/.cache/rfnext) by a name that holds what it depends on (source, compiler, processor, user) and a hash of its own
@@ -19,12 +19,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfnext.atomic import write_bytes
-from rfnext.cache import cache_folder
+from rfnext.files import cache_folder, write_bytes
 
 logger = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("functional_native.c")
+_SOURCE = Path(__file__).with_name("native.c")
 _FLAGS = ("-O3", "-ffp-contract=fast", "-shared", "-fPIC")
 # Not every compiler knows OpenMP, nor how to name the processor at hand in the same way.
 _TRIED = (

@@ -1,12 +1,12 @@
 """The implementation `native` of the searched convolution: kernels for CPUs, compiled on the machine that runs them.
 
-What `taps` does by calls of torch, `functional_native.c` does in one pass: it mixes the shifted inputs of a tile of
+What `taps` does by calls of torch, `native.c` does in one pass: it mixes the shifted inputs of a tile of
 positions in the core's cache and multiplies them there, so that neither passes over memory nor calls per tap and
 branch are left. The same three products as a plain conv's step, sums in a fixed order for a fixed number of threads,
 and only x kept for the backward pass. Depthwise convs, which have no product to share, take one pass over all taps of
 all branches in registers for each of y, dL/dx and dL/dW.
 
-`rfnext.native_library` compiles the file within two seconds when it is first needed on a machine. Where there is no C
+`rfnext.ops.native_build` compiles the file within two seconds when it is first needed on a machine. Where there is no C
 compiler, "auto" does without.
 """
 
@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rfnext.functional_convs import Geometry, by_branches
-from rfnext.functional_taps import as_operator, by_taps, is_depthwise, is_thin, meets_input, shifts_of_taps
-from rfnext.native_library import failure, library
+from rfnext.ops.geometry import Geometry, by_branches
+from rfnext.ops.native_build import failure, library
+from rfnext.ops.taps import as_operator, by_taps, is_depthwise, is_thin, meets_input, shifts_of_taps
 
 _SUFFIX = {torch.float32: "float", torch.float64: "double"}
 

@@ -1,0 +1,1 @@
+"""The operator of a searched convolution and its implementations."""

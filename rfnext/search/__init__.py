@@ -1,0 +1,1 @@
+"""The searches: local, one-shot, evolution, successive halving."""
