@@ -10,8 +10,9 @@ from rfnext.merge import keep_branches, merge, plain_state_dict
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv, pin_implementation, reproducible
 from rfnext.search.evolution import Evolution, EvolutionConfig, Scored, random_structure
 from rfnext.search.halving import halve
-from rfnext.search.local import LocalConfig, LocalSearch, Round
+from rfnext.search.local import LocalConfig, LocalSearch
 from rfnext.search.one_shot import OneShotConfig, OneShotSearch, powers_of_two
+from rfnext.search.protocol import Round, Search
 from rfnext.structure import Structure
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Round",
     "Rule",
     "Scored",
+    "Search",
     "SearchConv",
     "Structure",
     "Where",

@@ -8,15 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, NoReturn, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from rfnext import LocalConfig, LocalSearch, OneShotSearch, Where
+from rfnext import LocalConfig, Search, Where
 
 Part = Literal["train", "validation", "test"]
 Logger = Literal["none", "csv", "tensorboard", "wandb"]
-ProbabilityBatches = Literal["train", "held_out"]
 
 
 class TaskConfig(Protocol):
@@ -38,6 +37,28 @@ Config = TypeVar("Config", bound=TaskConfig)
 
 class DataError(ValueError):
     """Data that a task cannot use; the message is "file: problem; mend", with the line where a file has lines."""
+
+
+class Problem(NamedTuple):
+    """What is wrong with a file or folder of data, in which line (from 1) if it has lines, and how to mend it."""
+
+    path: Path
+    line: int | None
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        where = f"{self.path}" if self.line is None else f"{self.path}:{self.line}"
+        return f"{where}: {self.what}; {self.mend}"
+
+
+Report = Callable[[Path, int | None, str, str], object]
+"""Takes the four parts of a `Problem`. Readers are given `fail`; checkers collect all problems."""
+
+
+def fail(path: Path, line: int | None, what: str, mend: str) -> NoReturn:
+    """The `Report` of readers: raises DataError at the first problem."""
+    raise DataError(str(Problem(path, line, what, mend)))
 
 
 @dataclass(frozen=True)
@@ -66,8 +87,6 @@ class Run:
     search: the search already wrapped around the model, or None for plain training.
     device: "auto", "cpu", "cuda", "cuda:1", ...
     name, group: what a logger calls this training, and the trainings that it is one of.
-    probability_batches: what a search's probabilities are trained on: the batches of the weights, or, "held_out", in
-        turns with them on batches of another half of the fold's training part, which the weights then never see.
     schedule_epochs: what schedules span that depend on the length of the training, e.g. of the learning rate: the
         epochs of the longer training that this one is the beginning or the rest of; None: `config.epochs`.
     """
@@ -75,13 +94,12 @@ class Run:
     seed: int
     fold: int
     folder: Path
-    search: LocalSearch | OneShotSearch | None = None
+    search: Search | None = None
     logger: Logger = "none"
     resume: bool = False
     device: str = "auto"
     name: str = ""
     group: str = ""
-    probability_batches: ProbabilityBatches = "train"
     schedule_epochs: int | None = None
 
 
@@ -131,11 +149,9 @@ class Task(Generic[Config]):
     longest_input: length of the longest input of a searched conv, in the units of its dilation, or None if that is
         not known; global searches look no farther.
     leaves_out: names of methods that make no sense for this task, with the reason; tables show it.
-    probability_batches: the values of `Run.probability_batches` that `fit` knows.
-    shortened: (config, factor) -> the config whose training and validation inputs, those of searched convs too, are
-        `factor` times shorter, with the same network and metrics: searches may train early candidates on it, their
-        dilations divided by as much. None: there is no such config.
-    probe: how far the network looks is measured on this; None: it is not measured.
+    probe: receptive fields are measured on this; None: they are not measured.
+    suites: presets that are run and reported together, by the name of the suite ("paper": all whose numbers papers
+        report); any other name means the one preset that is called so.
     """
 
     name: str
@@ -155,8 +171,11 @@ class Task(Generic[Config]):
     longest_input: Callable[[Config], int] | None = None
     leaves_out: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     probe: Callable[[nn.Module, Config, Split], Probe] | None = None
-    probability_batches: tuple[ProbabilityBatches, ...] = ("train",)
-    shortened: Callable[[Config, int], Config] | None = None
+    suites: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def presets_of(self, suite: str) -> tuple[str, ...]:
+        """The presets of a suite, or the one preset of that name; none if the task has neither."""
+        return self.suites.get(suite, (suite,) if suite in self.presets else ())
 
     def metrics_of(self, config: Config) -> tuple[Metric, ...]:
         """What networks of this config are measured by; the first metric drives searches."""

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from torch import nn
 from rfnext.conv import Conv, Where, everything, set_dilation
 from rfnext.dilation import Bounds, Dilation, Rule, as_integer, check_rule, expectation, neighbours
 from rfnext.search import searched
+from rfnext.search.protocol import Round
 from rfnext.structure import Structure, named_convs
 
 log = logging.getLogger(__name__)
@@ -51,40 +52,6 @@ class LocalConfig:
             raise ValueError(f"interval must be >= 1 and rounds >= 0, got {self.interval} and {self.rounds}")
         # neighbours() validates the rest; better here than at the first conv.
         neighbours((1,), (3,), spread=self.spread, branches=self.branches, bounds=self.bounds, rule=self.rule)
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round saw and did, per layer name.
-
-    step: number of `after_step` calls so far.
-    dilations, probability: the branches before the round and their learnt shares.
-    structure: the centres that it moved to.
-    """
-
-    step: int
-    dilations: dict[str, list[Dilation]]
-    probability: dict[str, list[float]]
-    structure: dict[str, Dilation]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The round as numbers, strings, lists and dicts."""
-        return {
-            "step": self.step,
-            "dilations": {name: [list(d) for d in ds] for name, ds in self.dilations.items()},
-            "probability": self.probability,
-            "structure": {name: list(d) for name, d in self.structure.items()},
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """What `state_dict` gave."""
-        return cls(
-            step=int(state["step"]),
-            dilations={name: [tuple(d) for d in ds] for name, ds in state["dilations"].items()},
-            probability={name: list(p) for name, p in state["probability"].items()},
-            structure={name: tuple(d) for name, d in state["structure"].items()},
-        )
 
 
 class LocalSearch:

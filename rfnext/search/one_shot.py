@@ -18,7 +18,7 @@ from torch import nn
 from rfnext.conv import INITIAL_WEIGHT, Conv, Where, everything, set_dilation
 from rfnext.dilation import Dilation, as_integer, searched_axis
 from rfnext.search import searched
-from rfnext.search.local import Round
+from rfnext.search.protocol import Round
 from rfnext.structure import Structure, named_convs
 
 if TYPE_CHECKING:  # the library itself needs torch alone

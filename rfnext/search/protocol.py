@@ -1,0 +1,99 @@
+"""What every search that runs inside a training offers, and what one of its rounds saw and did."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
+
+from torch import nn
+
+from rfnext.dilation import Dilation
+from rfnext.structure import Structure
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round saw and did, per layer name.
+
+    step: number of `after_step` calls so far.
+    dilations, probability: the branches before the round and their learnt shares.
+    structure: the dilations that the round arrived at.
+    """
+
+    step: int
+    dilations: dict[str, list[Dilation]]
+    probability: dict[str, list[float]]
+    structure: dict[str, Dilation]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The round as numbers, strings, lists and dicts."""
+        return {
+            "step": self.step,
+            "dilations": {name: [list(d) for d in ds] for name, ds in self.dilations.items()},
+            "probability": self.probability,
+            "structure": {name: list(d) for name, d in self.structure.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """What `state_dict` gave."""
+        return cls(
+            step=int(state["step"]),
+            dilations={name: [tuple(d) for d in ds] for name, ds in state["dilations"].items()},
+            probability={name: list(p) for name, p in state["probability"].items()},
+            structure={name: tuple(d) for name, d in state["structure"].items()},
+        )
+
+
+@runtime_checkable
+class Search(Protocol):
+    """A search of dilations while somebody else trains the model: `LocalSearch` and `OneShotSearch`.
+
+    Everything that takes a search takes this.
+    """
+
+    @property
+    def initial(self) -> Structure:
+        """The dilations that the searched convs had before the search."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Number of `after_step` calls so far."""
+        ...
+
+    @property
+    def history(self) -> Sequence[Round]:
+        """The rounds so far."""
+        ...
+
+    def after_step(self) -> bool:
+        """Count one step (an epoch or an iteration); run a round if one is due. Returns whether one was run."""
+        ...
+
+    def structure(self) -> Structure:
+        """The structure found so far."""
+        ...
+
+    def probability(self) -> dict[str, list[float]]:
+        """Share of each branch now, per layer."""
+        ...
+
+    def branch_weights(self) -> list[nn.Parameter]:
+        """The trainable weights of all branches."""
+        ...
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The model's parameters as parameter groups for an optimizer."""
+        ...
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Give another copy of the searched model the same branches and branch weights (EMA copies need it)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the search needs to go on; the branch weights travel with the model's own state_dict."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`; raises ValueError if it does not fit, and changes nothing then."""
+        ...
