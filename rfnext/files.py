@@ -1,8 +1,12 @@
 """Files: written whole or not at all, and the folder of what can be made again."""
 
+import io
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import torch
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -39,6 +43,13 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8; see `write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def serialised(value: Any) -> bytes:
+    """What `torch.save` writes, as bytes for `write_bytes`."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
 
 def cache_folder() -> Path:

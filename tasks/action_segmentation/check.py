@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.action_segmentation.data import (
-    Problem,
+from tasks.action_segmentation.layout import (
     common_length,
     open_layout,
     read_features,
@@ -21,6 +20,7 @@ from tasks.action_segmentation.data import (
     read_mapping,
     read_shapes,
 )
+from tasks.spec import Problem
 
 
 @dataclass(frozen=True)

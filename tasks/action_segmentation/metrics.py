@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rapidfuzz.distance import Levenshtein
 
 Label = str | int
 LastSegment = Literal["i", "i+1"]
@@ -47,7 +48,7 @@ def edit_score(prediction: ArrayLike, truth: ArrayLike, background: Iterable[Lab
         found.label[~_is_one_of(found.label, background)] for found in (segments(prediction), segments(truth))
     )
     longer = max(len(first), len(second))
-    return 100.0 * (1.0 - _levenshtein(first, second) / longer) if longer else 100.0
+    return 100.0 * (1.0 - Levenshtein.distance(first.tolist(), second.tolist()) / longer) if longer else 100.0
 
 
 def f1_counts(
@@ -145,18 +146,6 @@ def _counts(overlaps: _Overlaps, overlap: float) -> tuple[int, int, int]:
 def _f1(tp: int, fp: int, fn: int) -> float:
     """Harmonic mean of precision and recall in percent; 100 if nothing was to be found and nothing was."""
     return 200.0 * tp / (2 * tp + fp + fn) if tp + fp + fn else 100.0
-
-
-def _levenshtein(first: NDArray, second: NDArray) -> int:
-    """Insertions, deletions and substitutions that turn one sequence into the other."""
-    shorter, longer = sorted((first, second), key=len)
-    steps = np.arange(len(longer) + 1)
-    row = steps
-    for count, label in enumerate(shorter, start=1):
-        above = np.minimum(row[1:] + 1, row[:-1] + (longer != label))
-        # A row depends on itself from left to right: cell j is min over k <= j of above[k] + (j - k).
-        row = np.minimum.accumulate(np.concatenate(([count], above)) - steps) + steps
-    return int(row[-1])
 
 
 def _is_one_of(labels: NDArray, background: Sequence[Label]) -> NDArray[np.bool_]:

@@ -22,6 +22,20 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from rfnext import Conv, SearchConv
+from tasks.action_segmentation import datasets
+from tasks.action_segmentation.config import Config
+
+
+def build(config: Config) -> nn.Module:
+    """The untrained network for the config's data; torch's seed decides its weights.
+
+    Raises DataError if there is no usable data.
+    """
+    feature_size, classes = datasets.sizes(config)
+    sizes = {"stages": config.stages, "layers": config.layers, "maps": config.maps, "dropout": config.dropout}
+    if config.model == "ms_tcn_pp":
+        return ms_tcn_pp(feature_size, classes, prediction_layers=config.prediction_layers, **sizes)
+    return ms_tcn(feature_size, classes, **sizes)
 
 
 def searched(name: str, conv: Conv) -> bool:

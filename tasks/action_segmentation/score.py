@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks.action_segmentation import metrics
-from tasks.action_segmentation.data import fail, read_bundle, read_prediction
-from tasks.spec import DataError
+from tasks.action_segmentation.layout import read_bundle
+from tasks.action_segmentation.result_files import read_prediction
+from tasks.spec import DataError, fail
 
 SURPLUS = 1
 """Frames that a prediction may have beyond the truth. Repeating the predictions of every second frame, as is

@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfnext.files import cache_folder
-from tasks.action_segmentation.data import Layout, fail
-from tasks.spec import DataError
+from tasks.action_segmentation.layout import Layout
+from tasks.spec import DataError, fail
 
 SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 CLASSES = ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
