@@ -105,6 +105,9 @@ class Validation(pl.Callback):
         """Write the network of the best epoch so far."""
         write_bytes(self.folder / SELECTED, serialised(network.state_dict()))
 
+    def after(self, trainer: pl.Trainer, network: nn.Module) -> None:
+        """What else is done with a scored network; nothing by default."""
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Score the epoch if its turn has come."""
         assert isinstance(pl_module, Training)
@@ -117,6 +120,7 @@ class Validation(pl.Callback):
         if value > self.best if self.higher_is_better else value < self.best:
             self.best = value
             self.select(network)
+        self.after(trainer, network)
         log.info("epoch %d: %s", epoch, ", ".join(f"{name} {score:.4g}" for name, score in scores.items()))
 
     def state_dict(self) -> dict[str, Any]:

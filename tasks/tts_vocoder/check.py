@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.tts_vocoder.data import Header, Problem, Shape, list_clips, read_clip, read_header, summary
+from tasks.spec import Problem
+from tasks.tts_vocoder.clips import Header, Shape, list_clips, read_clip, read_header, summary
 from tasks.tts_vocoder.mel import MelConfig
 
 

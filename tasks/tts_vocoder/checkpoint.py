@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from rfnext import Conv, Rule, SearchConv
 from rfnext.conv import set_dilation, take_over
-from rfnext.files import write_bytes
+from rfnext.files import serialised, write_bytes
 from rfnext.structure import named_convs
 from tasks.tts_vocoder.generators import Generator, build, remove_weight_norm, searched
 from tasks.tts_vocoder.mel import MelConfig
@@ -35,9 +35,7 @@ def save(path: str | Path, network: Generator, name: str, sizes: Mapping[str, An
         "convs": {layer: _describe(conv) for layer, conv in named_convs(network).items() if searched(layer, conv)},
         "state_dict": network.state_dict(),
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, serialised(content))
 
 
 def load(path: str | Path) -> Generator:

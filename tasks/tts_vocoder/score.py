@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.spec import fail
 from tasks.tts_vocoder import metrics
-from tasks.tts_vocoder.data import Shape, Wave, fail, list_clips, read_clip
+from tasks.tts_vocoder.clips import Shape, Wave, list_clips, read_clip
 from tasks.tts_vocoder.mel import MelConfig
 
 PESQ_RATE = 16000

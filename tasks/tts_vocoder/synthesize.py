@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from rfnext.files import write_bytes, write_text
+from tasks.spec import fail
 from tasks.tts_vocoder import checkpoint
-from tasks.tts_vocoder.data import Shape, fail, read_clip
+from tasks.tts_vocoder.clips import Shape, read_clip
+from tasks.tts_vocoder.evaluation import synthesise
 from tasks.tts_vocoder.export import merged, to_onnx
 from tasks.tts_vocoder.mel import LogMel, MelConfig, check_same
 
@@ -66,8 +68,6 @@ def mel_of_file(path: Path, mel: MelConfig) -> Tensor:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     import soundfile
-
-    from tasks.tts_vocoder.training import synthesise
 
     parser = argparse.ArgumentParser(
         prog="python -m tasks.tts_vocoder.synthesize",
