@@ -32,10 +32,10 @@ def build(config: Config) -> nn.Module:
     Raises DataError if there is no usable data.
     """
     feature_size, classes = datasets.sizes(config)
-    sizes = {"stages": config.stages, "layers": config.layers, "maps": config.maps, "dropout": config.dropout}
+    sizes = {"stages": config.stages, "maps": config.maps, "dropout": config.dropout}
     if config.model == "ms_tcn_pp":
-        return ms_tcn_pp(feature_size, classes, prediction_layers=config.prediction_layers, **sizes)
-    return ms_tcn(feature_size, classes, **sizes)
+        return ms_tcn_pp(feature_size, classes, layers=(config.prediction_layers, config.layers), **sizes)
+    return ms_tcn(feature_size, classes, layers=config.layers, **sizes)
 
 
 def searched(name: str, conv: Conv) -> bool:
@@ -74,30 +74,26 @@ def ms_tcn_pp(
     classes: int,
     *,
     stages: int = 4,
-    layers: int = 10,
-    prediction_layers: int = 11,
+    layers: tuple[int, int] = (11, 10),
     maps: int = 64,
     dropout: float = 0.5,
 ) -> "MultiStageTCN":
     """MS-TCN++: a prediction stage of dual dilated layers, then `stages` - 1 refinement stages.
 
     The refinement stages are those of MS-TCN and do not share their weights.
+
+    layers: of the prediction stage, and of each refinement stage.
     """
+    first, later = layers
     _check_sizes(
-        feature_size=feature_size,
-        classes=classes,
-        stages=stages,
-        layers=layers,
-        prediction_layers=prediction_layers,
-        maps=maps,
+        feature_size=feature_size, classes=classes, stages=stages, prediction_layers=first, layers=later, maps=maps
     )
     dual = [
-        DualDilatedLayer(maps, 2 ** (prediction_layers - 1 - layer), 2**layer, dropout)
-        for layer in range(prediction_layers)
+        DualDilatedLayer(maps, 2 ** (first - 1 - layer), 2**layer, dropout) for layer in range(first)
     ]
     prediction = Stage(feature_size, classes, maps, dual)
     refinements = [
-        Stage(classes, classes, maps, [DilatedLayer(maps, 2**layer, dropout) for layer in range(layers)])
+        Stage(classes, classes, maps, [DilatedLayer(maps, 2**layer, dropout) for layer in range(later)])
         for _ in range(stages - 1)
     ]
     return MultiStageTCN([prediction, *refinements])

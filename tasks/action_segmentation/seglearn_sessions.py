@@ -74,7 +74,7 @@ def prepare() -> Path:
     folder = cache_folder() / f"seglearn_sessions-v{VERSION}"
     if folder.is_dir():
         return folder
-    recordings = _load(source())
+    recordings = read_recordings(source())
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -94,7 +94,7 @@ Recordings = dict[tuple[int, str, str], NDArray[np.float64]]
 """(subject, side, exercise) -> (samples, 6)"""
 
 
-def _load(path: Path) -> Recordings:
+def read_recordings(path: Path) -> Recordings:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256:
         fail(path, None, "not the file of seglearn 1.2.5", "pip install --force-reinstall seglearn==1.2.5")

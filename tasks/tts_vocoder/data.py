@@ -95,11 +95,10 @@ def open_recordings(
     test: float,
     validation: float,
     clips: int | None = None,
-    cache_bytes: int = CACHE_BYTES,
 ) -> Recordings:
     """Open one fold of a data folder: list the clips, read all their headers, and say in the log what was found.
 
-    The samples are read on first use and kept in memory up to `cache_bytes`.
+    The samples are read on first use and kept in memory up to `CACHE_BYTES`.
 
     test, validation: see `split`.
     clips: use only this many, evenly spaced in the order of names.
@@ -112,7 +111,7 @@ def open_recordings(
         files = {name: path for index, (name, path) in enumerate(files.items()) if index in kept}
     headers = {name: read_header(path, shape, fail) for name, path in files.items()}
     log.info("%s: %s", root, summary([header for header in headers.values() if header], shape.sample_rate))
-    reader = _Reader(shape, cache_bytes)
+    reader = _Reader(shape, CACHE_BYTES)
     parts = split(list(files), fold=fold, test=test, validation=validation)
     train, held_out, scored = ({name: files[name] for name in part} for part in parts)
     return Recordings(shape, *(Clips(part, shape, reader) for part in (train, held_out, scored)))

@@ -24,9 +24,7 @@ class ParallelWaveGAN(Generator):
         mel: configuration of the mels.
         layers: dilated convs; `layers` / `stacks` to a stack, of dilations 1, 2, 4, ...
         stacks: how often the dilations start anew.
-        residual: channels between layers.
-        gate: channels before the gate, which halves them.
-        skip: channels of the sum over layers.
+        channels: between layers, before the gate (which halves them), and of the sum over layers.
         upsampling: factors, which multiply to the hop.
     """
 
@@ -36,12 +34,11 @@ class ParallelWaveGAN(Generator):
         *,
         layers: int = 30,
         stacks: int = 3,
-        residual: int = 64,
-        gate: int = 128,
-        skip: int = 64,
+        channels: tuple[int, int, int] = (64, 128, 64),
         upsampling: Sequence[int] = (4, 4, 4, 4),
     ) -> None:
         super().__init__(mel)
+        residual, gate, skip = channels
         check_sizes(layers=layers, stacks=stacks, residual=residual, gate=gate, skip=skip)
         check_upsampling(tuple(upsampling), mel)
         if layers % stacks or gate % 2:
