@@ -3,8 +3,8 @@
     results/runs/<task>/<preset>/<method>/fold<f>-seed<k>.json   what this machine ran: whole records, not committed
     results/<task>-<preset>/records.jsonl                        committed: one line per cell, without histories
 
-In a .jsonl file, a line {"context": n, ...} holds what many cells have in common (protocol, versions, device); the lines
-of the cells that follow name it by its number.
+In a .jsonl file, a line {"context": n, ...} holds what many cells have in common (protocol, versions, device); the
+lines of the cells that follow name it by its number.
 """
 
 import json
@@ -290,13 +290,18 @@ def read_all(results: Path) -> Records:
     return Records(found, broken, frozenset(own))
 
 
+def is_current(record: Record, planned: Mapping[str, Any]) -> bool:
+    """Whether a cell with the planned protocol needs no run, since this record of it is done and has that protocol."""
+    return record.status == "done" and record.protocol == planned
+
+
 def kept(key: Key, planned: Mapping[str, Any], records: Records, *, committed: bool = False) -> Record | None:
-    """The cell's record if it is done and has the planned protocol; otherwise None, and the cell has to be run.
+    """The cell's record if it is current; otherwise None, and the cell has to be run.
 
     A record that was not run in this folder (one that came with the repository) counts only if `committed` is set:
-    whoever runs the benchmark wants to see it run.
+    users who run the benchmark want to see it run.
     """
     record = records.by_key.get(key)
     if record is None or (key not in records.own and not committed):
         return None
-    return record if record.status == "done" and record.protocol == planned else None
+    return record if is_current(record, planned) else None
