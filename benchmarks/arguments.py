@@ -27,7 +27,9 @@ class Both(Generic[Options, Config]):
     config: Annotated[Config, tyro.conf.arg(name="")]
 
 
-def parse_both(options: Options, config: Config, arguments: Sequence[str], **about: str) -> tuple[Options, Config]:
+def parse_both(
+    options: Options, config: Config, arguments: Sequence[str], prog: str, description: str | None = None
+) -> tuple[Options, Config]:
     """Options and config with what the arguments change in them.
 
     Raises:
@@ -36,7 +38,7 @@ def parse_both(options: Options, config: Config, arguments: Sequence[str], **abo
     """
     shape: Any = Both[type(options), type(config)]  # type: ignore[misc]
     try:
-        both = tyro.cli(shape, args=list(arguments), default=Both(options, config), **about)
+        both = tyro.cli(shape, args=list(arguments), default=Both(options, config), prog=prog, description=description)
     except ValueError as error:  # from the config's own checks
         raise UsageError(str(error)) from error
     return both.options, both.config

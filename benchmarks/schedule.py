@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks import pool
 from benchmarks.cell import Cell
-from benchmarks.execute import Delivery, WholeCell, describe, receive
+from benchmarks.execute import Delivery, WholeCell, describe, receive, record_failure
 from benchmarks.plan import SharedSearch, shared_searches
 from benchmarks.records.places import Busy
 from benchmarks.records.record import Record
@@ -108,6 +108,6 @@ def run_all(
 def failure(cell: Cell, reason: str) -> Result:
     """The result of a cell that failed without a record, which is written now."""
     try:
-        return Result(cell, recordfailure(cell, reason))
+        return Result(cell, record_failure(cell, reason))
     except OSError as error:
         return Result(cell, None, f"{reason}; {error}")
