@@ -58,3 +58,10 @@ def cache_folder() -> Path:
     The folder that the environment variable RFNEXT_CACHE names, else ~/.cache/rfnext.
     """
     return Path(os.environ.get("RFNEXT_CACHE") or Path.home() / ".cache" / "rfnext")
+
+
+def serialised(value: Any) -> bytes:
+    """What `torch.save` writes for a value."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
