@@ -246,6 +246,7 @@ def python(project, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_readmes_example_is_a_task(project):
     text = (ROOT / "tasks" / "README.md").read_text("utf-8")
     (example,) = re.findall(r"```python\n(.*?TASK = Task\(.*?)```", text, re.DOTALL)
