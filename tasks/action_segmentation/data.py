@@ -49,7 +49,7 @@ class Video:
 
 
 class _FeatureCache:
-    """Reads features on first use and keeps them while they fit; the rest is read again each time."""
+    """Reads features on first use and keeps them up to a number of bytes; others are read again each time."""
 
     def __init__(self, layout: Layout, stride: int, budget: int) -> None:
         self.layout, self.stride, self.budget = layout, stride, budget
@@ -90,8 +90,11 @@ class Videos:
 class Dataset:
     """One fold of a data folder; made by `open_dataset`.
 
-    classes: names in the order of their indices. feature_size: D. stride: every stride-th frame is used.
-    validation: carved out of the fold's training bundle, so disjoint from `train`.
+    classes: names in the order of their indices.
+    feature_size: D.
+    stride: every stride-th frame is used.
+    train, validation: two parts of the fold's training bundle; no video is in both.
+    test: the videos of the test bundle.
     """
 
     classes: tuple[str, ...]
@@ -102,6 +105,7 @@ class Dataset:
     test: Videos
 
     def part(self, part: Part) -> Videos:
+        """The videos of a part."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[part]
 
 
@@ -153,12 +157,12 @@ def carve_validation(
 ) -> tuple[list[str], list[str]]:
     """Divide a fold's training videos into (train, validation), in their given order.
 
-    The division depends on the fold and the names alone, never on a run's seed: groups are ordered by a hash
-    and go to validation until its size is as near to `share` of the videos as whole groups allow; at least
-    one goes.
+    The division depends on the fold and the names alone, never on a run's seed. Groups are ordered by a hash and added
+    to the validation part until its size is as near to `share` of the videos as whole groups allow; it has at least
+    one group.
 
-    group: regular expression searched in the names; videos with the same match (its first group, if it has
-        one) stay together, such as those of one subject: r"rgb-\\d+" for 50 Salads, r"P\\d+" for Breakfast,
+    group: regular expression searched in the names; videos with the same match (of its first group, if it
+        has one) stay together, for example those of one subject: r"rgb-\\d+" for 50 Salads, r"P\\d+" for Breakfast,
         r"S\\d+" for GTEA. Videos without a match, or all if None, are groups of their own.
     Raises ValueError if the share is not in (0, 1), if the expression is broken or matches no video, or if
     either part would be empty.
@@ -182,7 +186,7 @@ def carve_validation(
             "cannot be divided; add training videos or mend the group expression"
         )
     target, count, held_out = share * len(videos), 0, set[str]()
-    # A hash instead of a generator: the same in every version of numpy, and a new video moves no other group.
+    # By a hash, not a random generator: it is the same in every version of numpy and does not depend on other groups.
     for key in sorted(sizes, key=lambda key: hashlib.sha256(f"{fold}/{key}".encode()).digest())[:-1]:
         if held_out and abs(count + sizes[key] - target) >= abs(count - target):
             break

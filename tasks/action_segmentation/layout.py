@@ -27,21 +27,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a data folder lie."""
+    """Paths of the files of a data folder."""
 
     root: Path
 
     @property
     def mapping(self) -> Path:
+        """File of the class names and their indices."""
         return self.root / "mapping.txt"
 
     def features(self, video: str) -> Path:
+        """File of a video's features, (D, T)."""
         return self.root / "features" / f"{video}.npy"
 
     def ground_truth(self, video: str) -> Path:
+        """File of a video's labels, one class name a line."""
         return self.root / "groundTruth" / f"{video}.txt"
 
     def bundle(self, part: Literal["train", "test"], fold: int) -> Path:
+        """File that names the videos of a part of a fold."""
         return self.root / "splits" / f"{part}.split{fold}.bundle"
 
     def folds(self) -> tuple[int, ...]:
@@ -51,7 +55,7 @@ class Layout:
 
 
 def open_layout(root: str | Path, report: Report) -> Layout:
-    """The layout of a folder, which is looked for."""
+    """The layout of a folder; a missing folder is reported."""
     layout = Layout(Path(root))
     if not layout.root.is_dir():
         mend = "give a folder with features/, groundTruth/, splits/ and mapping.txt"
@@ -117,7 +121,7 @@ def read_bundle(path: Path, report: Report, mend_missing: str = "add it") -> dic
 def read_shapes(layout: Layout, videos: Iterable[str], report: Report) -> dict[str, tuple[int, int]]:
     """(D, T) of the features of each video, from the headers of the files; D is the same for all.
 
-    Videos whose features are missing, unreadable, empty or of another D than most are reported and left out.
+    Videos whose features are missing, unreadable, empty, or differ in D from most others are reported and left out.
     """
     shapes: dict[str, tuple[int, int]] = {}
     for video in videos:
@@ -135,7 +139,7 @@ def read_shapes(layout: Layout, videos: Iterable[str], report: Report) -> dict[s
 
 
 def _open_features(path: Path, report: Report) -> NDArray | None:
-    """Memory-mapped, so that only the header is read; a pickled array is refused, never loaded."""
+    """Memory-mapped, so only the header is read. A pickled array is refused without loading it."""
     try:
         features = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
@@ -180,7 +184,7 @@ def read_labels(layout: Layout, video: str, index: Mapping[str, int], report: Re
     if not lines:
         return None
     labels = np.array([index.get(line, -1) for line in lines], dtype=np.int64)
-    # Without any class, the mapping is what needs mending, not every label.
+    # If there is no class at all, the mapping is wrong, not every label.
     unknown = Counter(lines[k] for k in np.flatnonzero(labels < 0)) if index else {}
     for name, count in unknown.items():
         what = f"{name!r} ({count} of {len(lines)} lines) is no class of {layout.mapping.name}"
@@ -191,9 +195,9 @@ def read_labels(layout: Layout, video: str, index: Mapping[str, int], report: Re
 def common_length(layout: Layout, video: str, frames: int, labels: int, report: Report, *, strict: bool = False) -> int:
     """Of `frames` feature frames and a number of labels, how many frames have both.
 
-    The two differ by a few frames in some releases, where the MS-TCN code silently cuts the longer one. So
-    does this, with a warning, up to 5 frames and 1 % of the video; a larger difference, or any if `strict`,
-    is reported.
+    They differ by a few frames in some releases, and the MS-TCN code silently cuts the longer one. This function cuts
+    it with a warning if the difference is at most 5 frames and 1 % of the video. A larger difference, or any if
+    `strict`, is reported.
     """
     shorter, longer = sorted((frames, labels))
     if shorter < longer:

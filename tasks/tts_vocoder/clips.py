@@ -1,14 +1,14 @@
-"""Recorded clips: listing and checking them, and bringing them into the shape that training needs.
+"""Recorded clips: listing them, checking them, and preparing them for training.
 
     ROOT/wavs/<clip>.wav     LJSpeech's layout; any rate, format and number of channels that libsndfile reads
     ROOT/metadata.csv        one clip a line: <clip>|text|normalised text; optional, without it every file counts
 
 Without a folder wavs/, all audio files anywhere below ROOT are the clips.
 
-A clip that cannot be used is an error that names the file and the mend: missing, unreadable, empty, truncated,
-silent, not finite, or with too low a sample rate for the mel. All others are brought into shape, and the log says
-how: channels averaged, resampled, silence at the ends trimmed, loudness set. Clipping is only reported, since nothing
-undoes it.
+A clip that cannot be used is an error that names the file and how to mend it: missing, unreadable, empty, truncated,
+silent, not finite, or with too low a sample rate for the mel. All others are prepared, and the log says how: channels
+are averaged, the clip is resampled, silence at the ends trimmed, the loudness set. Clipping is only reported, since it
+cannot be undone.
 
 Every function that reads takes a `report`, which is called with each problem found. That of a training,
 `tasks.spec.fail`, raises at the first problem; that of `tasks.tts_vocoder.check` collects all of them.
@@ -34,7 +34,7 @@ Wave = NDArray[np.float32]
 """(samples), full scale is 1."""
 
 Loudness = Literal["peak", "as_is"]
-"""peak: scaled so that the largest sample is `PEAK`, as HiFi-GAN does. as_is: left alone."""
+"""peak: scaled so that the largest sample is `PEAK`, as HiFi-GAN does. as_is: not changed."""
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 PEAK = 0.95
@@ -42,10 +42,10 @@ SILENT = 1e-3
 """Largest sample, -60 dB of full scale, up to which a clip is silent."""
 
 TRIM_DB = 45.0
-"""Silence at the ends is what stays this far below the loudest 20 ms."""
+"""Sound at the ends is silence if it stays this far below the loudest 20 ms."""
 
 MARGIN = 0.1
-"""Seconds of it that are kept at either end."""
+"""Seconds of silence that are kept at either end."""
 
 CLIPPED_RUN = 4
 """Equal samples in a row at the clip's peak, near full scale, that make it clipped."""
@@ -53,10 +53,12 @@ CLIPPED_RUN = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """What every clip is brought into.
+    """What every clip is after preparation.
 
-    sample_rate: Hz. highest: Hz, the highest frequency that the mel looks at; a recording must reach it.
-    trim: cut silence at the ends. loudness: see `Loudness`.
+    sample_rate: Hz.
+    highest: highest frequency of the mel in Hz; recordings with a lower one are refused.
+    trim: cut silence at the ends.
+    loudness: see `Loudness`.
     """
 
     sample_rate: int
@@ -66,7 +68,7 @@ class Shape:
 
 
 def list_clips(root: Path, report: Report) -> dict[str, Path]:
-    """Name -> file of every clip, in order of the names; what the metadata names twice or does not find is reported."""
+    """Name -> file of every clip, in order of the names; wrong lines of the metadata are reported."""
     if not root.is_dir():
         report(root, None, "no such folder", "give a folder with wavs/*.wav and metadata.csv, or any folder of audio")
         return {}
@@ -141,7 +143,7 @@ def read_header(path: Path, shape: Shape, report: Report) -> Header | None:
     if info.frames == 0:
         report(path, None, "it has a length of 0", "record it again or take it out")
         return None
-    # libsndfile reads what is there of a WAV file that was cut, and says so only here.
+    # libsndfile reads a truncated WAV file without an error; only this text tells.
     if cut := re.search(r"^data\s*: (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE):
         report(path, None, f"truncated: {cut[2]} of {cut[1]} bytes are there", "copy it again or take it out")
         return None
@@ -149,8 +151,8 @@ def read_header(path: Path, shape: Shape, report: Report) -> Header | None:
         report(
             path,
             None,
-            f"its sample rate of {info.samplerate} Hz holds nothing above {info.samplerate // 2} Hz, and the mel "
-            f"looks up to {shape.highest:g} Hz",
+            f"its sample rate of {info.samplerate} Hz holds nothing above {info.samplerate // 2} Hz, but the mel "
+            f"needs up to {shape.highest:g} Hz",
             f"record at {math.ceil(2 * shape.highest)} Hz or more, or set mel.sample-rate and mel.fmax lower",
         )
         return None
@@ -158,7 +160,7 @@ def read_header(path: Path, shape: Shape, report: Report) -> Header | None:
 
 
 class Clip(NamedTuple):
-    """A clip brought into `Shape`. treatments: kind -> what was done to it, for the log."""
+    """A prepared clip. treatments: kind -> what was done to it, for the log."""
 
     name: str
     wave: Wave
@@ -186,7 +188,7 @@ def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | Non
         return None
     done: dict[str, str] = {}
     if count := clipped_samples(samples):
-        done["clipped"] = f"clipped: {count} samples stand at full scale, which nothing undoes"
+        done["clipped"] = f"clipped: {count} samples are at full scale, which cannot be undone"
     wave = samples.mean(axis=1)
     if header.channels > 1:
         done["channels"] = f"{header.channels} channels averaged"
@@ -213,7 +215,7 @@ def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | Non
 
 
 def clipped_samples(samples: NDArray[np.float32]) -> int:
-    """How many samples of (samples, channels) lie in runs of `CLIPPED_RUN` at the channel's peak near full scale."""
+    """How many samples of (samples, channels) are in runs of `CLIPPED_RUN` or more at a peak near full scale."""
     count = 0
     for channel in samples.T:
         peak = np.abs(channel).max()
@@ -225,7 +227,7 @@ def clipped_samples(samples: NDArray[np.float32]) -> int:
 
 
 def speech(wave: Wave, sample_rate: int) -> tuple[int, int]:
-    """First and last (exclusive) sample of what is not silence at the ends; see `TRIM_DB` and `MARGIN`."""
+    """First and last (exclusive) sample without the silence at the ends; see `TRIM_DB` and `MARGIN`."""
     step = sample_rate // 50
     frames = np.pad(wave, (0, -len(wave) % step)).reshape(-1, step)
     level = np.sqrt(np.square(frames, dtype=np.float64).mean(axis=1))
@@ -235,7 +237,7 @@ def speech(wave: Wave, sample_rate: int) -> tuple[int, int]:
 
 
 def summary(headers: Sequence[Header], sample_rate: int) -> str:
-    """What a set of clips is, and how many are resampled or averaged."""
+    """Number, length and rates of some clips, and how many are resampled or averaged."""
     seconds = sum(header.frames / header.sample_rate for header in headers)
     text = f"{len(headers)} clips, {seconds / 60:.1f} minutes"
     for rate, count in sorted(Counter(header.sample_rate for header in headers).items()):

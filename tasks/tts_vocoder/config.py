@@ -30,20 +30,20 @@ class Config:
     clips: int | None = None
     """Use only this many clips, evenly spaced in the order of their names; None: all."""
     folds: tuple[int, ...] = (1,)
-    """Folds; the f-th tests on the f-th block of clips from the end."""
+    """Folds; the test part of fold f is the f-th block of clips from the end."""
     test: float = 0.1
-    """Test clips of a fold: how many, or below 1 the share of all."""
+    """Test clips of a fold: their number, or, below 1, their share of all clips."""
     validation: float = 0.1
-    """Validation clips, likewise, taken out of the training part."""
+    """Validation clips, likewise; they are taken out of the training part."""
     trim: bool = False
     """Cut silence at the ends of clips."""
     loudness: Loudness = "peak"
-    """peak: scale every clip to a peak of 0.95. as_is: leave it alone."""
+    """peak: scale every clip to a peak of 0.95. as_is: do not scale."""
 
     mel: MelConfig = field(default_factory=MelConfig)
-    """Log-mel spectrogram that the generator starts from; recordings are resampled to its sample rate."""
+    """Log-mel spectrogram, the input of the generator; recordings are resampled to its sample rate."""
     generator: GeneratorName = "hifi_gan_v1"
-    """Network; the sizes below are the published ones where they are None."""
+    """Network. Sizes below that are None are the published ones."""
     channels: int | None = None
     """HiFi-GAN: channels after the first conv."""
     upsampling: tuple[int, ...] | None = None
@@ -56,11 +56,11 @@ class Config:
     recipe: Recipe = "gan"
     """gan: adversarial, feature matching and mel loss. stft: spectral losses alone, without discriminators."""
     search_recipe: Recipe = "stft"
-    """Recipe of the training that searches; the cheap one finds what either is then trained with."""
+    """Recipe of the training that searches. The structure that it finds is then trained by `recipe`."""
     discriminators: tuple[Discriminator, ...] = ("period", "scale")
     """Discriminators of recipe gan."""
     discriminator_divisor: int = 1
-    """Their published numbers of channels are divided by this: 1, 2, 4 or 8."""
+    """Divisor of the discriminators' published numbers of channels: 1, 2, 4 or 8."""
     epochs: int = 100
     """Epochs of one training."""
     batch: int = 16
@@ -74,13 +74,13 @@ class Config:
     lr_decay: float = 0.999
     """Factor on the learning rate after every epoch."""
     ema: float | None = None
-    """Decay of the exponential moving average of the weights, which then is what is scored; None: no average."""
+    """Decay of an exponential moving average of the weights, which is scored and kept; None: no average."""
     precision: Precision = "32-true"
     """32-true, or mixed precision: bf16-mixed, 16-mixed (CUDA)."""
     validate_every: int = 5
     """Epochs between two measurements of the validation part, from which the best epoch is chosen."""
     workers: int = field(default=0, metadata={"protocol": False})
-    """Processes that cut segments; 0: the training process does."""
+    """Processes that cut segments; 0: the training process cuts them."""
 
     search: LocalConfig = field(
         default_factory=lambda: LocalConfig(interval=5, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 64))
@@ -119,7 +119,7 @@ class Config:
 
     @property
     def shape(self) -> Shape:
-        """What clips are brought into."""
+        """What every clip is after preparation."""
         return Shape(self.mel.sample_rate, self.mel.top, self.trim, self.loudness)
 
     @property
@@ -132,7 +132,7 @@ class Config:
 AT_16_KHZ = MelConfig(sample_rate=16000)
 
 PRESETS = {
-    # Small enough for seconds per training on one core; its search runs through all its rounds.
+    # For tests and first tries: seconds per training on one core; the search runs through all its rounds.
     "tiny": Config(
         clips=40,
         test=4,
@@ -151,6 +151,7 @@ PRESETS = {
         validate_every=3,
         search=LocalConfig(interval=2, rounds=5, spread=0.5, branches=3, bounds=Bounds(1, 32)),
     ),
+    # A published network on all of the embedded speech, without discriminators.
     "small": Config(
         trim=True,
         mel=AT_16_KHZ,
@@ -162,7 +163,7 @@ PRESETS = {
         lr_decay=0.97,
         search=LocalConfig(interval=5, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 32)),
     ),
-    # HiFi-GAN's schedule: 2.5 million steps of 16 segments. Its validation list of 150 clips is the test part.
+    # HiFi-GAN's schedule, 2.5 million steps of 16 segments, and the sizes of its parts.
     "ljspeech": Config(
         dataset="ljspeech",
         test=150,
@@ -171,6 +172,7 @@ PRESETS = {
         validate_every=10,
         search=LocalConfig(interval=100, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 64)),
     ),
+    # Own recordings.
     "folder": Config(dataset="folder", trim=True),
 }
 

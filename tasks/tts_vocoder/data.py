@@ -25,7 +25,7 @@ CACHE_BYTES = 8 * 2**30
 
 
 class Clips:
-    """The clips of one part of a fold in order of their names; read on first use and kept while they fit."""
+    """The clips of one part of a fold, in order of their names; read on first use and kept up to `CACHE_BYTES`."""
 
     def __init__(self, files: dict[str, Path], shape: Shape, reader: "_Reader") -> None:
         self.names = tuple(files)
@@ -49,7 +49,7 @@ class Clips:
 
 
 class _Reader:
-    """Reads clips, keeps them up to a budget of bytes, and logs each kind of treatment once (all at debug level)."""
+    """Reads clips, keeps them up to a number of bytes, and logs the first of each treatment (all at debug level)."""
 
     def __init__(self, shape: Shape, budget: int) -> None:
         self.shape, self.budget = shape, budget
@@ -84,6 +84,7 @@ class Recordings:
     test: Clips
 
     def part(self, part: Part) -> Clips:
+        """The clips of a part."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[part]
 
 
@@ -96,14 +97,14 @@ def open_recordings(
     validation: float,
     clips: int | None = None,
 ) -> Recordings:
-    """Open one fold of a data folder: list the clips, read all their headers, and say in the log what was found.
+    """Open one fold of a data folder: list the clips, read all their headers, and log a summary.
 
     The samples are read on first use and kept in memory up to `CACHE_BYTES`.
 
     test, validation: see `split`.
     clips: use only this many, evenly spaced in the order of names.
-    Raises DataError with file and mend at the first problem; what only the samples show (silence, say) is found when
-    a clip is read. `python -m tasks.tts_vocoder.check` reads everything beforehand.
+    Raises DataError with file and mend at the first problem. Problems of the samples, such as silence, are found when a
+    clip is read. `python -m tasks.tts_vocoder.check` reads everything beforehand.
     """
     files = list_clips(Path(root), fail)
     if clips is not None and clips < len(files):
@@ -122,10 +123,10 @@ def split(
 ) -> tuple[list[str], list[str], list[str]]:
     """Divide clips into (train, validation, test), by their order alone.
 
-    Fold f tests on the f-th block of clips, counted from the end in order of names: neighbours are often of one
-    chapter or session, which so stays on one side. Validation is the block at the end of what is left. For LJSpeech
-    with `test=150` this gives HiFi-GAN's sizes, 12,950 and 150, the latter being the last 150 clips by name; the list
-    of names that HiFi-GAN was published with is another one.
+    The test part of fold f is the f-th block of clips from the end, in order of names. Neighbours are often of one
+    chapter or session, so most of these stay in one part. The validation part is the last block of the other clips. For
+    LJSpeech with `test=150`, the sizes are HiFi-GAN's, 12,950 and 150; the 150 clips are the last ones by name, not
+    those of HiFi-GAN's list.
 
     test, validation: number of clips (1 or more), or a share of all clips (below 1; at least one clip).
     Raises ValueError if a part would be empty.
@@ -143,7 +144,7 @@ def split(
 
 
 class Cut(NamedTuple):
-    """Where to cut a segment. start: 0 at the clip's start, up to (not including) 1 where the last whole one begins."""
+    """Where to cut a segment. start: from 0, the clip's start, to 1 (exclusive), that of the last whole segment."""
 
     clip: int
     start: float
@@ -152,7 +153,7 @@ class Cut(NamedTuple):
 class Segments(Dataset[Tensor]):
     """Segments of `length` samples: `segments[Cut(3, 0.5)]` is the middle one of clip 3.
 
-    A clip that is shorter is padded with zeros at its end, which the log says once for each.
+    A shorter clip is padded with zeros at its end; the log says it once per clip.
     """
 
     def __init__(self, clips: Clips, length: int) -> None:
@@ -175,13 +176,16 @@ class Segments(Dataset[Tensor]):
 
 
 class Cuts(Sampler[Cut]):
-    """`per_clip` random cuts of every clip in random order, new every epoch, which depend on the seed and the epoch
-    only; Lightning calls `set_epoch`."""
+    """`per_clip` random cuts of every clip in random order, new every epoch.
+
+    They depend on the seed and the epoch only.
+    """
 
     def __init__(self, clips: int, per_clip: int, seed: int) -> None:
         self.clips, self.per_clip, self.seed, self.epoch = clips, per_clip, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Lightning calls it before each epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Cut]:

@@ -16,9 +16,10 @@ from tasks.tts_vocoder.data import Recordings, open_recordings, split
 
 LJSPEECH = "https://keithito.com/LJ-Speech-Dataset"
 LJSPEECH_CLIPS = 13100
+"""Clips of LJSpeech-1.1."""
 
 NEEDS = ("auraloss", "librosa", "lightning", "pystoi", "scipy", "soundfile")
-"""Packages beyond the library's."""
+"""Packages that the task needs besides those of the library."""
 
 LABELS = {
     "asterisk": "Asterisk's English prompts, real speech (embedded)",
@@ -46,9 +47,9 @@ def folds(config: Config) -> tuple[int, ...]:
 
 
 def unavailable(config: Config) -> str | None:
-    """Why the config cannot run here and how to mend it; None if nothing stands out.
+    """Why the config cannot run here and how to mend it; None if no reason was found.
 
-    Lists the clips and their metadata; what is wrong inside of them, `python -m tasks.tts_vocoder.check` finds.
+    Lists the clips and their metadata. Problems inside the clips, `python -m tasks.tts_vocoder.check` finds.
     """
     if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
         return f"packages are missing; pip install {' '.join(missing)}"

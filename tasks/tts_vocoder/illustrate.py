@@ -26,10 +26,10 @@ CLIPS = 2
 """Clips per picture."""
 
 SECONDS = 2.0
-"""Of each, from its beginning: longer ones would be too dense to see anything."""
+"""Seconds of each clip, from its beginning; longer pictures would be too dense."""
 
 COLOURS = 12
-"""So few because noise compresses badly."""
+"""So few because noise with more colours compresses badly."""
 
 
 def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:

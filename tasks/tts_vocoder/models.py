@@ -6,11 +6,14 @@ from tasks.tts_vocoder import generators
 from tasks.tts_vocoder.config import Config
 
 SIZES = {"parallel_wavegan": ("layers", "upsampling"), "vocos": ("dim", "layers")}
-"""Which of the config's sizes a generator has; HiFi-GAN has the others."""
+"""Which of the config's sizes a generator has; those of HiFi-GAN are channels and upsampling."""
 
 
 def build(config: Config) -> nn.Module:
-    """The untrained generator. Raises ValueError if the sizes do not fit it or the mels."""
+    """The untrained generator; torch's seed decides its weights.
+
+    Raises ValueError for sizes that do not fit the generator or the mels.
+    """
     known = SIZES.get(config.generator, ("channels", "upsampling"))
     for size in config.sizes:
         if size not in known:
@@ -19,6 +22,7 @@ def build(config: Config) -> nn.Module:
 
 
 def generator_of(model: nn.Module) -> generators.Generator:
+    """The model itself. Raises TypeError if it is no generator."""
     if not isinstance(model, generators.Generator):
         raise TypeError(f"{type(model).__name__} is no generator; make it by build()")
     return model

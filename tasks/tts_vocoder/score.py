@@ -66,6 +66,7 @@ def _pairs(truth: Path, output: Path, mel: MelConfig) -> Iterator[tuple[Wave, Wa
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exits with 1 and a message if a file cannot be scored."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.tts_vocoder.score",
         description="Score a folder of synthesised clips against the recordings of the same names. Prints JSON.",

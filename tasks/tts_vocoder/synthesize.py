@@ -1,8 +1,8 @@
 """Speech from a recording or a saved mel: `python -m tasks.tts_vocoder.synthesize IN OUT.wav --checkpoint CKPT`.
 
-IN is audio (copy synthesis: its mel is computed as the generator was trained, after resampling if needed) or a log-mel
-as .npy, (mels, frames), natural logarithms of magnitudes. A mel may have its configuration beside it as <name>.json,
-which `--save-mel` writes; it must then be that of the generator.
+IN is audio (copy synthesis: its mel is computed as in the generator's training, after resampling if needed) or a
+log-mel as .npy, (mels, frames), natural logarithms of magnitudes. A mel may have its configuration beside it as
+<name>.json, as `--save-mel` writes it; the configuration must then be that of the generator.
 """
 
 import argparse
@@ -67,6 +67,7 @@ def mel_of_file(path: Path, mel: MelConfig) -> Tensor:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exits with 1 and a message if it fails."""
     import soundfile
 
     parser = argparse.ArgumentParser(

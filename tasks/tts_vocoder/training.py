@@ -28,7 +28,7 @@ from tasks.tts_vocoder.metrics import log_mel_l1
 from tasks.tts_vocoder.models import generator_of
 
 GENERATOR = "generator.pt"
-"""The generator of the best epoch with its mel and dilations, in `Run.folder`; what `synthesize` takes."""
+"""File in `Run.folder`: the generator of the best epoch with its mel and dilations, for `synthesize`."""
 
 AUDIO = "audio"
 """Folder in `Run.folder` with truth and output of validation clips at the end of training, as WAV files."""
@@ -43,7 +43,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     By `config.recipe`, or by `config.search_recipe` if `run.search` is set. Every `config.validate_every` epochs, and
     after the last one, the log-mel distance of the validation part is measured. The weights of the epoch with the
     least distance (the first of equals) go to `run.folder / SELECTED` and, as a file for `synthesize`, to `GENERATOR`.
-    With `config.ema`, the moving average is what is measured, selected and left. The test part is never read.
+    With `config.ema`, the moving average is measured, selected and kept. The test part is never read.
 
     Raises:
         TypeError: if the model is no generator.
@@ -156,7 +156,7 @@ def _full_band(config: Config) -> MelConfig:
 
 
 def _discriminators(config: Config, seed: int) -> nn.ModuleList:
-    """Those of the config, with initial weights of the seed that disturb no other random numbers."""
+    """The config's discriminators; their initial weights depend on the seed and change no other random number."""
     divisor = config.discriminator_divisor
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed("discriminators", seed))
@@ -189,7 +189,7 @@ class _Validation(Validation):
 
 
 def _show(loggers: list[Any], network: Generator, clips: Clips, step: int) -> None:
-    """Audio and spectrograms of some clips, to the loggers that take such."""
+    """Audio and spectrograms of some clips, to TensorBoard and Weights & Biases."""
     for logger in loggers:
         if not isinstance(logger, (TensorBoardLogger, WandbLogger)):
             continue

@@ -18,12 +18,12 @@ from tasks.tts_vocoder.mel import MelConfig
 
 
 class ParallelWaveGAN(Generator):
-    """A WaveNet without autoregression: noise is shaped by gated dilated convs that see the upsampled mels.
+    """A WaveNet without autoregression: gated dilated convs on noise, conditioned on the upsampled mels.
 
     Args:
         mel: configuration of the mels.
         layers: dilated convs; `layers` / `stacks` to a stack, of dilations 1, 2, 4, ...
-        stacks: how often the dilations start anew.
+        stacks: how often the dilations start again from 1.
         channels: between layers, before the gate (which halves them), and of the sum over layers.
         upsampling: factors, which multiply to the hop.
     """
@@ -66,6 +66,7 @@ class ParallelWaveGAN(Generator):
         return noise.T.expand(batch, -1, -1)
 
     def inputs(self, mel: Tensor) -> tuple[Tensor, ...]:
+        """The mels and their noise."""
         return mel, self.noise(mel)
 
     def forward(self, mel: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -84,7 +85,7 @@ class ParallelWaveGAN(Generator):
 class GatedLayer(nn.Module):
     """Dilated conv plus 1x1 conv of the mels, gated; then one 1x1 conv for the residual and one for the skip.
 
-    As published, the last layer has a residual, too, which nobody uses: its parameters get no gradient.
+    As published, the last layer has a residual, too, which is not used: its parameters get no gradient.
     """
 
     def __init__(self, residual: int, gate: int, skip: int, mels: int, dilation: int) -> None:
