@@ -45,13 +45,6 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def serialised(value: Any) -> bytes:
-    """What `torch.save` writes, as bytes for `write_bytes`."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
 def cache_folder() -> Path:
     """Where things are kept that were downloaded or made and can be made again; it need not exist yet.
 
