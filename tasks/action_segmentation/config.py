@@ -105,7 +105,8 @@ PRESETS = {
     ),
     # The published network on the embedded data.
     "small": Config(stride=2),
-    # The papers' data and settings.
+    # The papers' data, network and training, with the library's search; the published one is given by
+    # --search.rule paper --search.spread 0.1.
     "50salads": Config(dataset="50salads", stride=2, group=r"rgb-\d+"),
     "breakfast": Config(dataset="breakfast", folds=(1, 2, 3, 4), group=r"P\d+"),
     "gtea": Config(dataset="gtea", folds=(1, 2, 3, 4), group=r"S\d+"),
