@@ -198,6 +198,7 @@ def test_one_training_step_and_one_prediction(detector: str) -> None:
         assert tuple(boxes.masks.shape) == (len(boxes), 128, 128)
 
 
+@pytest.mark.slow
 def test_the_runner_of_a_config_loads_the_weights_that_it_names_before_it_wraps(tmp_path: Path) -> None:
     config = copy.deepcopy(config_of("hrnet", "search"))
     state = {name: torch.full_like(value, 0.5) for name, value in model_of("hrnet").backbone.state_dict().items()}
