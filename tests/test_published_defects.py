@@ -41,7 +41,8 @@ class Config:
 def data(part):
     with open("reads.txt", "a") as reads:
         print(part, file=reads)
-    signals = torch.randn(8, 1, 32, generator=torch.Generator().manual_seed(("train", "validation", "test").index(part)))
+    seed = ("train", "validation", "test").index(part)
+    signals = torch.randn(8, 1, 32, generator=torch.Generator().manual_seed(seed))
     return signals, (signals.roll(2, 2) > 0).squeeze(1).long()
 
 
