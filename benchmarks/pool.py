@@ -1,4 +1,4 @@
-"""Where work runs: in this process, in local worker processes, or on a Ray cluster.
+"""Pools: calls run in this process or in local worker processes; `benchmarks.cluster` has those of a Ray cluster.
 
     with pool.local(["cuda:0", "cuda:1"]) as workers:
         for structure, future in zip(structures, workers.run(evaluate, structures), strict=True):
@@ -10,28 +10,22 @@ its own future and leaves the others be. An item whose worker process dies (kill
 tried once more, by whichever worker is free.
 """
 
-import importlib.util
 import logging
 import multiprocessing
 import os
 import signal
-import socket
-import sys
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
-from benchmarks.record import ROOT, SHIPPED_COMMIT, commit, work_folder
-from rfnext.files import write_text
+from benchmarks.worker import start as start_worker
 
 log = logging.getLogger(__name__)
 
@@ -52,51 +46,12 @@ class NoWorkerLeft(WorkerDied):
     """Every worker died before the item's turn, and no other could be started."""
 
 
-class ClusterError(RuntimeError):
-    """The cluster cannot be used; the message says why and what to do."""
-
-
-_device = "auto"
-
-
-def device() -> str:
-    """The device of the worker process that asks: "cpu", "cuda", "cuda:1"; "auto" in any other process."""
-    return _device
-
-
 def choose_devices(workers: int | Literal["auto"]) -> list[str]:
     """The device of each worker on this machine; auto: one per GPU, or one per core."""
     gpus = torch.cuda.device_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = (gpus or cores) if workers == "auto" else workers
     return [f"cuda:{i % gpus}" if gpus else "cpu" for i in range(count)]
-
-
-MARK = "mark.txt"
-
-
-def mark(results: Path) -> str:
-    """Mark a results folder, by a file in its work folder; returns what the file says."""
-    path = work_folder(results) / MARK
-    if not path.exists():
-        write_text(path, uuid.uuid4().hex)
-    return path.read_text("utf-8")
-
-
-def sees(results: Path, marked: str) -> bool:
-    """Whether this process sees the very results folder that was marked, not one of that name on another machine."""
-    path = results / "work" / MARK
-    return path.is_file() and path.read_text("utf-8") == marked
-
-
-def print_to(path: Path) -> None:
-    """Append what this process prints from here on to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with open(path, "ab") as file:  # libraries write to the descriptors too
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
 
 
 class Worker(Protocol):
@@ -129,10 +84,13 @@ class _Call:
 
 
 class Pool:
-    """Some workers and the calls that they run. Ends them when left as a context; of one thread only."""
+    """Some workers and the calls that they run. Ends them when left as a context; of one thread only.
 
-    def __init__(self, workers: Sequence[Worker], *, on_gpus: bool = False) -> None:
-        self.on_gpus = on_gpus
+    on_gpus: whether they compute on GPUs. elsewhere: whether they are processes of their own.
+    """
+
+    def __init__(self, workers: Sequence[Worker], *, on_gpus: bool = False, elsewhere: bool = True) -> None:
+        self.on_gpus, self.elsewhere = on_gpus, elsewhere
         self._starting = {worker.start(): worker for worker in workers}
         self._idle: deque[Worker] = deque()
         self._running: dict[Future[Any], tuple[Worker, _Call]] = {}
@@ -235,80 +193,12 @@ def _fail(future: "Future[Any]", error: BaseException) -> "Future[Any]":
 
 def in_process() -> Pool:
     """A pool whose only worker is this process, which works while something is submitted."""
-    return Pool([_Here()])
+    return Pool([_Here()], elsewhere=False)
 
 
 def local(devices: Sequence[str]) -> Pool:
     """A pool of one spawned process per device, each with one thread of torch."""
     return Pool([_Process(name) for name in devices], on_gpus=any(name.startswith("cuda") for name in devices))
-
-
-def on_ray(address: str, *, workers: int | Literal["auto"] = "auto", gpus_per_worker: float | None = None) -> Pool:
-    """A pool of `ray.util.multiprocessing` on a Ray cluster, each worker an actor with one CPU.
-
-    The workers get this repository's code with the connection, so the nodes need the packages of requirements.txt but
-    no copy of it. A data folder is found by the same RFNEXT_DATA as here.
-
-    Args:
-        address: "local" (starts Ray here), "auto" (the cluster that this machine is a node of), "host:port" or
-            "ray://host:port".
-        workers: as many at a time; auto: as many as the cluster has room for.
-        gpus_per_worker: may be a fraction; None: 1 if the cluster has GPUs, else 0.
-
-    Raises ClusterError if ray is not installed, the cluster cannot be reached or has no room.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise ClusterError('Ray is not installed; pip install "ray>=2.40"')
-    import ray
-
-    if not ray.is_initialized():
-        _connect(address)
-    resources = ray.cluster_resources()
-    gpus = (1.0 if resources.get("GPU") else 0.0) if gpus_per_worker is None else gpus_per_worker
-    if gpus < 0:
-        raise ClusterError(f"GPUs per trial must not be negative, got {gpus}")
-    fit = int(resources.get("CPU", 0))
-    if gpus:
-        fit = min(fit, int(resources.get("GPU", 0) / gpus))
-    count = fit if workers == "auto" else min(workers, fit)
-    if count < 1:
-        has = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-        raise ClusterError(f"the cluster at {address} has {has}: no room for a worker of 1 CPU and {gpus:g} GPUs")
-    return Pool([_Actor(gpus) for _ in range(count)], on_gpus=gpus > 0)
-
-
-def _connect(address: str) -> None:
-    import ray
-
-    mend = "start one by `ray start --head`, or give another --ray-address"
-    server = address.removeprefix("ray://")
-    if server not in ("auto", "local"):  # Ray tries for half a minute, then ends in pages of text
-        host, _, port = server.rpartition(":")
-        if not host or not port.isdigit():
-            raise ClusterError(f"{address!r} is no cluster address: local, auto, HOST:PORT or ray://HOST:PORT")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        except OSError as error:
-            raise ClusterError(f"no Ray cluster answers at {address} ({error}); {mend}") from error
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own sends nothing home
-    environment = {
-        "OMP_NUM_THREADS": "1",
-        "RFNEXT_DATA": os.environ.get("RFNEXT_DATA") or str(ROOT / "data"),
-        SHIPPED_COMMIT: commit() or "",
-        **{name: value for name, value in os.environ.items() if name.startswith("WANDB_")},
-    }
-    packages = [str(ROOT / name) for name in ("rfnext", "tasks", "benchmarks")]
-    try:
-        ray.init(
-            address=address,
-            runtime_env={"py_modules": packages, "env_vars": environment, "excludes": ["**/__pycache__"]},
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            include_dashboard=False if address == "local" else None,
-        )
-    except Exception as error:  # of many kinds, by version and kind of address
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ClusterError(f"cannot use the Ray cluster at {address} ({reason}); {mend}") from error
 
 
 class _Here:
@@ -367,59 +257,6 @@ class _Process:
                     process.kill()
 
 
-class _Actor:
-    def __init__(self, gpus: float) -> None:
-        from ray import exceptions
-
-        self.deaths = (
-            exceptions.RayActorError,
-            exceptions.WorkerCrashedError,
-            exceptions.NodeDiedError,
-            exceptions.OutOfMemoryError,
-        )
-        self._gpus = gpus
-        self._pool: Any = None
-
-    def start(self) -> "Future[None]":
-        """On a thread: Ray waits for a node with room, which after the loss of one there may not be."""
-        future: Future[None] = Future()
-        lost, self._pool = self._pool, None
-
-        def connect() -> None:
-            from ray.util import multiprocessing as ray_multiprocessing
-
-            try:
-                if lost is not None:
-                    lost.terminate()
-                self._pool = ray_multiprocessing.Pool(
-                    1,
-                    initializer=_start_worker,
-                    initargs=("cuda" if self._gpus else "cpu",),
-                    ray_remote_args={"num_cpus": 1, "num_gpus": self._gpus},
-                )
-                future.set_result(None)
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=connect, daemon=True).start()
-        return future
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        from ray.util.multiprocessing.pool import PoolTaskError
-
-        future: Future[Any] = Future()
-
-        def fail(error: Exception) -> None:
-            future.set_exception(error.underlying if isinstance(error, PoolTaskError) else error)  # type: ignore
-
-        self._pool.apply_async(function, arguments, callback=future.set_result, error_callback=fail)
-        return future
-
-    def stop(self, *, now: bool) -> None:
-        if self._pool is not None:
-            self._pool.terminate()
-
-
 def _done() -> "Future[None]":
     future: Future[None] = Future()
     future.set_result(None)
@@ -435,7 +272,7 @@ def _start_process(name: str) -> None:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _end)
-    _start_worker(name)
+    start_worker(name)
 
 
 _calling = _ending = False
@@ -460,10 +297,3 @@ def _end(*_: object) -> None:
     if not _calling:
         os._exit(128 + signal.SIGTERM)
     raise KeyboardInterrupt
-
-
-def _start_worker(name: str) -> None:
-    global _device
-    _device = name
-    torch.set_num_threads(1)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)

@@ -1,8 +1,12 @@
 """Files: written whole or not at all, and the folder of what can be made again."""
 
+import io
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import torch
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -47,3 +51,10 @@ def cache_folder() -> Path:
     The folder that the environment variable RFNEXT_CACHE names, else ~/.cache/rfnext.
     """
     return Path(os.environ.get("RFNEXT_CACHE") or Path.home() / ".cache" / "rfnext")
+
+
+def serialised(value: Any) -> bytes:
+    """What `torch.save` writes for a value."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()

@@ -1,14 +1,20 @@
-"""Convs of another kind in place of the searched ones, for the methods that search no dilation."""
+"""Peers: convs of another kind in place of the searched ones, for the rows that search no dilation."""
 
 import itertools
 import logging
 import math
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from benchmarks.cell import Cell
+from benchmarks.methods.candidates import Briefly, powers, rank
+from benchmarks.methods.method import Found, Outcome
+from benchmarks.methods.training import as_lists, build, fit, own_training, score
+from benchmarks.pool import Pool
 from rfnext import Conv, Dilation, Structure, Where
 from rfnext.conv import set_dilation
 from rfnext.dilation import searched_axis
@@ -16,6 +22,49 @@ from rfnext.dilation import searched_axis
 log = logging.getLogger(__name__)
 
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def kernel_enlargement(cell: Cell, pool: Pool, found: Found | None) -> Outcome:
+    """No search: the hand-designed field at more taps, by larger kernels of grouped channels, for no more parameters.
+
+    Is it the dilation that a search finds, or that the hand design samples its field sparsely?
+    """
+    model = build(cell)
+    enlarge_kernels(model, cell.task.where, cell.method.settings["groups"])
+    return score(cell, model, trained=fit(cell, model, own_training(cell)))
+
+
+def learnable_spacings(cell: Cell, pool: Pool, found: Found | None) -> Outcome:
+    """DCLS: every tap learns its position; how fast is chosen on validation, at the budget of "trainings" trainings.
+
+    The positions' learning rate is the task's times a factor. Positions lie at most "reach" from the centre, or the
+    task's largest candidate dilation where that is less: what a hand design has farther out starts at that distance.
+    """
+    settings = cell.method.settings
+    factors = settings["factors"]
+    network = partial(spaced, reach=min(settings["reach"], powers(cell)[-1]))
+    designed = Structure.read(build(cell), cell.task.where)
+    epochs = max(1, cell.config.epochs * settings["trainings"] // len(factors))
+    tried, cost = rank(cell, pool, Briefly(network, epochs, spacings), factors)
+    best = max(tried, key=lambda one: one.value)
+    model = network(cell, factors[tried.index(best)])
+    trained = fit(cell, model, own_training(cell))
+    history: list[dict[str, Any]] = [{"step": 0, "structure": as_lists(designed)}]
+    for factor, one in zip(factors, tried, strict=True):
+        learnt = as_lists(designed) | one.about
+        history.append({"step": len(history), "factor": factor, "structure": learnt, "validation": one.validation})
+    resumed = any(one.trained.resumed for one in tried)
+    chosen = Found(best.trained.folder, cost, resumed, designed, history)
+    outcome = score(cell, model, found=chosen, trained=trained)
+    history.append({"step": len(history), "structure": as_lists(designed) | spacings(outcome.model)})
+    return outcome
+
+
+def spaced(cell: Cell, factor: float, *, reach: int) -> nn.Module:
+    """The cell's network with taps that learn their positions."""
+    model = build(cell)
+    learn_spacings(model, cell.task.where, reach=reach, factor=factor)
+    return model
 
 
 def enlarge_kernels(model: nn.Module, where: Where, groups: int) -> None:

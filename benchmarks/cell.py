@@ -1,0 +1,113 @@
+"""Cell: one cell of a table, from the command line to its record; it knows its protocol and its file names."""
+
+import dataclasses
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tasks
+from benchmarks.methods.method import Method
+from benchmarks.records.places import work_folder
+from benchmarks.records.protocol import fingerprint, overrides, protocol
+from benchmarks.records.record import Key
+from tasks.spec import Logger, Task
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one fold and seed of a task's data, with everything that running it needs.
+
+    It can be pickled: the task travels by its name.
+
+    preset: the name of the config. base: the preset of the task that the config was made of.
+    results: folder of the records; checkpoints, logs and locks go to its work folder.
+    threads: of torch on the CPU. resume: continue an interrupted training of the same cell and protocol.
+    """
+
+    task: Task[Any]
+    preset: str
+    config: Any
+    method: Method
+    fold: int
+    seed: int
+    results: Path
+    base: str
+    device: str = "auto"
+    threads: int = 1
+    logger: Logger = "none"
+    resume: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "task": self.task.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"task": tasks.load(state["task"])})
+
+    def __str__(self) -> str:
+        return str(self.key)
+
+    @property
+    def key(self) -> Key:
+        """The name of its record."""
+        return Key(self.task.name, self.preset, self.method.name, self.fold, self.seed)
+
+    def resuming(self) -> "Cell":
+        """The same cell, told to continue interrupted trainings."""
+        return dataclasses.replace(self, resume=True)
+
+    @property
+    def work(self) -> Path:
+        """Folder of its checkpoints and log, not yet created."""
+        return self.key.work(self.results)
+
+    @property
+    def log(self) -> Path:
+        """What its worker printed."""
+        return self.work / "log.txt"
+
+    def search_folder(self, name: str) -> Path:
+        """Folder of a search that cells of other methods share, not yet created."""
+        # Beside the folders of the methods' cells, one of which may have the search's name.
+        searches = work_folder(self.results) / self.task.name / self.preset / "searches"
+        return searches / name / f"fold{self.fold}-seed{self.seed}"
+
+    def protocol(self) -> dict[str, Any]:
+        """The planned protocol of its record."""
+        return protocol(self.task, self.config, self.method.settings)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Fields of the protocol in which its config differs from the preset `base`, by dotted name."""
+        return overrides(self.task.presets[self.base], self.config)
+
+    @property
+    def command(self) -> str:
+        """What to type to run it again. Paths, which belong to no protocol, are left to whoever types it."""
+        words = ["python -m benchmarks.run", self.task.name, self.method.name, "--preset", self.base]
+        words += ["--fold", str(self.fold), "--seed", str(self.seed)]
+        for name, value in self.overrides.items():
+            *groups, leaf = name.replace("_", "-").split(".")
+            if isinstance(value, bool):
+                words.append("--" + ".".join([*groups, leaf if value else f"no-{leaf}"]))
+            else:
+                values = value if isinstance(value, list) else [value]
+                words += ["--" + ".".join([*groups, leaf]), *(shlex.quote(str(item)) for item in values)]
+        for part in dataclasses.fields(self.config):
+            differs = getattr(self.config, part.name) != getattr(self.task.presets[self.base], part.name)
+            if differs and not part.metadata.get("protocol", True):
+                words += [f"--{part.name.replace('_', '-')}", part.name.upper()]
+        if self.preset not in (self.base, derived_name(self.base, self.overrides)):
+            words += ["--name", self.preset]
+        return " ".join(words)
+
+
+def derived_name(base: str, changed: dict[str, Any]) -> str:
+    """The name of a preset whose fields were changed: the preset's, and a short fingerprint of the changes."""
+    return f"{base}-{fingerprint(changed)[:6]}" if changed else base
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a preset's name: it becomes the name of folders and files."""
+    return re.fullmatch(r"[a-z0-9_][a-z0-9_.-]*", text) is not None

@@ -1,0 +1,192 @@
+"""Running one cell: its searches, its finish, its pictures, and its record, in this process or in a worker."""
+
+import dataclasses
+import datetime
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cell import Cell
+from benchmarks.methods.method import Outcome
+from benchmarks.methods.stored import find
+from benchmarks.methods.training import as_lists
+from benchmarks.pool import Pool, in_process
+from benchmarks.records.machine import commit, computing_device, describe_device, versions
+from benchmarks.records.places import claim, portable, work_folder
+from benchmarks.records.record import Record, RecordError, is_current, read, write
+from benchmarks.wandb_results import log_to_wandb
+from rfnext.files import write_bytes
+from tasks.spec import Split
+
+log = logging.getLogger(__name__)
+
+UNAVAILABLE = "unavailable: "
+"""Begins the reason of a cell whose data is missing."""
+
+
+def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, rerun: bool = True) -> Record:
+    """Run a cell and write its record, also if it fails; return the record.
+
+    Args:
+        cell: the cell.
+        pool: trains the candidates of its search; None: one after another in this process.
+        wait: for another process that works on the same cell; otherwise raise `places.Busy`.
+        rerun: run the cell even if its record is current.
+
+    Raises:
+        OSError: if the record cannot be written.
+        KeyboardInterrupt: if interrupted; no record is written then.
+    """
+    lock = work_folder(cell.results) / "locks" / f"{cell}.lock".replace(" ", "-")
+    with claim(lock, wait=wait):
+        if not rerun and (done := _current(cell)):
+            return done
+        record = _attempt(cell, pool or in_process())
+        write(record, cell.results)
+        if cell.logger == "wandb":
+            try:
+                log_to_wandb(cell, record)
+            except Exception:  # the record is what counts
+                log.exception("%s: the result was not logged", cell)
+        return record
+
+
+def _current(cell: Cell) -> Record | None:
+    try:
+        record = read(cell.key.path(cell.results))
+    except (FileNotFoundError, RecordError):
+        return None
+    return record if is_current(record, cell.protocol()) else None
+
+
+def _attempt(cell: Cell, pool: Pool) -> Record:
+    started = now()
+    if missing := cell.task.unavailable(cell.config):
+        return make_record(cell, started, reason=UNAVAILABLE + missing)
+    try:
+        method = cell.method
+        found = find(cell, method.search, pool) if method.search else None
+        outcome = method.finish.run(cell, pool, found)
+        return make_record(cell, started, **_findings(outcome), pictures=_illustrate(cell, outcome))
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from error
+        raise
+    except Exception as error:
+        log.exception("%s failed", cell)
+        return make_record(cell, started, reason=f"{type(error).__name__}: {error}")
+
+
+def make_record(cell: Cell, started: str, *, reason: str | None = None, **found: Any) -> Record:
+    """The record of a cell that was run, or of one that failed if there is a reason.
+
+    Raises:
+        ValueError: if a metric is missing or not a finite number.
+    """
+    return Record(
+        **cell.key._asdict(),
+        base=cell.base,
+        overrides=cell.overrides,
+        status="failed" if reason else "done",
+        reason=reason and portable(reason),
+        protocol=cell.protocol(),
+        metric_specs=list(cell.task.metrics_of(cell.config)),
+        data=cell.task.data_label(cell.config),
+        published=cell.task.published(cell.config),
+        device=describe_device(computing_device(cell.device)),
+        versions=versions(),
+        commit=commit(),
+        command=cell.command,
+        started=started,
+        finished=now(),
+        **found,
+    )
+
+
+def record_failure(cell: Cell, reason: str) -> Record:
+    """Write and return the record of a cell that failed without one; OSError if it cannot be written."""
+    record = make_record(cell, now(), reason=reason)
+    write(record, cell.results)
+    return record
+
+
+def _findings(outcome: Outcome) -> dict[str, Any]:
+    found = {part.name: getattr(outcome, part.name) for part in dataclasses.fields(outcome) if part.name != "model"}
+    return found | {"structure": as_lists(outcome.structure)}
+
+
+def _illustrate(cell: Cell, outcome: Outcome) -> list[str]:
+    """Pictures of the first cell of each method, as paths relative to the results folder."""
+    task = cell.task
+    if task.illustrate is None or (cell.fold, cell.seed) != (task.folds(cell.config)[0], 0):
+        return []
+    folder = cell.results / "pictures" / task.name / cell.preset / cell.method.name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        paths = task.illustrate(outcome.model, cell.config, Split("test", cell.fold), folder)
+    except Exception:  # a picture is no reason to lose a training
+        log.exception("%s: no pictures", cell)
+        return []
+    return [path.resolve().relative_to(cell.results.resolve()).as_posix() for path in paths]
+
+
+def now() -> str:
+    """Date and time, UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def describe(record: Record) -> str:
+    """A record in one line: its metrics, or why there are none."""
+    if record.status == "failed" or record.metrics is None:
+        return f"failed: {(record.reason or '').splitlines()[0]}"
+    specs = record.metric_specs
+    return ", ".join(f"{spec.name} {record.metrics[spec.name]:.{spec.decimals}f} {spec.unit}" for spec in specs)
+
+
+LOG_BYTES = 100_000
+"""Of a log's end, handed back by a worker that does not see the driver's folder."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a worker hands back.
+
+    files: paths relative to the results folder and their content, the record's file not among them; None if the worker
+        has written everything into the driver's folder itself.
+    """
+
+    record: Record
+    files: dict[str, bytes] | None = None
+
+
+@dataclass(frozen=True)
+class WholeCell:
+    """Work of a worker process: run the cell unless its record is current. The item is the driver's results folder.
+
+    patient: wait for another process that works on the same cell; otherwise raise `places.Busy`.
+    """
+
+    patient: bool
+    needs_shared_folder: bool = False
+
+    def __call__(self, cell: Cell, results: Path) -> Delivery:
+        record = run_cell(cell, wait=self.patient, rerun=False)
+        if cell.results == results:
+            return Delivery(record)
+        files = {name: (cell.results / name).read_bytes() for name in record.pictures}
+        printed = cell.log.relative_to(cell.results).as_posix()
+        return Delivery(record, files | {printed: cell.log.read_bytes()[-LOG_BYTES:]})
+
+    def log(self, cell: Cell, results: Path) -> Path:
+        """Of the worker."""
+        return cell.log
+
+
+def receive(delivery: Delivery, results: Path) -> Record:
+    """Write what a worker could not write itself, and return its record."""
+    if delivery.files is not None:
+        for name, content in delivery.files.items():
+            write_bytes(results / name, content)
+        write(delivery.record, results)
+    return delivery.record

@@ -1,0 +1,1 @@
+"""The rows of the tables: what each method searches, trains and scores."""

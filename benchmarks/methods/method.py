@@ -1,0 +1,160 @@
+"""Method: a row of the tables, made of a search (or none) and a finish; and what the two give."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from benchmarks.records.record import Cost
+from rfnext import Structure
+
+if TYPE_CHECKING:  # a cell holds its method
+    from benchmarks.cell import Cell
+    from benchmarks.pool import Pool
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: its folder, what it cost, and whether it was continued after an interruption."""
+
+    folder: Path
+    cost: Cost
+    resumed: bool
+
+
+@dataclass(frozen=True)
+class Found(Trained):
+    """What a search found. The folder of one that ends in a network holds it (`training.LAST`, `SELECTED`).
+
+    history: one entry per round as JSON values, of the searches before it, too.
+    """
+
+    structure: Structure
+    history: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method arrived at. model: the scored network. The other fields are those of `Record`."""
+
+    model: nn.Module
+    metrics: dict[str, float]
+    metrics_last: dict[str, float]
+    validation: dict[str, float]
+    structure: Structure
+    evaluation_seconds: float
+    search: Cost
+    training: Cost
+    history: list[dict[str, Any]]
+    resumed: bool
+    receptive_field: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Searching:
+    """What a search is given.
+
+    cell: the cell that it is done for. pool: trains its candidates. folder: for its files; exists or not yet.
+    start: what the search before it found. settings: of the search and of those before it.
+    """
+
+    cell: "Cell"
+    pool: "Pool"
+    folder: Path
+    start: Found | None
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class SearchStage:
+    """How a structure is found, judged by the validation part alone.
+
+    name: the first part of the names of its rows.
+    run: finds the structure.
+    settings: what `run` is told; belongs to the protocol.
+    start: the search whose result it goes on from.
+    trainings: what it costs, in full trainings, without `start`.
+    shared: nothing in it depends on the method, so it is done once per task, preset, fold and seed.
+    ranks: it trains candidates, side by side if there are workers.
+    """
+
+    name: str
+    description: str
+    run: Callable[[Searching], Found]
+    settings: Settings = field(default_factory=dict)
+    start: "SearchStage | None" = None
+    trainings: float = 1
+    shared: bool = True
+    ranks: bool = False
+
+    @property
+    def chain(self) -> tuple["SearchStage", ...]:
+        """The searches before it and itself, in their order."""
+        return (*(self.start.chain if self.start else ()), self)
+
+    @property
+    def all_settings(self) -> dict[str, Any]:
+        """Its settings and those of the searches before it."""
+        return {name: value for search in self.chain for name, value in search.settings.items()}
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How the network that is scored follows from what was found.
+
+    name: the last part of the names of its rows. alone: what the row without a search is called.
+    run: trains and scores; takes the cell, the pool and what was found (None without a search).
+    settings: what `run` reads; belongs to the protocol.
+    trains: whether the network is trained after the search.
+    """
+
+    name: str
+    description: str
+    run: Callable[["Cell", "Pool", Found | None], Outcome]
+    alone: str = ""
+    settings: Settings = field(default_factory=dict)
+    trains: bool = True
+    ranks: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the tables: a search, or None for the hand design, and a finish.
+
+    standard: run by the suite unless it is told which methods to run.
+    """
+
+    search: SearchStage | None
+    finish: Finish
+    standard: bool = False
+
+    @property
+    def name(self) -> str:
+        """The row's name, made of those of the search and the finish."""
+        return f"{self.search.name}_{self.finish.name}" if self.search else self.finish.alone
+
+    @property
+    def description(self) -> str:
+        """What it is, in a few words."""
+        if self.search is None:
+            return f"no search: {self.finish.description}"
+        return f"{self.search.description}; {self.finish.description}"
+
+    @property
+    def searches(self) -> tuple[SearchStage, ...]:
+        """The searches that it runs, each going on from the one before."""
+        return self.search.chain if self.search else ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings of its searches and its finish."""
+        return {**(self.search.all_settings if self.search else {}), **self.finish.settings}
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it trains candidates that workers could train side by side."""
+        return self.finish.ranks or any(search.ranks for search in self.searches)

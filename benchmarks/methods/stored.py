@@ -1,0 +1,69 @@
+"""Searches that several methods share: done once per task, preset, fold and seed, and kept in the work folder."""
+
+import json
+import logging
+from pathlib import Path
+
+from benchmarks.cell import Cell
+from benchmarks.methods.method import Found, Searching, SearchStage
+from benchmarks.methods.training import LAST, as_lists
+from benchmarks.pool import Pool
+from benchmarks.records.places import claim
+from benchmarks.records.protocol import fingerprint, protocol
+from benchmarks.records.record import Cost
+from rfnext import Structure
+from rfnext.files import write_text
+
+log = logging.getLogger(__name__)
+
+FOUND = "found.json"
+"""What a search found, in its folder."""
+
+
+def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
+    """What a search finds for a cell, after the searches that it goes on from.
+
+    A shared one is done now, or taken over from the cell that did it: it is stored with its protocol, so that every
+    method which starts from it sees the same structure, and a second process waits instead of searching again.
+    """
+    start = find(cell, stage.start, pool) if stage.start else None
+    if not stage.shared:
+        return stage.run(Searching(cell, pool, cell.work, start, stage.all_settings))
+    folder = cell.search_folder(stage.name)
+    settings = stage.all_settings
+    if start is not None:
+        settings["start"] = as_lists(start.structure)
+    key = fingerprint(protocol(cell.task, cell.config, settings))
+    with claim(folder.with_suffix(".lock"), wait=True):
+        if known := _read(folder, key):
+            log.info("taking over the search in %s; delete that folder to search again", folder)
+            return known
+        found = stage.run(Searching(cell, pool, folder, start, stage.all_settings))
+        _write(folder, key, found)
+        return found
+
+
+def _write(folder: Path, key: str, found: Found) -> None:
+    content = {
+        "protocol": key,
+        "network": (folder / LAST).exists(),
+        "structure": as_lists(found.structure),
+        "history": found.history,
+        "cost": found.cost.model_dump(),
+        "resumed": found.resumed,
+    }
+    write_text(folder / FOUND, json.dumps(content))
+
+
+def _read(folder: Path, key: str) -> Found | None:
+    try:
+        content = json.loads((folder / FOUND).read_text("utf-8"))
+        if content["protocol"] != key or (content["network"] and not (folder / LAST).exists()):
+            return None
+        structure = Structure({name: tuple(dilation) for name, dilation in content["structure"].items()})
+        return Found(folder, Cost(**content["cost"]), content["resumed"], structure, content["history"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s is not a stored search (%s); searching again", folder / FOUND, error)
+        return None

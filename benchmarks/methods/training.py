@@ -1,0 +1,171 @@
+"""Training and scoring of a cell's networks: `fit` trains and measures, `score` evaluates on the test part.
+
+`score` is called once per scored network and never to decide anything.
+"""
+
+import dataclasses
+import json
+import random
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks import receptive_fields
+from benchmarks.cell import Cell
+from benchmarks.methods.method import Found, Outcome, Settings, Trained
+from benchmarks.records.machine import PeakMemory
+from benchmarks.records.places import work_folder
+from benchmarks.records.protocol import fingerprint, protocol
+from benchmarks.records.record import Cost
+from rfnext import Search, Structure
+from rfnext.files import serialised, write_bytes, write_text
+from tasks.spec import SELECTED, Run, Split
+
+LAST = "last.pt"
+"""A search's network as its last epoch left it, in the search's folder."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a cell.
+
+    folder: for its files. epochs: None: those of the cell's config.
+    settings: what else decides the result.
+    beginning: it is the beginning of the cell's own training, whose epochs the schedules span, or goes on with it.
+    """
+
+    folder: Path
+    epochs: int | None = None
+    settings: Settings = field(default_factory=dict)
+    beginning: bool = False
+
+
+def own_training(cell: Cell) -> Training:
+    """The training of the network that the cell scores."""
+    return Training(cell.work / "train", settings=cell.method.settings)
+
+
+def build(cell: Cell) -> nn.Module:
+    """The task's network with the initial weights of the cell's seed: the same for every method."""
+    seed_everything(cell.seed)
+    return cell.task.build(cell.config)
+
+
+def fit(cell: Cell, model: nn.Module, training: Training, search: Search | None = None) -> Trained:
+    """Train `model` in place with the cell's seed and measure what it costs.
+
+    An interrupted training is continued if `cell.resume` is set and the folder belongs to the very same training;
+    otherwise the folder is emptied first.
+    """
+    folder = training.folder
+    config = cell.config if training.epochs is None else dataclasses.replace(cell.config, epochs=training.epochs)
+    resume = _claim_folder(cell, model, training, config)
+    seed_everything(cell.seed)
+    memory = PeakMemory(cell.device)
+    start = time.perf_counter()
+    run = Run(
+        seed=cell.seed,
+        fold=cell.fold,
+        folder=folder,
+        search=search,
+        logger=cell.logger,
+        resume=resume,
+        device=cell.device,
+        name=" ".join(folder.relative_to(work_folder(cell.results)).parts),
+        group=f"{cell.task.name} {cell.preset}",
+        schedule_epochs=cell.config.epochs if training.beginning else None,
+    )
+    cell.task.fit(model, config, run)
+    seconds = time.perf_counter() - start
+    cost = Cost(epochs=config.epochs, seconds=seconds, peak_memory_mb=memory.read(), memory_measure=memory.measure)
+    return Trained(folder, cost, resume)
+
+
+def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any) -> bool:
+    """Prepare the folder of a training; returns whether it holds the beginning of this very one."""
+    # A training for fewer epochs is the beginning of one for more.
+    known = dataclasses.replace(config, epochs=1) if training.beginning else config
+    purpose = json.dumps(
+        {
+            "protocol": fingerprint(protocol(cell.task, known, training.settings)),
+            "structure": as_lists(Structure.read(model, cell.task.where)),
+        }
+    )
+    folder = training.folder
+    marker = folder.with_name(f"{folder.name}.json")  # not inside: engines like to find their folder empty
+    if cell.resume and folder.is_dir() and marker.exists() and marker.read_text("utf-8") == purpose:
+        return True
+    shutil.rmtree(folder, ignore_errors=True)
+    write_text(marker, purpose)
+    folder.mkdir(parents=True)
+    return False
+
+
+def score(cell: Cell, model: nn.Module, *, found: Found | None = None, trained: Trained | None = None) -> Outcome:
+    """Score a network as its last epoch left it, then at the epoch chosen on the validation part.
+
+    Args:
+        cell: the cell.
+        model: at its last epoch; at the chosen epoch afterwards.
+        found: the search, if there was one.
+        trained: the network's own training; None if it is the network of the search.
+    """
+    stages = [stage for stage in (trained, found) if stage is not None]
+    test, validation = Split("test", cell.fold), Split("validation", cell.fold)
+    start = time.perf_counter()
+    metrics = metrics_last = cell.task.evaluate(model, cell.config, test)
+    if load_selected(model, stages[0].folder):
+        metrics = cell.task.evaluate(model, cell.config, test)
+    of_validation = cell.task.evaluate(model, cell.config, validation)
+    seconds = time.perf_counter() - start
+    return Outcome(
+        model=model,
+        metrics=metrics,
+        metrics_last=metrics_last,
+        validation=of_validation,
+        structure=Structure.read(model, cell.task.where),
+        evaluation_seconds=seconds,
+        search=found.cost if found else Cost(),
+        training=trained.cost if trained else Cost(),
+        history=found.history if found else [],
+        resumed=any(stage.resumed for stage in stages),
+        receptive_field=receptive_fields.measure(cell.task, model, cell.config, validation),
+    )
+
+
+def load_selected(model: nn.Module, folder: Path) -> bool:
+    """Load the weights of the epoch that was best on the validation part, if the task has selected one."""
+    path = folder / SELECTED
+    if not path.exists():
+        return False
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return True
+
+
+def save_network(model: nn.Module, folder: Path) -> None:
+    """Keep a search's network as its last epoch left it."""
+    write_bytes(folder / LAST, serialised(model.state_dict()))
+
+
+def load_network(model: nn.Module, folder: Path) -> None:
+    """Load what `save_network` has kept."""
+    model.load_state_dict(torch.load(folder / LAST, map_location="cpu", weights_only=True))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every random generator that a network or its training may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (what libraries still draw from)
+    torch.manual_seed(seed)
+
+
+def as_lists(structure: Mapping[str, tuple[int, ...]]) -> dict[str, list[int]]:
+    """A structure as JSON values."""
+    return {name: list(dilation) for name, dilation in structure.items()}

@@ -1,0 +1,114 @@
+"""The machine: what computes here, in which versions, at which commit, and how much memory it takes."""
+
+import contextlib
+import gc
+import importlib.metadata
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import rfnext
+from benchmarks.records.places import ROOT
+from rfnext.ops import native_build
+
+log = logging.getLogger(__name__)
+
+DECIDING = (
+    *("torch", "lightning", "numpy", "scipy", "seglearn"),
+    *("mmdet", "mmengine", "mmcv-lite", "mmcv", "mmpretrain", "pycocotools", "torchvision", "timm"),
+    *("librosa", "soundfile", "auraloss", "pystoi", "G722", "espeakng-loader", "DCLS"),
+)
+"""Packages whose version may change a result of some task."""
+
+SHIPPED_COMMIT = "RFNEXT_COMMIT"
+"""Environment variable: the commit of code that was sent to another machine without its git history."""
+
+
+def computing_device(device: str) -> torch.device:
+    """The torch device that "auto" or a device's name stands for."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Type and name of the device that computes, torch's threads on the host, and whether there are native kernels.
+
+    The last two decide how sums are rounded, and so the digits of a result.
+    """
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = platform.processor() or platform.machine()
+        with contextlib.suppress(OSError):
+            found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+            name = found[1].strip() if found else name
+    native = native_build.failure() is None
+    return {"type": device.type, "name": name, "threads": torch.get_num_threads(), "native_kernels": native}
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of the packages that decide a result; None where one is not installed as a package."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "rfnext": rfnext.__version__}
+    for name in DECIDING:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def commit() -> str | None:
+    """This repository's commit, "+dirty" if tracked files outside results/ differ; None outside of git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True, timeout=30
+        ).stdout.strip()
+
+    if shipped := os.environ.get(SHIPPED_COMMIT):
+        return shipped
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+dirty" if changed else "")
+
+
+class PeakMemory:
+    """Peak memory from construction to `read`, in MiB: of the GPU if it computes there, else of this process.
+
+    The process's figure is the resident set as Linux counts it (VmHWM), interpreter and libraries included.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.measure: Literal["cuda", "resident"] | None = None
+        if torch.cuda.is_available() and device != "cpu":
+            gc.collect()  # what earlier trainings left in reference cycles is not this one's
+            self.device = torch.device("cuda" if device == "auto" else device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.measure = "cuda"
+        elif sys.platform == "linux":
+            try:
+                with open("/proc/self/clear_refs", "w") as file:
+                    file.write("5")  # resets VmHWM, see proc(5)
+                self.measure = "resident"
+            except OSError:
+                log.info("peak memory is not measured: the system does not allow resetting its counter")
+
+    def read(self) -> float | None:
+        """The peak so far; None where it cannot be measured."""
+        if self.measure == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        if self.measure == "resident":
+            status = Path(f"/proc/{os.getpid()}/status").read_text()
+            return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+        return None

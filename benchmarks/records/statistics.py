@@ -1,0 +1,60 @@
+"""Means and intervals of one number per fold and seed."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scipy import stats
+
+Values = Mapping[tuple[int, int], float]
+"""One number per (fold, seed)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with the half width of its 95 % confidence interval, None where one unit gives no interval."""
+
+    mean: float
+    half_width: float | None
+    units: int
+    cells: int
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.half_width is not None and abs(self.mean) > self.half_width
+
+
+def estimate(values: Values) -> Estimate | None:
+    """Mean and 95 % confidence interval (Student's t) of one number per (fold, seed); None if there is none.
+
+    The independent unit is the fold: seeds of one fold share its test videos or images, so they are averaged first, and
+    the interval has (folds - 1) degrees of freedom. With a single fold the unit is the seed. Folds share training data,
+    so the interval is somewhat too narrow (Bengio and Grandvalet, JMLR 2004: no unbiased one exists).
+    """
+    folds: dict[int, list[float]] = {}
+    for (fold, _), value in values.items():
+        folds.setdefault(fold, []).append(value)
+    units = [statistics.fmean(same) for same in folds.values()] if len(folds) > 1 else list(values.values())
+    if not units:
+        return None
+    half = None
+    if len(units) > 1:
+        half = float(stats.t.ppf(0.975, len(units) - 1)) * statistics.stdev(units) / math.sqrt(len(units))
+    return Estimate(statistics.fmean(units), half, len(units), len(values))
+
+
+def paired(ours: Values, theirs: Values) -> dict[tuple[int, int], float]:
+    """Ours minus theirs, where both have a number."""
+    return {column: value - theirs[column] for column, value in ours.items() if column in theirs}
+
+
+def number(value: Estimate, decimals: int, *, signed: bool = False) -> str:
+    """ "1.6 ± 0.4", with one decimal more where rounding would hide on which side of 0 the interval ends."""
+    sign = "+" if signed else ""
+    if value.half_width is None:
+        return f"{value.mean:{sign}.{decimals}f}"
+    if signed and f"{abs(value.mean):.{decimals}f}" == f"{value.half_width:.{decimals}f}":
+        decimals += 1
+    return f"{value.mean:{sign}.{decimals}f} ± {value.half_width:.{decimals}f}"
