@@ -101,6 +101,14 @@ def test_modules_that_are_run_exist(page: Path):
         assert importlib.util.find_spec(name) is not None, name
 
 
+def test_the_list_of_methods_is_that_of_the_tables():
+    from benchmarks.methods.table import METHODS
+
+    page = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)`( \*)? \|", page, re.MULTILINE)
+    assert {name: bool(star) for name, star in rows} == {name: method.standard for name, method in METHODS.items()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["benchmarks/run_all.sh --list", "benchmarks/run_all.sh --help"])
 def test_commands_that_only_ask_answer(command: str, tmp_path: Path):
