@@ -181,21 +181,28 @@ def parsed_names(root: Path) -> list[str]:
     Seen are strings called `method` or `preset`, or the `name` of such; a variable `name` may be a layer's.
     """
 
-    def is_name(node: ast.AST) -> bool:
-        if isinstance(node, ast.Attribute) and node.attr == "name":
-            node = node.value
-        word = node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
-        return word in ("method", "preset")
+    def inspected(node: ast.AST) -> ast.expr | None:
+        """The text that an expression takes apart or searches."""
+        match node:
+            case ast.Call(func=ast.Attribute(value=text, attr=function)) if function in PARSERS:
+                return text
+            case ast.Compare(left=ast.Constant(), ops=[ast.In() | ast.NotIn(), *_], comparators=[text, *_]):
+                return text
 
-    found = []
-    for path in sorted((root / "benchmarks").rglob("*.py")):
-        for node in ast.walk(parse(path)):
-            taken = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in PARSERS
-            sought = isinstance(node, ast.Compare) and isinstance(node.left, ast.Constant)
-            sought = sought and isinstance(node.ops[0], (ast.In, ast.NotIn))
-            if (taken and is_name(node.func.value)) or (sought and is_name(node.comparators[0])):
-                found.append(f"{path.relative_to(root).as_posix()}:{node.lineno}: {ast.unparse(node)}")
-    return found
+    def is_name(text: ast.expr | None) -> bool:
+        match text:
+            case ast.Attribute(value=owner, attr="name"):
+                return is_name(owner)
+            case ast.Attribute(attr=word) | ast.Name(id=word):
+                return word in ("method", "preset")
+        return False
+
+    return [
+        f"{path.relative_to(root).as_posix()}: {ast.unparse(node)}"
+        for path in sorted((root / "benchmarks").rglob("*.py"))
+        for node in ast.walk(parse(path))
+        if is_name(inspected(node))
+    ]
 
 
 @pytest.fixture
