@@ -26,7 +26,16 @@ DISTRIBUTIONS = packages_distributions()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 KB, MB = 10**3, 10**6
 
-ABOVE = ("dilation files _version", "ops", "conv searchable", "structure", "search", "", "integrations cli", "__init__")
+ABOVE = (
+    "dilation files _version",
+    "ops",
+    "conv searchable own_forward padding",
+    "structure",
+    "search",
+    "",
+    "integrations cli",
+    "__init__",
+)
 """The parts of rfnext from the lowest on: one imports its own line and those before it. "" stands for all others, which
 use searches and structures and which no search needs."""
 
