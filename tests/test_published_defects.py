@@ -1,6 +1,7 @@
 """Defects of the published code that no other test holds off; docs/defects.md lists all of them."""
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -112,6 +113,21 @@ def test_the_test_part_is_read_when_all_choices_are_made(method: str, project: P
     assert reads.count("validation") > 2  # candidates are compared on it
     assert 1 <= reads.count("test") <= 2  # the chosen epoch and the last one
     assert "train" not in reads[reads.index("test") :]
+
+
+@pytest.mark.slow
+@pytest.mark.defect(3)
+def test_a_record_has_the_seed_that_makes_it_again(project: Path):
+    records = []
+    for results, seed in (("one", "7"), ("two", "7"), ("three", "8")):
+        done = call(project, "benchmarks.run", "peeking", "random_single", "--seed", seed, "--results", results)
+        assert done.returncode == 0, done.stderr
+        (path,) = (project / results).glob(f"runs/peeking/tiny/random_single/fold1-seed{seed}.json")
+        records.append(json.loads(path.read_text()))
+    one, two, three = records
+    assert (one["seed"], three["seed"]) == (7, 8)
+    assert [one[name] == two[name] for name in ("structure", "metrics", "validation")] == [True] * 3
+    assert one["structure"] != three["structure"]
 
 
 @pytest.mark.slow
