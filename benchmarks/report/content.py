@@ -156,9 +156,7 @@ def _test(found: Gathered, notes: Notes, compared: Mapping[tuple[str, str], Comp
     rows = []
     for method in found.methods:
         values, missing = scores(found, method), notes.missing(found, method)
-        entries = [
-            shown(values[m.name], m, missing, comparison=compared.get((method, m.name))) for m in found.metrics
-        ]
+        entries = [shown(values[m.name], m, missing, comparison=compared.get((method, m.name))) for m in found.metrics]
         epochs = _mean((record.search.epochs for record in found.done(method).values()), 0)
         rows.append(_row(method, [*entries, _count(found, method), epochs]))
     for row in published_rows(found.records[0].published, found.metrics):
@@ -294,7 +292,9 @@ def receptive_fields(found: Gathered) -> Table:
             about = measured[0]
             axes = list(zip(*(one["axes"] for one in measured), strict=True))
             radii = [[statistics.fmean(a["radius"][share] for a in axis) for axis in axes] for share in ("0.5", "0.95")]
-            entries = [Entry(" × ".join(map(_brief, radius)), radius[0] if len(axes) == 1 else None) for radius in radii]
+            entries = [
+                Entry(" × ".join(map(_brief, radius)), radius[0] if len(axes) == 1 else None) for radius in radii
+            ]
             entries += [Entry(" × ".join(map(_theoretical, axes))), Entry(str(len(measured)), len(measured))]
             rows.append(_row(method, entries))
     if not rows:

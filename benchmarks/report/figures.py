@@ -80,9 +80,12 @@ def svg(figure: Figure) -> bytes:
 
 
 def score_figure(found: Gathered) -> Figure | None:
-    """Test scores with their intervals; colour says whether the paired difference to the baseline is decided."""
+    """Test scores with their intervals; colour says whether the paired difference to the baseline is decided.
+
+    None where no method has an interval: the table says all there is.
+    """
     methods = [method for method in found.methods if found.done(method)]
-    if len(methods) < 2:
+    if len(methods) < 2 or all(len(found.done(method)) < 2 for method in methods):
         return None
     verdicts = {(one.method, one.metric.name): one.verdict for one in comparisons(found)}
     figure, panels = _grid(len(found.metrics), 0.6 + 0.17 * len(methods), same_rows=True)
@@ -124,9 +127,7 @@ def _grid(count: int, height: float, *, same_rows: bool = False) -> tuple[Figure
     return figure, panels[:count]
 
 
-def _intervals(
-    panel: Axes, labels: Sequence[str], values: Sequence[Estimate | None], colours: Sequence[str]
-) -> None:
+def _intervals(panel: Axes, labels: Sequence[str], values: Sequence[Estimate | None], colours: Sequence[str]) -> None:
     """Means with their intervals, one row each, from top to bottom."""
     shown = [(*row, place) for place, row in enumerate(zip(values, colours, strict=True)) if row[0] is not None]
     for value, colour, place in shown:

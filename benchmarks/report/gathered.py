@@ -53,7 +53,7 @@ class Gathered:
         try:
             return tasks.load(self.task)
         except (ImportError, ValueError) as error:
-            log.warning("%s cannot be loaded, so its suites and the methods it leaves out are unknown: %s", self.task, error)
+            log.warning("%s cannot be loaded: its suites and what it leaves out are unknown (%s)", self.task, error)
             return None
 
     @property
