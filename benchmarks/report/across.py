@@ -1,7 +1,8 @@
 """Tables over several presets: the networks of a suite against the papers' columns, and the cost of all searches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.records.protocol import fingerprint, shared
 from benchmarks.report.content import (
@@ -19,6 +20,7 @@ from benchmarks.report.content import (
     standing,
 )
 from benchmarks.report.gathered import Gathered, published_rows, scores
+from tasks.spec import Metric
 
 PAPER = {
     "baseline": "NO",
@@ -87,10 +89,7 @@ def suite_table(suite: str, members: Sequence[Gathered]) -> Across:
                 values = scores(found, method)[metric.name]
                 entries.append(shown(values, metric, notes.missing(found, method)))
                 if known:
-                    row = known.get((found.preset, method))
-                    theirs = row is not None and metric.name in row["values"]
-                    source = notes.mark("Source: " + row["source"]) if theirs else ""
-                    entries.append(published(row["values"], metric, source) if theirs else Entry(""))
+                    entries.append(_beside(known.get((found.preset, method)), metric, notes))
             rows.append(Row((found.preset, Column.of(metric).title), tuple(entries), cells=found.name))
     columns = [Column(part) for name in methods for part in (PAPER[name], *(["published"] if known else []))]
     about = "; ".join(
@@ -108,6 +107,13 @@ def suite_table(suite: str, members: Sequence[Gathered]) -> Across:
         task,
         notes,
     )
+
+
+def _beside(row: Mapping[str, Any] | None, metric: Metric, notes: Notes) -> Entry:
+    """The published number that stands beside ours."""
+    if row is None or metric.name not in row["values"]:
+        return Entry("")
+    return published(row["values"], metric, notes.mark("Source: " + row["source"]))
 
 
 def search_cost(every: Sequence[Gathered]) -> Across:

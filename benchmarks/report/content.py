@@ -291,10 +291,10 @@ def receptive_fields(found: Gathered) -> Table:
         if measured:
             about = measured[0]
             axes = list(zip(*(one["axes"] for one in measured), strict=True))
-            radii = [[statistics.fmean(a["radius"][share] for a in axis) for axis in axes] for share in ("0.5", "0.95")]
-            entries = [
-                Entry(" × ".join(map(_brief, radius)), radius[0] if len(axes) == 1 else None) for radius in radii
-            ]
+            entries = []
+            for share in ("0.5", "0.95"):
+                radii = [statistics.fmean(one["radius"][share] for one in axis) for axis in axes]
+                entries.append(Entry(" × ".join(map(_brief, radii)), radii[0] if len(radii) == 1 else None))
             entries += [Entry(" × ".join(map(_theoretical, axes))), Entry(str(len(measured)), len(measured))]
             rows.append(_row(method, entries))
     if not rows:

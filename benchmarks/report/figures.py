@@ -29,7 +29,7 @@ THEME = """svg { color: #1c2430; } @media (prefers-color-scheme: dark) { svg { c
 
 COLOURS = {"better": "#1a8f4c", "worse": "#d03b3b", None: "#4a7fc1"}
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rfnext",
     "font.size": 8,
@@ -129,7 +129,8 @@ def _grid(count: int, height: float, *, same_rows: bool = False) -> tuple[Figure
 
 def _intervals(panel: Axes, labels: Sequence[str], values: Sequence[Estimate | None], colours: Sequence[str]) -> None:
     """Means with their intervals, one row each, from top to bottom."""
-    shown = [(*row, place) for place, row in enumerate(zip(values, colours, strict=True)) if row[0] is not None]
+    rows = enumerate(zip(values, colours, strict=True))
+    shown = [(value, colour, place) for place, (value, colour) in rows if value is not None]
     for value, colour, place in shown:
         half = value.half_width or 0
         panel.plot((value.mean - half, value.mean + half), (place, place), color=colour, linewidth=1)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -24,6 +25,17 @@ FIGURES = {
 """Kinds of figures in the order of the page, and what they show."""
 
 
+class Run(NamedTuple):
+    """A cell: its metrics as text, the file of its record if that is here, and when it ended or why it failed."""
+
+    method: str
+    fold: int
+    seed: int
+    numbers: list[str]
+    file: str | None
+    said: str
+
+
 @dataclass(frozen=True)
 class Section:
     """One (task, preset) on the page. figures: kind -> SVG."""
@@ -41,25 +53,24 @@ class Section:
     def drawn(self) -> list[tuple[str, str]]:
         """(what it shows, data URI) of every figure; as images, so that their ids and styles do not meet."""
         encoded = {kind: base64.b64encode(content).decode() for kind, content in self.figures.items()}
-        return [
-            (said, f"data:image/svg+xml;base64,{encoded[kind]}") for kind, said in FIGURES.items() if kind in encoded
-        ]
+        shown = [kind for kind in FIGURES if kind in encoded]
+        return [(FIGURES[kind], f"data:image/svg+xml;base64,{encoded[kind]}") for kind in shown]
 
     @property
-    def runs(self) -> list[tuple[str, int, int, list[str], str | None, str]]:
-        """Every cell: method, fold, seed, metrics as text, the record's file if it is here, when it ended or why not."""
+    def runs(self) -> list[Run]:
+        """Every cell of it."""
         found = self.content.found
         rows = []
         for method in found.methods:
             for fold, seed in found.columns:
                 record = found.done(method).get((fold, seed))
                 if record is None or record.metrics is None:
-                    numbers = ["–"] * len(found.metrics)
-                    rows.append((method, fold, seed, numbers, None, found.why_not(method, fold, seed) or "not run"))
+                    why = found.why_not(method, fold, seed) or "not run"
+                    rows.append(Run(method, fold, seed, ["–"] * len(found.metrics), None, why))
                     continue
                 numbers = [f"{record.metrics[metric.name]:.{metric.decimals}f}" for metric in found.metrics]
                 ended = record.finished.partition("+")[0].replace("T", " ")
-                rows.append((method, fold, seed, numbers, self._file(record), ended))
+                rows.append(Run(method, fold, seed, numbers, self._file(record), ended))
         return rows
 
     @property
@@ -150,9 +161,8 @@ def _studies(results: Path) -> list[tuple[str, str]]:
     """(title, address) of the studies and of what else has a table of its own."""
     found = []
     for page in sorted(results.glob("*/README.md")):
-        title = next(
-            (line[2:] for line in page.read_text("utf-8").splitlines() if line.startswith("# ")), page.parent.name
-        )
+        titles = [line[2:] for line in page.read_text("utf-8").splitlines() if line.startswith("# ")]
+        title = titles[0] if titles else page.parent.name
         found.append((title, quote(page.relative_to(results).as_posix())))
     if (results / "speed/table.md").exists():
         found.append(("Cost of searching, operator by operator", "speed/table.md"))
