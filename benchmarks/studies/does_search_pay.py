@@ -4,8 +4,8 @@
     python -m benchmarks.studies.does_search_pay seglearn [...]
     python -m benchmarks.studies.does_search_pay --only-table
 
-Runs the methods with a network that fits a small machine (presets "compact-...": 2 stages x 10 layers x 32 maps), and the
-local search by the published rule and with two spreads. Cells that are done are kept. Then it writes the paired
+Runs the methods with a network that fits a small machine (presets "compact-...": 2 stages x 10 layers x 32 maps), and
+the local search by the published rule and with two spreads. Cells that are done are kept. Then it writes the paired
 differences on both data sets to results/does_search_pay/table.md.
 
 50salads: 50 Salads' SVM scores at 1 frame per second, which are in the repository
@@ -152,8 +152,9 @@ def _epochs(done: Sequence[Record]) -> str:
 
 
 SAID = (
-    "Mean ± half width of the 95 % interval over folds (seeds of a fold averaged); test part, epoch chosen on validation. "
-    "Differences are paired by fold and seed. Local searches use a spread of 0.1 where the row does not say otherwise."
+    "Mean ± half width of the 95 % interval over folds (seeds of a fold averaged); test part, epoch chosen on "
+    "validation data. Differences are paired by fold and seed. Local searches use a spread of 0.1 where the "
+    "row says nothing else."
 )
 
 

@@ -1,7 +1,6 @@
 """The searches of the planted task: each returns the structure that it found and the epochs that this took."""
 
 import functools
-import math
 import time
 from typing import Any, TypedDict, Unpack, cast
 
@@ -102,7 +101,8 @@ def one_shot(data: Data, found: Entries, *, readout: Readout) -> Found:
 class Genetic(TypedDict):
     """Settings of a genetic search.
 
-    rungs: epochs of a training on each rung of the halving. promoted: share that goes on to the next rung. budget: epochs.
+    rungs: epochs of a training on each rung of the halving. promoted: share that goes on to the next rung. budget: in
+        epochs.
     """
 
     population: int

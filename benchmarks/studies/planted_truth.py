@@ -2,8 +2,8 @@
 
     python -m benchmarks.studies.planted_truth [--seeds 20] [--results results/planted_truth]
 
-Each method searches on the planted task (`planted_task`) from the same start (dilations 1, 2, 4, 8, 16) on the same data.
-Then a network with what it found is trained anew, like all others.
+Each method searches on the planted task (`planted_task`) from the same start (dilations 1, 2, 4, 8, 16) on the same
+data. Then a network with what it found is trained anew, like all others.
 
 One line per seed is kept in measurements.jsonl as soon as the seed ends, and table.md gathers them. When the study is
 started again, a method's entry is kept where its settings are today's. Every entry says which commit and packages
@@ -144,9 +144,9 @@ def table(seeds: list[dict[str, Any]]) -> str:
     minus = [f"minus {name}" for name in REFERENCES]
     header = ["method", "near (%) ↑", "log2 error ↓", "accuracy retrained (%) ↑", *minus, "search epochs"]
     said = (
-        f"Planted lags, {len(seeds)} seeds x {CLASSES} layers. near: within a tenth of the lag or one step. log2 error: "
-        "mean of |log2(dilation / lag)|. Mean ± 95 % interval over seeds. Local searches that follow another search use "
-        f"a spread of {REFINING['spread']}. The budget of global is {METHODS['global'][1]['budget']} epochs, without "
+        f"Planted lags, {len(seeds)} seeds x {CLASSES} layers. near: within a tenth of the lag or one step. log2 "
+        "error: mean of |log2(dilation / lag)|. Mean ± 95 % interval over seeds. Local searches after another search "
+        f"use a spread of {REFINING['spread']}. The budget of global is {METHODS['global'][1]['budget']} epochs, without "
         "those that its last generation repeats."
     )
     return f"{said}\n\n{pipe(header, rows)}\n"

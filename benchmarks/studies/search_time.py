@@ -3,8 +3,8 @@
     python -m benchmarks.studies.search_time [--task T] [--preset P] [--rounds 5] [--threads N] [fields of the config]
 
 Per round, one after another: the plain network, its local search branch by branch (what the published code computes),
-and the same search by `taps` and by `native`. All train for the same epochs on the same data. Validation and checkpoints
-are part of it, as in the main job. The table says whether the searches end in different structures.
+and the same search by `taps` and by `native`. All train for the same epochs on the same data. Validation and
+checkpoints are part of it, as in the main job. The table says whether the searches end in different structures.
 
 The result is kept by task, preset, changed fields, device and threads in results/search_time/measurements.jsonl, and
 table.md gathers what is there.
