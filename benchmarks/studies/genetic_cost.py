@@ -4,8 +4,9 @@
 
 On the planted task (`planted_task`): population 50, 100 generations, 5 epochs per evaluation (Global2Local; selection
 and mutation corrected, nothing evaluated twice) against a population of 8 with successive halving at a tenth of the
-epochs that those took, and against one-shot and local search. All are compared by what the published search maximises, the
-validation accuracy after 5 epochs, and by the test accuracy after a full training. A seed that is measured is kept.
+epochs that those took, and against one-shot and local search. All are compared by what the published search
+maximises, the validation accuracy after 5 epochs, and by the test accuracy after a full training. A seed that is
+measured is kept.
 """
 
 import logging

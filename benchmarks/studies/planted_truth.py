@@ -146,8 +146,8 @@ def table(seeds: list[dict[str, Any]]) -> str:
     said = (
         f"Planted lags, {len(seeds)} seeds x {CLASSES} layers. near: within a tenth of the lag or one step. log2 "
         "error: mean of |log2(dilation / lag)|. Mean ± 95 % interval over seeds. Local searches after another search "
-        f"use a spread of {REFINING['spread']}. The budget of global is {METHODS['global'][1]['budget']} epochs, without "
-        "those that its last generation repeats."
+        f"use a spread of {REFINING['spread']}. The budget of global is {METHODS['global'][1]['budget']} epochs, "
+        "without those that its last generation repeats."
     )
     return f"{said}\n\n{pipe(header, rows)}\n"
 
