@@ -182,8 +182,8 @@ def _centre(position: int, size_out: int, size_in: int, shift: float) -> float:
 def theoretical(probe: Probe, x: Tensor, axis: int) -> Extent:
     """The theoretical receptive field of the middle output position along one axis, in positions from its centre.
 
-    The input is repeated along the axis until the field does not reach its ends. That is exact unless a single operation
-    has a field larger than the real input. Fields of attention and of normalisation over the whole input have no end.
+    The input is repeated along the axis until the field does not reach its ends. That is exact unless one operation has
+    a field larger than the real input. Fields of attention and of normalisation over the whole input have no end.
     A large input is first `narrowed` along the other axes. Where it is still too large, or the network cannot compute a
     narrower one, only the real input is tried.
     """
@@ -207,7 +207,7 @@ def theoretical(probe: Probe, x: Tensor, axis: int) -> Extent:
 
 
 def narrowed(x: Tensor, axis: int) -> Tensor:
-    """The middle of `x` along its other axes, so narrow that it can be repeated along `axis`; `x` if it is small enough.
+    """The middle of `x` along its other axes, narrow enough to be repeated along `axis`; or `x`.
 
     That does not change the field of a conv along `axis`, since its taps at the middle of the other axes span the whole
     field along it.
@@ -246,7 +246,7 @@ def _reaches_ends(alone: Forward, line: Tensor, width: int) -> bool:
 
 
 def _alone(forward: Forward, x: Tensor, axis: int) -> tuple[Forward, Tensor]:
-    """The network as a function of one axis: other axes of the input become channels, of the output the middle stays."""
+    """The network as a function of one axis: other input axes become channels, of output axes the middle stays."""
     moved = x[:1].movedim(2 + axis, -1)
     shape = moved.shape[:-1]
 
@@ -275,6 +275,6 @@ def _undisturbed(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """Without cuDNN, whose tiles and transforms spread NaN beyond a conv's taps, and without a choice by measured time."""
+    """Without cuDNN, whose tiles and transforms spread NaN beyond the taps, and without choices by measured time."""
     with torch.backends.cudnn.flags(enabled=False), pin_implementation("taps"):
         yield
