@@ -225,7 +225,7 @@ def comparisons(found: Gathered) -> list[Comparison]:
 
 
 def conclusion(found: Gathered) -> str:
-    """One sentence or two: which differences to the baseline are decided."""
+    """One sentence or two: which differences to the baseline are decided, with their numbers."""
     if not found.done(BASELINE):
         return "There is no finished baseline, so nothing can be compared."
     made = comparisons(found)
@@ -241,6 +241,22 @@ def conclusion(found: Gathered) -> str:
     named = "; ".join(f"{one.method} {one.metric.name} {one.text} ({one.verdict})" for one in clear)
     have = "has" if len(clear) == 1 else "have"
     return f"{len(clear)} of {total} {have} a 95 % interval without 0: {named}. By chance alone about one in 20 would."
+
+
+def answer(found: Gathered) -> str:
+    """The conclusion without its numbers: which methods are better or worse than the baseline, and in what."""
+    made = comparisons(found)
+    named: dict[tuple[Verdict, str], list[str]] = {}
+    for one in made:
+        if one.verdict:
+            named.setdefault((one.verdict, one.method), []).append(one.metric.name)
+    if not named:
+        return conclusion(found)
+    parts = [f"{sum(map(len, named.values()))} of {_count(len(made), 'difference')} to the baseline are decided."]
+    for verdict in ("better", "worse"):
+        methods = [f"{method} ({', '.join(metrics)})" for (kind, method), metrics in named.items() if kind == verdict]
+        parts += [f"{verdict.capitalize()}: {', '.join(methods)}."] if methods else []
+    return " ".join(parts)
 
 
 def _count(count: int, noun: str) -> str:

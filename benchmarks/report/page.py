@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.records.record import Record
 from benchmarks.report.across import Across
 from benchmarks.report.content import Column, Content
+from benchmarks.report.gathered import answer
 
 FIGURES = {
     "scores": "Test scores; green and red where the paired difference to the baseline is decided",
@@ -137,6 +138,7 @@ def page(sections: Sequence[Section], across: Sequence[Across], problems: Sequen
     records = [record for section in ordered for record in section.content.found.records]
     return environment.get_template("page.html.j2").render(
         tasks=tasks,
+        answers={task: _answers(members) for task, members in tasks.items()},
         across=across,
         anchors={section.content.found.name: section.anchor for section in ordered},
         problems=[text.replace(str(results), "results") for text in problems],
@@ -145,6 +147,14 @@ def page(sections: Sequence[Section], across: Sequence[Across], problems: Sequen
         commits=sorted({record.commit or "unknown" for record in records}),
         studies=_studies(results),
     )
+
+
+def _answers(sections: Sequence[Section]) -> dict[str, list[Section]]:
+    """What is concluded -> the presets of which that is so."""
+    said: dict[str, list[Section]] = {}
+    for section in sections:
+        said.setdefault(answer(section.content.found), []).append(section)
+    return said
 
 
 def _order(section: Section) -> tuple[str, bool, bool, int, str]:

@@ -74,7 +74,7 @@ def test_the_page_is_whole_and_every_link_leads_somewhere(page: Callable[..., Pa
 
 def test_the_answer_comes_first(page: Callable[..., Path]) -> None:
     text = Parsed(page().read_text("utf-8")).text
-    assert text.index("have a 95 % interval without 0") < text.index("search epochs")
+    assert text.index("Better: local_single (accuracy, loss).") < text.index("search epochs")
 
 
 def test_receptive_fields_are_drawn_and_tabled(page: Callable[..., Path], receptive_field: dict[str, Any]) -> None:
