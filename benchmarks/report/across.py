@@ -84,12 +84,11 @@ def suite_table(suite: str, members: Sequence[Gathered]) -> Across:
     rows = []
     for found in members:
         for metric in found.metrics:
-            entries = []
+            entries: list[Entry] = []
             for method in methods:
-                values = scores(found, method)[metric.name]
-                entries.append(shown(values, metric, notes.missing(found, method)))
-                if known:
-                    entries.append(_beside(known.get((found.preset, method)), metric, notes))
+                marks = notes.missing(found, method)
+                entries.append(shown(scores(found, method)[metric.name], metric, marks))
+                entries += [_beside(known.get((found.preset, method)), metric, notes)] if known else []
             rows.append(Row((found.preset, Column.of(metric).title), tuple(entries), cells=found.name))
     columns = [Column(part) for name in methods for part in (PAPER[name], *(["published"] if known else []))]
     about = "; ".join(

@@ -44,6 +44,7 @@ class _Choices(logging.Handler):
         self.names: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Take the name of an implementation from a message of "auto"."""
         name = record.getMessage().rpartition(": ")[2].partition(" (")[0]
         if name in COLUMNS:
             self.names.add(name)

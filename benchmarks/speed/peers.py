@@ -34,6 +34,7 @@ class _Layer(nn.Module):
         self.dropout = nn.Dropout()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: (B, maps, T), mask: (B, 1, T) -> (B, maps, T)."""
         return (x + self.dropout(self.pointwise(F.relu(self.dilated(x))))) * mask
 
 
@@ -47,6 +48,7 @@ class _Stage(nn.Module):
         self.classify = nn.Conv1d(maps, classes, 1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: (B, channels, T), mask: (B, 1, T) -> logits (B, classes, T)."""
         x = self.enter(x)
         for layer in self.layers:
             x = layer(x, mask)
@@ -61,6 +63,7 @@ class PlainMSTCN(nn.Module):
         self.stages = nn.ModuleList(_Stage(classes if stage else features, classes) for stage in range(4))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: (B, features, T), mask: (B, 1, T) -> logits of all stages (stage, B, classes, T)."""
         outputs: list[Tensor] = []
         for stage in self.stages:
             outputs.append(stage(x, mask))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.report.figures import STYLE, svg
@@ -112,17 +113,21 @@ def draw(found: Sequence[Row], path: Path) -> None:
         figure = Figure(figsize=(11, 2.6 * math.ceil(len(subjects) / 4) + 0.4), layout="constrained")
         panels = list(figure.subplots(math.ceil(len(subjects) / 4), min(4, len(subjects)), squeeze=False).flat)
         for panel, subject in zip(panels, subjects, strict=False):
-            mine = [row for row in found if row.subject == subject]
-            for name, colour in ((MMCV, "#999999"), (BRANCHES, "#d9622b"), ("taps", "#62b0ea"), ("native", "#1f78b4")):
-                points = [(row.branches, row.timings[name].ratio) for row in mine if name in row.timings]
-                if points:
-                    panel.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name)
-            panel.axhline(1, color="gray", linewidth=0.8, linestyle=":")
-            panel.set_title(str(subject), fontsize=7)
-            panel.set_ylim(bottom=0)
-            panel.set_xlabel("branches")
+            _draw(panel, subject, [row for row in found if row.subject == subject])
         for panel in panels[len(subjects) :]:
             panel.remove()
         panels[0].set_ylabel("time / plain conv")
         panels[0].legend()
         write_bytes(path, svg(figure))
+
+
+def _draw(panel: Axes, subject: Layer, rows: Sequence[Row]) -> None:
+    """One layer: ratio to the plain conv against the number of branches."""
+    for name, colour in ((MMCV, "#999999"), (BRANCHES, "#d9622b"), ("taps", "#62b0ea"), ("native", "#1f78b4")):
+        points = [(row.branches, row.timings[name].ratio) for row in rows if name in row.timings]
+        if points:
+            panel.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name)
+    panel.axhline(1, color="gray", linewidth=0.8, linestyle=":")
+    panel.set_title(str(subject), fontsize=7)
+    panel.set_ylim(bottom=0)
+    panel.set_xlabel("branches")
