@@ -210,7 +210,7 @@ MAP_CELLS = 700
 
 
 def structure_figure(found: Gathered) -> Figure | None:
-    """Structures layer by layer against the hand design: orange for larger dilations, blue for smaller ones."""
+    """Structures layer by layer against the hand design: orange for larger dilations, purple for smaller ones."""
     designed = hand_design(found)
     searched = found_structures(found, designed) if designed else {}
     if designed is None or not searched:

@@ -19,7 +19,7 @@ FIGURES = {
     "scores": "Test scores; green and red where the paired difference to the baseline is decided",
     "differences": "Differences to the baseline",
     "dilations": "Dilations before and after the searches",
-    "structures": "Structures against the hand design",
+    "structures": "Structures against the hand design; orange: larger dilations, purple: smaller ones",
     "trajectories": "How the searches changed the dilations",
     "receptive_fields": "Effective receptive fields",
 }
