@@ -1,9 +1,12 @@
 """The study of all methods: which records are its rows, and its differences."""
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import benchmarks
 from benchmarks.methods.table import METHODS
 from benchmarks.records.record import Key, Record
 from benchmarks.studies import does_search_pay
@@ -61,3 +64,24 @@ def test_failed_cells_are_no_rows() -> None:
     failed = make("compact-seglearn-spread-0.1", "baseline", 1, 0.0, status="failed", reason="x", metrics=None)
     assert table(records(failed), "seglearn") is None
     assert table({}, "50salads") is None
+
+
+def test_every_row_is_run_once_per_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    suite = SimpleNamespace(main=lambda words: calls.append(words) or len(calls) % 2)
+    monkeypatch.setattr(benchmarks, "suite", suite, raising=False)
+    monkeypatch.setitem(sys.modules, "benchmarks.suite", suite)
+    options = does_search_pay.Options(data="seglearn", methods=("baseline", "local_single"), seeds=(0, 1))
+    assert does_search_pay.run(options) == 1
+    ran = [
+        (words[0], method, words[words.index("--seeds") + 1])
+        for words in calls
+        for method in words[words.index("--method") + 1 : words.index("--")]
+    ]
+    wanted = [row for row in rows("seglearn") if row.method in options.methods]
+    assert sorted(ran) == sorted((row.preset, row.method, str(seed)) for row in wanted for seed in options.seeds)
+
+
+def test_50_salads_need_their_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert does_search_pay.main(["50salads"]) == 2
+    assert "--root" in capsys.readouterr().err
