@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.methods import METHODS
+from benchmarks.cell import Cell
+from benchmarks.execute import run_cell
+from benchmarks.methods.table import METHODS
 from benchmarks.receptive_fields import EDGES, GROWTH, LARGEST, Profile, effective, measure, narrowed, theoretical
-from benchmarks.record import read
-from benchmarks.run import run_cell
-from benchmarks.training import Job
+from benchmarks.records.record import read
 from tasks.spec import Probe, Split, Task
 
 SPLIT = Split("validation", 1)
@@ -34,6 +34,12 @@ def boxes(*dilations: int, **other: Any) -> nn.Sequential:
 
 def probing(forward: Callable[[Tensor], Tensor], *inputs: Tensor, shift: float = 0.0) -> Probe:
     return Probe(forward, inputs, "samples", (1.0,) * (inputs[0].dim() - 2), "the output", shift)
+
+
+def cell(toy: ModuleType, results: Path, method: str = "baseline", **other: Any) -> Cell:
+    """A cell of the toy task; other: fields of the task."""
+    task = dataclasses.replace(toy.TASK, **other)
+    return Cell(task, "tiny", task.presets["tiny"], METHODS[method], 1, 0, results, "tiny", device="cpu")
 
 
 def measured(toy: ModuleType, network: nn.Module, probe: Probe) -> dict[str, Any]:
@@ -114,7 +120,7 @@ def test_a_network_that_takes_no_narrower_image_is_measured_on_the_whole() -> No
 
 
 @pytest.mark.parametrize("whole", [nn.InstanceNorm1d(1), nn.GroupNorm(1, 1)], ids=["instance", "group"])
-def test_a_look_at_the_whole_input_has_no_end(toy: ModuleType, whole: nn.Module) -> None:
+def test_an_operation_over_the_whole_input_has_no_end(toy: ModuleType, whole: nn.Module) -> None:
     model = nn.Sequential(boxes(1), whole)
     (axis,) = measured(toy, model, probing(model, torch.randn(1, 1, 40)))["axes"]
     assert axis["theoretical"] is None
@@ -157,15 +163,12 @@ def test_positions_without_a_gradient_are_left_out_and_none_at_all_is_an_error()
         effective(probing(model, dead))
 
 
-def test_a_failing_probe_loses_no_training(
-    toy: ModuleType, job: Callable[..., Job], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failing_probe_loses_no_training(toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def probe(*_: Any) -> Probe:
         raise RuntimeError("no such layer")
 
-    here = job(task=dataclasses.replace(toy.TASK, probe=probe))
     with caplog.at_level(logging.ERROR):
-        record = run_cell(here)
+        record = run_cell(cell(toy, tmp_path, probe=probe))
     assert record.status == "done"
     assert record.receptive_field is None
     assert "receptive fields were not measured" in caplog.text
@@ -203,39 +206,28 @@ def test_measuring_leaves_everything_as_it_was(toy: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", ["baseline", "local_multi"])
-def test_a_cell_has_the_same_result_whether_it_is_measured_or_not(
-    name: str, job: Callable[..., Job], toy: ModuleType, tmp_path: Path
-) -> None:
-    def result(one: Job) -> dict[str, Any]:
-        outcome = METHODS[name].run(one, **METHODS[name].settings)
-        found = {part: getattr(outcome, part) for part in ("metrics", "metrics_last", "validation", "history")}
-        return found | {"draws": torch.rand(3).tolist(), "structure": dict(outcome.structure)}
+def test_a_cell_has_the_same_result_whether_it_is_measured_or_not(name: str, toy: ModuleType, tmp_path: Path) -> None:
+    def result(one: Cell) -> dict[str, Any]:
+        record = run_cell(one)
+        assert record.status == "done"
+        parts = ("metrics", "metrics_last", "validation", "history", "structure")
+        return {part: getattr(record, part) for part in parts} | {"draws": torch.rand(3).tolist()}
 
-    without = job(name, task=dataclasses.replace(toy.TASK, probe=None))
-    assert result(job(name)) == result(dataclasses.replace(without, results=tmp_path / "again"))
+    measured_too = result(cell(toy, tmp_path / "with", name))
+    assert measured_too == result(cell(toy, tmp_path / "without", name, probe=None))
 
 
-def test_a_record_keeps_what_was_measured(job: Callable[..., Job], results: Path) -> None:
-    here = job("local_single")
+def test_a_record_keeps_what_was_measured(toy: ModuleType, tmp_path: Path) -> None:
+    here = cell(toy, tmp_path, "local_single")
     record = run_cell(here)
     assert record.receptive_field is not None
-    stored = read(here.cell.path(results))
+    stored = read(here.key.path(tmp_path))
     assert stored.receptive_field == record.receptive_field
     (axis,) = record.receptive_field["axes"]
     assert record.structure is not None
-    reach = sum(dilation for (dilation,) in (record.structure["0"], record.structure["2"]))
-    assert axis["theoretical"] == [-reach, reach]
+    radius = sum(dilation for (dilation,) in (record.structure["0"], record.structure["2"]))
+    assert axis["theoretical"] == [-radius, radius]
     assert len(json.dumps(record.receptive_field)) < 4000
-
-
-def test_a_record_from_before_receptive_fields_is_readable(job: Callable[..., Job], results: Path) -> None:
-    here = job()
-    run_cell(here)
-    path = here.cell.path(results)
-    content = json.loads(path.read_text())
-    del content["receptive_field"]
-    path.write_text(json.dumps(content))
-    assert read(path).receptive_field is None
 
 
 def test_a_task_without_a_probe_is_not_measured(toy: ModuleType) -> None:
