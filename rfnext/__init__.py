@@ -7,7 +7,8 @@ from rfnext._version import __version__
 from rfnext.conv import Conv, SearchConv, Where, everything
 from rfnext.dilation import Bounds, Dilation, Rule, expectation, neighbours
 from rfnext.merge import keep_branches, merge, plain_state_dict
-from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv, pin_implementation, reproducible
+from rfnext.ops.choice import pin_implementation, reproducible
+from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.search.evolution import Evolution, EvolutionConfig, Scored, random_structure
 from rfnext.search.halving import halve
 from rfnext.search.local import LocalConfig, LocalSearch
