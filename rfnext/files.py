@@ -1,8 +1,12 @@
-"""Files: written whole or not at all, and the folder of what can be made again."""
+"""Files that are written completely or not at all, and the cache folder."""
 
+import io
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import torch
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -41,9 +45,16 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def cache_folder() -> Path:
-    """Where things are kept that were downloaded or made and can be made again; it need not exist yet.
+def serialised(value: Any) -> bytes:
+    """What `torch.save` would write to a file, for `write_bytes`."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
-    The folder that the environment variable RFNEXT_CACHE names, else ~/.cache/rfnext.
+
+def cache_folder() -> Path:
+    """The folder for files that were downloaded or compiled and can be made again; it may not exist yet.
+
+    It is the folder that the environment variable RFNEXT_CACHE names, else ~/.cache/rfnext.
     """
     return Path(os.environ.get("RFNEXT_CACHE") or Path.home() / ".cache" / "rfnext")

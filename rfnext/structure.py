@@ -9,21 +9,10 @@ from typing import Any, Self
 from torch import nn
 
 from rfnext import files
-from rfnext.conv import (
-    Conv,
-    SearchConv,
-    Where,
-    check_dilation,
-    check_plain,
-    check_release,
-    everything,
-    is_conv,
-    release,
-    set_dilation,
-    unsearchable,
-    warn_of_causal,
-)
+from rfnext.conv import SearchConv, check_plain, check_release, release, set_dilation
 from rfnext.dilation import Dilation
+from rfnext.padding import Conv, check_dilation, warn_of_causal
+from rfnext.searchable import Where, everything, is_conv, unsearchable
 
 FORMAT = "rfnext-structure"
 VERSION = 1
