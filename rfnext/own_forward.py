@@ -43,7 +43,7 @@ def why_unsearchable(conv: Conv, plain: type[nn.Module]) -> str | None:
         return None
     # Not the conv's own dilation: at 1, a class that pads by d - 1 pads nothing.
     dilation = tuple(d + 1 if searched_axis(k) else d for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
-    tried = _call(conv, plain, dilation, by_method=True)
+    tried = _call(conv, plain, dilation, _size(conv, dilation), by_method=True)
     if tried is None or len(tried.convolutions) != 1:
         return lost
     (convolution,) = tried.convolutions
@@ -60,7 +60,8 @@ def why_not_in_place(conv: Conv, plain: type[nn.Module], dilation: Dilation) -> 
     """
     if not own_methods(plain) or why_unsearchable(conv, plain) is None:
         return None
-    before, after = (_call(conv, plain, d, by_method=False) for d in (tuple(conv.dilation), dilation))
+    size = _size(conv, dilation)
+    before, after = (_call(conv, plain, d, size, by_method=False) for d in (tuple(conv.dilation), dilation))
     if before is None or after is None or not before.convolutions:
         return f"{plain.__name__} overrides forward(), and whether it stays in place at other dilations is unknown"
     same_size = (before.size_out, len(before.convolutions)) == (after.size_out, len(after.convolutions))
@@ -108,18 +109,26 @@ def _stays(before: _Convolution, after: _Convolution) -> bool:
     )
 
 
-def _call(conv: Conv, plain: type[nn.Module], dilation: Dilation, by_method: bool) -> _Tried | None:
+def _size(conv: Conv, dilation: Dilation) -> tuple[int, ...]:
+    """Of an input on which forward() can be tried at the conv's own and another dilation.
+
+    Larger than what a causal conv pads: reflecting takes less than the input's size.
+    """
+    return tuple(
+        max(d, new) * (k - 1) + s + 2
+        for d, new, k, s in zip(conv.dilation, dilation, conv.kernel_size, conv.stride, strict=True)
+    )
+
+
+def _call(
+    conv: Conv, plain: type[nn.Module], dilation: Dilation, size: tuple[int, ...], by_method: bool
+) -> _Tried | None:
     """Call forward() of a copy of the conv at another dilation; None if that fails.
 
     by_method: intercept `_conv_forward`, which a search overrides, instead of torch's convolutions.
     """
     like = next(conv.parameters())
     device = torch.device("cpu") if like.is_meta else like.device
-    # Larger than what a causal conv of the larger dilation pads: reflecting takes less than the input's size.
-    size = tuple(
-        max(d, new) * (k - 1) + s + 2
-        for d, new, k, s in zip(conv.dilation, dilation, conv.kernel_size, conv.stride, strict=True)
-    )
     place = tuple(n // 2 for n in size)
     noted: list[_Convolution] = []
     try:

@@ -36,7 +36,8 @@ def _by_triton(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tens
     return triton.by_triton(x, weight, bias, probability, geometry)
 
 
-def _triton_is_for(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+def triton_is_for(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether the package triton is installed and its kernels were written for this layer."""
     if not x.is_cuda:
         return False
     try:
@@ -206,7 +207,7 @@ def _candidates(
         candidates.append("dense")
     if native_is_for(x, weight, bias, probability, geometry):
         candidates.append("native")
-    if _triton_is_for(x, weight, geometry):
+    if triton_is_for(x, weight, geometry):
         candidates.append("triton")
     return tuple(candidates)
 

@@ -44,7 +44,7 @@ class EvolutionConfig:
     gene_mutation: float = 0.2
     """Probability of each gene of such a copy to be drawn anew."""
     drop_below: float = 10.0
-    """A structure whose fitness is more than this below the best is replaced by a random one; in units of the fitness."""
+    """A structure whose fitness is lower than the best by more than this is replaced by a random one."""
 
     def __post_init__(self) -> None:
         for name in ("population", "generations"):

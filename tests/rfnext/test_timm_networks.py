@@ -87,7 +87,8 @@ def load_after(model: nn.Module, checkpoint: dict[str, Tensor], config: rfnext.L
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_checkpoints_load_before_or_after_wrapping_defect_21(name: str) -> None:
+@pytest.mark.defect(21)
+def test_checkpoints_load_before_or_after_wrapping(name: str) -> None:
     """The checkpoint of a plain network, loaded strictly on either side, gives one and the same searched network."""
     pretrained = create(name, seed=7).eval()
     checkpoint = copy.deepcopy(pretrained.state_dict())
