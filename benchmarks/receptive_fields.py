@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rfnext.ops.mixed_dilation_conv import pin_implementation
+from rfnext.ops.choice import pin_implementation
 from rfnext.receptive_field import effective_receptive_field, theoretical_receptive_field
 from tasks.spec import Probe, Split, Task
 

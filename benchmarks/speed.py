@@ -42,7 +42,7 @@ from benchmarks.record import ROOT, commit, describe_device, versions
 from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv, mixed_dilation_conv
 from rfnext.files import write_bytes, write_text
 from rfnext.ops import native_build as native_library
-from rfnext.ops.mixed_dilation_conv import pin_implementation
+from rfnext.ops.choice import pin_implementation
 from tasks.action_segmentation.models import ms_tcn, searched
 from tasks.action_segmentation.training import loss
 

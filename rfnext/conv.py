@@ -120,6 +120,7 @@ class SearchConv(nn.Module):
 
     @property
     def dilations(self) -> tuple[Dilation, ...]:
+        """The branches now."""
         return self._dilations
 
     @property
@@ -161,6 +162,7 @@ class SearchConv(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """What `print` shows of the conv."""
         branches = ", ".join("x".join(map(str, dilation)) for dilation in self._dilations)
         return f"{super().extra_repr()}, branches=[{branches}], rule={self.rule}"
 
@@ -169,6 +171,7 @@ class SearchConv(nn.Module):
     # rule's row is negative, as no dilation is.
 
     def get_extra_state(self) -> Tensor:
+        """Rule, centre and branches, for the state_dict; `read_extra_state` takes it apart."""
         centre = cast(Conv, self).dilation
         rule = [-1 - _RULES.index(self.rule)] * len(centre)
         return torch.tensor([rule, centre, *self._dilations], dtype=torch.int64)
@@ -188,6 +191,7 @@ class SearchConv(nn.Module):
             )
 
     def set_extra_state(self, state: Any) -> None:
+        """Take the centre and branches of `get_extra_state`; raises ValueError as `check_extra_state` does."""
         self.check_extra_state(state)
         _, centre, dilations = read_extra_state(state)
         set_dilation(cast(Conv, self), centre)

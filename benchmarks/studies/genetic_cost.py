@@ -33,7 +33,7 @@ from benchmarks.studies.planted_truth import (
 )
 from rfnext import Structure
 from rfnext.files import write_text
-from rfnext.ops.mixed_dilation_conv import pin_implementation
+from rfnext.ops.choice import pin_implementation
 
 log = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ from rfnext import (
     powers_of_two,
 )
 from rfnext.files import write_text
-from rfnext.ops.mixed_dilation_conv import pin_implementation
+from rfnext.ops.choice import pin_implementation
 from rfnext.search.one_shot import Readout
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from benchmarks.training import seed_everything
 from rfnext import LocalSearch, Structure
 from rfnext.files import write_text
 from rfnext.ops import native_build as native_library
-from rfnext.ops.mixed_dilation_conv import pin_implementation
+from rfnext.ops.choice import pin_implementation
 from tasks.spec import Run
 
 PLAIN = "plain training"

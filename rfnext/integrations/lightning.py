@@ -52,6 +52,7 @@ class LocalSearchCallback(pl.Callback):
         self._optimizer_steps = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise RuntimeError unless the optimizers hold the branch weights in the groups that the search asks for."""
         self._optimizer_steps = trainer.global_step
         optimized = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
         if not all(id(weight) in optimized for weight in self.search.branch_weights()):
@@ -73,11 +74,13 @@ class LocalSearchCallback(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Count an optimizer step."""
         if self.every == "step" and trainer.global_step > self._optimizer_steps:
             self._optimizer_steps = trainer.global_step
             self._after_step(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count an epoch."""
         if self.every == "epoch":
             self._after_step(trainer, pl_module)
 
@@ -106,12 +109,14 @@ class LocalSearchCallback(pl.Callback):
 
     @property
     def state_key(self) -> str:
+        """The key of the search's state in a checkpoint, made from the names of its layers."""
         layers = hashlib.sha256(json.dumps(sorted(self.search.initial)).encode()).hexdigest()
         return self._generate_state_key(layers=layers[:16])
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        """Give the search a state that was saved for other layers, so that loading it is an error."""
         # A state that no callback claims is of other layers: loading it says which.
         states = checkpoint["callbacks"]
         claimed = {callback.state_key for callback in trainer.callbacks}  # type: ignore[attr-defined]
@@ -120,9 +125,11 @@ class LocalSearchCallback(pl.Callback):
             states.setdefault(self.state_key, states[key])
 
     def state_dict(self) -> dict[str, Any]:
+        """The search's state."""
         return self.search.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the search from a state."""
         self.search.load_state_dict(state_dict)
 
 

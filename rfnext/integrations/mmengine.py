@@ -93,6 +93,7 @@ class LocalSearchHook(Hook):
         self.verbose = verbose
 
     def before_train(self, runner: Runner) -> None:
+        """Raise RuntimeError if nothing would be searched: no steps are counted, or no optimizer has the weights."""
         if self.every == "epoch" and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise RuntimeError("the training counts no epochs, and nothing would be searched: set by_epoch=False")
         groups = runner.optim_wrapper.param_groups  # type: ignore[union-attr]
@@ -108,10 +109,12 @@ class LocalSearchHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
+        """Count an iteration."""
         if self.every == "iteration":
             self._after_step(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
+        """Count an epoch."""
         if self.every == "epoch":
             self._after_step(runner)
 
@@ -146,9 +149,11 @@ class LocalSearchHook(Hook):
         raise RuntimeError("the searched network is not part of the model that the runner trains")
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add the search's state."""
         checkpoint[STATE] = self.search.state_dict()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Continue the search if the run is resumed; raises ValueError if the checkpoint is of no search."""
         if not runner._resume:  # load_from: the weights alone, for a search that begins
             return
         if STATE not in checkpoint:
@@ -267,6 +272,7 @@ class RFSearchHook(Hook):
         keep_branches(model, used, self.local_config)
 
     def before_run(self, runner: Runner) -> None:
+        """Raise RuntimeError in a runner that did not call `prepare`."""
         if self._prepared is None or self._prepared is not _unwrapped(runner.model):
             raise RuntimeError(
                 f"RFSearchHook does nothing in a {type(runner).__name__}, which builds the optimizer before a hook "
@@ -291,18 +297,22 @@ class RFSearchRunner(Runner):
     _ready = False
 
     def train(self) -> nn.Module:
+        """Wrap the model, then train it as mmengine does."""
         self._prepare(training=True)
         return super().train()
 
     def val(self) -> dict[str, Any]:
+        """Wrap the model, then validate it as mmengine does."""
         self._prepare(training=False)
         return super().val()
 
     def test(self) -> dict[str, Any]:
+        """Wrap the model, then test it as mmengine does."""
         self._prepare(training=False)
         return super().test()
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """Wrap the model by DDP, once it has its branch weights."""
         # DDP registers the parameters that there are, so it must come after the branch weights.
         return model if self.distributed and not self._ready else super().wrap_model(model_wrapper_cfg, model)
 
@@ -332,6 +342,7 @@ class RFSearchRunner(Runner):
             super()._init_model_weights()
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        """Read a checkpoint with weights_only=True."""
         with checkpoint_globals():
             return super().load_checkpoint(*args, **kwargs)
 

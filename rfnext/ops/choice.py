@@ -21,6 +21,17 @@ from rfnext.ops.native import is_for as native_is_for
 from rfnext.ops.taps import by_taps
 
 Implementation = Literal["auto", "branches", "taps", "dense", "native", "triton"]
+"""How the operator is computed; all return the same values up to rounding.
+
+"branches": one conv per branch, the reference.
+"taps": mixes the shifted inputs, then multiplies once; keeps only x for the backward pass.
+"dense": folds the branches into one larger kernel; fast if the dilations have a coarse common grid.
+"native": as "taps", by kernels for CPUs that mix and multiply in the cache, in float32 and float64; compiled once per
+    machine, see `rfnext.ops.native_build`. Needs a C compiler.
+"triton": as "taps", by kernels for GPUs that mix in registers; dense and depthwise convs over one or two axes in
+    float32, bfloat16 or float16. Needs a CUDA device and the package triton.
+"auto": the fastest of these on this machine, see `pin_implementation`.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -261,10 +272,9 @@ def _measure(
         for repetition in range(_MOST_REPETITIONS):
             if repetition >= _REPETITIONS and time.perf_counter() > end:
                 break
-            for name in list(taken):
-                # Not after the first few, one of which may have been slow by chance.
-                if not (repetition > 2 and far_behind(name)):
-                    _try(name, repetition, timed, taken)
+            # The first few are tried in any case: one of them may have been slow by chance.
+            for name in [name for name in taken if repetition <= 2 or not far_behind(name)]:
+                _try(name, repetition, timed, taken)
     return {name: typical(name) for name in taken}
 
 

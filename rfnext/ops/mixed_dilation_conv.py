@@ -48,15 +48,8 @@ def mixed_dilation_conv(
         groups: as in `torch.nn.Conv2d`.
         padding_mode: "zeros", "reflect", "replicate" or "circular", as in `torch.nn.Conv2d`; paddings as large
             as the input or larger continue the reflection or the wrap (`numpy.pad`) where torch would refuse.
-        implementation: how it is computed; every choice returns the same values up to rounding.
-            "branches": one conv per branch, the reference.
-            "taps": mixes the shifted inputs, then multiplies once; keeps only x for the backward pass.
-            "dense": folds the branches into one larger kernel; fast if the dilations have a coarse common grid.
-            "native": as "taps", by kernels for CPUs that mix and multiply in the cache, in float32 and float64;
-                compiled once per machine, see `rfnext.ops.native_build`. Needs a C compiler.
-            "triton": as "taps", by kernels for GPUs that mix in registers; dense and depthwise convs over one or two
-                axes in float32, bfloat16 or float16. Needs a CUDA device and the package triton.
-            "auto": the fastest of these here, see `pin_implementation`.
+        implementation: how it is computed, see `rfnext.ops.choice.Implementation`; every choice returns the same values
+            up to rounding.
 
     Returns:
         (batch, channel_out, *size_out), unbatched like x, in the dtype of the plain conv (autocast included).
@@ -177,19 +170,20 @@ def _paddings(
 ) -> tuple[tuple[tuple[int, int], ...], ...]:
     """Every padding as (before, after), per branch and axis."""
     if padding is None:
-        for branch, dilation in enumerate(dilations):
-            for axis, (k, d) in enumerate(zip(kernel, dilation, strict=True)):
-                if d * (k - 1) % 2:
-                    raise ValueError(
-                        f"no symmetric padding keeps the size on axis {axis} of branch {branch}: dilation {d} x "
-                        f"(kernel {k} - 1) is odd; give padding=(before, after) there"
-                    )
-        return tuple(
-            tuple((d * (k - 1) // 2, d * (k - 1) // 2) for k, d in zip(kernel, dilation, strict=True))
-            for dilation in dilations
-        )
+        return tuple(_symmetric(branch, kernel, dilation) for branch, dilation in enumerate(dilations))
     if len(padding) != len(dilations) or any(len(pads) != len(kernel) for pads in padding):
         raise ValueError(
             f"padding must hold {len(dilations)} branches of {len(kernel)} axes each, got {[list(p) for p in padding]}"
         )
     return tuple(tuple((p, p) if isinstance(p, int) else (p[0], p[1]) for p in pads) for pads in padding)
+
+
+def _symmetric(branch: int, kernel: tuple[int, ...], dilation: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """The padding that keeps the size at stride 1, per axis."""
+    for axis, (k, d) in enumerate(zip(kernel, dilation, strict=True)):
+        if d * (k - 1) % 2:
+            raise ValueError(
+                f"no symmetric padding keeps the size on axis {axis} of branch {branch}: dilation {d} x "
+                f"(kernel {k} - 1) is odd; give padding=(before, after) there"
+            )
+    return tuple((d * (k - 1) // 2, d * (k - 1) // 2) for k, d in zip(kernel, dilation, strict=True))

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Sampler
 from rfnext.files import write_bytes
 from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger
 from rfnext.integrations.wandb import log_structure
-from rfnext.ops.mixed_dilation_conv import reproducible
+from rfnext.ops.choice import reproducible
 from tasks.action_segmentation import metrics
 from tasks.action_segmentation.data import IGNORED, Batch, Dataset, Video, Videos, collate, upsample
 from tasks.action_segmentation.task import Config

@@ -40,7 +40,7 @@ from rfnext import LocalSearch, OneShotSearch
 from rfnext.files import write_bytes
 from rfnext.integrations.mmengine import LocalSearchHook
 from rfnext.integrations.wandb import init_arguments
-from rfnext.ops.mixed_dilation_conv import reproducible
+from rfnext.ops.choice import reproducible
 from tasks.coco_detection import metrics, recipes
 from tasks.coco_detection.data import Dataset, PartFiles
 from tasks.coco_detection.quiet import quiet

@@ -30,7 +30,7 @@ from rfnext import LocalSearch, OneShotSearch
 from rfnext.files import write_bytes
 from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger
 from rfnext.integrations.wandb import log_structure
-from rfnext.ops.mixed_dilation_conv import reproducible
+from rfnext.ops.choice import reproducible
 from tasks.spec import SELECTED, Probe, Run
 from tasks.tts_vocoder import checkpoint, losses
 from tasks.tts_vocoder.data import Clips, Cuts, Recordings, Segments, Wave
