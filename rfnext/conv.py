@@ -1,16 +1,17 @@
 """SearchConv: a convolution that is evaluated at several dilations at once.
 
-A conv is not replaced but taken over in place: its class is swapped for one that inherits from both `SearchConv` and
-the conv's own class, and swapped back when the search is over. The module object stays the same, so everything that
-holds on to it goes on working: state_dict keys, optimizers, forward hooks, weight parametrisations, modules that
-are used under several names, `isinstance(module, nn.Conv2d)`.
+A conv is not replaced but taken over in place: its class is changed to one that inherits from both `SearchConv` and the
+conv's own class, and changed back when the search is over. The module object stays the same. So everything that refers
+to it still works: state_dict keys, optimizers, forward hooks, weight parametrisations, modules that are used under
+several names, `isinstance(module, nn.Conv2d)`.
 
-Causal networks. What stays in place when a dilation changes is the tap at the kernel's centre. A causal conv needs its
-last tap there, and nothing in a plain conv says so: its parent pads one side (`F.pad`), or crops what a padding of
-(k - 1) d adds, by amounts that do not follow. At other dilations such a network reads later inputs. Convs padded by
-(k - 1) d are warned of, and classes that pad in a forward() of their own are refused; padding in the parent cannot be
-seen from here. To search a causal network, write its convs with the present at the centre: 2 k - 1 taps, of which the
-later k - 1 are zeroed. That is causal at every dilation, during the search and after it, merged or not:
+Causal networks. When a dilation changes, the tap at the kernel's centre, the anchor, stays in place. A causal conv
+needs its last tap there instead, but nothing in a plain conv says that it is causal: its parent pads one side
+(`F.pad`), or crops what a padding of (k - 1) d adds, by amounts that do not change with the dilation. At other
+dilations such a network reads later inputs. There is a warning for convs padded by (k - 1) d, and classes that pad in a forward() of
+their own are refused; padding in the parent is not found. To search a causal network, write its convs with the present
+at the centre: 2 k - 1 taps, of which the later k - 1 are zeroed. That is causal at every dilation, during the search
+and after it, merged or not:
 
     class Past(nn.Module):
         def forward(self, weight):
@@ -41,7 +42,7 @@ def set_dilation(conv: Conv, dilation: Dilation) -> None:
     """Give a conv another dilation and the padding that keeps its output size and the position of its centre tap.
 
     The padding moves with the dilation, p' = p + (d' - d) (k - 1) / 2, so explicit paddings (0, or those of strided
-    convs) keep their meaning. Padding "same" follows by itself. A causal conv, which needs its last tap in place, does
+    convs) keep their meaning. Padding "same" needs no change. A causal conv, which needs its last tap in place, does
     not stay causal (see the module's docstring).
 
     Raises:
@@ -79,13 +80,13 @@ def check_branches(dilations: Sequence[Dilation], conv: Conv, entries: int) -> N
         size_keeping_padding(conv, dilation)
 
 
-_RULES = get_args(Rule)  # a checkpoint holds the index
+_RULES = get_args(Rule)  # checkpoints contain the index
 
 
 def read_extra_state(state: Tensor) -> tuple[Rule, Dilation, list[Dilation]]:
     """Rule, centre and branches out of a `SearchConv`'s extra state.
 
-    Raises ValueError if the tensor holds no such thing.
+    Raises ValueError if the tensor is something else.
     """
     rows: list[Dilation] = [tuple(row) for row in state.tolist()] if state.dim() == 2 else []
     if len(rows) < 3 or not rows[0] or not -len(_RULES) <= rows[0][0] < 0:
@@ -106,9 +107,9 @@ class SearchConv(nn.Module):
         dilations: the branches now.
         branch_weight: nn.Parameter, shape (possible branches,); entries beyond `len(dilations)` are idle. Never
             resized, so optimizers keep it.
-        rule: how probabilities follow from the weights. With a the weights of the branches,
-            "paper": p = |a| / sum |a|; "default": p = softmax(a / 0.01), which has the same slope at the start
-            (a = 0.01), cannot divide by zero and does not take a negative weight for a strong one.
+        rule: how the probabilities p are computed from the weights a of the branches. "paper": p = |a| / sum |a|.
+            "default": p = softmax(a / 0.01), which has the same slope at the start (a = 0.01), cannot divide by zero
+            and gives a negative weight a small share.
         implementation: passed to `mixed_dilation_conv`.
     """
 
@@ -212,7 +213,7 @@ class SearchConv(nn.Module):
             super()._load_from_state_dict(
                 state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
             )
-        except ValueError as error:  # set_extra_state() does not know the layer's name
+        except ValueError as error:  # of set_extra_state(), without the layer's name
             error_msgs.append(f"{prefix.removesuffix('.')}: {error}")
         if not own & state_dict.keys():  # the checkpoint of a plain network
             missing_keys[:] = [key for key in missing_keys if key not in own]

@@ -10,7 +10,7 @@ import torch
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: a reader sees the old file or the new one, never a part.
+    """Write `data` to `path` atomically: a reader gets the old file or the new one, never a part.
 
     The data goes to a temporary file in the same folder (created if missing), is flushed to disk, and is renamed
     over `path`. On any failure (a full disk among them) the old file stays and the temporary one is removed.

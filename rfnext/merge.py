@@ -29,7 +29,7 @@ def merge(model: nn.Module) -> None:
     afterwards. The kernel grows with the largest dilation; the log gives its size.
 
     With padding_mode "reflect" or "circular" torch's convs pad by less than the input's length ("circular": by no more
-    than it); searched ones go on beyond it. On inputs so short the merged conv computes nothing: torch raises
+    than it); searched ones continue beyond it. On inputs so short the merged conv computes nothing: torch raises
     RuntimeError in forward().
 
     Raises:

@@ -54,7 +54,7 @@ def theoretical_receptive_field(
     Found by experiment, so for any network: everything before (after) some position is set to NaN, and the bound is
     where NaN first reaches the output, by bisection. NaN passes through every operation that depends on its input,
     whatever the weights. The answer is cut off at the borders of `x`: take an input larger than the field. Operations
-    that look at all of the input (global pooling, attention, instance normalisation) make it the whole input.
+    that use all of the input (global pooling, attention, instance normalisation) make it the whole input.
 
     Args:
         model: maps (batch, channel, *size) to (batch, channel_out, *size_out); evaluated in eval mode.

@@ -24,8 +24,8 @@ class LocalSearchCallback(pl.Callback):
         search = LocalSearch(module.network, LocalConfig())
         trainer = pl.Trainer(callbacks=[LocalSearchCallback(search)])
 
-    Build the search before `fit`, so that `configure_optimizers` sees the branch weights; it is an error if it does
-    not. Averaging callbacks (EMA) get the new branches after each round. Dilations and probabilities go to the
+    Build the search before `fit`, so that `configure_optimizers` includes the branch weights; it is an error if it
+    does not. Averaging callbacks (EMA) get the new branches after each round. Dilations and probabilities go to the
     trainer's loggers as "dilation/<layer>" and "probability/<layer>/<branch>".
 
     A Trainer can have several, told apart by the names of their layers in the searched network. If two parts of the
@@ -52,7 +52,7 @@ class LocalSearchCallback(pl.Callback):
         self._optimizer_steps = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise RuntimeError unless the optimizers hold the branch weights in the groups that the search asks for."""
+        """Raise RuntimeError unless the optimizers have the branch weights in the groups that the search asks for."""
         self._optimizer_steps = trainer.global_step
         optimized = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
         if not all(id(weight) in optimized for weight in self.search.branch_weights()):

@@ -15,10 +15,10 @@ model by then would never be trained. `RFSearchRunner` builds the model, initial
 then builds the optimizer; with another runner the hook raises an error. Where a search is already wrapped around the
 model, `LocalSearchHook` attaches it to any runner.
 
-mmengine alone is needed here; mmdet asks for more: without mmcv's compiled operators (mmcv-lite), `import mmdet.models`
-fails with "No module named 'mmcv._ext'". The benchmarks of this repository stand in for non-maximum suppression and RoI
-align with torchvision's: copy tasks/coco_detection/compiled_ops.py, which needs nothing else of the repository and is
-not part of the installed package, and call its install() before mmdet is imported.
+Only mmengine is needed here, but mmdet needs more: without mmcv's compiled operators (mmcv-lite), `import mmdet.models`
+fails with "No module named 'mmcv._ext'". This repository replaces non-maximum suppression and RoI align by those of
+torchvision: copy tasks/coco_detection/compiled_ops.py, which needs nothing else of the repository and is not part of
+the installed package, and call its install() before mmdet is imported.
 """
 
 import contextlib
@@ -286,7 +286,7 @@ class RFSearchHook(Hook):
 class RFSearchRunner(Runner):
     """mmengine's Runner in the order that `RFSearchHook` needs.
 
-    It builds the model, initialises its weights (those that an init_cfg names are loaded), wraps it, and goes on as
+    It builds the model, initialises its weights (those that an init_cfg names are loaded), wraps it, and continues as
     mmengine does: DDP, optimizer, EMA, load_from or resume. Plain checkpoints load into the wrapped model, and its
     own ones with the branches that they were trained with. Without the hook it is a plain Runner.
 

@@ -68,5 +68,5 @@ class SearchSettings:
 
 
 def has_components(name: str, part: str) -> bool:
-    """Whether the dotted name holds all of `part`'s components in a row; "module." in front, as under DDP, counts."""
+    """Whether the dotted name contains all components of `part` in a row; "module." in front, as under DDP, counts."""
     return f".{part}." in f".module.{name}."

@@ -68,7 +68,7 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
     try:
         return _find(), None
     except Exception as error:
-        # Any fault at all: a program that never asked for this library must go on without it.
+        # Any fault at all: a program that never asked for this library must work without it.
         reason = f"{_SOURCE.name} could not be compiled or loaded: {error}"
         logger.info("%s", reason)
         return None, reason

@@ -56,11 +56,13 @@ def refusal(x: Tensor, weight: Tensor, geometry: Geometry) -> str | None:
     if dtype not in _DTYPES:
         return f"it computes in float32, bfloat16 or float16, not in {dtype}"
     if INTERPRETED and dtype == torch.bfloat16 and geometry.groups == 1:
-        return "Triton's interpreter knows no products in bfloat16"
+        return "Triton's interpreter has no products in bfloat16"
     if len(geometry.kernel) > 2:
-        return "it knows one and two spatial axes, not three"
+        return "it computes over one and two spatial axes, not three"
     if geometry.groups > 1 and not is_depthwise(weight, geometry.groups):
-        return f"it knows groups=1 and depthwise convs, not groups={geometry.groups} with weight {tuple(weight.shape)}"
+        return (
+            f"it computes groups=1 and depthwise convs, not groups={geometry.groups} with weight {tuple(weight.shape)}"
+        )
     return None
 
 

@@ -40,7 +40,7 @@ class EvolutionConfig:
     candidates: tuple[int, ...] = tuple(2**exponent for exponent in range(11))
     """Dilations that a gene can take. One longer than the longest input reads nothing but padding."""
     mutation: float = 0.2
-    """Probability that a child gets a mutated copy beside it."""
+    """Probability that a child gets a mutated copy in addition."""
     gene_mutation: float = 0.2
     """Probability of each gene of such a copy to be drawn anew."""
     drop_below: float = 10.0
@@ -77,7 +77,7 @@ class Scored:
 def random_structure(template: Structure, candidates: Sequence[int], rng: "np.random.Generator") -> Structure:
     """A structure with the template's layers, the dilation of each drawn uniformly from the candidates.
 
-    All axes of a layer get the same dilation. A structure does not know kernels, so that includes axes whose
+    All axes of a layer get the same dilation. A structure has no kernel sizes, so that includes axes whose
     kernel is 1 (where it has no effect) or even (where `Structure.apply` may refuse it): leave convs with an
     even axis out of the template.
 
@@ -104,9 +104,9 @@ class Evolution:
 
     The first generation is random. Each further one is bred from the survivors of the last: parents are drawn
     by roulette, in proportion to fitness; every pair is crossed between two points; some children get a
-    mutated copy beside them. Parents and children together are ranked, the best `population` survive unless
-    they are more than `drop_below` worse than the best, and the places left are filled at random along with
-    the next children. A structure that was evaluated before is not asked for again.
+    mutated copy in addition. Parents and children together are ranked, and the best `population` survive, without
+    those that are more than `drop_below` worse than the best. Random structures replace these in the next generation. A
+    structure that was evaluated before is not asked for again.
 
     Args:
         template: the layers to search and their numbers of axes, e.g. `Structure.read(model)`. Its dilations
@@ -276,8 +276,8 @@ class Evolution:
             for genome in self._bred:
                 del self._fitness[genome]
             raise RuntimeError(
-                f"all {len(self._bred)} evaluations of generation {self.generation} failed; mend what made "
-                "them fail (see their own errors) and go on: the same structures are asked for again"
+                f"all {len(self._bred)} evaluations of generation {self.generation} failed; fix what made "
+                "them fail (see their own errors) and continue: the same structures are asked for again"
             )
         ranked = self._ranked([*self._survivors, *self._bred])
         best = next(iter(ranked.values()))

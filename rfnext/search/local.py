@@ -99,7 +99,7 @@ class LocalSearch(SearchedNetwork):
         return neighbours(centre, conv.kernel_size, spread=c.spread, branches=c.branches, bounds=c.bounds, rule=c.rule)
 
     def _warn_of_bounds(self) -> None:
-        """Say which designed dilations the bounds leave out: unlike ones become alike before anything is searched."""
+        """Log which designed dilations lie outside the bounds, where different ones become equal before the search."""
         bounds = self.config.bounds
         moved = [
             f"{name}: {designed} to branches {', '.join(map(str, self.convs[name].dilations))}"
@@ -120,7 +120,7 @@ class LocalSearch(SearchedNetwork):
         """Count one step; run a round if one is due. Returns whether one was run.
 
         Call it after every epoch, or after every iteration: `LocalConfig.interval` counts these calls. Under
-        distributed training call it on every rank: all hold the same weights and come to the same dilations.
+        distributed training call it on every rank: all have the same weights and arrive at the same dilations.
         """
         self.step += 1
         if self.round >= self.config.rounds or self.step % self.config.interval:

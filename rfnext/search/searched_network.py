@@ -114,7 +114,7 @@ class SearchedNetwork:
                 )
 
     def check_learning(self, since: str) -> None:
-        """Log a warning if no branch weight was ever updated: else nothing would be searched, and nobody told."""
+        """Log a warning if no branch weight was ever updated, so that nothing is searched."""
         self.check_going()
         searching = [conv for conv in self.convs.values() if len(conv.dilations) > 1]
         if searching and all(map(_is_untrained, searching)):
