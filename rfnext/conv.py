@@ -8,10 +8,10 @@ several names, `isinstance(module, nn.Conv2d)`.
 Causal networks. When a dilation changes, the tap at the kernel's centre, the anchor, stays in place. A causal conv
 needs its last tap there instead, but nothing in a plain conv says that it is causal: its parent pads one side
 (`F.pad`), or crops what a padding of (k - 1) d adds, by amounts that do not change with the dilation. At other
-dilations such a network reads later inputs. There is a warning for convs padded by (k - 1) d, and classes that pad in a forward() of
-their own are refused; padding in the parent is not found. To search a causal network, write its convs with the present
-at the centre: 2 k - 1 taps, of which the later k - 1 are zeroed. That is causal at every dilation, during the search
-and after it, merged or not:
+dilations such a network reads later inputs. There is a warning for convs padded by (k - 1) d, and classes that pad in a
+forward() of their own are refused; padding in the parent is not found. To search a causal network, write its convs with
+the present at the centre: 2 k - 1 taps, of which the later k - 1 are zeroed. That is causal at every dilation, during
+the search and after it, merged or not:
 
     class Past(nn.Module):
         def forward(self, weight):

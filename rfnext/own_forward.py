@@ -127,21 +127,33 @@ def _call(
 
     by_method: intercept `_conv_forward`, which a search overrides, instead of torch's convolutions.
     """
-    like = next(conv.parameters())
+    # First with a weight that takes no memory. A class that changes its weight in place needs a real one.
+    for real_weight in (False, True):
+        try:
+            return _tried(conv, plain, dilation, size, by_method, real_weight)
+        except Exception:  # of any kind: forward() may expect another input
+            continue
+    return None
+
+
+def _tried(
+    conv: Conv, plain: type[nn.Module], dilation: Dilation, size: tuple[int, ...], by_method: bool, real_weight: bool
+) -> _Tried:
+    like = next(itertools.chain(conv.parameters(), conv.buffers()), torch.empty(()))
     device = torch.device("cpu") if like.is_meta else like.device
     place = tuple(n // 2 for n in size)
     noted: list[_Convolution] = []
-    try:
-        with _leaving_no_trace(conv, device), torch.device(device):
-            x = torch.zeros(1, conv.in_channels, *size, dtype=like.dtype)
-            x[(slice(None), slice(None), *place)] = 1
-            twin = _twin(conv, plain, dilation, like.dtype, _noting_method(noted) if by_method else {})
-            with contextlib.nullcontext() if by_method else _NotingFunctions(noted):
-                y = twin.forward(x)
-            return _Tried(size, place, noted, tuple(y.shape[2:]))
-    except Exception:
-        # A forward() of any kind, on an input that it may not expect: what cannot be tried cannot be vouched for.
-        return None
+    with _leaving_no_trace(conv, device), torch.device(device):
+        x = torch.zeros(1, conv.in_channels, *size, dtype=like.dtype)
+        x[(slice(None), slice(None), *place)] = 1
+        shape = conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size
+        weight = torch.zeros((), dtype=like.dtype).expand(shape)
+        twin = _twin(conv, plain, dilation, weight.clone() if real_weight else weight)
+        if by_method:
+            _note_method(twin, noted)
+        with contextlib.nullcontext() if by_method else _NotingFunctions(noted):
+            y = twin.forward(x)
+        return _Tried(size, place, noted, tuple(y.shape[2:]))
 
 
 @contextlib.contextmanager
@@ -157,19 +169,16 @@ def _leaving_no_trace(conv: Conv, device: torch.device) -> Iterator[None]:
                 module.training = was
 
 
-def _twin(
-    conv: Conv, plain: type[nn.Module], dilation: Dilation, dtype: torch.dtype, members: dict[str, Any]
-) -> nn.Module:
-    """A shallow copy of the conv at another dilation, of a subclass with these members, with weights of zero.
+def _twin(conv: Conv, plain: type[nn.Module], dilation: Dilation, weight: Tensor) -> nn.Module:
+    """A shallow copy of the conv at another dilation, of a class of its own, with this weight and a bias of zero.
 
     Not with its own weight: reading a parametrised one computes it.
     """
-    weight = torch.zeros(conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size, dtype=dtype)
     bias = None
     if conv._parameters.get("bias", conv) is not None:  # no entry: it is parametrised
-        bias = torch.zeros(conv.out_channels, dtype=dtype)
+        bias = weight.new_zeros(conv.out_channels)
     values = {"weight": property(lambda _: weight), "bias": property(lambda _: bias)}
-    kind = type(plain.__name__, (plain,), values | members)
+    kind = type(plain.__name__, (plain,), values)
     twin = cast(nn.Module, object.__new__(kind))
     buffers = {name: None if buffer is None else buffer.clone() for name, buffer in conv._buffers.items()}
     twin.__dict__.update(vars(conv), _buffers=buffers, _parameters=dict(conv._parameters))
@@ -180,13 +189,14 @@ def _twin(
     return twin
 
 
-def _noting_method(noted: list[_Convolution]) -> dict[str, Any]:
-    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        options = self.stride, self.padding, self.dilation
-        noted.append(found := _note(input, self.kernel_size, *options))
+def _note_method(twin: nn.Module, noted: list[_Convolution]) -> None:
+    """Make the twin's `_conv_forward` note its calls and answer with zeros."""
+
+    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        noted.append(found := _note(input, self.kernel_size, self.stride, self.padding, self.dilation))
         return input.new_zeros(len(input), self.out_channels, *found.size_out)
 
-    return {"_conv_forward": _conv_forward}
+    type(twin)._conv_forward = _conv_forward  # type: ignore[attr-defined]
 
 
 class _NotingFunctions(TorchFunctionMode):

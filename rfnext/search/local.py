@@ -91,7 +91,7 @@ class LocalSearch(SearchedNetwork):
         super().__init__(model, where, layout)
         self._warn_of_bounds()
         if config.rule == "default":
-            for name, conv in self.plain():
+            for name, conv in self._plain():
                 set_dilation(conv, config.bounds.clip_searched(self.initial[name], conv.kernel_size))
 
     def _neighbours(self, centre: Dilation, conv: Conv) -> list[Dilation]:
@@ -103,7 +103,7 @@ class LocalSearch(SearchedNetwork):
         bounds = self.config.bounds
         moved = [
             f"{name}: {designed} to branches {', '.join(map(str, self.convs[name].dilations))}"
-            for name, conv in self.plain()
+            for name, conv in self._plain()
             if bounds.clip_searched(designed := self.initial[name], conv.kernel_size) != designed
         ]
         if moved:
@@ -125,11 +125,11 @@ class LocalSearch(SearchedNetwork):
         self.step += 1
         if self.round >= self.config.rounds or self.step % self.config.interval:
             return False
-        self.check_learning("the last round")
-        before = {name: tuple(conv.dilation) for name, conv in self.plain()}
+        self._check_learning("the last round")
+        before = {name: tuple(conv.dilation) for name, conv in self._plain()}
         structure = self._estimate()
-        self.note_round(structure)
-        for name, conv in self.plain():
+        self._note_round(structure)
+        for name, conv in self._plain():
             set_dilation(conv, structure[name])
             self.convs[name].set_branches(self._neighbours(structure[name], conv))
         if "torch._dynamo" in sys.modules:
@@ -143,7 +143,7 @@ class LocalSearch(SearchedNetwork):
         c = self.config
         probability = self.probability()
         estimates = {}
-        for name, conv in self.plain():
+        for name, conv in self._plain():
             dilations = self.convs[name].dilations
             try:
                 estimates[name] = expectation(probability[name], dilations, c.bounds, c.rule, tuple(conv.dilation))
@@ -158,7 +158,7 @@ class LocalSearch(SearchedNetwork):
         centre of the last round, as in the published files.
         """
         if self.config.rule == "paper":
-            return Structure({name: tuple(conv.dilation) for name, conv in self.plain()})
+            return Structure({name: tuple(conv.dilation) for name, conv in self._plain()})
         return self._estimate()
 
     def state_dict(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class LocalSearch(SearchedNetwork):
 
         The branch weights are parameters and saved with the model's own state_dict.
         """
-        return {"version": 1, "config": asdict(self.config), **self.progress()}
+        return {"version": 1, "config": asdict(self.config), **self._progress()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`. The branches and counters are set; the config stays the one given.
@@ -177,6 +177,6 @@ class LocalSearch(SearchedNetwork):
         keys = {"version", "config", "step", "initial", "history", "branches"}
         if not isinstance(state, Mapping) or set(state) != keys or state["version"] != 1:
             raise ValueError("not the state of a LocalSearch of this version of rfnext")
-        self.load_progress(state)
+        self._load_progress(state)
         if (before := state["config"]) != asdict(self.config):
             log.warning("the search goes on with %s; it began with %s", asdict(self.config), before)

@@ -149,8 +149,8 @@ class OneShotSearch(SearchedNetwork):
         if self.step % self.config.interval:
             return False
         if self.step > self.config.warmup:
-            self.check_learning("the search began")
-        self.note_round(self.structure())
+            self._check_learning("the search began")
+        self._note_round(self.structure())
         log.info("step %d: mean entropy of the probabilities %.2f bits", self.step, self.entropy())
         return True
 
@@ -190,7 +190,7 @@ class OneShotSearch(SearchedNetwork):
         """
         if different := set(structure) ^ set(self.convs):
             raise ValueError(f"the structure differs in {len(different)} layers, {sorted(different)[0]!r} first")
-        for name, conv in self.plain():
+        for name, conv in self._plain():
             set_dilation(conv, structure[name])
             self.convs[name].set_branches([structure[name]])
 
@@ -200,7 +200,7 @@ class OneShotSearch(SearchedNetwork):
         The branch weights are parameters and saved with the model's own state_dict.
         """
         config = {**asdict(self.config), "candidates": list(self.config.candidates)}
-        return {"version": 1, "kind": "one_shot", "config": config, **self.progress()}
+        return {"version": 1, "kind": "one_shot", "config": config, **self._progress()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`.
@@ -211,13 +211,13 @@ class OneShotSearch(SearchedNetwork):
         keys = {"version", "kind", "config", "step", "initial", "history", "branches"}
         if not isinstance(state, Mapping) or set(state) != keys or (state["version"], state["kind"]) != (1, "one_shot"):
             raise ValueError("not the state of a OneShotSearch of this version of rfnext")
-        self.check_branches(state)
+        self._check_branches(state)
         if state["config"]["candidates"] != list(self.config.candidates):
             raise ValueError(
                 f"the state is of a search over {state['config']['candidates']}, this one is over "
                 f"{list(self.config.candidates)}"
             )
-        self.load_progress(state)
+        self._load_progress(state)
 
 
 def _read_out(name: str, share: Sequence[float], dilations: Sequence[Dilation], readout: Readout) -> Dilation:

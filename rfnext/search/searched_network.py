@@ -64,12 +64,12 @@ class SearchedNetwork:
 
     def branch_weights(self) -> list[nn.Parameter]:
         """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
-        self.check_going()
+        self._check_going()
         return [conv.branch_weight for conv in self.convs.values()]
 
     def probability(self) -> dict[str, list[float]]:
         """Share of each branch now, per layer."""
-        self.check_going()
+        self._check_going()
         with torch.no_grad():
             # One transfer for all layers: on a GPU each one waits for the device.
             flat = torch.cat([conv.probability for conv in self.convs.values()]).tolist()
@@ -87,7 +87,7 @@ class SearchedNetwork:
         Raises:
             ValueError: naming a layer that the copy lacks or that is not searched there.
         """
-        self.check_going()
+        self._check_going()
         copies = named_convs(model)
         for name, conv in self.convs.items():
             copy = copies.get(name)
@@ -99,12 +99,12 @@ class SearchedNetwork:
 
     # For the searches.
 
-    def plain(self) -> list[tuple[str, Conv]]:
+    def _plain(self) -> list[tuple[str, Conv]]:
         """The same convs, typed as the convs that they also are."""
-        self.check_going()
+        self._check_going()
         return [(name, cast(Conv, conv)) for name, conv in self.convs.items()]
 
-    def check_going(self) -> None:
+    def _check_going(self) -> None:
         """Raise RuntimeError if a conv is no longer searched, since the model was merged or a structure applied."""
         for name, conv in self.convs.items():
             if not isinstance(conv, SearchConv):
@@ -113,9 +113,9 @@ class SearchedNetwork:
                     "Structure.apply(); what it found is in its `history`, or read structure() before"
                 )
 
-    def check_learning(self, since: str) -> None:
+    def _check_learning(self, since: str) -> None:
         """Log a warning if no branch weight was ever updated, so that nothing is searched."""
-        self.check_going()
+        self._check_going()
         searching = [conv for conv in self.convs.values() if len(conv.dilations) > 1]
         if searching and all(map(_is_untrained, searching)):
             log.warning(
@@ -125,7 +125,7 @@ class SearchedNetwork:
                 type(self).__name__,
             )
 
-    def note_round(self, structure: Structure) -> None:
+    def _note_round(self, structure: Structure) -> None:
         """Add a round that arrives at this structure to the history."""
         self.history.append(
             Round(
@@ -136,9 +136,9 @@ class SearchedNetwork:
             )
         )
 
-    def progress(self) -> dict[str, Any]:
+    def _progress(self) -> dict[str, Any]:
         """The part of a search's state that all searches have; numbers, strings, lists and dicts only."""
-        self.check_going()
+        self._check_going()
         return {
             "step": self.step,
             "initial": {name: list(d) for name, d in self.initial.items()},
@@ -146,14 +146,14 @@ class SearchedNetwork:
             "branches": {name: conv.get_extra_state().tolist() for name, conv in self.convs.items()},
         }
 
-    def check_branches(self, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """The branches of a state that `progress` gave, as the tensors that `SearchConv.set_extra_state` takes.
+    def _check_branches(self, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """The branches of a state that `_progress` gave, as the tensors that `SearchConv.set_extra_state` takes.
 
         Raises:
             ValueError: if they are of other layers, or an entry does not fit its conv.
             RuntimeError: if the search has ended.
         """
-        self.check_going()
+        self._check_going()
         rows = state["branches"]
         if different := set(rows) ^ set(self.convs):
             raise ValueError(
@@ -167,9 +167,9 @@ class SearchedNetwork:
                 raise ValueError(f"layer {name!r}: {error}") from None
         return branches
 
-    def load_progress(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `progress` gave; raises as `check_branches`, and changes nothing then."""
-        branches = self.check_branches(state)
+    def _load_progress(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `_progress` gave; raises as `_check_branches`, and changes nothing then."""
+        branches = self._check_branches(state)
         for name, conv in self.convs.items():
             conv.set_extra_state(branches[name])
         self.step = int(state["step"])

@@ -1,4 +1,4 @@
-"""SearchConv: the function that it computes, and that it stays at home in code that knows nothing of it."""
+"""SearchConv: the function that it computes, its checkpoints, and that other code works with it as with a conv."""
 
 import copy
 import io

@@ -98,6 +98,7 @@ def start(cache: Path) -> subprocess.Popen[str]:
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_is_compiled_once_per_machine_by_however_many_processes(tmp_path: Path) -> None:
     together = [start(tmp_path) for _ in range(3)]
     printed = [process.communicate() for process in together]
