@@ -642,6 +642,8 @@ def test_bad_branches_are_refused_and_leave_the_conv_as_it_was() -> None:
     assert type(conv) is nn.Conv2d
     with pytest.raises(ValueError, match="unknown rule 'ours'"):
         take_over(conv, [(1, 1)], rule=cast(Any, "ours"))
+    with pytest.raises(TypeError, match="Linear is no Conv1d, Conv2d or Conv3d"):
+        take_over(cast(Any, nn.Linear(1, 1)), [(1,)])
 
 
 def test_a_plain_conv_cannot_crop() -> None:

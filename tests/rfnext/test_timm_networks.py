@@ -35,8 +35,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS[:3])
+@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.slow), *NETWORKS[1:3]])
 def test_the_five_lines_of_the_readme(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model, fresh_model = create(name), create(name)

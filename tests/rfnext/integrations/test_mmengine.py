@@ -296,13 +296,13 @@ def test_mixed_precision(wrapper: str, tmp_path: Path) -> None:
 
 def worker(folder: str) -> None:
     """One rank of the test below; torchrun's variables are set."""
-    from mmengine.dist import get_rank
-
+    rank = os.environ["RANK"]
     torch.distributed.init_process_group("gloo")  # mmengine does so itself where there are GPUs
     runner = RUNNERS.build(
         Config(
             settings_of(
-                Path(folder),
+                # As if this rank had a disk of its own: only rank 0 may write structures.
+                Path(folder) / f"rank{rank}",
                 launcher="pytorch",
                 # mmengine would put the model on a GPU.
                 model_wrapper_cfg={"type": "MMDistributedDataParallel", "device_ids": None},
@@ -310,13 +310,11 @@ def worker(folder: str) -> None:
             )
         )
     )
-    # As if this rank had a disk of its own: only rank 0 may write structures.
-    runner._work_dir = str(Path(folder) / f"rank{get_rank()}")
     with pin_implementation("taps"):
         runner.train()
     assert isinstance(runner.model, nn.parallel.DistributedDataParallel)
     state = runner.model.module.state_dict()
-    torch.save({"state": state, "search": search_of(runner).state_dict()}, Path(folder) / f"rank{get_rank()}.pt")
+    torch.save({"state": state, "search": search_of(runner).state_dict()}, Path(folder) / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -348,8 +346,8 @@ def test_all_ranks_come_to_the_same_and_the_first_one_writes(tmp_path: Path) -> 
     history = results[0]["search"]["history"]
     assert len(history) == 3
     assert any(len(set(p)) > 1 for p in history[0]["probability"].values())  # the weights were trained, under DDP, too
-    assert len(list((tmp_path / "rank0").glob("*.json"))) == 3
-    assert not list((tmp_path / "rank1").glob("*.json"))
+    assert len(list((tmp_path / "rank0").glob("local_search_config*.json"))) == 3
+    assert not list((tmp_path / "rank1").glob("local_search_config*.json"))
 
 
 @pytest.mark.defect(29)

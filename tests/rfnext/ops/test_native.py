@@ -91,20 +91,6 @@ def test_a_device_that_is_no_cpu_is_refused() -> None:
         mixed_dilation_conv(x, x.new_empty(8, 8, 3), None, x.new_empty(2), [(1,), (2,)], implementation="native")
 
 
-@needs_compiler
-@pytest.mark.usefixtures("_fresh")
-@pytest.mark.slow
-def test_torch_compile_does_not_look_at_how_the_kernels_come_about() -> None:
-    tensors = arguments(1, (8, 8), (40,), [1, 2])
-    x, weight, bias, p = tensors
-
-    @torch.compile(fullgraph=True, backend="aot_eager")
-    def run(x: Tensor) -> Tensor:
-        return mixed_dilation_conv(x, weight, bias, p, [(1,), (2,)])
-
-    torch.testing.assert_close(run(x), results(tensors, [1, 2], "native")[0])
-
-
 class Wrapper(Tensor):
     """A tensor whose elements lie elsewhere."""
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from rfnext import reproducible
+from rfnext import mixed_dilation_conv, reproducible
 from rfnext.ops import choice, native, native_build
 from tests.rfnext.ops.native_cases import DEPTHWISE, SHAPES, arguments, assert_as_branches, needs_compiler, results
 
@@ -125,3 +126,16 @@ def test_a_user_without_a_home_compiles_without_keeping(monkeypatch: pytest.Monk
     monkeypatch.setattr(Path, "home", fail)
     assert native_build.failure() is None
     assert_as_branches(arguments(1, (8, 8), (40,), [1, 2]), [1, 2])
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_fresh")
+def test_torch_compile_does_not_trace_the_compilation() -> None:
+    tensors = arguments(1, (8, 8), (40,), [1, 2])
+    x, weight, bias, p = tensors
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def run(x: Tensor) -> Tensor:
+        return mixed_dilation_conv(x, weight, bias, p, [(1,), (2,)])
+
+    torch.testing.assert_close(run(x), results(tensors, [1, 2], "native")[0])
