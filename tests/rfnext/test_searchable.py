@@ -306,3 +306,37 @@ def test_a_forward_on_any_number_of_axes_with_stride_and_groups_is_tried() -> No
         for padding_mode in ("zeros", "reflect", "circular"):
             conv = kind(4, 8, (3, 5, 2)[:axes], stride=2, padding=1, groups=2, padding_mode=padding_mode)
             assert unsearchable(conv) is None
+
+
+class PaddedBeyondOne(nn.Conv1d):
+    """Pads by its dilation, but for the one pixel of the conv: nothing at dilation 1."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.pad(input, (self.dilation[0] - 1, self.dilation[0] - 1)))
+
+
+def test_padding_by_the_dilation_is_found_where_it_is_none_yet() -> None:
+    assert "pads or crops there by itself" in (unsearchable(PaddedBeyondOne(1, 1, 3, padding=1)) or "")
+
+
+class Unfolded(nn.Conv1d):
+    """Convolves by a product of matrices."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.unfold(-1, 3, 1).flatten(2) @ self.weight.flatten(1).t()
+
+
+def test_a_class_that_convolves_in_another_way_keeps_its_dilation() -> None:
+    model = nn.Sequential(Unfolded(1, 1, 3))
+    with pytest.raises(ValueError, match="layer '0': Unfolded overrides forward.*is unknown"):
+        rfnext.Structure({"0": 2}).apply(model)
+    rfnext.Structure({"0": 1}).apply(model)
+
+
+def test_weight_standardised_convs_take_another_dilation() -> None:
+    timm_layers = pytest.importorskip("timm.layers")
+    conv = timm_layers.StdConv2d(2, 3, 3, padding=1)
+    x = torch.randn(1, 2, 9, 9)
+    rfnext.Structure({"0": 3}).apply(nn.Sequential(conv))
+    assert conv(x).shape == (1, 3, 9, 9)
+    assert (conv.dilation, conv.padding) == ((3, 3), (3, 3))
