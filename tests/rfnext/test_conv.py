@@ -1,14 +1,9 @@
 """SearchConv: the function that it computes, its checkpoints, and that other code works with it as with a conv."""
 
 import copy
-import io
-import os
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -22,8 +17,7 @@ from rfnext import Conv, SearchConv
 from rfnext.conv import INITIAL_WEIGHT, release, set_dilation, take_over
 from rfnext.padding import size_keeping_padding
 from rfnext.structure import searched_convs
-
-ROOT = Path(__file__).parents[2]
+from tests.rfnext.networks import CONFIG, favour_the_widest, network, searched_network
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 FUNCTION: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -266,136 +260,6 @@ def test_idle_weights_beyond_the_branches_do_not_count() -> None:
     with torch.no_grad():
         search.branch_weight[2] = 100.0
     torch.testing.assert_close(search.probability, torch.tensor([0.5, 0.5]))
-
-
-# Checkpoints
-
-
-def network(padding_mode: str = "zeros") -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1, padding_mode=padding_mode),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Conv2d(4, 4, (3, 2), stride=2, padding="valid"),
-        nn.Conv2d(4, 4, 1),
-        nn.ConvTranspose2d(4, 2, 3),
-    )
-
-
-CONFIG = rfnext.LocalConfig(interval=1, rounds=2, branches=3)
-
-
-def searched_network() -> tuple[nn.Sequential, rfnext.LocalSearch]:
-    """A network in the middle of a search: one round was run, the branches differ in weight."""
-    model = network()
-    search = rfnext.LocalSearch(model, CONFIG)
-    favour_the_widest(model)
-    assert search.after_step()
-    favour_the_widest(model)
-    return model, search
-
-
-def favour_the_widest(model: nn.Module) -> None:
-    for conv in searched_convs(model).values():
-        with torch.no_grad():
-            conv.branch_weight[len(conv.dilations) - 1] = 0.05
-
-
-@pytest.mark.defect(21)
-def test_plain_checkpoints_load_strictly_into_a_searched_network() -> None:
-    torch.manual_seed(1)
-    state = {key: torch.randn_like(value.float()).abs() for key, value in network().state_dict().items()}
-    model = network()
-    plain_keys = list(model.state_dict())
-    rfnext.LocalSearch(model, CONFIG)
-    branches = {name: conv.dilations for name, conv in searched_convs(model).items()}
-    model.load_state_dict(state, strict=True)
-    assert {name: conv.dilations for name, conv in searched_convs(model).items()} == branches
-    for key in plain_keys:
-        torch.testing.assert_close(
-            model.state_dict()[key].float(), state[key].to(model.state_dict()[key].dtype).float()
-        )
-    del state["0.weight"]
-    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "0.weight"\.'):
-        model.load_state_dict(state, strict=True)
-
-
-@pytest.mark.defect(21)
-def test_searched_checkpoints_load_strictly_into_a_plain_network() -> None:
-    model, search = searched_network()
-    state = rfnext.plain_state_dict(model.state_dict())
-    plain = network()
-    plain.load_state_dict(state, strict=True)
-    search.structure().apply(plain)
-    search.structure().apply(model)
-    x = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(plain.eval()(x), model.eval()(x))
-
-
-def test_plain_state_dict_keeps_what_only_looks_like_a_branch() -> None:
-    class Gate(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.branch_weight = nn.Parameter(torch.ones(2))
-            self.my_branch_weight = nn.Parameter(torch.ones(2))
-
-    model = nn.Sequential(Gate(), nn.Conv1d(1, 1, 3, padding=1))
-    keys = set(model.state_dict())
-    rfnext.LocalSearch(model, CONFIG)
-    assert set(rfnext.plain_state_dict(model.state_dict())) == keys
-
-
-@pytest.mark.defect(22)
-def test_a_searched_checkpoint_alone_is_the_same_function() -> None:
-    """Loaded from a file, without unpickling objects, into a network that has just been wrapped."""
-    model, _ = searched_network()
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
-    file.seek(0)
-    fresh = network()
-    rfnext.LocalSearch(fresh, CONFIG)
-    x = torch.randn(2, 3, 16, 16)
-    assert not torch.allclose(fresh.eval()(x), model.eval()(x))
-    fresh.load_state_dict(torch.load(file, weights_only=True), strict=True)
-    assert torch.equal(fresh.eval()(x), model.eval()(x))
-    assert [c.dilations for c in searched_convs(fresh).values()] == [
-        c.dilations for c in searched_convs(model).values()
-    ]
-
-
-def test_a_checkpoint_of_other_branches_names_the_layer() -> None:
-    two, three = network(), network()
-    rfnext.LocalSearch(two, rfnext.LocalConfig(branches=2))
-    rfnext.LocalSearch(three, rfnext.LocalConfig(branches=3, bounds=rfnext.Bounds(1, 9), spread=1.0))
-    cast(SearchConv, three[0]).set_branches([(1, 1), (2, 2), (3, 3)])
-    with pytest.raises(
-        RuntimeError, match=r"(?s)size mismatch for 0\.branch_weight.*0: 3 branches for 2 branch weights"
-    ):
-        two.load_state_dict(three.state_dict())
-    state = two.state_dict()
-    state["3._extra_state"] = torch.tensor([[1], [2]])
-    with pytest.raises(RuntimeError, match=r"3: not the branches of a conv with kernel \(3, 2\)"):
-        two.load_state_dict(state)
-
-
-def test_a_checkpoint_opens_only_under_the_rule_that_its_branch_weights_were_learnt_by() -> None:
-    paper, default = network(), network()
-    rfnext.LocalSearch(paper, rfnext.LocalConfig(rule="paper"))
-    rfnext.LocalSearch(default, rfnext.LocalConfig())
-    with pytest.raises(RuntimeError, match=r"(?s)0: .*learnt by rule 'paper'.*LocalConfig\(rule='paper'\)"):
-        default.load_state_dict(paper.state_dict())
-    with pytest.raises(RuntimeError, match="learnt by rule 'default'"):
-        paper.load_state_dict(default.state_dict())
-    paper.load_state_dict(paper.state_dict())
-
-
-def test_branches_saved_without_a_rule_are_refused() -> None:
-    model = network()
-    rfnext.LocalSearch(model, rfnext.LocalConfig(rule="paper"))
-    state = {key: value[1:] if key.endswith("_extra_state") else value for key, value in model.state_dict().items()}
-    with pytest.raises(RuntimeError, match="0: not the rule, centre and branches of a searched conv"):
-        model.load_state_dict(state)
 
 
 # Other people's code
@@ -656,78 +520,3 @@ def test_a_plain_conv_cannot_crop() -> None:
     with pytest.raises(ValueError, match="a plain conv cannot crop"):
         release(cast(SearchConv, conv))
     assert isinstance(conv, SearchConv)
-
-
-# Distributed training
-
-
-def distributed_worker(rank: int, world: int, rendezvous: str) -> None:
-    """Three rounds of training under DDP with other data on every rank; prints the structure and a weight's sum.
-
-    Every layer starts at dilation 1 with spread 0.1 by rule "paper": all branches collapse to one (defects 10, 16).
-    """
-    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
-    for rule in ("paper", "default"):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv1d(4, 2, 3, padding=1))
-        config = rfnext.LocalConfig(rounds=3, branches=3, spread=0.1, rule=rule)  # type: ignore[arg-type]
-        search = rfnext.LocalSearch(model, config)
-        parallel = nn.parallel.DistributedDataParallel(model)
-        optimizer = torch.optim.Adam(parallel.parameters(), lr=0.02)
-        generator = torch.Generator().manual_seed(rank)
-        for _ in range(3):
-            for _ in range(4):
-                x = torch.randn(2, 2, 20, generator=generator)
-                optimizer.zero_grad()
-                (parallel(x) - x.roll(5, -1)).square().mean().backward()
-                optimizer.step()
-            search.after_step()
-        total = sum(p.double().sum().item() for p in model.parameters())
-        print(rule, dict(search.structure()), [list(r.structure.items()) for r in search.history], total.hex())
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.defect(16)
-def test_distributed_training_in_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    distributed_worker(0, 1, (tmp_path / "rendezvous").as_uri())
-    paper, default = capsys.readouterr().out.splitlines()
-    assert paper.startswith("paper {'0': (1,), '2': (1,)}")  # the dead zone
-    assert not default.startswith("default {'0': (1,), '2': (1,)}")
-
-
-@pytest.mark.slow
-@pytest.mark.defect(16)
-def test_two_processes_find_the_same_structure(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", __file__, str(rank), "2", (tmp_path / "rendezvous").as_uri()],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
-    (first, _), (second, _) = outputs
-    assert first == second
-    assert len(first.splitlines()) == 2
-    assert "default {'0': (1,), '2': (1,)}" not in first
-
-
-def test_a_search_on_a_model_that_ddp_has_wrapped_is_refused(tmp_path: Path) -> None:
-    """DDP would never synchronise the branch weights, and the ranks would drift apart in silence."""
-    torch.distributed.init_process_group("gloo", init_method=(tmp_path / "r").as_uri(), rank=0, world_size=1)
-    try:
-        model = nn.parallel.DistributedDataParallel(network())
-        with pytest.raises(ValueError, match="before DistributedDataParallel"):
-            rfnext.LocalSearch(model, CONFIG)
-        assert not searched_convs(model)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    distributed_worker(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

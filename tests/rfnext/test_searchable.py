@@ -14,20 +14,7 @@ from rfnext import Conv, SearchConv
 from rfnext.conv import take_over
 from rfnext.searchable import is_conv, unsearchable
 from rfnext.structure import named_convs, searched_convs
-
-CONFIG = rfnext.LocalConfig(interval=1, rounds=2, branches=3)
-
-
-def network(padding_mode: str = "zeros") -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1, padding_mode=padding_mode),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Conv2d(4, 4, (3, 2), stride=2, padding="valid"),
-        nn.Conv2d(4, 4, 1),
-        nn.ConvTranspose2d(4, 2, 3),
-    )
+from tests.rfnext.networks import CONFIG, network
 
 
 def test_transposed_convs_are_left_alone() -> None:
