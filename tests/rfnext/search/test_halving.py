@@ -1,4 +1,4 @@
-"""Successive halving: who goes on, what it costs, and what failures do."""
+"""Successive halving: which structures are promoted, what it costs, and what failures do."""
 
 import math
 import pickle

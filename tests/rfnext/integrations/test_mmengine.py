@@ -27,6 +27,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner, autocast
 
+from rfnext import pin_implementation
 from rfnext.integrations.mmengine import (
     LocalSearchHook,
     RFSearchHook,
@@ -34,7 +35,6 @@ from rfnext.integrations.mmengine import (
     build_runner,
     checkpoint_globals,
 )
-from rfnext.ops.mixed_dilation_conv import pin_implementation
 
 BATCHES, EPOCHS = 3, 5
 NUMBERS = itertools.count()
@@ -196,7 +196,8 @@ def test_steps_by_epochs_in_a_training_without_epochs_is_an_error(tmp_path: Path
 
 @pytest.mark.parametrize("stop", [1, 2, 4])
 @pytest.mark.parametrize("by_epoch", [True, False])
-def test_a_run_resumed_from_its_checkpoint_equals_the_uninterrupted_one_defect_22(
+@pytest.mark.defect(22)
+def test_a_run_resumed_from_its_checkpoint_equals_the_uninterrupted_one(
     by_epoch: bool, stop: int, tmp_path: Path
 ) -> None:
     changes = {"custom_hooks": [hook(by_epoch=by_epoch, max_step=4 if by_epoch else 11)]}
@@ -243,7 +244,8 @@ def test_checkpoints_are_read_without_running_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("begin", [0, 2])
-def test_averaging_copies_get_the_new_branches_defect_28(begin: int, tmp_path: Path) -> None:
+@pytest.mark.defect(28)
+def test_averaging_copies_get_the_new_branches(begin: int, tmp_path: Path) -> None:
     seen = []
 
     @HOOKS.register_module(force=True)
@@ -294,13 +296,13 @@ def test_mixed_precision(wrapper: str, tmp_path: Path) -> None:
 
 def worker(folder: str) -> None:
     """One rank of the test below; torchrun's variables are set."""
-    from mmengine.dist import get_rank
-
+    rank = os.environ["RANK"]
     torch.distributed.init_process_group("gloo")  # mmengine does so itself where there are GPUs
     runner = RUNNERS.build(
         Config(
             settings_of(
-                Path(folder),
+                # As if this rank had a disk of its own: only rank 0 may write structures.
+                Path(folder) / f"rank{rank}",
                 launcher="pytorch",
                 # mmengine would put the model on a GPU.
                 model_wrapper_cfg={"type": "MMDistributedDataParallel", "device_ids": None},
@@ -308,18 +310,17 @@ def worker(folder: str) -> None:
             )
         )
     )
-    # As if this rank had a disk of its own: only rank 0 may write structures.
-    runner._work_dir = str(Path(folder) / f"rank{get_rank()}")
     with pin_implementation("taps"):
         runner.train()
     assert isinstance(runner.model, nn.parallel.DistributedDataParallel)
     state = runner.model.module.state_dict()
-    torch.save({"state": state, "search": search_of(runner).state_dict()}, Path(folder) / f"rank{get_rank()}.pt")
+    torch.save({"state": state, "search": search_of(runner).state_dict()}, Path(folder) / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_all_ranks_come_to_the_same_and_the_first_one_writes_defect_25(tmp_path: Path) -> None:
+@pytest.mark.defect(25)
+def test_all_ranks_come_to_the_same_and_the_first_one_writes(tmp_path: Path) -> None:
     ranks, processes = 2, []
     for rank in range(ranks):
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1"}
@@ -328,7 +329,7 @@ def test_all_ranks_come_to_the_same_and_the_first_one_writes_defect_25(tmp_path:
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-c", code],
-                cwd=Path(__file__).parents[2],
+                cwd=Path(__file__).parents[3],
                 env=os.environ | {key: str(value) for key, value in variables.items()} | {"PYTHONPATH": "."},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -345,11 +346,12 @@ def test_all_ranks_come_to_the_same_and_the_first_one_writes_defect_25(tmp_path:
     history = results[0]["search"]["history"]
     assert len(history) == 3
     assert any(len(set(p)) > 1 for p in history[0]["probability"].values())  # the weights were trained, under DDP, too
-    assert len(list((tmp_path / "rank0").glob("*.json"))) == 3
-    assert not list((tmp_path / "rank1").glob("*.json"))
+    assert len(list((tmp_path / "rank0").glob("local_search_config*.json"))) == 3
+    assert not list((tmp_path / "rank1").glob("local_search_config*.json"))
 
 
-def test_a_plain_runner_fails_instead_of_searching_nothing_defect_29(tmp_path: Path) -> None:
+@pytest.mark.defect(29)
+def test_a_plain_runner_fails_instead_of_searching_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"nothing in a Runner.*runner_type = \"RFSearchRunner\".*build_runner"):
         train(tmp_path, runner_type="Runner")
 
@@ -406,7 +408,8 @@ def test_an_unknown_entry_of_config_is_named() -> None:
         RFSearchHook(config={"search": [1]})
 
 
-def test_the_config_is_not_changed_defect_26(tmp_path: Path) -> None:
+@pytest.mark.defect(26)
+def test_the_config_is_not_changed(tmp_path: Path) -> None:
     config = hook()
     before = json.dumps(config)
     train(tmp_path, custom_hooks=[config])
@@ -422,7 +425,8 @@ def test_the_config_is_not_changed_defect_26(tmp_path: Path) -> None:
         (None, {"stem", "layer1.1", "layer10.0"}),
     ],
 )
-def test_skipped_layers_are_named_in_full_defect_27(skip_layer: list[str] | None, searched: set[str]) -> None:
+@pytest.mark.defect(27)
+def test_skipped_layers_are_named_in_full(skip_layer: list[str] | None, searched: set[str]) -> None:
     model = Repeater()
     HOOKS.build(hook(skip_layer=skip_layer)).prepare(model)
     assert set(searched_convs(model)) == searched

@@ -111,7 +111,8 @@ def test_the_whole_module_can_be_searched(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("every", "accumulate"), [("epoch", 1), ("step", 2)])
 @pytest.mark.parametrize("stop", [1, 2, 4])
-def test_a_run_resumed_from_its_checkpoint_equals_the_uninterrupted_one_defect_22(
+@pytest.mark.defect(22)
+def test_a_run_resumed_from_its_checkpoint_equals_the_uninterrupted_one(
     stop: int, every: Literal["epoch", "step"], accumulate: int, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"every": every, "accumulate_grad_batches": accumulate}
@@ -126,7 +127,8 @@ def test_a_run_resumed_from_its_checkpoint_equals_the_uninterrupted_one_defect_2
     assert_same(resumed, whole)
 
 
-def test_a_checkpoint_saved_by_validation_resumes_at_the_same_round_defect_22(tmp_path: Path) -> None:
+@pytest.mark.defect(22)
+def test_a_checkpoint_saved_by_validation_resumes_at_the_same_round(tmp_path: Path) -> None:
     """A monitored checkpoint is written at the end of validation, before the epoch's round is run."""
     whole = Net()
     saved = ModelCheckpoint(
@@ -219,7 +221,8 @@ def test_a_network_outside_the_module_is_an_error(tmp_path: Path) -> None:
         fit(module, tmp_path, 1)
 
 
-def test_averaging_copies_get_the_new_branches_defect_28(tmp_path: Path) -> None:
+@pytest.mark.defect(28)
+def test_averaging_copies_get_the_new_branches(tmp_path: Path) -> None:
     averaging = pytest.importorskip("lightning.pytorch.callbacks")
     if not hasattr(averaging, "EMAWeightAveraging"):
         pytest.skip("this Lightning has no EMAWeightAveraging")
@@ -278,7 +281,8 @@ def test_structure_files_and_logs_are_written_per_round(tmp_path: Path) -> None:
     assert logged == [r.structure["2"][0] for r in module.search.history]
 
 
-def test_other_ranks_write_no_files_defect_25(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.defect(25)
+def test_other_ranks_write_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pl.Trainer, "is_global_zero", property(lambda trainer: False))
     module = Net()
     trainer = pl.Trainer(

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rfnext.ops import mixed_dilation_conv as functional
-from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv, pin_implementation
+from rfnext import mixed_dilation_conv, pin_implementation
+from rfnext.ops import choice
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -34,7 +34,7 @@ on_device = (lambda test: test) if INTERPRETED else pytest.mark.gpu
 def _in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFloat-32 off, for the kernels as for torch."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(functional, "_chosen", {})
+    choice.forget_measurements()
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_in_the_interpreter() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).resolve())],
         env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,
@@ -306,7 +306,7 @@ def test_layers_of_real_size(groups: int, dtype: torch.dtype) -> None:
 @pytest.mark.gpu
 def test_auto_measures_the_kernels_too(caplog: pytest.LogCaptureFixture) -> None:
     x, weight, p = torch.randn(2, 32, 64).cuda(), torch.randn(32, 32, 3).cuda(), torch.rand(2).cuda()
-    with caplog.at_level(logging.INFO, logger="rfnext.ops.mixed_dilation_conv"), pin_implementation("auto"):
+    with caplog.at_level(logging.INFO, logger="rfnext.ops.choice"), pin_implementation("auto"):
         mixed_dilation_conv(x, weight, None, p, [(1,), (3,)])
     assert "triton" in caplog.text
 
@@ -320,14 +320,15 @@ def test_a_cpu_is_refused_and_auto_does_not_consider_it(caplog: pytest.LogCaptur
     x, weight, p = torch.randn(2, 8, 30), torch.randn(8, 8, 3), torch.rand(2)
     with pytest.raises(ValueError, match="it needs a CUDA device, x is on cpu"):
         mixed_dilation_conv(x, weight, None, p, [(1,), (3,)], implementation="triton")
-    with caplog.at_level(logging.INFO, logger="rfnext.ops.mixed_dilation_conv"), pin_implementation("auto"):
+    with caplog.at_level(logging.INFO, logger="rfnext.ops.choice"), pin_implementation("auto"):
         mixed_dilation_conv(x, weight, None, p, [(1,), (3,)])
     assert "triton" not in caplog.text
 
 
 def test_without_the_package_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "rfnext.ops.triton", raising=False)
+    for name in ("triton", "triton_kernels"):
+        monkeypatch.delitem(sys.modules, f"rfnext.ops.{name}", raising=False)
     monkeypatch.delattr("rfnext.ops.triton", raising=False)
     x, weight, p = torch.randn(2, 8, 30), torch.randn(8, 8, 3), torch.rand(2)
     with pytest.raises(ValueError, match="needs a CUDA device and the package triton, which is not installed"):
@@ -341,23 +342,23 @@ def test_auto_survives_kernels_that_fail(monkeypatch: pytest.MonkeyPatch, caplog
     def fail(*arguments: Any) -> Tensor:
         raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setitem(functional._IMPLEMENTATIONS, "triton", fail)
-    monkeypatch.setattr(functional, "_triton_can", lambda *arguments: True)
+    monkeypatch.setitem(choice.IMPLEMENTATIONS, "triton", fail)
+    monkeypatch.setattr(choice, "triton_is_for", lambda *arguments: True)
     x, weight, p = torch.randn(2, 8, 30), torch.randn(8, 8, 3), torch.rand(2)
-    with caplog.at_level(logging.INFO, logger="rfnext.ops.mixed_dilation_conv"), pin_implementation("auto"):
+    with caplog.at_level(logging.INFO, logger="rfnext.ops.choice"), pin_implementation("auto"):
         found = mixed_dilation_conv(x, weight, None, p, [(1,), (3,)])
-    assert caplog.text.count("auto does without triton") == 1
+    assert caplog.text.count("auto works without triton") == 1
     torch.testing.assert_close(
         found, mixed_dilation_conv(x, weight, None, p, [(1,), (3,)], implementation="branches"), rtol=1e-4, atol=1e-4
     )
 
 
 KERNELS = {
-    "_dense_kernel": "x_column y_column weight_in",
-    "_dense_weight_kernel": "x_column g_column",
-    "_dense_probability_kernel": "x_column g_column weight_in",
-    "_depthwise_kernel": "x_column y_column",
-    "_depthwise_gradient_kernel": "x_column g_column",
+    "dense_kernel": "x_column y_column weight_in",
+    "dense_weight_kernel": "x_column g_column",
+    "dense_probability_kernel": "x_column g_column weight_in",
+    "depthwise_kernel": "x_column y_column",
+    "depthwise_gradient_kernel": "x_column g_column",
 }
 """And the strides that are 1 in contiguous tensors."""
 
@@ -373,11 +374,11 @@ def test_kernels_compile_for_gpus_that_are_not_here(name: str, dtype: str, tmp_p
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from rfnext.ops import triton as functional_triton
+    from rfnext.ops import triton_kernels
 
     values = {"MUL_H": 1, "MUL_W": 2, "DIV_H": 1, "DIV_W": 2, "BRANCHES": 3, "HAS_BIAS": True, "PRECISION": "ieee"}
     values |= {"BLOCK_OUT": 32, "BLOCK_IN": 32, "BLOCK_POSITION": 32, "BLOCK_CHANNEL": 4, "BLOCK_BRANCH": 4}
-    kernel = getattr(functional_triton, name)
+    kernel = getattr(triton_kernels, name)
     types = dict.fromkeys(("x", "weight", "bias", "y", "g"), f"*{dtype}")
     types |= {"probability": "*fp32", "slices": "*fp32", "parts": "*fp32", "shifts": "*i32"}
     ones = KERNELS[name].split()

@@ -1,10 +1,12 @@
 """Files are written whole or not at all, whatever fails."""
 
+import io
 import os
 import resource
 from pathlib import Path
 
 import pytest
+import torch
 
 from rfnext import files
 
@@ -61,3 +63,13 @@ def test_files_can_be_read_by_others_as_the_umask_allows(tmp_path: Path) -> None
         os.umask(old)
     assert (tmp_path / "record.json").stat().st_mode & 0o777 == 0o640
     assert (tmp_path / "record.json").read_bytes() == b"content"
+
+
+def test_serialised_values_are_what_torch_reads(tmp_path: Path) -> None:
+    value = {"weight": torch.arange(3.0), "step": 4}
+    data = files.serialised(value)
+    again = torch.load(io.BytesIO(data), weights_only=True)
+    assert again["step"] == 4
+    assert torch.equal(again["weight"], value["weight"])
+    files.write_bytes(tmp_path / "checkpoint.pt", data)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 4

@@ -1,4 +1,4 @@
-"""What becomes of a searched network: branches kept and trained, or folded into plain convs that compute the same."""
+"""merge: a searched network as plain convs that compute the same function."""
 
 import copy
 import logging
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, remove_spectral_norm, spectral_norm, weight_norm
 
 import rfnext
-from rfnext import Bounds, LocalConfig, LocalSearch, Structure
-from rfnext.conv import INITIAL_WEIGHT, Conv, SearchConv, take_over
+from rfnext import Conv, LocalConfig, LocalSearch
+from rfnext.conv import take_over
 from rfnext.structure import searched_convs
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -247,77 +247,6 @@ def test_a_conv_changed_after_the_search_began_is_named_and_nothing_is_changed()
     with pytest.raises(ValueError, match="layer '1': ParametrizedSearchConv1d was changed"):
         rfnext.merge(model)
     assert list(searched_convs(model)) == ["0", "1"]
-
-
-# keep_branches
-
-
-def network() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, (3, 2), padding="valid"), nn.Conv2d(2, 2, 2))
-
-
-def test_keep_branches_makes_a_multi_branch_network_that_does_not_move() -> None:
-    model = network()
-    config = LocalConfig(branches=3, spread=0.5, bounds=Bounds(1, 24))
-    rfnext.keep_branches(model, Structure({"0": (4, 2)}), config)
-    conv = cast(SearchConv, model[0])
-    assert conv.dilations == ((2, 1), (4, 2), (6, 3))
-    assert type(model[1]) is nn.Conv2d
-    assert Structure.read(model)["0"] == (4, 2)
-    x = torch.randn(1, 2, 9, 9)
-    assert model(x).shape == network()(x).shape
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(x).square().mean().backward()
-    optimizer.step()
-    assert (conv.branch_weight != INITIAL_WEIGHT).any()
-    assert conv.dilations == ((2, 1), (4, 2), (6, 3))
-
-
-def test_keep_branches_reproduces_the_network_at_the_end_of_its_search() -> None:
-    """Structure and checkpoint of the search run: the very same function, without a LocalSearch."""
-    config = LocalConfig(branches=3, rounds=1)
-    searched = network()
-    search = LocalSearch(searched, config)
-    with_unequal_weights(searched)
-    search.after_step()
-    with_unequal_weights(searched)
-    kept = network()
-    rfnext.keep_branches(kept, search.structure(), config)
-    kept.load_state_dict(searched.state_dict())
-    x = torch.randn(1, 2, 9, 9)
-    assert torch.equal(kept(x), searched(x))
-
-
-@pytest.mark.parametrize(
-    ("structure", "message"),
-    [
-        ({"0": (2, 2), "3": (2, 2)}, "layer '3' of the structure is not in the model"),
-        ({"0": (2, 2), "2": (1, 1)}, "layer '2' cannot have branches: its kernel"),
-        ({"0": (2, 2), "1": (2, 2)}, "layer '1': an even kernel"),
-        ({"0": (2, 2), "1": (2,)}, r"layer '1': dilation \(2,\) has 1 axes"),
-    ],
-)
-def test_structures_that_do_not_fit_are_refused_and_change_nothing(
-    structure: dict[str, rfnext.Dilation], message: str
-) -> None:
-    model = network()
-    with pytest.raises(ValueError, match=message):
-        rfnext.keep_branches(model, Structure(structure), LocalConfig())
-    assert not searched_convs(model)
-    assert dict(Structure.read(model)) == {"0": (1, 1), "1": (1, 1)}
-
-
-@pytest.mark.parametrize("rule", ["default", "paper"])
-def test_keep_branches_refuses_centres_that_the_bounds_leave_out(rule: rfnext.Rule) -> None:
-    """All branches would lie at the bounds: 128 and 512 would become the same layer."""
-    model = network()
-    with pytest.raises(ValueError, match=r"layer '0': dilation \(4, 128\) is outside Bounds\(min=1, max=24\)"):
-        rfnext.keep_branches(model, Structure({"0": (4, 128)}), LocalConfig(rule=rule))
-    assert not searched_convs(model)
-    # An axis with an even kernel is not searched, so the bounds have no say.
-    mixed = nn.Conv2d(1, 1, (3, 2), dilation=(1, 99))
-    rfnext.keep_branches(mixed, Structure({"": (24, 99)}), LocalConfig(rule=rule))
-    assert Structure.read(mixed)[""] == (24, 99)
 
 
 # Export

@@ -16,7 +16,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import rfnext
 from rfnext import Bounds, LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, Structure
 from rfnext.conv import INITIAL_WEIGHT, SearchConv
-from rfnext.search.searched import Trained
 from rfnext.structure import searched_convs
 
 
@@ -47,7 +46,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, steps:
 
 def set_weights(search: LocalSearch, weights: dict[str, list[float]]) -> None:
     for name, values in weights.items():
-        conv = search._convs[name]
+        conv = search.convs[name]
         with torch.no_grad():
             conv.branch_weight[: len(values)] = torch.tensor(values)
 
@@ -79,7 +78,7 @@ def test_the_published_max_step_is_exclusive() -> None:
 
 def test_a_round_moves_the_centre_and_starts_the_weights_anew() -> None:
     search = LocalSearch(network(), LocalConfig(rounds=1, spread=0.5, branches=3))
-    convs = search._convs
+    convs = search.convs
     assert {name: conv.dilations for name, conv in convs.items()} == {
         "0": ((1,), (2,)),
         "2": ((2,), (4,), (6,)),
@@ -100,7 +99,8 @@ def test_a_round_moves_the_centre_and_starts_the_weights_anew() -> None:
     assert Structure.read(search.model) == search.structure()
 
 
-def test_what_is_learnt_after_the_last_round_counts_defect_13() -> None:
+@pytest.mark.defect(13)
+def test_what_is_learnt_after_the_last_round_counts() -> None:
     for rule, expected in [("default", (6,)), ("paper", (4,))]:
         model = network()
         search = LocalSearch(model, LocalConfig(rounds=0, branches=3, rule=rule))  # type: ignore[arg-type]
@@ -110,7 +110,8 @@ def test_what_is_learnt_after_the_last_round_counts_defect_13() -> None:
         assert Structure.read(model)["2"] == (4,)  # asking changes nothing
 
 
-def test_a_hand_designed_dilation_outside_the_bounds_is_brought_inside_defect_14() -> None:
+@pytest.mark.defect(14)
+def test_a_hand_designed_dilation_outside_the_bounds_is_brought_inside() -> None:
     for rule, centre in [("default", (3,)), ("paper", (4,))]:
         search = LocalSearch(network(), LocalConfig(bounds=Bounds(1, 3), rule=rule))  # type: ignore[arg-type]
         assert Structure.read(search.model)["2"] == centre
@@ -141,7 +142,8 @@ def test_dilations_outside_the_bounds_are_named(caplog: pytest.LogCaptureFixture
     assert not caplog.text
 
 
-def test_negative_and_zero_weights_defect_15() -> None:
+@pytest.mark.defect(15)
+def test_negative_and_zero_weights() -> None:
     """By "default" -0.09 is weak evidence and all zeros are no evidence; by "paper" strong, and an error."""
     search = LocalSearch(network(), LocalConfig(spread=0.5))
     set_weights(search, {"2": [0.01, -0.09]})
@@ -157,7 +159,8 @@ def test_negative_and_zero_weights_defect_15() -> None:
         paper.after_step()
 
 
-def test_untouched_probabilities_leave_the_structure_alone_defect_12() -> None:
+@pytest.mark.defect(12)
+def test_untouched_probabilities_leave_the_structure_alone() -> None:
     with_paper = LocalSearch(network(), LocalConfig(rounds=5, rule="paper"))
     by_default = LocalSearch(network(), LocalConfig(rounds=5))
     for search in (with_paper, by_default):
@@ -167,11 +170,12 @@ def test_untouched_probabilities_leave_the_structure_alone_defect_12() -> None:
     assert with_paper.structure()["0"] == (2,)  # 1.5 -> 2, and nothing was learnt
 
 
-def test_a_collapsed_conv_goes_on_being_searched_defect_16() -> None:
+@pytest.mark.defect(16)
+def test_a_collapsed_conv_goes_on_being_searched() -> None:
     """At dilation 1 with spread 0.1 "paper" has one branch and is stuck; its weight has a gradient all the same."""
     model = nn.Sequential(nn.Conv1d(2, 2, 3, padding=1))
     search = LocalSearch(model, LocalConfig(spread=0.1, branches=3, rule="paper", rounds=3))
-    assert search._convs["0"].dilations == ((1,),)
+    assert search.convs["0"].dilations == ((1,),)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for epoch in range(3):
         train(model, optimizer, epoch)
@@ -227,7 +231,8 @@ class Stages(nn.Module):
         self.head = nn.Conv2d(2, 2, 1)
 
 
-def test_where_sees_exact_names_defect_27() -> None:
+@pytest.mark.defect(27)
+def test_where_sees_exact_names() -> None:
     seen: list[tuple[str, type]] = []
 
     def where(name: str, conv: rfnext.Conv) -> bool:
@@ -291,7 +296,8 @@ def test_numpy_integers_are_integers() -> None:
     json.dumps(LocalSearch(network(), config).state_dict())
 
 
-def test_a_config_is_shared_and_never_changed_defect_26() -> None:
+@pytest.mark.defect(26)
+def test_a_config_is_shared_and_never_changed() -> None:
     config = LocalConfig(rounds=2)
     before = copy.deepcopy(config)
     first, second = LocalSearch(network(), config), LocalSearch(network(), config)
@@ -327,10 +333,10 @@ def test_an_optimizer_built_too_early_is_noticed(caplog: pytest.LogCaptureFixtur
 def test_a_diverged_training_names_the_layer(rule: rfnext.Rule, value: float) -> None:
     search = LocalSearch(network(), LocalConfig(rule=rule))
     set_weights(search, {"0": [0.01, 0.02], "2": [0.01, value]})
-    before = {name: conv.dilations for name, conv in search._convs.items()}
+    before = {name: conv.dilations for name, conv in search.convs.items()}
     with pytest.raises(ValueError, match=r"layer '2': probabilities must be finite.*did the training diverge\?"):
         search.after_step()
-    assert {name: conv.dilations for name, conv in search._convs.items()} == before
+    assert {name: conv.dilations for name, conv in search.convs.items()} == before
     assert search.round == 0
 
 
@@ -353,7 +359,8 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, search: LocalSe
 
 @pytest.mark.parametrize("rule", ["default", "paper"])
 @pytest.mark.parametrize("stop", [1, 4, 6, 9])
-def test_a_resumed_search_equals_the_uninterrupted_one_bit_for_bit_defect_22(
+@pytest.mark.defect(22)
+def test_a_resumed_search_equals_the_uninterrupted_one_bit_for_bit(
     stop: int, rule: rfnext.Rule, tmp_path: Path
 ) -> None:
     """Rounds at 2, 4, 6; stopped before the first, right after one, and after the last; through a file."""
@@ -387,68 +394,6 @@ def test_a_resumed_search_equals_the_uninterrupted_one_bit_for_bit_defect_22(
     states = [resumed.state_dict(), model.state_dict()]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-
-
-def test_a_schedule_lays_the_branches_out_and_survives_an_interruption(caplog: pytest.LogCaptureFixture) -> None:
-    config = LocalConfig(interval=1, rounds=3, spread=0.9, branches=3, bounds=Bounds(1, 100))
-
-    def start(spread: Any) -> tuple[nn.Sequential, LocalSearch]:
-        model = nn.Sequential(nn.Conv1d(2, 2, 3, padding=20, dilation=20))
-        return model, LocalSearch(model, config, spread=spread)
-
-    def halving(done: int) -> float:
-        return 0.5**done
-
-    def branches(search: LocalSearch) -> list[int]:
-        return [d for (d,) in search._convs["0"].dilations]
-
-    # The centre stays at 20: by its weight in the first round, by equal distances in the next ones.
-    model, search = start(halving)
-    assert branches(search) == [1, 20, 40]
-    set_weights(search, {"0": [0.0, 1.0, 0.0]})
-    search.after_step()
-    assert branches(search) == [10, 20, 30]
-    state, weights = json.loads(json.dumps(search.state_dict())), copy.deepcopy(model.state_dict())
-    search.after_step()
-    assert branches(search) == [15, 20, 25]
-
-    model, resumed = start(halving)
-    model.load_state_dict(weights)
-    resumed.load_state_dict(state)
-    assert branches(resumed) == [10, 20, 30]
-    resumed.after_step()
-    assert branches(resumed) == [15, 20, 25]
-    assert resumed.state_dict() == search.state_dict()
-    assert "the search goes on with" not in caplog.text
-    start(lambda done: 0.5)[1].load_state_dict(state)
-    assert "'spread': [0.5, 0.5, 0.5, 0.5]" in caplog.text
-    assert "it began with" in caplog.text
-    with pytest.raises(ValueError, match=r"spread must be in \(0, 1\], got -0.5"):
-        start(lambda done: 0.5 if done < 3 else -0.5)
-
-
-@pytest.mark.parametrize("kind", ["local", "one_shot"])
-def test_each_batch_trains_what_it_is_for(kind: str) -> None:
-    """Weights and probabilities in turns, by one optimizer with momentum and weight decay."""
-    model = network()
-    search: LocalSearch | OneShotSearch
-    if kind == "local":
-        search = LocalSearch(model, LocalConfig())
-    else:
-        search = OneShotSearch(model, OneShotConfig(candidates=(1, 2, 4)))
-    own = {id(weight) for weight in search.branch_weights()}
-    optimizer = torch.optim.AdamW(search.parameter_groups(), lr=1e-3, weight_decay=0.1)
-    parts: tuple[Trained, ...] = ("weights", "probabilities")
-    for part in 2 * parts:
-        before = [p.detach().clone() for p in model.parameters()]
-        optimizer.zero_grad()
-        model(torch.randn(4, 2, 40)).square().mean().backward()
-        search.keep_gradients(part)
-        optimizer.step()
-        for old, new in zip(before, model.parameters(), strict=True):
-            assert torch.equal(old, new) == ((id(new) in own) != (part == "probabilities"))
-    with pytest.raises(ValueError, match="gradients of 'all'; known: weights, probabilities"):
-        search.keep_gradients(cast(Any, "all"))
 
 
 def test_the_state_is_plain_json() -> None:
@@ -488,7 +433,8 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing(caplog: pytest.Lo
 # Copies
 
 
-def test_an_ema_copy_gets_the_new_branches_defect_28() -> None:
+@pytest.mark.defect(28)
+def test_an_ema_copy_gets_the_new_branches() -> None:
     model = network()
     search = LocalSearch(model, LocalConfig(rounds=2))
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
@@ -500,14 +446,14 @@ def test_an_ema_copy_gets_the_new_branches_defect_28() -> None:
             stale = [conv.dilations for conv in searched_convs(average).values()]
             search.copy_to(average)
             copies = searched_convs(average)
-            assert [conv.dilations for conv in copies.values()] == [c.dilations for c in search._convs.values()]
+            assert [conv.dilations for conv in copies.values()] == [c.dilations for c in search.convs.values()]
             assert [conv.dilations for conv in copies.values()] != stale or search.round > 1
             assert Structure.read(average) == Structure.read(model)
             # What was averaged over the old branches is no evidence about the new ones.
             assert all((conv.branch_weight == INITIAL_WEIGHT).all() for conv in copies.values())
             assert all(
                 copy.branch_weight is not conv.branch_weight
-                for copy, conv in zip(copies.values(), search._convs.values(), strict=True)
+                for copy, conv in zip(copies.values(), search.convs.values(), strict=True)
             )
     assert search.history[0].structure != dict(search.initial)
     x = torch.randn(1, 2, 40)
@@ -532,7 +478,7 @@ def test_a_second_search_starts_where_the_first_one_ended() -> None:
     first.after_step()
     second = LocalSearch(model, LocalConfig(branches=3, spread=0.1))
     assert second.initial == first.structure()
-    assert second._convs["2"].dilations == ((5,), (6,), (7,))
+    assert second.convs["2"].dilations == ((5,), (6,), (7,))
     assert len(second.branch_weights()[0]) == 3
 
 
@@ -586,7 +532,6 @@ def test_a_search_that_has_ended_says_so(end: str, kind: str) -> None:
         search.state_dict,
         lambda: search.load_state_dict(state),
         lambda: search.copy_to(average),
-        lambda: search.keep_gradients("weights"),
     ]
     for use in uses:
         with pytest.raises(RuntimeError, match=r"this search has ended: layer '[02]' is a plain Conv1d now"):
