@@ -170,6 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check(options)
         records = read_all(options.results)
+        for reason in records.broken.values():
+            print(f"warning: {reason}", file=sys.stderr)
         plan = make_plan(_request(options, given[here + 1 :]), records)
         if options.list:
             show_all(plan)
