@@ -110,4 +110,4 @@ def derived_name(base: str, changed: dict[str, Any]) -> str:
 
 def is_name(text: str) -> bool:
     """Whether a text can be a preset's name: it becomes the name of folders and files."""
-    return re.fullmatch(r"[a-z0-9_][a-z0-9_.-]*", text) is not None
+    return re.fullmatch(r"[a-z0-9_][a-z0-9_.-]{0,79}", text) is not None

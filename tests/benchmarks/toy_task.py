@@ -153,7 +153,7 @@ TASK = Task(
     evaluate=evaluate,
     where=lambda name, conv: True,
     unavailable=lambda config: "download toy.zip and unpack it" if config.fault == "missing" else None,
-    folds=lambda config: config.folds,
+    folds=lambda config: config.folds or (1,),
     data_label=lambda config: "synthetic toy signals",
     published=lambda config: None,
     illustrate=illustrate,
