@@ -16,6 +16,7 @@ import pytest
 import tasks
 from benchmarks.cell import Cell
 from benchmarks.execute import make_record
+from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
 from benchmarks.records import record as stored
 from benchmarks.records.record import Cost, Record
@@ -53,12 +54,13 @@ def results(tmp_path: Path) -> Path:
 def cell(toy: ModuleType, results: Path) -> Callable[..., Cell]:
     """Makes cells of the toy task that keep their results in the test's folder."""
 
-    def make(method: str = "baseline", *, preset: str = "tiny", fold: int = 1, seed: int = 0, **other: Any) -> Cell:
+    def make(method: str | Method = "baseline", *, preset: str = "tiny", fold: int = 1, seed: int = 0, **other: Any) -> Cell:
         task = other.pop("task", toy.TASK)
         base = other.pop("base", preset if preset in task.presets else "tiny")
         config = other.pop("config", None) or task.presets[base]
         other = {"results": results, "device": "cpu"} | other
-        return Cell(task, preset, config, METHODS[method], fold, seed, base=base, **other)
+        row = METHODS[method] if isinstance(method, str) else method
+        return Cell(task, preset, config, row, fold, seed, base=base, **other)
 
     return make
 
