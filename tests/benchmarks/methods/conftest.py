@@ -1,17 +1,21 @@
 """Running a method of the toy task without a record, and what its tests ask of networks and tasks."""
 
 import dataclasses
+import os
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+import tasks
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Method, Outcome, Searching
 from benchmarks.methods.stored import find
 from benchmarks.methods.table import METHODS
 from benchmarks.pool import Pool, in_process
 from rfnext import Structure
+from tasks.spec import Task
 
 
 @pytest.fixture
@@ -85,3 +89,36 @@ def diverging() -> Callable[..., Cell]:
         return dataclasses.replace(cell, task=dataclasses.replace(cell.task, evaluate=evaluate))
 
     return one
+
+
+class Workers(Pool):
+    """Runs what it is given as worker processes would, without the driver's task; `seen` says when."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.seen: list[str] = []
+
+    @property
+    def size(self) -> int:
+        """Workers that it has."""
+        return 2
+
+    def run(self, function: Any, items: Any) -> list[Any]:
+        """Run function(item) for every item."""
+        self.seen.append("begin")
+        sent, items = pickle.loads(pickle.dumps((function, list(items))))  # noqa: S301 (made right here)
+        done = in_process().run(sent, items)
+        self.seen.append("end")
+        return done
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Task[Any]], Workers]:
+    """Makes workers that load a task of the test."""
+
+    def make(task: Task[Any]) -> Workers:
+        monkeypatch.setattr(tasks, "load", lambda name: task)
+        monkeypatch.setattr(os, "dup2", lambda *descriptors: None)  # it is this process's output here
+        return Workers()
+
+    return make
