@@ -120,8 +120,7 @@ class InWorker:
 
 def in_worker(work: Work, cell: Cell) -> InWorker:
     """A cell's work for a pool to run in another process."""
-    # Workers of a cluster start in other folders.
-    return InWorker(work, cell, cell.results.resolve(), mark(cell.results))
+    return InWorker(work, cell, cell.results, mark(cell.results))
 
 
 @dataclass(frozen=True)

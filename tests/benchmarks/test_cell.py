@@ -60,6 +60,13 @@ def test_a_cells_files_lie_where_its_name_says(cell: Make, results: Path) -> Non
     assert not results.joinpath("runs").exists()
 
 
+def test_a_results_folder_is_absolute(cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = cell(results=Path("out"))
+    monkeypatch.chdir("/")
+    assert here.results == tmp_path / "out"
+
+
 def test_a_resuming_cell_is_the_same_cell(cell: Make) -> None:
     here = cell()
     assert here.resuming().resume

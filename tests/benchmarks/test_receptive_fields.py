@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.methods import METHODS
+from benchmarks.cell import Cell
+from benchmarks.execute import run_cell
+from benchmarks.methods.table import METHODS
+from benchmarks.pool import in_process
 from benchmarks.receptive_fields import EDGES, GROWTH, LARGEST, Profile, effective, measure, narrowed, theoretical
-from benchmarks.record import read
-from benchmarks.run import run_cell
-from benchmarks.training import Job
+from benchmarks.records.record import read
 from tasks.spec import Probe, Split, Task
 
 SPLIT = Split("validation", 1)
@@ -70,7 +71,7 @@ def test_axes_are_measured_on_their_own(toy: ModuleType) -> None:
 
 
 def test_the_theoretical_field_is_found_beyond_the_ends_of_the_real_inputs() -> None:
-    model = boxes(1, 16, 16, 20)  # sees 107 positions of an input that has 41
+    model = boxes(1, 16, 16, 20)  # reads 107 positions of an input that has 41
     assert theoretical(probing(model, torch.zeros(1, 1, 41)), torch.zeros(1, 1, 41), 0).bounds == (-53, 53)
     far = theoretical(probing(boxes(*[40] * 5), torch.zeros(1, 1, 50)), torch.zeros(1, 1, 50), 0)
     assert far.bounds == (-200, 200)
@@ -114,7 +115,7 @@ def test_a_network_that_takes_no_narrower_image_is_measured_on_the_whole() -> No
 
 
 @pytest.mark.parametrize("whole", [nn.InstanceNorm1d(1), nn.GroupNorm(1, 1)], ids=["instance", "group"])
-def test_a_look_at_the_whole_input_has_no_end(toy: ModuleType, whole: nn.Module) -> None:
+def test_a_network_that_reads_the_whole_input_has_no_end(toy: ModuleType, whole: nn.Module) -> None:
     model = nn.Sequential(boxes(1), whole)
     (axis,) = measured(toy, model, probing(model, torch.randn(1, 1, 40)))["axes"]
     assert axis["theoretical"] is None
@@ -158,12 +159,12 @@ def test_positions_without_a_gradient_are_left_out_and_none_at_all_is_an_error()
 
 
 def test_a_failing_probe_loses_no_training(
-    toy: ModuleType, job: Callable[..., Job], caplog: pytest.LogCaptureFixture
+    toy: ModuleType, cell: Callable[..., Cell], caplog: pytest.LogCaptureFixture
 ) -> None:
     def probe(*_: Any) -> Probe:
         raise RuntimeError("no such layer")
 
-    here = job(task=dataclasses.replace(toy.TASK, probe=probe))
+    here = cell(task=dataclasses.replace(toy.TASK, probe=probe))
     with caplog.at_level(logging.ERROR):
         record = run_cell(here)
     assert record.status == "done"
@@ -202,40 +203,30 @@ def test_measuring_leaves_everything_as_it_was(toy: ModuleType) -> None:
     assert found[0] | {"seconds": 0} == found[1] | {"seconds": 0}
 
 
-@pytest.mark.parametrize("name", ["baseline", "local_multi"])
+@pytest.mark.parametrize("name", ["baseline", "baseline_multi"])
 def test_a_cell_has_the_same_result_whether_it_is_measured_or_not(
-    name: str, job: Callable[..., Job], toy: ModuleType, tmp_path: Path
+    name: str, cell: Callable[..., Cell], toy: ModuleType, results: Path
 ) -> None:
-    def result(one: Job) -> dict[str, Any]:
-        outcome = METHODS[name].run(one, **METHODS[name].settings)
+    def result(one: Cell) -> dict[str, Any]:
+        outcome = METHODS[name].finish.run(one, in_process(), None)
         found = {part: getattr(outcome, part) for part in ("metrics", "metrics_last", "validation", "history")}
         return found | {"draws": torch.rand(3).tolist(), "structure": dict(outcome.structure)}
 
-    without = job(name, task=dataclasses.replace(toy.TASK, probe=None))
-    assert result(job(name)) == result(dataclasses.replace(without, results=tmp_path / "again"))
+    without = cell(name, task=dataclasses.replace(toy.TASK, probe=None), results=results / "without")
+    assert result(cell(name)) == result(without)
 
 
-def test_a_record_keeps_what_was_measured(job: Callable[..., Job], results: Path) -> None:
-    here = job("local_single")
+def test_a_record_keeps_what_was_measured(cell: Callable[..., Cell], results: Path) -> None:
+    here = cell("local_single")
     record = run_cell(here)
     assert record.receptive_field is not None
-    stored = read(here.cell.path(results))
+    stored = read(here.key.path(results))
     assert stored.receptive_field == record.receptive_field
     (axis,) = record.receptive_field["axes"]
     assert record.structure is not None
     reach = sum(dilation for (dilation,) in (record.structure["0"], record.structure["2"]))
     assert axis["theoretical"] == [-reach, reach]
     assert len(json.dumps(record.receptive_field)) < 4000
-
-
-def test_a_record_from_before_receptive_fields_is_readable(job: Callable[..., Job], results: Path) -> None:
-    here = job()
-    run_cell(here)
-    path = here.cell.path(results)
-    content = json.loads(path.read_text())
-    del content["receptive_field"]
-    path.write_text(json.dumps(content))
-    assert read(path).receptive_field is None
 
 
 def test_a_task_without_a_probe_is_not_measured(toy: ModuleType) -> None:

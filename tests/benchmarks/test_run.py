@@ -106,6 +106,18 @@ def test_help_teaches_every_field(toy: ModuleType, capsys: pytest.CaptureFixture
     assert all(name in text for name in (*METHODS, *tasks.names()))
 
 
+@pytest.mark.usefixtures("only_toy")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_relative_results_folder_serves_every_method(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status = main(["toy", method, "--epochs", "2", "--name", "short", "--results", "out"])
+    # Four groups do not divide the toy's two channels.
+    assert status == (1 if method == "kernel_enlargement" else 0), capsys.readouterr().err
+    assert read(tmp_path / f"out/runs/toy/short/{method}/fold1-seed0.json").base == "tiny"
+
+
 @pytest.mark.parametrize("name", tasks.names())
 def test_no_field_of_a_config_is_also_an_option_of_the_runner(name: str, tmp_path: Path) -> None:
     here, _ = parse([name, "baseline", "--results", str(tmp_path)])

@@ -42,7 +42,7 @@ class Slots:
 
     def submit(self, work: InWorker, results: Path) -> Future[Delivery]:
         assert isinstance(work.work, WholeCell)
-        assert results == work.cell.results.resolve()
+        assert results == work.cell.results
         self.running.append((Future(), work.cell, work.work.patient))
         if work.work.patient:
             self.patient.append(work.cell.method.name)

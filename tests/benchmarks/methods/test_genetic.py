@@ -252,7 +252,7 @@ def test_a_trial_elsewhere_needs_the_very_folder(
 ) -> None:
     workers(toy.TASK)
     here = job()
-    trial = Trial(here.folder.resolve(), {"promoted": 0.25}, 2)
+    trial = Trial(here.folder, {"promoted": 0.25}, 2)
     sent = pickle.loads(pickle.dumps(in_worker(trial, here.cell)))  # noqa: S301 (made one line above)
     made = sent(STRUCTURES[0])
     assert trial.path(here.cell, STRUCTURES[0]).exists()
