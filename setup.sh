@@ -3,10 +3,10 @@
 #
 #   bash setup.sh
 #
-# The Python on the PATH is used as it is if it has every package of requirements.txt at that version (an
+# The first Python on the PATH is used as it is if it has every package of requirements.txt at that version (an
 # activated conda or virtual environment, say). Otherwise the packages go into .venv beside this file: 3 to 10
 # minutes, about 3 GB to download on Linux, 7 GB of disk. Needs Python >= 3.11 with pip, on Linux or macOS.
-# Safe to interrupt and to start again at any time.
+# Safe to interrupt and to start again at any time, from any working directory, in any environment.
 #
 # For a smaller, CPU-only torch set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels: pip then prefers
 # its "+cpu" builds of the same versions.
@@ -38,6 +38,9 @@ sys.exit(", ".join(differences) or None)
 PYTHON
 }
 
+# Whether Python $1 is that of environment $2.
+belongs() { "$1" -c 'import os, sys; sys.exit(not os.path.samefile(sys.prefix, sys.argv[1]))' "$2" 2>/dev/null; }
+
 ready() { printf '%s\n' "$1"; exit 0; }
 
 base=""
@@ -52,11 +55,21 @@ if [ -z "$base" ]; then
     exit 1
 fi
 
-if differences=$(satisfied "$base" 2>&1); then
+python="$PWD/.venv/bin/python"
+unfinished="$PWD/.venv/unfinished" # there while pip works: what it left behind then is not to be trusted
+own=false
+! belongs "$base" .venv || own=true
+if ! { $own && [ -e "$unfinished" ]; } && differences=$(satisfied "$base" 2>&1); then
     ready "$base"
-elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-    say "Not using the active environment ($base): $differences"
 fi
+active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
+if [ -n "$active" ] && ! $own; then
+    belongs "$base" "$active" || differences="its Python is not the first on the PATH, or is older than 3.11"
+    say "Not using the active environment $active: $differences"
+fi
+# Neither another folder of packages nor pip's options for installing elsewhere may pass for .venv.
+unset PYTHONHOME PYTHONPATH PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_ROOT PIP_TARGET
+export PIP_USER=0
 
 # A second set-up at the same time waits for the first one. The lock goes when this process ends, however it does.
 exec 9<requirements.txt
@@ -65,8 +78,6 @@ if command -v flock >/dev/null && ! flock --nonblock 9; then
     flock 9
 fi
 
-python="$PWD/.venv/bin/python"
-unfinished="$PWD/.venv/unfinished" # there while pip works: what it left behind then is not to be trusted
 if [ ! -e "$unfinished" ] && [ -x "$python" ] && satisfied "$python" >/dev/null 2>&1; then
     ready "$python"
 fi

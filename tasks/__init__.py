@@ -1,4 +1,4 @@
-"""The benchmark tasks: every folder here with a `task.py` that ends in `TASK = Task(...)`, without a registry."""
+"""The benchmark tasks by name: every folder here with a `task.py` that ends in `TASK = Task(...)` is one."""
 
 import difflib
 import importlib
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """Names of all tasks, in alphabetical order; nothing of them is imported."""
+    """Names of all tasks, in alphabetical order; no task is imported."""
     found = [file.parent.name for file in Path(__file__).parent.glob("*/task.py")]
     return sorted(name for name in found if name.isidentifier())
 

@@ -1,7 +1,7 @@
-"""What a task is: a value that the benchmarks can train, search and score.
+"""What a task is: a value that says how to build, train and score a network on some data.
 
-A task owns its data, its networks, its training loop and its metrics; it knows no method and no table.
-`tasks/README.md` shows how to add one.
+A task has its own data, networks, training loop and metrics; it knows no method and no table. `tasks/README.md` shows
+how to add one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +19,16 @@ Logger = Literal["none", "csv", "tensorboard", "wandb"]
 
 
 class TaskConfig(Protocol):
-    """What every task's Config offers the methods: a frozen dataclass with at least these fields."""
+    """A task's config: a frozen dataclass with at least these fields, which the methods use."""
 
     @property
     def epochs(self) -> int:
-        """Epochs of one full training; methods shorten it where their budget says so."""
+        """Epochs of one full training. Methods with a smaller budget per training reduce it."""
         ...
 
     @property
     def search(self) -> LocalConfig:
-        """Settings of the local search; part of the protocol."""
+        """Settings of the local search."""
         ...
 
 
@@ -53,11 +53,11 @@ class Problem(NamedTuple):
 
 
 Report = Callable[[Path, int | None, str, str], object]
-"""Takes the four parts of a `Problem`. Readers are given `fail`; checkers collect all problems."""
+"""A function that is called with the four parts of a `Problem`: `fail` raises, a checker collects."""
 
 
 def fail(path: Path, line: int | None, what: str, mend: str) -> NoReturn:
-    """The `Report` of readers: raises DataError at the first problem."""
+    """The `Report` of a training: raises DataError at the first problem."""
     raise DataError(str(Problem(path, line, what, mend)))
 
 
@@ -73,7 +73,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Split:
-    """A part of one fold: `Split("test", 1)`. "validation" is always carved out of the fold's training data."""
+    """A part of one fold, e.g. `Split("test", 1)`. "validation" is always carved out of the fold's training data."""
 
     part: Part
     fold: int
@@ -81,14 +81,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Run:
-    """What one training is told by whoever started it.
+    """The circumstances of one training.
 
-    folder: where checkpoints and logs go; exists. `fit` resumes from what it finds there if `resume` is set.
-    search: the search already wrapped around the model, or None for plain training.
+    seed: decides everything random in the training.
+    folder: where checkpoints and logs go; exists. If `resume` is set, `fit` continues from the checkpoint there.
+    search: a search that was already built for the model, or None for plain training.
     device: "auto", "cpu", "cuda", "cuda:1", ...
-    name, group: what a logger calls this training, and the trainings that it is one of.
-    schedule_epochs: what schedules span that depend on the length of the training, e.g. of the learning rate: the
-        epochs of the longer training that this one is the beginning or the rest of; None: `config.epochs`.
+    name, group: names of this training and of its group of trainings in a logger.
+    schedule_epochs: epochs that the learning-rate schedule spans, if it depends on the length of the training. A
+        training that is the beginning or the rest of a longer one gets the epochs of the longer one; None:
+        `config.epochs`.
     """
 
     seed: int
@@ -109,17 +111,17 @@ SELECTED = "selected.pt"
 
 @dataclass(frozen=True)
 class Probe:
-    """What the receptive fields of one network are measured on; `benchmarks.receptive_fields` does it.
+    """What the receptive fields of one network are measured on; `benchmarks.receptive_fields` measures them.
 
-    forward: (batch, channel, *size) -> (batch, channel_out, *size_out), by the network as it is: whoever calls has set
-        evaluation mode. Differentiable, and deterministic. Channels of the output are summed, so give one whose
-        gradient means something: the score of the predicted class rather than of all classes.
-    inputs: a few real ones of the split, always the same, each (1, channel, *size) on the network's device.
-    unit: of distances in the input, e.g. "frames", "pixels".
-    step: how much of it one input position is, per axis.
-    output: what is looked at, for captions, e.g. "the predicted class's logit".
-    shift: where the field of an output position is centred, in input positions from that position's proportional place
-        in the input; -(stride - 1) / 2 where the stride is that of padded convs of odd kernels.
+    forward: (batch, channel, *size) -> (batch, channel_out, *size_out), by the network in evaluation mode, which the
+        caller sets. Differentiable and deterministic. The channels of the output are summed, so it should have one
+        channel whose gradient is meaningful: the score of the predicted class rather than of all classes.
+    inputs: a few real inputs of the split, always the same, each (1, channel, *size) on the network's device.
+    unit: unit of distances in the input, e.g. "frames", "pixels".
+    step: size of one input position in that unit, per axis.
+    output: what `forward` returns, for captions, e.g. "the predicted class's logit".
+    shift: distance of a field's centre from the proportional position of its output in the input, in input positions;
+        -(stride - 1) / 2 if the stride comes from padded convs with odd kernels.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -137,21 +139,20 @@ class Task(Generic[Config]):
     metrics: the first one drives searches.
     presets: named configs; always has "tiny", which takes seconds per training on a CPU.
     folds: the fold numbers of a config's data, without reading the data.
-    fit: trains in place and leaves the model at its last epoch; writes `SELECTED` if it selects one on validation
-        data. Never looks at the test part.
+    fit: trains in place and leaves the model at its last epoch; writes `SELECTED` if it selects an epoch on validation
+        data. Never reads the test part.
     evaluate: metric name -> value on one part; does not change the model's weights.
     where: which convs the methods may search.
-    unavailable: None, or why it cannot run here: what to download and where to put it.
+    unavailable: None, or why a config cannot run here: what to download and where to put it.
     data_label: what the numbers were measured on, for captions, e.g. "seglearn wrist recordings (embedded)".
     published: key of `benchmarks/published.toml` whose numbers were measured on the very same data, or None.
     illustrate: writes pictures of predictions into a folder and returns their paths, or None.
-    metrics_by_config: the metrics of configs that are measured otherwise than by `metrics`; None: none is.
-    longest_input: length of the longest input of a searched conv, in the units of its dilation, or None if that is
-        not known; global searches look no farther.
-    leaves_out: names of methods that make no sense for this task, with the reason; tables show it.
-    probe: receptive fields are measured on this; None: they are not measured.
-    suites: presets that are run and reported together, by the name of the suite ("paper": all whose numbers papers
-        report); any other name means the one preset that is called so.
+    metrics_by_config: the metrics of a config, for tasks whose configs have different metrics; None: always `metrics`.
+    longest_input: length of the longest input of a searched conv, in the unit of its dilation; global searches try no
+        larger dilation. None: not known.
+    leaves_out: names of methods that are not applicable to this task, with the reason, which tables show.
+    probe: what receptive fields are measured on; None: they are not measured.
+    suites: presets that are run together, by the name of the suite; "paper": the presets with numbers in papers.
     """
 
     name: str
@@ -178,5 +179,5 @@ class Task(Generic[Config]):
         return self.suites.get(suite, (suite,) if suite in self.presets else ())
 
     def metrics_of(self, config: Config) -> tuple[Metric, ...]:
-        """What networks of this config are measured by; the first metric drives searches."""
+        """The metrics of a config; the first one drives searches."""
         return self.metrics if self.metrics_by_config is None else self.metrics_by_config(config)

@@ -1,5 +1,6 @@
 """What all tests share: seeds, threads, the folder of real data, and markers."""
 
+import os
 from pathlib import Path
 
 import hypothesis
@@ -7,6 +8,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+
+# The caller's own settings of the library are not what is tested; rfnext reads the first one when it is imported.
+for name in ("RFNEXT_IMPLEMENTATION", "RFNEXT_ASTERISK", "RFNEXT_DATA"):
+    os.environ.pop(name, None)
 
 # The same examples in every run, so that a failure is the change's; no deadline, since machines are busy.
 hypothesis.settings.register_profile("repository", derandomize=True, deadline=None)

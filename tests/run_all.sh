@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # All tests, or those that the arguments of pytest choose (paths count from the repository's root):
 #
-#   bash tests/run_all.sh
-#   bash tests/run_all.sh tests/rfnext -m "not slow"
+#   bash tests/run_all.sh                       # all: at most 20 minutes on 2 CPU cores
+#   bash tests/run_all.sh -m "not slow"         # for daily work: under 4 minutes
+#   bash tests/run_all.sh tests/rfnext -k local
 #
-# Makes its own environment (see setup.sh) if the active one will not do.
+# Can be started from any folder. Makes its own environment (see setup.sh) if the active one lacks a package.
 set -euo pipefail
 CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 python=$(bash setup.sh)
-[ $# -gt 0 ] || printf 'The tests take 15 to 20 minutes on 2 cores.\n'
+[ $# -gt 0 ] || printf 'All tests: at most 20 minutes on 2 CPU cores; with -m "not slow" under 4.\n'
 exec "$python" -m pytest "$@"

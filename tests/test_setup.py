@@ -9,10 +9,13 @@ import time
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Variables that say which environment is active.
+SURROUNDINGS = [(), ("VIRTUAL_ENV",), ("CONDA_PREFIX",)]
 
 
 @pytest.fixture
@@ -41,9 +44,10 @@ def plant(shelf: Path) -> None:
         wheel.writestr("planted-1.0.dist-info/RECORD", "")
 
 
-def start(clone: Path, shelf: Path) -> subprocess.Popen[str]:
-    """setup.sh from another folder, with this Python first on the PATH."""
-    surroundings = os.environ | {
+def start(clone: Path, shelf: Path, *, folder: Path | None = None, **variables: str) -> subprocess.Popen[str]:
+    """Starts setup.sh from another folder with no variables but `variables`, this Python being first on the PATH."""
+    surroundings = {
+        "HOME": str(shelf.parent / "home"),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",
@@ -51,8 +55,8 @@ def start(clone: Path, shelf: Path) -> subprocess.Popen[str]:
     }
     return subprocess.Popen(
         ["bash", str(clone / "setup.sh")],
-        cwd=shelf,
-        env=surroundings,
+        cwd=folder or shelf,
+        env=surroundings | variables,
         text=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -61,8 +65,9 @@ def start(clone: Path, shelf: Path) -> subprocess.Popen[str]:
     )
 
 
-def run(clone: Path, shelf: Path) -> tuple[int, str, str]:
-    process = start(clone, shelf)
+def run(clone: Path, shelf: Path, **other: Any) -> tuple[int, str, str]:
+    """Exit status, output and log of setup.sh."""
+    process = start(clone, shelf, **other)
     out, log = process.communicate(timeout=120)
     return process.returncode, out, log
 
@@ -71,12 +76,93 @@ def has_planted(python: str) -> bool:
     return subprocess.run([python, "-c", "import planted"], stderr=subprocess.DEVNULL).returncode == 0
 
 
-def test_an_environment_that_has_the_packages_is_used_as_it_is(clone: Path, shelf: Path):
+@pytest.mark.parametrize("variables", SURROUNDINGS, ids=lambda names: "-".join(names) or "none")
+def test_an_environment_that_has_the_packages_is_used_as_it_is(variables: tuple[str, ...], clone: Path, shelf: Path):
     (clone / "requirements.txt").write_text(f"pytest=={version('pytest')}\n")
-    status, out, _ = run(clone, shelf)
+    status, out, log = run(clone, shelf, **dict.fromkeys(variables, sys.prefix))
     prefix = subprocess.run([out.strip(), "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True)
-    assert (status, prefix.stdout.strip()) == (0, sys.prefix)
+    assert (status, prefix.stdout.strip(), log) == (0, sys.prefix, "")
     assert not (clone / ".venv").exists()
+
+
+def test_conda_variables_of_an_environment_below_the_active_one_do_not_matter(clone: Path, shelf: Path):
+    (clone / "requirements.txt").write_text(f"pytest=={version('pytest')}\n")
+    status, out, log = run(clone, shelf, VIRTUAL_ENV=sys.prefix, CONDA_PREFIX=str(shelf), CONDA_DEFAULT_ENV="base")
+    assert (status, Path(out.strip()).parent, log) == (0, Path(sys.executable).parent, "")
+
+
+@pytest.mark.parametrize("there", [".", "/", "shelf"])
+def test_the_working_directory_does_not_matter(there: str, clone: Path, shelf: Path):
+    (clone / "requirements.txt").write_text(f"pytest=={version('pytest')}\n")
+    folder = clone if there == "." else clone.parent / there
+    relative = Path(os.path.relpath(clone, folder))
+    # CDPATH makes cd search other folders, and print where it went.
+    status, out, log = run(relative, shelf, folder=folder, CDPATH=str(clone.parent))
+    assert (status, Path(out.strip()).parent, log) == (0, Path(sys.executable).parent, "")
+
+
+def test_tests_run_from_any_folder_and_count_paths_from_the_root(clone: Path, shelf: Path):
+    (clone / "requirements.txt").write_text(f"pytest=={version('pytest')}\n")
+    (clone / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "run_all.sh", clone / "tests")
+    (clone / "tests" / "test_one.py").write_text("def test_one():\n    pass\n\n\ndef test_two():\n    assert False\n")
+    command = ["bash", clone / "tests" / "run_all.sh", "tests/test_one.py", "-k", "one and not two"]
+    surroundings = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    done = subprocess.run(command, cwd=shelf, env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed, 1 deselected" in done.stdout
+
+
+def test_without_a_python_one_line_says_what_to_install(clone: Path, shelf: Path):
+    bare = clone.parent / "bare"
+    bare.mkdir()
+    for tool in ("bash", "dirname"):
+        (bare / tool).symlink_to(shutil.which(tool) or tool)
+    status, out, log = run(clone, shelf, PATH=str(bare))
+    assert (status, out) == (1, "")
+    assert log.count("\n") == 1
+    assert "Python >= 3.11" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variables", SURROUNDINGS[1:], ids=lambda names: "-".join(names) or "none")
+def test_an_active_environment_that_lacks_a_package_is_named_and_left_alone(
+    variables: tuple[str, ...], clone: Path, shelf: Path
+):
+    plant(shelf)
+    status, out, log = run(clone, shelf, **dict.fromkeys(variables, sys.prefix))
+    assert (status, out) == (0, f"{clone}/.venv/bin/python\n")
+    assert f"{sys.prefix}: planted missing (wanted 1.0)" in log
+    assert not has_planted(sys.executable)
+    assert has_planted(out.strip())
+
+
+@pytest.mark.slow
+def test_an_active_environment_that_is_its_own_is_brought_up_to_date(clone: Path, shelf: Path):
+    own = clone / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", own], check=True)
+    plant(shelf)
+    path = os.pathsep.join([str(own / "bin"), os.environ["PATH"]])
+    status, out, log = run(clone, shelf, VIRTUAL_ENV=str(own), PATH=path)
+    assert (status, out) == (0, f"{own}/bin/python\n")
+    assert "Not using" not in log
+    assert has_planted(out.strip())
+
+
+@pytest.mark.slow
+def test_packages_and_options_from_outside_do_not_pass_for_its_own(clone: Path, shelf: Path):
+    plant(shelf)
+    outside = shelf.parent / "outside"
+    (wheel,) = shelf.iterdir()
+    zipfile.ZipFile(wheel).extractall(outside)
+    (clone / "requirements.txt").write_text("planted==1.0\nabsent==1.0\n")
+    status, out, log = run(clone, shelf, PYTHONPATH=str(outside), PIP_TARGET=str(shelf), PIP_USER="1")
+    assert (status, out) == (1, "")
+    assert "No matching distribution found for absent==1.0" in log
+    (clone / "requirements.txt").write_text("planted==1.0\n")
+    status, out, log = run(clone, shelf, PIP_TARGET=str(shelf), PIP_USER="1", PIP_REQUIRE_VIRTUALENV="1")
+    assert (status, out) == (0, f"{clone}/.venv/bin/python\n")
+    assert has_planted(out.strip())
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Check a data folder in the MS-TCN layout: `python -m tasks.action_segmentation.check PATH [--fold N]`.
 
 Prints every problem found, one a line, as "file:line: problem; mend", and exits with 1; or a summary, and 0.
-It is stricter than the reader in one point: any difference between the number of labels and of feature frames
-is a problem here, while the reader goes on with the common frames where the difference is small.
+It is stricter than a training in one point: here, any difference between the numbers of labels and feature frames is a
+problem; a training uses the common frames if the difference is small.
 """
 
 import argparse
@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.action_segmentation.data import (
-    Problem,
+from tasks.action_segmentation.layout import (
     common_length,
     open_layout,
     read_features,
@@ -21,12 +20,12 @@ from tasks.action_segmentation.data import (
     read_mapping,
     read_shapes,
 )
+from tasks.spec import Problem
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a check found; the counts cover what could be read. feature_size is None if no features could
-    be."""
+    """What a check found. The counts cover what could be read; feature_size is None if no features could be read."""
 
     problems: tuple[Problem, ...]
     videos: int = 0
@@ -79,6 +78,7 @@ def check(root: str | Path, fold: int | None = None) -> Findings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.action_segmentation.check",
         description="Check a data folder in the MS-TCN layout: features/*.npy (D, T), groundTruth/*.txt, "

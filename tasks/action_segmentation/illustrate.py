@@ -12,11 +12,22 @@ from matplotlib.patches import Patch
 from torch import nn
 
 from rfnext.files import write_bytes
+from tasks.action_segmentation.config import Config
 from tasks.action_segmentation.data import Dataset, Videos
-from tasks.action_segmentation.training import predict
+from tasks.action_segmentation.datasets import open_fold
+from tasks.action_segmentation.evaluation import predict
+from tasks.spec import Split
 
 VIDEOS = 4
 """Videos per picture."""
+
+
+def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
+    """One picture of a part; see `strips`."""
+    dataset = open_fold(config, split.fold)
+    path = folder / f"fold{split.fold}-{split.part}.png"
+    strips(model, dataset, dataset.part(split.part), path)
+    return [path]
 
 
 def strips(network: nn.Module, dataset: Dataset, videos: Videos, path: Path) -> None:

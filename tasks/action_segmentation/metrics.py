@@ -1,10 +1,10 @@
 """Frame accuracy, Edit and segmental F1 of action segmentation.
 
 Definitions: Lea et al., "Temporal Convolutional Networks for Action Segmentation and Detection", CVPR 2017;
-the pooling is that of the MS-TCN family: within a fold, accuracy pools frames, F1 pools the counts of
-segments and Edit is a mean over videos; folds are averaged by the caller.
+pooling is as in the MS-TCN family: within a fold, accuracy pools frames, F1 pools the counts of
+segments, and Edit is a mean over videos. The caller averages folds.
 
-Labels are names or integers throughout; whatever `numpy.asarray` makes a 1-d array of is accepted.
+Labels are names or integers, in anything that `numpy.asarray` turns into a 1-d array.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rapidfuzz.distance import Levenshtein
 
 Label = str | int
 LastSegment = Literal["i", "i+1"]
@@ -47,7 +48,7 @@ def edit_score(prediction: ArrayLike, truth: ArrayLike, background: Iterable[Lab
         found.label[~_is_one_of(found.label, background)] for found in (segments(prediction), segments(truth))
     )
     longer = max(len(first), len(second))
-    return 100.0 * (1.0 - _levenshtein(first, second) / longer) if longer else 100.0
+    return 100.0 * (1.0 - Levenshtein.distance(first.tolist(), second.tolist()) / longer) if longer else 100.0
 
 
 def f1_counts(
@@ -59,10 +60,9 @@ def f1_counts(
 ) -> tuple[int, int, int]:
     """True positives, false positives and false negatives among the segments of one video.
 
-    Every predicted segment goes to the true segment of the same label with the highest intersection over
-    union (the first one of equals). It is a true positive if that is at least `overlap` (0.1, 0.25, 0.5) and
-    no earlier segment took the true segment; else it is a false positive. True segments that nobody took are
-    false negatives.
+    Every predicted segment is matched with the true segment of the same label that has the highest intersection over
+    union (the first one of equals). It is a true positive if that is at least `overlap` (0.1, 0.25, 0.5) and no earlier
+    segment has the same match; else it is a false positive. True segments without a match are false negatives.
 
     prediction, truth: (T). Segments labelled as `background` are left out.
     Raises ValueError if the two differ in length or kind, or are empty, or if `overlap` is not in (0, 1].
@@ -113,8 +113,11 @@ class _Overlaps(NamedTuple):
 def _overlaps(
     prediction: NDArray, truth: NDArray, background: tuple[Label, ...], last_segment: LastSegment
 ) -> _Overlaps:
-    """Only segments that share frames can match, and each such pair is one run between two neighbouring
-    boundaries of either sequence: fewer runs than segments, where comparing all with all is their product."""
+    """The best match of every predicted segment.
+
+    Only segments that share frames can match. Each such pair is a run between two neighbouring boundaries of either
+    sequence, so the number of pairs is at most the sum of the two numbers of segments, not their product.
+    """
     if last_segment not in ("i", "i+1"):
         raise ValueError(f'last_segment is {last_segment!r}; give "i" or "i+1"')
     predicted, true = segments(prediction), segments(truth)
@@ -143,20 +146,8 @@ def _counts(overlaps: _Overlaps, overlap: float) -> tuple[int, int, int]:
 
 
 def _f1(tp: int, fp: int, fn: int) -> float:
-    """Harmonic mean of precision and recall in percent; 100 if nothing was to be found and nothing was."""
+    """Harmonic mean of precision and recall in percent; 100 if there is no true and no predicted segment."""
     return 200.0 * tp / (2 * tp + fp + fn) if tp + fp + fn else 100.0
-
-
-def _levenshtein(first: NDArray, second: NDArray) -> int:
-    """Insertions, deletions and substitutions that turn one sequence into the other."""
-    shorter, longer = sorted((first, second), key=len)
-    steps = np.arange(len(longer) + 1)
-    row = steps
-    for count, label in enumerate(shorter, start=1):
-        above = np.minimum(row[1:] + 1, row[:-1] + (longer != label))
-        # A row depends on itself from left to right: cell j is min over k <= j of above[k] + (j - k).
-        row = np.minimum.accumulate(np.concatenate(([count], above)) - steps) + steps
-    return int(row[-1])
 
 
 def _is_one_of(labels: NDArray, background: Sequence[Label]) -> NDArray[np.bool_]:

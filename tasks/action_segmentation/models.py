@@ -4,11 +4,11 @@ MS-TCN: Farha and Gall, "MS-TCN: Multi-Stage Temporal Convolutional Network for 
 CVPR 2019, section 3. MS-TCN++: Li et al., "MS-TCN++: Multi-Stage Temporal Convolutional Network for Action
 Segmentation", TPAMI 2020, section 3.
 
-Shapes: B videos of at most T frames; D features per frame. Every layer leaves zeros beyond the end of a
-video, so that the next conv sees what the zero padding of the video on its own would show it: the logits of a
-video depend neither on its padding nor on its batch.
+Shapes: B videos of at most T frames; D features per frame. The output of every layer is zero beyond the end of a video,
+which equals the zero padding of the video on its own. So the logits of a video depend neither on its padding nor on its
+batch.
 
-What is searched are the dilated convs, named `stages.<s>.layers.<l>.dilated` and, in MS-TCN++'s first stage,
+Searched are the dilated convs, named `stages.<s>.layers.<l>.dilated` and, in MS-TCN++'s first stage,
 `stages.0.layers.<l>.shrinking` and `.growing`.
 """
 
@@ -22,6 +22,20 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from rfnext import Conv, SearchConv
+from tasks.action_segmentation import datasets
+from tasks.action_segmentation.config import Config
+
+
+def build(config: Config) -> nn.Module:
+    """The untrained network for the config's data; torch's seed decides its weights.
+
+    Raises DataError if there is no usable data.
+    """
+    feature_size, classes = datasets.sizes(config)
+    sizes = {"stages": config.stages, "maps": config.maps, "dropout": config.dropout}
+    if config.model == "ms_tcn_pp":
+        return ms_tcn_pp(feature_size, classes, layers=(config.prediction_layers, config.layers), **sizes)
+    return ms_tcn(feature_size, classes, layers=config.layers, **sizes)
 
 
 def searched(name: str, conv: Conv) -> bool:
@@ -60,30 +74,24 @@ def ms_tcn_pp(
     classes: int,
     *,
     stages: int = 4,
-    layers: int = 10,
-    prediction_layers: int = 11,
+    layers: tuple[int, int] = (11, 10),
     maps: int = 64,
     dropout: float = 0.5,
 ) -> "MultiStageTCN":
     """MS-TCN++: a prediction stage of dual dilated layers, then `stages` - 1 refinement stages.
 
     The refinement stages are those of MS-TCN and do not share their weights.
+
+    layers: of the prediction stage, and of each refinement stage.
     """
+    first, later = layers
     _check_sizes(
-        feature_size=feature_size,
-        classes=classes,
-        stages=stages,
-        layers=layers,
-        prediction_layers=prediction_layers,
-        maps=maps,
+        feature_size=feature_size, classes=classes, stages=stages, prediction_layers=first, layers=later, maps=maps
     )
-    dual = [
-        DualDilatedLayer(maps, 2 ** (prediction_layers - 1 - layer), 2**layer, dropout)
-        for layer in range(prediction_layers)
-    ]
+    dual = [DualDilatedLayer(maps, 2 ** (first - 1 - layer), 2**layer, dropout) for layer in range(first)]
     prediction = Stage(feature_size, classes, maps, dual)
     refinements = [
-        Stage(classes, classes, maps, [DilatedLayer(maps, 2**layer, dropout) for layer in range(layers)])
+        Stage(classes, classes, maps, [DilatedLayer(maps, 2**layer, dropout) for layer in range(later)])
         for _ in range(stages - 1)
     ]
     return MultiStageTCN([prediction, *refinements])
@@ -96,7 +104,7 @@ def _check_sizes(**sizes: int) -> None:
 
 
 class MultiStageTCN(nn.Module):
-    """Stages in a row: the first sees the features, each later one the probabilities predicted before it."""
+    """Stages in a row: the input of the first is the features, that of each later one the previous probabilities."""
 
     def __init__(self, stages: Any) -> None:
         super().__init__()
@@ -174,14 +182,14 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _residual(x: Tensor, update: Tensor, noise: Tensor | None, mask: Tensor | None) -> Tensor:
-    """x + dropout(update), masked: x is zero beyond the end already, and the small mask goes onto the noise,
-    which needs no gradient, instead of onto the sum, which does."""
+    """x + dropout(update), masked. x is zero beyond the end already. The mask multiplies the noise, which needs no
+    gradient, instead of the sum, which does."""
     factor = mask if noise is None else _masked(noise, mask)
     return x + update if factor is None else x + update * factor
 
 
 class DropoutNoise(nn.Module):
-    """What dropout multiplies by: 0 with probability p, else 1 / (1 - p); None outside training.
+    """The factor of dropout: 0 with probability p, else 1 / (1 - p); None outside training.
 
     The same distribution as nn.Dropout. On CPUs torch draws one 64-bit number per element for it, which took
     a quarter of the training step; one byte per element is enough, so there p counts in steps of 1/256.
@@ -206,6 +214,7 @@ class DropoutNoise(nn.Module):
         return noise.mul_(256 / kept)
 
     def extra_repr(self) -> str:
+        """What print() shows of it."""
         return f"p={self.p}"
 
 
@@ -216,6 +225,7 @@ class Pointwise(nn.Conv1d):
         super().__init__(channels_in, channels_out, 1)
 
     def forward(self, input: Tensor) -> Tensor:
+        """input: (B, channels_in, T) -> (B, channels_out, T)"""
         assert self.bias is not None
         return torch.baddbmm(self.bias[:, None], self.weight[:, :, 0].expand(len(input), -1, -1), input)
 
@@ -223,15 +233,16 @@ class Pointwise(nn.Conv1d):
 class DilatedConv(nn.Conv1d):
     """nn.Conv1d of kernel 3 that keeps the length; trains on CPUs in 0.6 to 0.9 of the time of torch's conv.
 
-    There it is one batched product per tap on shifted views of the input. Nothing is multiplied by padding:
-    at dilation 512 on 500 frames two of three products disappear. Only training goes this way; evaluation and
-    export see torch's conv, and so do searched convs (`rfnext.SearchConv`).
+    There it is one batched product per tap on shifted views of the input. Padding is not multiplied: at dilation 512
+    on 500 frames, two of three products disappear. Only training on CPUs uses it; evaluation, export and searched convs
+    (`rfnext.SearchConv`) use torch's conv.
     """
 
     def __init__(self, channels_in: int, channels_out: int, dilation: int) -> None:
         super().__init__(channels_in, channels_out, 3, padding=dilation, dilation=dilation)
 
     def forward(self, input: Tensor) -> Tensor:
+        """input: (B, channels_in, T) -> (B, channels_out, T)"""
         shifted = (
             self.training
             and input.device.type == "cpu"

@@ -18,7 +18,7 @@ esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 status=0
 python -m benchmarks.suite "$dataset" --task action_segmentation \
-    --method baseline local_search_run local_single local_multi --seeds 0 1 2 "$@" || status=$?
+    --method baseline local_as_searched local_single local_multi --seeds 0 1 2 "$@" || status=$?
 # Options may mean another results folder, or only a list.
-if [ $# -eq 0 ]; then python -m benchmarks.tables; fi
+if [ $# -eq 0 ]; then python -m benchmarks.report; fi
 exit "$status"

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks.action_segmentation import metrics
-from tasks.action_segmentation.data import fail, read_bundle, read_prediction
-from tasks.spec import DataError
+from tasks.action_segmentation.layout import read_bundle
+from tasks.action_segmentation.result_files import read_prediction
+from tasks.spec import DataError, fail
 
 SURPLUS = 1
-"""Frames that a prediction may have beyond the truth. Repeating the predictions of every second frame, as is
-done for 50 Salads, gives one too many for a video of odd length, and the MS-TCN code writes it out."""
+"""Frames by which a prediction may be longer than the truth. Repeating the predictions of every second frame, as for
+50 Salads, gives one frame too many for a video of odd length, and the MS-TCN code writes it."""
 
 
 def score_folders(
@@ -28,10 +29,10 @@ def score_folders(
 ) -> dict[str, float]:
     """`metrics.score` of a folder of result files, <video> or <video>.txt, against a folder of <video>.txt.
 
-    videos: exactly these must have been predicted; None: whatever has been predicted is scored, since a
-        folder of ground truth usually holds all folds.
+    videos: exactly these must have been predicted; None: all predictions are scored, since a folder of ground truth
+        usually holds all folds.
     Raises DataError if a file is missing, named twice, unreadable or empty, if there is one too many, or if a
-    prediction has not the length of its truth.
+    prediction differs in length from its truth.
     """
     predicted = _files(Path(predictions))
     truth = _files(Path(ground_truth))
@@ -74,6 +75,7 @@ def _pair(prediction: Path, truth: Path) -> tuple[list[str], list[str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exits with 1 and a message if a file cannot be scored."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.action_segmentation.score",
         description="Score the result files of any tool, one file of class names for each video with or "

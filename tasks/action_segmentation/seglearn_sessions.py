@@ -1,14 +1,14 @@
-"""The embedded default data: real wrist recordings from PyPI's `seglearn`, in the layout that `data` reads.
+"""The embedded default data: real wrist recordings from PyPI's `seglearn`, in the layout of `layout.py`.
 
 Source: `watch_dataset.npy` of the seglearn 1.2.5 wheel (BSD licence), recorded for Burns et al., "Shoulder
 Physiotherapy Exercise Recognition: Machine Learning the Inertial Signals from a Smartwatch", 2018
 (arXiv:1802.01489). 140 recordings of 3 accelerometer and 3 gyroscope axes at 50 Hz: 10 subjects, both wrists,
 7 shoulder exercises, 20 repetitions in 19 to 52 s each.
 
-Real: every sample, and the label of every frame. Composed, by fixed rules that depend on no run's seed: the
-order. Each recording is cut at two points into three bouts of unequal length, and each of the three sessions
-of a subject's wrist strings together one bout of every exercise, in an order of its own. So the change from
-one exercise to the next is a jump, not a real transition, and there is no usual order to be learnt.
+Every sample and the label of every frame are real. The order is composed, by fixed rules that depend on no run's seed:
+each recording is cut at two points into three bouts of unequal length, and each of the three sessions of a subject's
+wrist joins one bout of every exercise, in an order of its own. So the change from one exercise to the next is a jump,
+not a real transition, and there is no typical order to learn.
 
 A frame is a tenth of a second: mean and standard deviation of each of the 6 axes over 5 samples, D = 12, in
 the units of the recordings (g and rad/s by their size), not normalised. 60 sessions of 435 to 1,187 frames,
@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfnext.files import cache_folder
-from tasks.action_segmentation.data import Layout, fail
-from tasks.spec import DataError
+from tasks.action_segmentation.layout import Layout
+from tasks.spec import DataError, fail
 
 SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 CLASSES = ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
@@ -67,14 +67,14 @@ def source() -> Path:
 def prepare() -> Path:
     """The data folder, made on the first call (a second or two).
 
-    Safe with several processes: each builds a folder of its own and the first to finish gives it its name.
+    Safe with several processes: each builds a folder of its own, and the first one that is done is renamed.
     Raises DataError if seglearn is missing or its file is not the expected one, OSError if nothing can be
     written.
     """
     folder = cache_folder() / f"seglearn_sessions-v{VERSION}"
     if folder.is_dir():
         return folder
-    recordings = _load(source())
+    recordings = read_recordings(source())
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -82,7 +82,7 @@ def prepare() -> Path:
         building.chmod(0o755)  # mkdtemp makes folders private
         os.rename(building, folder)
     except OSError:
-        # Another process may have been faster; what it made is the same.
+        # Another process may have been faster; its folder has the same content.
         if not folder.is_dir():
             raise
     finally:
@@ -94,11 +94,12 @@ Recordings = dict[tuple[int, str, str], NDArray[np.float64]]
 """(subject, side, exercise) -> (samples, 6)"""
 
 
-def _load(path: Path) -> Recordings:
+def read_recordings(path: Path) -> Recordings:
+    """The recordings of `source()`. Raises DataError if it is another file."""
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256:
         fail(path, None, "not the file of seglearn 1.2.5", "pip install --force-reinstall seglearn==1.2.5")
-    # The one pickle of this project, read only since these very bytes are known.
+    # The only pickle of this project. It is safe to read, because its hash is known.
     table = np.load(io.BytesIO(data), allow_pickle=True).item()
     names = table["y_labels"]
     rows = zip(table["subject"], table["side"], table["y"], table["X"], strict=True)
@@ -131,7 +132,7 @@ def _write(layout: Layout, recordings: Recordings) -> None:
 
 def _sessions(recordings: Recordings, subject: int, side: str) -> Iterator[list[tuple[str, NDArray[np.float64]]]]:
     """The sessions of one wrist, each a list of (exercise, samples)."""
-    # Only `random()` is used: of all generators' methods, its numbers are promised to stay the same for ever.
+    # Only `random()` is used: Python guarantees that its numbers never change, unlike those of other methods.
     draw = random.Random(f"seglearn sessions {subject} {side}").random
     bouts: dict[str, list[NDArray[np.float64]]] = {}
     for exercise in CLASSES:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tasks.coco_detection.data import Kind, Layout, Problem, Report, read, same_categories
+from tasks.coco_detection.layout import Kind, Layout, read, same_categories
+from tasks.spec import Problem, Report
 
 
 @dataclass
@@ -33,11 +34,11 @@ def check(layout: Layout, *, panoptic: bool = False, pixels: bool = False) -> Fi
     """
     found = Findings()
 
-    def report(path: Path, what: str, mend: str) -> None:
-        found.problems.append(Problem(path, what, mend))
+    def report(path: Path, line: int | None, what: str, mend: str) -> None:
+        found.problems.append(Problem(path, line, what, mend))
 
     if not layout.root.is_dir():
-        report(layout.root, "no such folder", "give the folder that holds annotations/ and the folders of images")
+        report(layout.root, None, "no such folder", "give the folder that holds annotations/ and the folders of images")
         return found
     kinds: list[Kind] = ["instances"]
     if panoptic or any(layout.panoptic(name).exists() for name in (layout.train, layout.test)):
@@ -68,14 +69,15 @@ def _check_pixels(path: Path, width: int, height: int, report: Report) -> None:
     except FileNotFoundError:
         return  # reported already
     except (OSError, SyntaxError) as error:
-        report(path, f"cannot be read ({error})", "get it again")
+        report(path, None, f"cannot be read ({error})", "get it again")
         return
     if size != (width, height):
         what = f"is {size[0]} x {size[1]}, its annotations are for {width} x {height}"
-        report(path, what, "are the images of this part?")
+        report(path, None, what, "are the images of this part?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.coco_detection.check",
         description="Check a data folder in COCO's layout: annotations/instances_<part>.json, <part>/*.jpg and, for "

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from rfnext.files import write_bytes
-from tasks.coco_detection import training
-from tasks.coco_detection.data import Dataset
+from tasks.coco_detection import datasets
+from tasks.coco_detection.config import Config
+from tasks.coco_detection.evaluation import INSTANCE_OFFSET, Sample, predict, pseudo_collate
+from tasks.coco_detection.loading import read_part
 from tasks.coco_detection.quiet import quiet
-from tasks.coco_detection.task import Config
-from tasks.spec import Part
+from tasks.spec import Split
 
 IMAGES = 4
 """Images per picture."""
@@ -31,16 +32,18 @@ LARGEST = 90_000
 Pixels = NDArray[np.uint8]
 
 
-def gallery(model: nn.Module, dataset: Dataset, part: Part, config: Config, path: Path) -> None:
+def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
     """Draw the predictions on four images, spread evenly over the part, side by side into a PNG.
 
     Of each image the three most certain instances are drawn, and all others with a score of at least 0.3. Raises
     OSError if the file cannot be written.
     """
+    dataset = datasets.open_fold(config, split.fold)
+    path = folder / f"fold{split.fold}-{split.part}.png"
     with quiet():
-        data = training.read_part(dataset, dataset.part(part), config, training=False)
+        data = read_part(dataset, dataset.part(split.part), config, training=False)
         chosen = np.unique(np.linspace(0, len(data) - 1, IMAGES).round().astype(int)).tolist()
-        samples = training.predict(model, [training.pseudo_collate([data[index]]) for index in chosen])
+        samples = predict(model, [pseudo_collate([data[index]]) for index in chosen])
         tiles = [draw(_read(sample.img_path), sample, dataset.classes, _threshold(sample)) for sample in samples]
     images = [Image.fromarray(tile) for tile in tiles]
     for image in images:
@@ -54,9 +57,10 @@ def gallery(model: nn.Module, dataset: Dataset, part: Part, config: Config, path
         if buffer.tell() <= LARGEST:
             break
     write_bytes(path, buffer.getvalue())
+    return [path]
 
 
-def _threshold(sample: training.Sample) -> float:
+def _threshold(sample: Sample) -> float:
     if "pred_instances" not in sample:
         return 0.3
     return min([0.3, *sample.pred_instances.scores.sort(descending=True).values[:3].tolist()])
@@ -67,7 +71,7 @@ def _read(path: str) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def draw(image: Pixels, sample: training.Sample, classes: Sequence[str], threshold: float) -> Pixels:
+def draw(image: Pixels, sample: Sample, classes: Sequence[str], threshold: float) -> Pixels:
     """The image, (H, W, 3), with what was predicted on it.
 
     Instances of a score of at least `threshold` get a box, a mask and their class; panoptic segments a colour each.
@@ -75,9 +79,9 @@ def draw(image: Pixels, sample: training.Sample, classes: Sequence[str], thresho
     canvas = torch.from_numpy(image.copy()).permute(2, 0, 1)
     if "pred_panoptic_seg" in sample:
         found = sample.pred_panoptic_seg.sem_seg[0].cpu()
-        ids = [id_ for id_ in found.unique().tolist() if id_ % training.INSTANCE_OFFSET < len(classes)]
+        ids = [id_ for id_ in found.unique().tolist() if id_ % INSTANCE_OFFSET < len(classes)]
         masks = torch.stack([found == id_ for id_ in ids]) if ids else found.new_zeros((0, *found.shape))
-        colours = [colour(id_ % training.INSTANCE_OFFSET + 7 * (id_ // training.INSTANCE_OFFSET)) for id_ in ids]
+        colours = [colour(id_ % INSTANCE_OFFSET + 7 * (id_ // INSTANCE_OFFSET)) for id_ in ids]
         return _numpy(draw_segmentation_masks(canvas, masks.bool(), alpha=0.5, colors=colours) if ids else canvas)
     found = confident(sample, threshold)
     if not len(found):
@@ -91,7 +95,7 @@ def draw(image: Pixels, sample: training.Sample, classes: Sequence[str], thresho
     return _numpy(draw_bounding_boxes(canvas, found.bboxes.cpu(), names, colours, width=2))
 
 
-def confident(sample: training.Sample, threshold: float) -> Any:
+def confident(sample: Sample, threshold: float) -> Any:
     """The predicted instances whose score is at least `threshold` and whose box is not empty."""
     found = sample.pred_instances
     sides = found.bboxes[:, 2:] - found.bboxes[:, :2]

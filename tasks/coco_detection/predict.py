@@ -36,7 +36,9 @@ from rfnext import Structure
 from rfnext.conv import SearchConv, is_conv, read_extra_state, take_over
 from rfnext.files import write_bytes, write_text
 from rfnext.integrations.mmengine import STATE, RFSearchHook, checkpoint_globals
-from tasks.coco_detection import configs, illustrate, training
+from tasks.coco_detection import configs, datasets, illustrate, recipes, task
+from tasks.coco_detection.config import PRESETS
+from tasks.coco_detection.evaluation import Sample, device_of, predict
 from tasks.coco_detection.quiet import quiet
 
 
@@ -87,19 +89,17 @@ def open_preset(preset: str, checkpoint: Path, structure: Path | None = None) ->
 
     Raises as `open_config`, and ValueError for an unknown preset.
     """
-    from tasks.coco_detection import recipes, task
-
-    if preset not in task.PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(task.PRESETS)}")
-    config = task.PRESETS[preset]
-    if reason := task.unavailable(config):
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    config = PRESETS[preset]
+    if reason := datasets.unavailable(config):
         raise ValueError(reason)
     model = task.build(config)
     if structure is not None:
         Structure.load(structure).apply(model)
     state, _ = read_checkpoint(checkpoint)
     load_with_branches(model, state, checkpoint, config.search.rule)
-    return Detector(model, _image_pipeline(recipes.recipe(config).test_pipeline), task.classes(config))
+    return Detector(model, _image_pipeline(recipes.recipe(config).test_pipeline), datasets.classes(config))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -154,17 +154,17 @@ def _image_pipeline(pipeline: Sequence[Any]) -> list[dict[str, Any]]:
     return [step | {"meta_keys": keys} if step["type"].endswith("PackDetInputs") else step for step in steps]
 
 
-def detect(detector: Detector, images: Sequence[Path]) -> Iterator[training.Sample]:
+def detect(detector: Detector, images: Sequence[Path]) -> Iterator[Sample]:
     """Predictions image by image; `img_path` names the image."""
     with DefaultScope.overwrite_default_scope("mmdet"):
         pipeline = Compose(detector.pipeline)
     batches = (
         pseudo_collate([pipeline({"img_path": str(path), "img_id": number})]) for number, path in enumerate(images)
     )
-    return training.predict(detector.model, batches)
+    return predict(detector.model, batches)
 
 
-def as_json(sample: training.Sample, classes: Sequence[str], threshold: float) -> dict[str, Any]:
+def as_json(sample: Sample, classes: Sequence[str], threshold: float) -> dict[str, Any]:
     """A prediction as JSON values."""
     result: dict[str, Any] = {"image": sample.img_path}
     if "pred_panoptic_seg" in sample:
@@ -190,6 +190,7 @@ def _encoded(mask: Any) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.coco_detection.predict",
         description="Detect on images. Writes a picture with boxes and masks for each, and predictions.json.",
@@ -220,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     branches = sum(isinstance(module, SearchConv) for module in detector.model.modules())
     if branches:
         print(f"{given.checkpoint} holds the branches of {branches} convs; opened with them")
-    detector.model.to(training.device_of(given.device))
+    detector.model.to(device_of(given.device))
     results = []
     for sample in detect(detector, given.images):
         path = Path(sample.img_path)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from tasks.coco_detection import detectors
-from tasks.coco_detection.task import Config
+from tasks.coco_detection.config import Config
 
 LR_BATCH = 16
 """Images per step that published learning rates are for: 8 GPUs x 2."""

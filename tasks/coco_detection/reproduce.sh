@@ -51,7 +51,7 @@ done
 for mode in ${todo[@]+"${todo[@]}"}; do
     # A retrained single-branch network costs what the baseline does, and its structure is not there yet.
     measured=${mode/fixed_single_branch/baseline}
-    python -m tasks.coco_detection.train "$configs/${detector}_$measured.py" --estimate
+    python -m tasks.coco_detection.train_published "$configs/${detector}_$measured.py" --estimate
 done
 if [ "${#todo[@]}" -gt 0 ] && [ "${3:-}" != --yes ]; then
     read -r -p "Train on $gpus GPUs now? [y/N] " answer
@@ -64,7 +64,7 @@ for mode in ${todo[@]+"${todo[@]}"}; do
         structure=$(ls -v "work_dirs/${detector}_search"/local_search_config_step*.json | tail -n 1)
         more=(--set "custom_hooks.0.rfstructure_file=$structure")
     fi
-    torchrun --nproc_per_node "$gpus" -m tasks.coco_detection.train "$configs/${detector}_$mode.py" \
+    torchrun --nproc_per_node "$gpus" -m tasks.coco_detection.train_published "$configs/${detector}_$mode.py" \
         --data "$data" --resume ${more[@]+"${more[@]}"}
     touch "work_dirs/${detector}_$mode/finished"
 done

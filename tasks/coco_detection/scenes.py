@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rfnext.files import cache_folder
-from tasks.coco_detection.data import Layout, fail
-from tasks.spec import DataError
+from tasks.coco_detection.layout import Layout
+from tasks.spec import DataError, fail
 
 VERSION = 1
 """Part of the cache folder's name: raise it with any change of what is written there."""
@@ -149,7 +149,7 @@ def _read(path: Path) -> Pixels:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
-        fail(path, f"cannot be read ({error})", "pip install --force-reinstall scikit-image")
+        fail(path, None, f"cannot be read ({error})", "pip install --force-reinstall scikit-image")
 
 
 def _thirds(image: Pixels, fold: int, held_out: bool) -> Iterator[Pixels]:

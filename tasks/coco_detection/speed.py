@@ -31,9 +31,9 @@ from torch import nn
 
 from rfnext import LocalSearch
 from tasks.coco_detection import detectors
+from tasks.coco_detection.config import PRESETS
 from tasks.coco_detection.detectors import Detector
 from tasks.coco_detection.quiet import quiet
-from tasks.coco_detection.task import PRESETS
 
 CLASSES, THINGS = 133, 80
 

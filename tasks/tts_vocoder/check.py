@@ -1,8 +1,8 @@
 """Check a folder of recordings: `python -m tasks.tts_vocoder.check PATH`.
 
 Prints every problem found, one a line, as "file:line: problem; mend", and exits with 1; or a summary, and 0. It is
-stricter than the reader in one point: clipped clips are problems here, while the reader warns and goes on. What the
-reader brings into shape (rate, channels) is in the summary.
+stricter than a training in one point: clipped clips are problems here, while a training warns and uses them. The
+summary says what a training changes (rate, channels).
 """
 
 import argparse
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.tts_vocoder.data import Header, Problem, Shape, list_clips, read_clip, read_header, summary
+from tasks.spec import Problem
+from tasks.tts_vocoder.clips import Header, Shape, list_clips, read_clip, read_header, summary
 from tasks.tts_vocoder.mel import MelConfig
 
 
@@ -43,6 +44,7 @@ def check(root: str | Path, shape: Shape) -> Findings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
     default = MelConfig()
     parser = argparse.ArgumentParser(
         prog="python -m tasks.tts_vocoder.check",

@@ -1,7 +1,7 @@
 """A trained generator in one file: weights, mel configuration, network and dilations.
 
-What `training` leaves as generator.pt and `synthesize` takes. It holds tensors and plain values only, and is read
-without executing anything.
+`training` writes it as generator.pt, and `synthesize` reads it. It holds tensors and plain values only; reading it
+executes nothing.
 """
 
 import io
@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from rfnext import Conv, Rule, SearchConv
 from rfnext.conv import set_dilation, take_over
-from rfnext.files import write_bytes
+from rfnext.files import serialised, write_bytes
 from rfnext.structure import named_convs
 from tasks.tts_vocoder.generators import Generator, build, remove_weight_norm, searched
 from tasks.tts_vocoder.mel import MelConfig
@@ -35,21 +35,19 @@ def save(path: str | Path, network: Generator, name: str, sizes: Mapping[str, An
         "convs": {layer: _describe(conv) for layer, conv in named_convs(network).items() if searched(layer, conv)},
         "state_dict": network.state_dict(),
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, serialised(content))
 
 
 def load(path: str | Path) -> Generator:
-    """The generator of a file of `save`, on the CPU in evaluation mode; its `mel_config` says which mels it takes.
+    """The generator of a file that `save` wrote, on the CPU in evaluation mode; `mel_config` is that of its mels.
 
-    Raises ValueError naming the file if it is none, or is broken; OSError if it cannot be read.
+    Raises ValueError naming the file if it is another file, or is broken; OSError if it cannot be read.
     """
     try:
         content = torch.load(io.BytesIO(Path(path).read_bytes()), map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
+    except Exception as error:  # broken bytes raise errors of any kind in torch
         raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}); {MEND}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of format {FORMAT!r}; {MEND}")
@@ -65,7 +63,7 @@ def load(path: str | Path) -> Generator:
 
 
 def _describe(conv: Conv) -> dict[str, Any]:
-    """What `_reshape` needs, in plain values."""
+    """Arguments of `_reshape`, in plain values."""
     return {
         "kernel": list(conv.kernel_size),
         "dilation": list(conv.dilation),
@@ -90,6 +88,6 @@ def _reshape(
         conv.weight = nn.Parameter(conv.weight.new_empty(*conv.weight.shape[:2], *kernel))
         conv.kernel_size = tuple(kernel)
     conv.dilation, conv.padding = tuple(dilation), tuple(padding)
-    set_dilation(conv, conv.dilation)  # brings torch's second copy of the padding in line
+    set_dilation(conv, conv.dilation)  # updates torch's second copy of the padding
     if branches is not None:
         take_over(conv, [conv.dilation], entries=branches[0], rule=branches[1])

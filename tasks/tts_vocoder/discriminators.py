@@ -29,7 +29,7 @@ class Bundle(nn.Module):
         self.members = nn.ModuleList(members)
 
     def views(self, wave: Tensor) -> list[Tensor]:
-        """What each member is shown."""
+        """Input of each member."""
         return [wave] * len(self.members)
 
     def forward(self, wave: Tensor) -> Judgement:
@@ -44,7 +44,7 @@ class MultiPeriod(Bundle):
     """HiFi-GAN's multi-period discriminator (Kong et al., NeurIPS 2020, section 2.3).
 
     Args:
-        periods: one member each; it sees every period-th sample side by side.
+        periods: one member each; its input has every period-th sample side by side.
         channels: of the first conv; 4, 16, 32 and 32 times as many follow. The published 32.
     """
 
@@ -54,6 +54,8 @@ class MultiPeriod(Bundle):
 
 
 class Period(nn.Module):
+    """Member of `MultiPeriod`: 2-d convs over the wave folded to a width of `period` samples."""
+
     def __init__(self, period: int, channels: int) -> None:
         super().__init__()
         self.period = period
@@ -76,7 +78,7 @@ class MultiScale(Bundle):
     """HiFi-GAN's multi-scale discriminator (section 2.3; the architecture is MelGAN's): the wave, and averages of it.
 
     Args:
-        scales: members; each sees the wave at half the sample rate of the one before.
+        scales: members; the input of each has half the sample rate of the one before.
         channels: of the first conv; 8 times as many in the last. A multiple of 16; the published 128.
     """
 
@@ -88,6 +90,7 @@ class MultiScale(Bundle):
         super().__init__([Scale(channels, norm) for norm in norms])
 
     def views(self, wave: Tensor) -> list[Tensor]:
+        """The wave, and averages of it."""
         views = [wave]
         for _ in self.members[1:]:
             views.append(F.avg_pool1d(views[-1], 4, 2, padding=2))
@@ -95,6 +98,8 @@ class MultiScale(Bundle):
 
 
 class Scale(nn.Module):
+    """Member of `MultiScale`: strided, grouped 1-d convs."""
+
     def __init__(self, channels: int, norm: Literal["spectral", "weight"]) -> None:
         super().__init__()
         c = channels
@@ -140,6 +145,8 @@ class MultiResolution(Bundle):
 
 
 class Resolution(nn.Module):
+    """Member of `MultiResolution`: 2-d convs over a magnitude spectrogram."""
+
     window: Tensor
 
     def __init__(self, n_fft: int, hop: int, window: int, channels: int) -> None:
@@ -164,7 +171,7 @@ class Resolution(nn.Module):
             spectrum = torch.stft(
                 padded, self.n_fft, self.hop, len(self.window), self.window, center=False, return_complex=True
             )
-            # The root's gradient is infinite at zero, which silence is.
+            # The gradient of the root is infinite at zero, the magnitude of silence.
             magnitude = torch.sqrt(torch.view_as_real(spectrum).square().sum(-1) + 1e-9)
         return _judge(magnitude[:, None], self.convs, self.post, 0.2)
 

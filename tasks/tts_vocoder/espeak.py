@@ -1,8 +1,8 @@
 """Synthetic speech by eSpeak NG: `python -m tasks.tts_vocoder.espeak FOLDER` writes wavs/ and metadata.csv there.
 
-The library comes with PyPI's `espeakng-loader` and is called through ctypes. It draws its noise from a state that
-lives as long as the process, so only a fresh process that says the same sentences in the same order writes the same
-bytes; that is why `embedded` starts this module as one. The sentences were written for this repository.
+The library is part of PyPI's `espeakng-loader` and is called through ctypes. Its noise depends on a state of the
+process, so the bytes are the same only in a new process that speaks the same sentences in the same order. Therefore
+`embedded` starts this module as a process. The sentences were written for this repository.
 """
 
 import argparse
@@ -124,10 +124,10 @@ def synthesise(sentences: Sequence[str], voice: str = "en") -> tuple[int, list[N
     def receive(samples: "ctypes._Pointer[ctypes.c_short]", count: int, _: object) -> int:
         if samples and count > 0:
             received.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0  # go on
+        return 0  # 0: continue
 
     signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-    callback = signature(receive)  # must outlive the calls below
+    callback = signature(receive)  # a reference is needed until the last call below
     library.espeak_SetSynthCallback(callback)
     library.espeak_Synth.argtypes = [ctypes.c_char_p, ctypes.c_size_t, *[ctypes.c_uint] * 4, *[ctypes.c_void_p] * 2]
     if library.espeak_SetVoiceByName(voice.encode()):
@@ -156,6 +156,7 @@ def write(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.tts_vocoder.espeak",
         description="Synthesise fixed sentences by eSpeak NG into FOLDER/wavs and FOLDER/metadata.csv.",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 KEY = "mel_config"
-"""Under which an export holds the mel configuration, as JSON."""
+"""Name of the mel configuration in an export, as JSON."""
 
 
 def merged(generator: Generator) -> Generator:
@@ -66,7 +66,7 @@ def to_onnx(generator: Generator, mel_config: MelConfig, path: str | Path) -> No
     check_same(generator.mel_config, mel_config, "the export")
     plain, inputs, axes = _arguments(generator)
     with warnings.catch_warnings():
-        # The axes of mel and noise share their names, as meant.
+        # The axes of mel and noise share their names on purpose.
         warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
         program = torch.onnx.export(
             plain, inputs, dynamic_shapes=axes, output_names=["wave"], dynamo=True, verbose=False
@@ -81,7 +81,7 @@ def to_onnx(generator: Generator, mel_config: MelConfig, path: str | Path) -> No
 def _arguments(generator: Generator) -> tuple[Generator, tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
     """The merged generator, example inputs, and the axes of each that may have any size."""
     plain = merged(generator)
-    # Sizes of 1 would be taken for constants.
+    # torch takes sizes of 1 for constants.
     inputs = plain.inputs(torch.zeros(2, plain.mel_config.mels, 16).to(next(plain.parameters())))
     axes = {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim("frames", min=1)}
     return plain, inputs, tuple(axes for _ in inputs)
@@ -140,8 +140,8 @@ def _stored(text: str | None, path: str | Path) -> MelConfig:
 def context(generator: Generator) -> tuple[int, int]:
     """How many frames before and after its own the samples of a frame depend on: the theoretical receptive field.
 
-    `rfnext.receptive_field` asks what reaches one output by a dozen passes; since all frames are treated alike, one
-    pass that asks where one frame of NaN reaches is enough.
+    `rfnext.receptive_field` needs a dozen passes. Here all frames are treated alike, so one pass with one frame of NaN
+    is enough: the NaN samples of the output depend on it.
     """
     hop, frames = generator.mel_config.hop, 32
     while True:
@@ -150,7 +150,7 @@ def context(generator: Generator) -> tuple[int, int]:
         reached = generator(mel)[0, 0].isnan().nonzero()
         first, last = int(reached.min()) // hop, int(reached.max()) // hop
         if first > 0 and last < frames - 1:
-            # A frame that is reached from k frames before looks k frames back.
+            # If a sample depends on a frame k frames earlier, the context before is k frames.
             return last - frames // 2, frames // 2 - first
         frames *= 2
 
@@ -159,13 +159,13 @@ def context(generator: Generator) -> tuple[int, int]:
 def stream(
     generator: Generator, mel: Tensor, chunk_frames: int, around: tuple[int, int] | None = None
 ) -> Iterator[Tensor]:
-    """Synthesise chunk by chunk. Together the chunks are what one call gives, up to rounding: each is computed with all
-    the frames that it depends on.
+    """Synthesise chunk by chunk. Joined, the chunks equal the output of one call up to rounding: each is computed from
+    all the frames that it depends on.
 
     Args:
         generator: `merged(generator)`, the fastest, or any other; in eval mode.
         mel: (B, mels, F)
-        chunk_frames: frames per chunk, at least 1. Few make the first sound come early and cost more in total.
+        chunk_frames: frames per chunk, at least 1. Fewer give the first sound earlier and cost more in total.
         around: `context(generator)`, if it was computed before.
 
     Yields:

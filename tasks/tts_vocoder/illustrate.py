@@ -9,22 +9,34 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch import nn
 
 from rfnext.files import write_bytes
+from tasks.spec import Split
+from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import Clips
+from tasks.tts_vocoder.datasets import open_fold
+from tasks.tts_vocoder.evaluation import copy_synthesis
 from tasks.tts_vocoder.generators import Generator
 from tasks.tts_vocoder.mel import LogMel
 from tasks.tts_vocoder.metrics import log_mel_l1
-from tasks.tts_vocoder.training import copy_synthesis
+from tasks.tts_vocoder.models import generator_of
 
 CLIPS = 2
 """Clips per picture."""
 
 SECONDS = 2.0
-"""Of each, from its beginning: longer ones would be too dense to see anything."""
+"""Seconds of each clip, from its beginning; longer pictures would be too dense."""
 
 COLOURS = 12
-"""So few because noise compresses badly."""
+"""So few because noise with more colours compresses badly."""
+
+
+def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
+    """One picture of a part's first clips; see `pixels`."""
+    path = folder / f"fold{split.fold}-{split.part}.png"
+    spectrograms(generator_of(model), open_fold(config, split.fold).part(split.part), path)
+    return [path]
 
 
 def spectrograms(network: Generator, clips: Clips, path: Path) -> None:

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from tasks.tts_vocoder.mel import LogMel, MelConfig
 
 MEL_WEIGHT = 45.0
-"""Of the mel loss, beside the adversarial ones (HiFi-GAN, section 2.4)."""
+"""Weight of the mel loss (HiFi-GAN, section 2.4)."""
 FEATURE_WEIGHT = 2.0
-"""Of feature matching (HiFi-GAN, section 2.4)."""
+"""Weight of feature matching (HiFi-GAN, section 2.4)."""
 
 
 def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:

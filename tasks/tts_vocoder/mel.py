@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class MelConfig:
-    """How a waveform becomes a log-mel spectrogram.
+    """Settings of a log-mel spectrogram.
 
-    A generator trained on one setting turns the mels of another into noise or, worse, into almost right speech, so
-    the settings travel in every checkpoint and export; see `check_same`.
+    A generator that gets mels of other settings than in its training gives noise or, worse, almost right speech. So
+    every checkpoint and export holds the settings; see `check_same`.
     """
 
     sample_rate: int = 22050
@@ -39,7 +39,7 @@ class MelConfig:
     fmax: float | None = 8000.0
     """Upper edge of the highest band, Hz; None: half the sample rate."""
     floor: float = 1e-5
-    """Smallest magnitude; its logarithm is what silence becomes."""
+    """Smallest magnitude; silence becomes its logarithm."""
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "n_fft", "hop", "window", "mels"):
@@ -90,7 +90,7 @@ def check_same(expected: MelConfig, found: MelConfig, where: str = "what it is u
 
     Args:
         expected: what the generator was trained on.
-        found: what it meets.
+        found: what it is compared with.
         where: what `found` belongs to, for the message.
     """
     # fmax=None and half the sample rate are the same bands.
@@ -106,8 +106,8 @@ def check_same(expected: MelConfig, found: MelConfig, where: str = "what it is u
 class LogMel(nn.Module):
     """Waveforms to natural logarithms of mel magnitudes.
 
-    Reflects (n_fft - hop) / 2 samples at both ends, so that frame f is centred on samples f * hop to (f + 1) * hop,
-    which a generator makes of it; Slaney's bands at unit area (`librosa.filters.mel`).
+    Reflects (n_fft - hop) / 2 samples at both ends, so frame f is centred on samples f * hop to (f + 1) * hop, those
+    that a generator makes from it. The bands are Slaney's at unit area (`librosa.filters.mel`).
 
     Raises:
         ValueError: if the bands are so narrow that some hold no frequency of the transform.
@@ -119,7 +119,7 @@ class LogMel(nn.Module):
     def __init__(self, config: MelConfig) -> None:
         super().__init__()
         self.config = config
-        # Not in the state_dict: the configuration says it all.
+        # Not in the state_dict: they follow from the configuration.
         self.register_buffer("window", torch.hann_window(config.window), persistent=False)
         self.register_buffer("filters", filters(config).clone(), persistent=False)
 

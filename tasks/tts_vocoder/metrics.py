@@ -1,7 +1,7 @@
-"""How near a synthesised wave comes to the recording that its mel was computed from.
+"""Distances between a recording and the speech that was synthesised from its mel.
 
-Waves are float arrays (samples) of equal length and sample rate, frame by frame aligned, as copy synthesis makes
-them. The functions of one measure each take (truth, output); `score` gives them all over a set of clips.
+Waves are float arrays (samples) of equal length and sample rate and aligned in time, as from copy synthesis. Functions
+of a single measure take (truth, output); `score` computes all measures over a set of clips.
 """
 
 import functools
@@ -32,13 +32,13 @@ METRICS = (
     Metric("vuv_f1", decimals=1, unit="%"),
     Metric("stoi", decimals=1, unit="%"),
 )
-"""What `score` gives, in this order; the first drives searches."""
+"""The results of `score`, in this order; the first drives searches."""
 
 CEPSTRA = 13
-"""Mel-cepstral coefficients of MCD, from the first on; the zeroth, loudness, is left out."""
+"""Mel-cepstral coefficients of MCD, from the first on; the zeroth, the loudness, is left out."""
 
 F0_RANGE = (60.0, 500.0)
-"""Hz, where the fundamental of a voice is looked for."""
+"""Range of the fundamental of a voice, Hz."""
 
 SHORTEST = 2048
 """Samples of the longest transform of `MultiResolutionSTFT`; shorter waves are padded with silence to it."""
@@ -96,13 +96,13 @@ def _frame_mcd(difference: NDArray[np.float64]) -> NDArray[np.float64]:
 def f0(wave: Wave, sample_rate: int) -> NDArray[np.float64]:
     """Fundamental frequency in Hz every 16 ms, NaN where unvoiced, by pYIN (Mauch and Dixon, ICASSP 2014).
 
-    librosa's, at a coarser resolution than its default (a quarter of a semitone, 50 thresholds), which is 5 times as
+    By librosa, at a coarser resolution than its default (a quarter of a semitone, 50 thresholds), which is 5 times as
     fast. Frames are 64 ms, as long as almost four periods of the lowest voice.
     """
     return _f0(np.ascontiguousarray(wave, dtype=np.float32).tobytes(), sample_rate)
 
 
-@functools.lru_cache(maxsize=512)  # the truth is scored against again and again
+@functools.lru_cache(maxsize=512)  # every validation needs that of the truth
 def _f0(data: bytes, sample_rate: int) -> NDArray[np.float64]:
     import librosa
 
@@ -121,7 +121,7 @@ def _f0(data: bytes, sample_rate: int) -> NDArray[np.float64]:
 
 
 class Pitch(NamedTuple):
-    """Sums over the frames of some clips, from which F0 RMSE and V/UV F1 follow; add them up by `total`.
+    """Sums over the frames of some clips, which F0 RMSE and V/UV F1 are computed from; `total` adds them up.
 
     squares: of the deviations in cents, each at most `WORST_CENTS`. both, truth, output: voiced frames.
     """
@@ -143,6 +143,7 @@ class Pitch(NamedTuple):
 
     @classmethod
     def total(cls, parts: Iterable["Pitch"]) -> "Pitch":
+        """The sum over clips."""
         return cls(*(sum(column) for column in zip(*parts, strict=True)))
 
     @property
@@ -160,7 +161,7 @@ class Pitch(NamedTuple):
 def stoi(truth: Wave, output: Wave, sample_rate: int) -> float | None:
     """Short-time objective intelligibility in percent (Taal et al., IEEE TASLP 2011), by `pystoi`.
 
-    None if less than 0.4 s of the truth is speech, of which no STOI can be taken.
+    None if less than 0.4 s of the truth is speech: STOI is not defined then.
     """
     from pystoi import stoi
 
@@ -175,8 +176,7 @@ def stoi(truth: Wave, output: Wave, sample_rate: int) -> float | None:
 def score(clips: Iterable[tuple[Wave, Wave]], mel: MelConfig) -> dict[str, float]:
     """All `METRICS` of (truth, output) pairs: means over clips, but F0 RMSE and V/UV F1 over all frames together.
 
-    An output that is longer or shorter is cut with its truth to the shorter of the two; both are then padded to
-    `SHORTEST` samples, should they have fewer.
+    Truth and output are cut to the shorter of the two, and padded to `SHORTEST` samples if they have fewer.
 
     Raises ValueError if there is no clip, or an output holds values that are not finite.
     """
@@ -198,7 +198,7 @@ def score(clips: Iterable[tuple[Wave, Wave]], mel: MelConfig) -> dict[str, float
     if not pitches:
         raise ValueError("there is no clip to score")
     if len(sums["stoi"]) < len(pitches):
-        log.warning("%d clips are too short for STOI and do not count there", len(pitches) - len(sums["stoi"]))
+        log.warning("%d clips are too short for STOI; it is the mean over the others", len(pitches) - len(sums["stoi"]))
     pitch = Pitch.total(pitches)
     sums |= {"f0_rmse": [pitch.f0_rmse], "vuv_f1": [pitch.vuv_f1]}
     return {name: float(np.mean(values)) if values else 0.0 for name, values in sums.items()}

@@ -19,5 +19,5 @@ status=0
 python -m benchmarks.suite ljspeech --task tts_vocoder \
     --method baseline local_single local_multi --seeds 0 1 2 "$@" || status=$?
 # Options may mean another results folder, or only a list.
-if [ $# -eq 0 ]; then python -m benchmarks.tables; fi
+if [ $# -eq 0 ]; then python -m benchmarks.report; fi
 exit "$status"

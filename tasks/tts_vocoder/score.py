@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.spec import fail
 from tasks.tts_vocoder import metrics
-from tasks.tts_vocoder.data import Shape, Wave, fail, list_clips, read_clip
+from tasks.tts_vocoder.clips import Shape, Wave, list_clips, read_clip
 from tasks.tts_vocoder.mel import MelConfig
 
 PESQ_RATE = 16000
@@ -65,6 +66,7 @@ def _pairs(truth: Path, output: Path, mel: MelConfig) -> Iterator[tuple[Wave, Wa
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exits with 1 and a message if a file cannot be scored."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.tts_vocoder.score",
         description="Score a folder of synthesised clips against the recordings of the same names. Prints JSON.",

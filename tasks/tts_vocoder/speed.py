@@ -1,9 +1,9 @@
-"""What a searched generator costs on this machine: `python -m tasks.tts_vocoder.speed [GENERATOR]`.
+"""Speed of a generator before and after a search: `python -m tasks.tts_vocoder.speed [GENERATOR]`.
 
 Prints a table: the real-time factor (seconds of computing per second of speech; below 1 is faster than real time) of
 the hand-designed generator and of its searched forms, and the time of a training step, forward and backward, plain and
-in search. All rows are timed in turns, so that what else the machine does hits all alike; the least of several turns
-counts.
+in search. All rows are timed in turns, so other load on the machine affects all alike; the minimum over turns is
+printed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ BRANCHES = LocalConfig(branches=3, spread=0.5, bounds=Bounds(1, 64))
 
 
 def forms(network: Generator, structure: Structure | None) -> dict[str, Generator]:
-    """The generator as it is synthesised with: as designed, at a structure, with branches, and with these merged."""
+    """The generator as designed, with a structure, with branches, and with merged branches."""
     designed = copy.deepcopy(network).eval()
     result = {"hand-designed": designed}
     centre = Structure.read(network, searched)
@@ -43,7 +43,7 @@ def forms(network: Generator, structure: Structure | None) -> dict[str, Generato
 
 
 def real_time_factors(networks: dict[str, Generator], *, seconds: float = 4.0, turns: int = 5) -> dict[str, float]:
-    """Seconds of computing per second of speech of each network, the least of several turns, on random mels."""
+    """Seconds of computing per second of speech of each network, the minimum over turns, on random mels."""
     config = next(iter(networks.values())).mel_config
     mel = torch.randn(1, config.mels, round(seconds * config.sample_rate / config.hop))
     length = mel.shape[2] * config.hop / config.sample_rate
@@ -70,7 +70,7 @@ def training_steps(network: Generator, *, batch: int = 4, segment: int = 8192, t
 
 
 def _interleaved(calls: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Least seconds of each call over turns in which every call comes once; one more turn to warm up goes before."""
+    """Minimum seconds of each call over turns; every turn makes each call once, and a first turn is not counted."""
     least = dict.fromkeys(calls, float("inf"))
     for turn in range(turns + 1):
         for name, call in calls.items():
@@ -82,6 +82,7 @@ def _interleaved(calls: dict[str, Callable[[], object]], turns: int) -> dict[str
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.tts_vocoder.speed",
         description="Real-time factor of a generator's searched forms on the CPU, and what a training step costs.",

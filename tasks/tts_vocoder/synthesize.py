@@ -1,8 +1,8 @@
 """Speech from a recording or a saved mel: `python -m tasks.tts_vocoder.synthesize IN OUT.wav --checkpoint CKPT`.
 
-IN is audio (copy synthesis: its mel is computed as the generator was trained, after resampling if needed) or a log-mel
-as .npy, (mels, frames), natural logarithms of magnitudes. A mel may have its configuration beside it as <name>.json,
-which `--save-mel` writes; it must then be that of the generator.
+IN is audio (copy synthesis: its mel is computed as in the generator's training, after resampling if needed) or a
+log-mel as .npy, (mels, frames), natural logarithms of magnitudes. A mel may have its configuration beside it as
+<name>.json, as `--save-mel` writes it; the configuration must then be that of the generator.
 """
 
 import argparse
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from rfnext.files import write_bytes, write_text
+from tasks.spec import fail
 from tasks.tts_vocoder import checkpoint
-from tasks.tts_vocoder.data import Shape, fail, read_clip
+from tasks.tts_vocoder.clips import Shape, read_clip
+from tasks.tts_vocoder.evaluation import synthesise
 from tasks.tts_vocoder.export import merged, to_onnx
 from tasks.tts_vocoder.mel import LogMel, MelConfig, check_same
 
@@ -65,9 +67,8 @@ def mel_of_file(path: Path, mel: MelConfig) -> Tensor:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exits with 1 and a message if it fails."""
     import soundfile
-
-    from tasks.tts_vocoder.training import synthesise
 
     parser = argparse.ArgumentParser(
         prog="python -m tasks.tts_vocoder.synthesize",

@@ -1,324 +1,31 @@
-"""Vocoder: speech from log-mel spectrograms, the last step of text-to-speech, measured by copy synthesis.
+"""The task: speech from log-mel spectrograms, the last step of text-to-speech, measured by copy synthesis.
 
-librosa, Lightning and the like are imported where they are used: they take seconds that --help can do without.
+Lightning, librosa and matplotlib are imported when they are used: importing them takes seconds, which --help does not
+need.
 """
 
-import functools
-import importlib.util
-import os
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 from torch import nn
 
-from rfnext import Bounds, LocalConfig
-from tasks.spec import Probe, Run, Split, Task
-from tasks.tts_vocoder import embedded, generators
-from tasks.tts_vocoder.data import Loudness, Recordings, Shape, fail, list_clips, open_recordings, split
-from tasks.tts_vocoder.mel import MelConfig
-from tasks.tts_vocoder.metrics import METRICS, SHORTEST
-
-DatasetName = Literal["asterisk", "espeak", "ljspeech", "folder"]
-GeneratorName = Literal["hifi_gan_v1", "hifi_gan_v2", "hifi_gan_v3", "parallel_wavegan", "vocos"]
-Recipe = Literal["stft", "gan"]
-Discriminator = Literal["period", "scale", "resolution"]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-
-LJSPEECH = "https://keithito.com/LJ-Speech-Dataset"
-LJSPEECH_CLIPS = 13100
-
-NEEDS = ("auraloss", "librosa", "lightning", "pystoi", "scipy", "soundfile")
-"""Packages beyond the library's."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """Settings of one training. The defaults are HiFi-GAN's published ones, on the embedded data."""
-
-    dataset: DatasetName = field(default_factory=embedded.best_source)
-    """asterisk: real prompts of a Debian package. espeak: embedded synthetic speech. ljspeech: LJSpeech-1.1. folder:
-    your own recordings (`python -m tasks.tts_vocoder.check PATH` validates them). Default: asterisk if its package is
-    installed, else espeak."""
-    root: Path | None = field(default=None, metadata={"protocol": False})
-    """Data folder; by default $RFNEXT_DATA/<dataset>, or data/<dataset> in this repository."""
-    clips: int | None = None
-    """Use only this many clips, evenly spaced in the order of their names; None: all."""
-    folds: tuple[int, ...] = (1,)
-    """Folds; the f-th tests on the f-th block of clips from the end."""
-    test: float = 0.1
-    """Test clips of a fold: how many, or below 1 the share of all."""
-    validation: float = 0.1
-    """Validation clips, likewise, taken out of the training part."""
-    trim: bool = False
-    """Cut silence at the ends of clips."""
-    loudness: Loudness = "peak"
-    """peak: scale every clip to a peak of 0.95. as_is: leave it alone."""
-
-    mel: MelConfig = field(default_factory=MelConfig)
-    """Log-mel spectrogram that the generator starts from; recordings are resampled to its sample rate."""
-    generator: GeneratorName = "hifi_gan_v1"
-    """Network; the sizes below are the published ones where they are None."""
-    channels: int | None = None
-    """HiFi-GAN: channels after the first conv."""
-    upsampling: tuple[int, ...] | None = None
-    """HiFi-GAN, Parallel WaveGAN: factors whose product is the mel's hop."""
-    layers: int | None = None
-    """Parallel WaveGAN, Vocos: layers."""
-    dim: int | None = None
-    """Vocos: channels."""
-
-    recipe: Recipe = "gan"
-    """gan: adversarial, feature matching and mel loss. stft: spectral losses alone, without discriminators."""
-    search_recipe: Recipe = "stft"
-    """Recipe of the training that searches; the cheap one finds what either is then trained with."""
-    discriminators: tuple[Discriminator, ...] = ("period", "scale")
-    """Discriminators of recipe gan."""
-    discriminator_divisor: int = 1
-    """Their published numbers of channels are divided by this: 1, 2, 4 or 8."""
-    epochs: int = 100
-    """Epochs of one training."""
-    batch: int = 16
-    """Segments per step."""
-    segment: int = 8192
-    """Samples per segment; a multiple of the mel's hop."""
-    segments_per_clip: int = 1
-    """Segments cut from every clip in an epoch."""
-    lr: float = 2e-4
-    """Learning rate of AdamW (betas 0.8 and 0.99)."""
-    lr_decay: float = 0.999
-    """Factor on the learning rate after every epoch."""
-    ema: float | None = None
-    """Decay of the exponential moving average of the weights, which then is what is scored; None: no average."""
-    precision: Precision = "32-true"
-    """32-true, or mixed precision: bf16-mixed, 16-mixed (CUDA)."""
-    validate_every: int = 5
-    """Epochs between two measurements of the validation part, from which the best epoch is chosen."""
-    workers: int = field(default=0, metadata={"protocol": False})
-    """Processes that cut segments; 0: the training process does."""
-
-    search: LocalConfig = field(
-        default_factory=lambda: LocalConfig(interval=5, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 64))
-    )
-    """Local search, counted in epochs."""
-
-    def __post_init__(self) -> None:
-        choices = {
-            "dataset": DatasetName,
-            "generator": GeneratorName,
-            "recipe": Recipe,
-            "search_recipe": Recipe,
-            "loudness": Loudness,
-            "precision": Precision,
-        }
-        for name, choice in choices.items():
-            if getattr(self, name) not in get_args(choice):
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(get_args(choice))}")
-        if not self.discriminators or set(self.discriminators) - set(get_args(Discriminator)):
-            raise ValueError(f"discriminators are {self.discriminators}; name some of {get_args(Discriminator)}")
-        for name in ("epochs", "batch", "segment", "segments_per_clip", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        shortest = max(SHORTEST, self.mel.n_fft)
-        if self.segment % self.mel.hop or self.segment < shortest:
-            raise ValueError(
-                f"segment is {self.segment}; it must be a multiple of the mel's hop, {self.mel.hop}, and at least "
-                f"{shortest}, the longest transform"
-            )
-        if self.test <= 0 or self.validation <= 0:
-            raise ValueError(f"test is {self.test} and validation {self.validation}; both must be above 0")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema is {self.ema}; it must be a fraction between 0 and 1, such as 0.999")
-        if self.discriminator_divisor not in (1, 2, 4, 8):
-            raise ValueError(f"discriminator_divisor is {self.discriminator_divisor}; it must be 1, 2, 4 or 8")
-
-    @property
-    def shape(self) -> Shape:
-        """What clips are brought into."""
-        return Shape(self.mel.sample_rate, self.mel.top, self.trim, self.loudness)
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """Keyword arguments of the generator."""
-        given = {name: getattr(self, name) for name in ("channels", "upsampling", "layers", "dim")}
-        return {name: value for name, value in given.items() if value is not None}
-
-
-AT_16_KHZ = MelConfig(sample_rate=16000)
-
-PRESETS = {
-    # Small enough for seconds per training on one core; its search runs through all its rounds.
-    "tiny": Config(
-        clips=40,
-        test=4,
-        validation=4,
-        trim=True,
-        mel=AT_16_KHZ,
-        generator="hifi_gan_v3",
-        channels=64,
-        recipe="stft",
-        epochs=12,
-        batch=8,
-        segment=4096,
-        segments_per_clip=2,
-        lr=2e-3,
-        lr_decay=0.95,
-        validate_every=3,
-        search=LocalConfig(interval=2, rounds=5, spread=0.5, branches=3, bounds=Bounds(1, 32)),
-    ),
-    "small": Config(
-        trim=True,
-        mel=AT_16_KHZ,
-        generator="hifi_gan_v2",
-        recipe="stft",
-        epochs=60,
-        segments_per_clip=4,
-        lr=1e-3,
-        lr_decay=0.97,
-        search=LocalConfig(interval=5, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 32)),
-    ),
-    # HiFi-GAN's schedule: 2.5 million steps of 16 segments. Its validation list of 150 clips is the test part.
-    "ljspeech": Config(
-        dataset="ljspeech",
-        test=150,
-        validation=150,
-        epochs=3100,
-        validate_every=10,
-        search=LocalConfig(interval=100, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 64)),
-    ),
-    "folder": Config(dataset="folder", trim=True),
-}
-
-
-SIZES = {"parallel_wavegan": ("layers", "upsampling"), "vocos": ("dim", "layers")}
-"""Which of the config's sizes a generator has; HiFi-GAN has the others."""
-
-
-def build(config: Config) -> nn.Module:
-    """The untrained generator. Raises ValueError if the sizes do not fit it or the mels."""
-    known = SIZES.get(config.generator, ("channels", "upsampling"))
-    for size in config.sizes:
-        if size not in known:
-            raise ValueError(f"{config.generator} has no size {size!r}; it has: {', '.join(known)}")
-    return generators.build(config.generator, config.mel, **config.sizes)
+from tasks.spec import Run, Split, Task
+from tasks.tts_vocoder import datasets, evaluation, generators, models
+from tasks.tts_vocoder.config import PAPER, PRESETS, Config
+from tasks.tts_vocoder.metrics import METRICS
 
 
 def fit(model: nn.Module, config: Config, run: Run) -> None:
     """See `training.fit`."""
     from tasks.tts_vocoder import training
 
-    training.fit(_generator(model), _recordings(config, run.fold), config, run)
-
-
-def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:
-    """Copy synthesis of the part's clips, measured by `metrics.score`."""
-    from tasks.tts_vocoder import metrics, training
-
-    clips = _recordings(config, split.fold).part(split.part)
-    return metrics.score(training.copy_synthesis(_generator(model), clips), config.mel)
+    training.fit(model, config, run)
 
 
 def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
-    """One picture: log-mels of truth and output of up to two clips."""
-    from tasks.tts_vocoder.illustrate import spectrograms
+    """See `illustrate.illustrate`."""
+    from tasks.tts_vocoder.illustrate import illustrate
 
-    path = folder / f"fold{split.fold}-{split.part}.png"
-    spectrograms(_generator(model), _recordings(config, split.fold).part(split.part), path)
-    return [path]
-
-
-def probe(model: nn.Module, config: Config, split: Split) -> Probe:
-    """Single samples of the waveform, on the mels of up to four clips of the part."""
-    from tasks.tts_vocoder import training
-
-    return training.probe(_generator(model), _recordings(config, split.fold).part(split.part))
-
-
-def _generator(model: nn.Module) -> generators.Generator:
-    if not isinstance(model, generators.Generator):
-        raise TypeError(f"{type(model).__name__} is no generator; make it by build()")
-    return model
-
-
-def data_folder(config: Config) -> Path:
-    """The folder of the config's data, which may be missing; the embedded data is made on first use.
-
-    Raises DataError if the embedded data cannot be made.
-    """
-    if config.root is not None:
-        return config.root
-    if config.dataset == "asterisk" or config.dataset == "espeak":
-        return embedded.prepare(config.dataset)
-    here = os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data"
-    return Path(here) / config.dataset
-
-
-def folds(config: Config) -> tuple[int, ...]:
-    """The config's folds."""
-    return config.folds
-
-
-def unavailable(config: Config) -> str | None:
-    """Why the config cannot run here and how to mend it; None if nothing stands out.
-
-    Lists the clips and their metadata; what is wrong inside of them, `python -m tasks.tts_vocoder.check` finds.
-    """
-    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
-        return f"packages are missing; pip install {' '.join(missing)}"
-    try:
-        if config.root is None and (config.dataset == "asterisk" or config.dataset == "espeak"):
-            return embedded.unavailable(config.dataset)
-        folder = data_folder(config)
-        if not folder.is_dir() and config.dataset == "folder":
-            return f"no folder {folder}; name your recordings by --root PATH, or link them there"
-        if not folder.is_dir():
-            return (
-                f"no folder {folder}. Download LJSpeech-1.1.tar.bz2 (2.6 GB) from {LJSPEECH} and unpack its "
-                "LJSpeech-1.1 as that folder, or name it by --root PATH"
-            )
-        clips = list_clips(folder, fail)
-        if config.dataset == "ljspeech" and len(clips) != LJSPEECH_CLIPS:
-            return (
-                f"{folder} holds {len(clips)} clips, LJSpeech-1.1 has {LJSPEECH_CLIPS:,}; unpack it again, or use your "
-                "own recordings by --dataset folder --root PATH"
-            )
-        for fold in config.folds:
-            split(list(clips)[: config.clips], fold=fold, test=config.test, validation=config.validation)
-    except ValueError as error:  # DataError is one
-        return str(error)
-    return None
-
-
-def _recordings(config: Config, fold: int) -> Recordings:
-    if fold not in folds(config):
-        raise ValueError(f"fold {fold} is not one of {folds(config)}")
-    return _opened(data_folder(config), config.shape, fold, config.test, config.validation, config.clips)
-
-
-@functools.lru_cache(maxsize=1)
-def _opened(root: Path, shape: Shape, fold: int, test: float, validation: float, clips: int | None) -> Recordings:
-    # Fitting and scoring one cell read the same fold; its clips stay in memory from one to the next.
-    return open_recordings(root, shape, fold=fold, test=test, validation=validation, clips=clips)
-
-
-LABELS = {
-    "asterisk": "Asterisk's English prompts, real speech (embedded)",
-    "espeak": "eSpeak NG, SYNTHETIC speech (embedded)",
-    "ljspeech": "LJSpeech-1.1",
-}
-
-
-def data_label(config: Config) -> str:
-    """What the numbers are measured on."""
-    if config.dataset == "folder" or (config.dataset != "ljspeech" and config.root is not None):
-        folder = config.root or Path(os.environ.get("RFNEXT_DATA") or "data") / config.dataset
-        return f"own recordings in {folder.resolve().name}"
-    return LABELS[config.dataset]
-
-
-def published(config: Config) -> str | None:
-    """None: RF-Next gives no numbers for speech."""
-    return None
+    return illustrate(model, config, split, folder)
 
 
 TASK = Task(
@@ -326,14 +33,15 @@ TASK = Task(
     version=1,
     metrics=METRICS,
     presets=PRESETS,
-    build=build,
+    build=models.build,
     fit=fit,
-    evaluate=evaluate,
+    evaluate=evaluation.evaluate,
     where=generators.searched,
-    unavailable=unavailable,
-    folds=folds,
-    data_label=data_label,
-    published=published,
+    unavailable=datasets.unavailable,
+    folds=datasets.folds,
+    data_label=datasets.data_label,
+    published=datasets.published,
     illustrate=illustrate,
-    probe=probe,
+    probe=evaluation.probe,
+    suites={"paper": PAPER},
 )

@@ -1,4 +1,5 @@
-# ConvNeXt-T Cascade Mask R-CNN, 36 epochs: retrained with the branches around a structure kept.
+"""ConvNeXt-T Cascade Mask R-CNN, 36 epochs: retrained with the branches around a structure kept."""
+
 _base_ = "convnext_search.py"
 
 # What convnext_search.py leaves in its default work_dir; put the path of your structure here.

@@ -1,4 +1,5 @@
-# ConvNeXt-T Cascade Mask R-CNN, 36 epochs: retrained with plain convs at the dilations of a structure.
+"""ConvNeXt-T Cascade Mask R-CNN, 36 epochs: retrained with plain convs at the dilations of a structure."""
+
 _base_ = "convnext_search.py"
 
 # What convnext_search.py leaves in its default work_dir; put the path of your structure here.

@@ -1,4 +1,5 @@
-# ConvNeXt-T Cascade Mask R-CNN, 36 epochs: local search.
+"""ConvNeXt-T Cascade Mask R-CNN, 36 epochs: local search."""
+
 _base_ = "convnext_baseline.py"
 
 custom_imports = {"imports": ["mmpretrain.models", "rfnext.integrations.mmengine"], "allow_failed_imports": False}

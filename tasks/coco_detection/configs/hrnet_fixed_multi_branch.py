@@ -1,4 +1,5 @@
-# HRNetV2p-W18 Cascade Mask R-CNN, 20 epochs: retrained with the branches around a structure kept.
+"""HRNetV2p-W18 Cascade Mask R-CNN, 20 epochs: retrained with the branches around a structure kept."""
+
 _base_ = "hrnet_search.py"
 
 # What hrnet_search.py leaves in its default work_dir; put the path of your structure here.

@@ -1,4 +1,5 @@
-# HRNetV2p-W18 Cascade Mask R-CNN, 20 epochs: local search.
+"""HRNetV2p-W18 Cascade Mask R-CNN, 20 epochs: local search."""
+
 _base_ = "hrnet_baseline.py"
 
 custom_imports = {"imports": ["rfnext.integrations.mmengine"], "allow_failed_imports": False}

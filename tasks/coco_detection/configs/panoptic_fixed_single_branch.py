@@ -1,4 +1,5 @@
-# Res2Net-50 Panoptic FPN, 12 epochs: retrained with plain convs at the dilations of a structure.
+"""Res2Net-50 Panoptic FPN, 12 epochs: retrained with plain convs at the dilations of a structure."""
+
 _base_ = "panoptic_search.py"
 
 # What panoptic_search.py leaves in its default work_dir; put the path of your structure here.

@@ -1,4 +1,5 @@
-# Res2Net-50 Panoptic FPN, 12 epochs: local search.
+"""Res2Net-50 Panoptic FPN, 12 epochs: local search."""
+
 _base_ = "panoptic_baseline.py"
 
 custom_imports = {"imports": ["rfnext.integrations.mmengine"], "allow_failed_imports": False}

@@ -1,4 +1,5 @@
-# PVTv2-b0 Mask R-CNN, 12 epochs. mmdet has this backbone with RetinaNet only; optimizer as in PVT's own repository.
+"""PVTv2-b0 Mask R-CNN, 12 epochs. mmdet has this backbone with RetinaNet only; optimizer as in PVT's own repository."""
+
 _base_ = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
 
 model = {

@@ -1,4 +1,5 @@
-# PVTv2-b0 Mask R-CNN, 12 epochs: retrained with plain convs at the dilations of a structure.
+"""PVTv2-b0 Mask R-CNN, 12 epochs: retrained with plain convs at the dilations of a structure."""
+
 _base_ = "pvtv2_search.py"
 
 # What pvtv2_search.py leaves in its default work_dir; put the path of your structure here.

@@ -1,4 +1,5 @@
-# PVTv2-b0 Mask R-CNN, 12 epochs: local search.
+"""PVTv2-b0 Mask R-CNN, 12 epochs: local search."""
+
 _base_ = "pvtv2_baseline.py"
 
 custom_imports = {"imports": ["rfnext.integrations.mmengine"], "allow_failed_imports": False}

@@ -1,4 +1,5 @@
-# Res2Net-101 Cascade Mask R-CNN, 20 epochs: retrained with the branches around a structure kept.
+"""Res2Net-101 Cascade Mask R-CNN, 20 epochs: retrained with the branches around a structure kept."""
+
 _base_ = "res2net_search.py"
 
 # What res2net_search.py leaves in its default work_dir; put the path of your structure here.

@@ -1,4 +1,5 @@
-# Res2Net-101 Cascade Mask R-CNN, 20 epochs: retrained with plain convs at the dilations of a structure.
+"""Res2Net-101 Cascade Mask R-CNN, 20 epochs: retrained with plain convs at the dilations of a structure."""
+
 _base_ = "res2net_search.py"
 
 # What res2net_search.py leaves in its default work_dir; put the path of your structure here.

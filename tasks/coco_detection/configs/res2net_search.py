@@ -1,4 +1,5 @@
-# Res2Net-101 Cascade Mask R-CNN, 20 epochs: local search.
+"""Res2Net-101 Cascade Mask R-CNN, 20 epochs: local search."""
+
 _base_ = "res2net_baseline.py"
 
 custom_imports = {"imports": ["rfnext.integrations.mmengine"], "allow_failed_imports": False}

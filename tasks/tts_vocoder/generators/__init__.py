@@ -43,7 +43,7 @@ GENERATORS: Mapping[str, Callable[..., Generator]] = {
 
 
 def build(name: str, mel: MelConfig, **sizes: Any) -> Generator:
-    """The untrained generator of a name, for mels of a configuration; whoever calls has set torch's seed.
+    """The untrained generator of a name, for mels of a configuration; torch's seed decides its weights.
 
     Args:
         name: one of `GENERATORS`.

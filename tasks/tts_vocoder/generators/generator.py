@@ -1,4 +1,4 @@
-"""What every generator owes training, export and search."""
+"""What all generators have in common."""
 
 import logging
 from typing import Any, cast
@@ -35,11 +35,13 @@ class Generator(nn.Module):
             )
 
     def get_extra_state(self) -> Tensor:
-        # A tensor, as everything in a state_dict that averaging, hashing and comparing code meets.
+        """The mel configuration, as a tensor."""
+        # A tensor, because code that averages, hashes or compares state_dicts expects tensors.
         values = self.mel_config.to_dict() | {"fmax": self.mel_config.top}
         return torch.tensor(list(values.values()), dtype=torch.float64)
 
     def set_extra_state(self, state: Any) -> None:
+        """Raise ValueError unless `state` is the mel configuration of this generator."""
         names = self.mel_config.to_dict()
         if not isinstance(state, Tensor) or state.shape != (len(names),):
             raise ValueError(f"not a mel configuration: {state!r}")
@@ -49,7 +51,7 @@ class Generator(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if prefix + "_extra_state" not in state_dict:  # a published checkpoint
-            log.warning("the checkpoint does not say which mels it was trained on; %s is taken for it", self.mel_config)
+            log.warning("the checkpoint does not say which mels it was trained on; assuming %s", self.mel_config)
             state_dict[prefix + "_extra_state"] = self.get_extra_state()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -77,9 +79,9 @@ def weight_norm(model: nn.Module) -> None:
 
 
 def remove_weight_norm(model: nn.Module) -> None:
-    """Fold weight normalisation into plain weights, in place; the function stays. Copies of the model are left alone.
+    """Fold weight normalisation into plain weights, in place. Outputs do not change, nor do copies of the model.
 
-    Searched convs, which `rfnext.merge` turns into plain ones, must be merged before.
+    Searched convs must be merged before, by `rfnext.merge`.
     """
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
@@ -88,7 +90,7 @@ def remove_weight_norm(model: nn.Module) -> None:
             cast(Any, module).__class__ = type(type(module).__name__, type(module).__bases__, own)
             weight = cast(Tensor, module.weight).detach().clone()
             parametrize.remove_parametrizations(module, "weight")
-            module.weight = nn.Parameter(weight)  # without gradients around, torch leaves a tensor
+            module.weight = nn.Parameter(weight)  # under no_grad, torch leaves a plain tensor
 
 
 def check_sizes(**sizes: int) -> None:

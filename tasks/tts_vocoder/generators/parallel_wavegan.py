@@ -18,15 +18,13 @@ from tasks.tts_vocoder.mel import MelConfig
 
 
 class ParallelWaveGAN(Generator):
-    """A WaveNet without autoregression: noise is shaped by gated dilated convs that see the upsampled mels.
+    """A WaveNet without autoregression: gated dilated convs on noise, conditioned on the upsampled mels.
 
     Args:
         mel: configuration of the mels.
         layers: dilated convs; `layers` / `stacks` to a stack, of dilations 1, 2, 4, ...
-        stacks: how often the dilations start anew.
-        residual: channels between layers.
-        gate: channels before the gate, which halves them.
-        skip: channels of the sum over layers.
+        stacks: how often the dilations start again from 1.
+        channels: between layers, before the gate (which halves them), and of the sum over layers.
         upsampling: factors, which multiply to the hop.
     """
 
@@ -36,12 +34,11 @@ class ParallelWaveGAN(Generator):
         *,
         layers: int = 30,
         stacks: int = 3,
-        residual: int = 64,
-        gate: int = 128,
-        skip: int = 64,
+        channels: tuple[int, int, int] = (64, 128, 64),
         upsampling: Sequence[int] = (4, 4, 4, 4),
     ) -> None:
         super().__init__(mel)
+        residual, gate, skip = channels
         check_sizes(layers=layers, stacks=stacks, residual=residual, gate=gate, skip=skip)
         check_upsampling(tuple(upsampling), mel)
         if layers % stacks or gate % 2:
@@ -69,6 +66,7 @@ class ParallelWaveGAN(Generator):
         return noise.T.expand(batch, -1, -1)
 
     def inputs(self, mel: Tensor) -> tuple[Tensor, ...]:
+        """The mels and their noise."""
         return mel, self.noise(mel)
 
     def forward(self, mel: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -87,7 +85,7 @@ class ParallelWaveGAN(Generator):
 class GatedLayer(nn.Module):
     """Dilated conv plus 1x1 conv of the mels, gated; then one 1x1 conv for the residual and one for the skip.
 
-    As published, the last layer has a residual, too, which nobody uses: its parameters get no gradient.
+    As published, the last layer has a residual, too, which is not used: its parameters get no gradient.
     """
 
     def __init__(self, residual: int, gate: int, skip: int, mels: int, dilation: int) -> None:

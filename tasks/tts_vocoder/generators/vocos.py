@@ -36,6 +36,8 @@ class Vocos(Generator):
 
 
 class Backbone(nn.Module):
+    """A conv from mels to channels, ConvNeXt blocks, and layer norms before and after them."""
+
     def __init__(self, mels: int, dim: int, intermediate: int, layers: int, kernel: int) -> None:
         super().__init__()
         self.embed = nn.Conv1d(mels, dim, 7, padding=3)

@@ -147,6 +147,7 @@ def test_a_true_segment_counts_once():
     assert f1_counts(prediction, truth, 0.25) == (1, 2, 0)
 
 
+@pytest.mark.defect(31)
 def test_a_last_segment_of_one_frame_is_lost_by_rule_i():
     truth = list("aaab")
     assert f1_counts(truth, truth, 0.1, last_segment="i+1") == (2, 0, 0)

@@ -85,7 +85,7 @@ def pair(kind, dropout=0.0):
         ours = ms_tcn(D, CLASSES, stages=3, layers=6, maps=MAPS, dropout=dropout)
         plain = plain_ms_tcn(D, CLASSES, MAPS, 3, 6)
     else:
-        ours = ms_tcn_pp(D, CLASSES, stages=3, layers=4, prediction_layers=6, maps=MAPS, dropout=dropout)
+        ours = ms_tcn_pp(D, CLASSES, stages=3, layers=(6, 4), maps=MAPS, dropout=dropout)
         plain = plain_ms_tcn_pp(D, CLASSES, MAPS, 3, 4, 6)
     plain.load_state_dict(ours.state_dict())
     return ours.double(), plain.double()
@@ -248,7 +248,7 @@ def test_structures_have_readable_names():
         "stages.1.layers.0.dilated": (1,),
         "stages.1.layers.1.dilated": (2,),
     }
-    structure = Structure.read(ms_tcn_pp(D, CLASSES, stages=2, layers=1, prediction_layers=3, maps=MAPS), searched)
+    structure = Structure.read(ms_tcn_pp(D, CLASSES, stages=2, layers=(3, 1), maps=MAPS), searched)
     assert dict(structure) == {
         "stages.0.layers.0.shrinking": (4,),
         "stages.0.layers.0.growing": (1,),
@@ -289,6 +289,9 @@ def test_can_be_searched_applied_kept_and_merged(kind):
 
 @pytest.mark.parametrize("size", ["stages", "layers", "maps"])
 def test_refuses_sizes_below_one(size):
-    for build in (ms_tcn, ms_tcn_pp):
-        with pytest.raises(ValueError, match=f"{size} is 0"):
-            build(D, CLASSES, **{size: 0})
+    with pytest.raises(ValueError, match=f"{size} is 0"):
+        ms_tcn(D, CLASSES, **{size: 0})
+    with pytest.raises(ValueError, match=f"{size} is 0"):
+        ms_tcn_pp(D, CLASSES, **{size: (11, 0) if size == "layers" else 0})
+    with pytest.raises(ValueError, match="prediction_layers is 0"):
+        ms_tcn_pp(D, CLASSES, layers=(0, 10))

@@ -3,7 +3,7 @@
 import pytest
 
 from rfnext import Bounds, LocalConfig
-from tasks.coco_detection.task import Config
+from tasks.coco_detection.config import Config
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -140,6 +140,7 @@ def test_installing_twice_keeps_the_first() -> None:
     assert sys.modules["mmcv._ext"] is first
 
 
+@pytest.mark.slow
 def test_real_operators_are_left_alone(tmp_path: Path) -> None:
     """With a module mmcv._ext on mmcv's path, as the full mmcv has one."""
     names = {name for source in Path(mmcv.ops.__file__).parent.glob("*.py") for name in quoted(source)}

@@ -78,6 +78,7 @@ def hook_of(config: Any, **changes: Any) -> RFSearchHook:
         return HOOKS.build({**settings, **changes})
 
 
+@pytest.mark.defect(30)
 def test_every_config_file_is_one_of_the_twenty() -> None:
     names = {f"{detector}_{mode}.py" for detector in configs.DETECTORS for mode in configs.MODES}
     assert {path.name for path in configs.FOLDER.glob("*.py")} == names | {"__init__.py"}
@@ -108,6 +109,7 @@ def test_modes_differ_in_the_hook_alone(detector: str) -> None:
         ("panoptic", 12, 11, ("stem", "layer1")),
     ],
 )
+@pytest.mark.defect(30)
 def test_settings_are_the_published_ones(
     detector: str, epochs: int, max_step: int, skip_layer: tuple[str, ...]
 ) -> None:
@@ -170,6 +172,7 @@ def test_published_structures_fit_with_every_entry_used(detector: str, shared: P
         "panoptic",
     ],
 )
+@pytest.mark.defect(30)
 def test_one_training_step_and_one_prediction(detector: str) -> None:
     torch.manual_seed(0)
     model = revert_sync_batchnorm(model_of(detector))
@@ -198,6 +201,7 @@ def test_one_training_step_and_one_prediction(detector: str) -> None:
         assert tuple(boxes.masks.shape) == (len(boxes), 128, 128)
 
 
+@pytest.mark.slow
 def test_the_runner_of_a_config_loads_the_weights_that_it_names_before_it_wraps(tmp_path: Path) -> None:
     config = copy.deepcopy(config_of("hrnet", "search"))
     state = {name: torch.full_like(value, 0.5) for name, value in model_of("hrnet").backbone.state_dict().items()}

@@ -7,7 +7,8 @@ import pytest
 
 from tasks.coco_detection import scenes
 from tasks.coco_detection.check import main
-from tasks.coco_detection.data import Layout, carve_validation, open_dataset
+from tasks.coco_detection.data import carve_validation, open_dataset
+from tasks.coco_detection.layout import Layout
 from tasks.spec import DataError
 
 

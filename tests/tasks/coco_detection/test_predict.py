@@ -12,6 +12,7 @@ from pycocotools import mask as rle
 from rfnext import LocalSearch, Structure
 from rfnext.conv import SearchConv
 from tasks.coco_detection import illustrate, predict, scenes, task
+from tasks.coco_detection.config import PRESETS
 from tasks.coco_detection.detectors import searched
 from tasks.coco_detection.training import CHECKPOINT, fit
 from tasks.spec import SELECTED, Run
@@ -24,7 +25,7 @@ def folder(config, tmp_path_factory):
     torch.manual_seed(0)
     model = task.build(config)
     search = LocalSearch(model, config.search, searched)
-    fit(model, task._dataset(config, 1), config, Run(0, 1, folder, search=search, device="cpu"))
+    fit(model, config, Run(0, 1, folder, search=search, device="cpu"))
     source = scenes.Source.open(1, held_out=True, digits=3)
     for number in range(2):
         Image.fromarray(scenes.compose(source, f"predict {number}").image[:, : 256 - 40 * number]).save(
@@ -35,7 +36,7 @@ def folder(config, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _preset(config, monkeypatch):
-    monkeypatch.setitem(task.PRESETS, "test", config)
+    monkeypatch.setitem(PRESETS, "test", config)
 
 
 def run(folder, *more, checkpoint=CHECKPOINT, out="out"):
@@ -45,6 +46,7 @@ def run(folder, *more, checkpoint=CHECKPOINT, out="out"):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11, numpy 2
 def test_writes_pictures_and_json(folder, capsys):
     assert run(folder, "--threshold", "0", "--device", "cpu") == 0
@@ -138,7 +140,7 @@ class TestBadInput:
         assert "holds no state_dict" in self.fails(capsys, [image, *rest, broken])
 
     def test_of_another_detector(self, config, folder, monkeypatch, capsys):
-        monkeypatch.setitem(task.PRESETS, "test", dataclasses.replace(config, detector="pvtv2"))
+        monkeypatch.setitem(PRESETS, "test", dataclasses.replace(config, detector="pvtv2"))
         error = self.fails(capsys, [folder / "scene0.png", "--preset", "test", "--checkpoint", folder / CHECKPOINT])
         assert "has branches for layer 'backbone.layer2.0." in error
 

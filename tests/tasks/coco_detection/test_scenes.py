@@ -8,8 +8,8 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from tasks.coco_detection import scenes
-from tasks.coco_detection.data import Layout
-from tasks.coco_detection.metrics import rgb_to_id
+from tasks.coco_detection.layout import Layout
+from tasks.coco_detection.panoptic_quality import rgb_to_id
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,7 @@ def test_sizes_span_four_octaves():
     assert min(small, large, 1 - small - large) > 0.05  # of COCO's three sizes
 
 
+@pytest.mark.slow
 def test_the_tiny_presets_test_parts_have_all_of_cocos_sizes():
     for fold in scenes.FOLDS:
         layout = Layout(scenes.prepare(fold, 100, 25, 3), "train", "test")

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from rfnext import LocalSearch, Structure
-from tasks.coco_detection import detectors, recipes, task
-from tasks.coco_detection.task import PRESETS, TASK, Config
+from tasks.coco_detection import datasets, detectors, recipes
+from tasks.coco_detection.config import PRESETS, Config
+from tasks.coco_detection.task import TASK
 from tasks.coco_detection.training import fit
 from tasks.spec import Run, Split
 
@@ -19,10 +20,10 @@ def test_every_preset_comes_for_every_detector():
         names = {preset} | {f"{preset}-{name}" for name in ("convnext", "pvtv2", "hrnet", "panoptic")}
         assert {name for name in PRESETS if name.startswith(preset)} == names
         assert len({PRESETS[name].detector for name in names}) == 5
-    assert {name for name in PRESETS if name.startswith("coco")} == set(task.PUBLISHED)
+    assert {name for name in PRESETS if name.startswith("coco")} == set(datasets.PUBLISHED)
 
 
-@pytest.mark.parametrize("preset", task.PUBLISHED)
+@pytest.mark.parametrize("preset", datasets.PUBLISHED)
 def test_published_presets_are_mmdets_schedule_and_the_published_search(preset):
     config = PRESETS[preset]
     published = detectors.published(config.detector)
@@ -49,7 +50,7 @@ def test_published_presets_are_mmdets_schedule_and_the_published_search(preset):
 class TestUnavailable:
     def test_says_what_to_download(self, tmp_path, monkeypatch):
         monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
-        for preset in task.PUBLISHED:
+        for preset in datasets.PUBLISHED:
             reason = TASK.unavailable(PRESETS[preset])
             assert str(tmp_path / "coco/annotations") in reason
             assert "cocodataset.org" in reason
@@ -57,18 +58,17 @@ class TestUnavailable:
         assert "--root PATH" in TASK.unavailable(PRESETS["folder"])
 
     def test_names_the_problem_of_own_data(self, tmp_path, config):
-        root = shutil.copytree(task._layout(config, 1).root, tmp_path / "data")
+        root = shutil.copytree(datasets.layout_of(config, 1).root, tmp_path / "data")
         own = Config(dataset="folder", root=root, train_part="train", test_part="test")
         assert TASK.unavailable(own) is None
         assert [metric.name for metric in TASK.metrics_of(own)] == ["box_mAP", "mask_mAP", "box_mAP50", "mask_mAP50"]
         assert TASK.data_label(own) == "own data in data"
         assert "train2017.json is missing" in TASK.unavailable(dataclasses.replace(own, train_part="train2017"))
         (root / "annotations/instances_test.json").write_text("{")
-        task._opened.cache_clear()
         assert "broken JSON" in TASK.unavailable(own)
 
     def test_without_mmdet(self, monkeypatch):
-        monkeypatch.setattr(task.importlib.util, "find_spec", lambda name: None if name == "mmdet" else object())
+        monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None if name == "mmdet" else object())
         assert "mmdet not installed; in the repository: pip install '.[detection]'" in TASK.unavailable(PRESETS["tiny"])
 
 
@@ -86,7 +86,7 @@ def test_bad_settings(bad):
     with pytest.raises(ValueError, match=r"unknown|at least 1"):
         Config(**bad)
     with pytest.raises(ValueError, match="fold 4 is not one of"):
-        task._dataset(PRESETS["tiny"], 4)
+        datasets.open_fold(PRESETS["tiny"], 4)
 
 
 @pytest.fixture
@@ -107,6 +107,7 @@ def real(shared, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_real_images_are_searched_on_killed_resumed_and_scored(real, tmp_path, monkeypatch):
     config = dataclasses.replace(
         PRESETS["folder"],
@@ -127,7 +128,7 @@ def test_real_images_are_searched_on_killed_resumed_and_scored(real, tmp_path, m
         run = Run(0, 1, folder, search=search, resume=resume, device="cpu")
         # A learning rate that does not depend on the number of epochs, so that the first of two is the first of one.
         monkeypatch.setattr(recipes.Recipe, "schedule", lambda self, steps: [])
-        fit(model, task._dataset(config, 1), dataclasses.replace(config, epochs=epochs), run)
+        fit(model, dataclasses.replace(config, epochs=epochs), run)
         return model, search
 
     whole, search = train(tmp_path / "whole", 2)

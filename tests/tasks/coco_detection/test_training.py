@@ -12,10 +12,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rfnext import LocalSearch, OneShotConfig, OneShotSearch, Structure
-from tasks.coco_detection import recipes, task, training
+from tasks.coco_detection import datasets, evaluation, metrics, recipes, task, training
 from tasks.coco_detection.detectors import Detector, searched
+from tasks.coco_detection.evaluation import predict, score
+from tasks.coco_detection.loading import read_part, test_loader
 from tasks.coco_detection.quiet import quiet
-from tasks.coco_detection.training import CHECKPOINT, fit, predict, read_part, score, test_loader
+from tasks.coco_detection.training import CHECKPOINT, fit
 from tasks.spec import SELECTED, Run
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # it is no test
@@ -23,7 +25,7 @@ test_loader.__test__ = False  # type: ignore[attr-defined]  # it is no test
 
 @pytest.fixture(scope="module")
 def dataset(config):
-    return task._dataset(config, 1)
+    return datasets.open_fold(config, 1)
 
 
 def network(config, searching=False):
@@ -36,7 +38,7 @@ def train(config, folder, searching=False, model=None, **settings):
     made, search = network(config, searching)
     folder.mkdir(exist_ok=True)
     run = Run(**{"seed": 3, "fold": 1, "folder": folder, "device": "cpu", "search": search} | settings)
-    fit(made, task._dataset(config, 1), config, run)
+    fit(made, config, run)
     return made, search
 
 
@@ -61,6 +63,7 @@ def assert_same_weights(one, other):
 
 
 class TestResume:
+    @pytest.mark.slow
     def test_a_killed_search_goes_on_as_if_nothing_had_happened(self, config, tmp_path, monkeypatch):
         whole, search = train(config, tmp_path / "whole", searching=True)
         assert search.round == 2
@@ -75,6 +78,7 @@ class TestResume:
         selected = [torch.load(tmp_path / name / SELECTED, weights_only=True) for name in ("whole", "cut")]
         assert_same_weights(*selected)
 
+    @pytest.mark.slow
     def test_the_beginning_of_a_longer_training_has_its_learning_rates(self, config, tmp_path, monkeypatch):
         config = dataclasses.replace(config, validate_every=9)
         rates = []
@@ -154,6 +158,7 @@ class TestFit:
 
 
 class TestScore:
+    @pytest.mark.slow
     def test_equals_pycocotools(self, config, dataset, tmp_path):
         """A detector overfitted to one scene, whose detections are then scored by pycocotools without mmdet."""
         model, _ = train(dataclasses.replace(config, epochs=10, validate_every=10, lr=0.05), tmp_path)
@@ -182,7 +187,7 @@ class TestScore:
         model.roi_head.test_cfg.score_thr = 2.0
         found = score(model, dataset, "validation", config)
         assert set(found.values()) == {0.0}
-        assert found.keys() == {metric.name for metric in task.METRICS}
+        assert found.keys() == {metric.name for metric in metrics.METRICS}
 
     def test_panoptic_segments(self, config):
         from mmdet.structures import DetDataSample
@@ -190,7 +195,7 @@ class TestScore:
 
         things = torch.tensor([[[0, 1000, 1002, 3]]])  # two instances of class 0 and 2; stuff 3; then void, 4
         sample = DetDataSample(pred_panoptic_seg=PixelData(sem_seg=torch.cat([things, torch.full((1, 1, 1), 4)], 2)))
-        ids, segments = training.panoptic_segments(sample, [10, 20, 30, 40])
+        ids, segments = evaluation.panoptic_segments(sample, [10, 20, 30, 40])
         assert ids.tolist() == [[1, 1001, 1003, 4, 0]]
         assert {s["id"]: s["category_id"] for s in segments} == {1: 10, 1001: 10, 1003: 30, 4: 40}
 
@@ -203,7 +208,7 @@ def test_every_detector_searches_trains_and_predicts(config, detector, tmp_path)
     )
     model, search = network(config, searching=True)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    fit(model, task._dataset(config, 1), config, Run(3, 1, tmp_path, search=search, device="cpu"))
+    fit(model, config, Run(3, 1, tmp_path, search=search, device="cpu"))
     searched_names = set(search.initial)
     assert not any(name.startswith(("backbone.stem.", "backbone.layer1.")) for name in searched_names)
     assert any(name.startswith("backbone.") for name in searched_names)
@@ -221,18 +226,19 @@ def test_every_detector_searches_trains_and_predicts(config, detector, tmp_path)
     ]
     assert len(moved) > 0.8 * len(searched_names)
     found = task.evaluate(model, config, task.Split("test", 1))
-    assert found.keys() == {metric.name for metric in task.metrics_by_config(config)}
+    assert found.keys() == {metric.name for metric in metrics.metrics_by_config(config)}
     assert all(np.isfinite(value) and 0 <= value <= 100 for value in found.values())
     assert Structure.read(model, searched).keys() == searched_names
 
 
+@pytest.mark.slow
 def test_a_one_shot_search_has_its_own_learning_rate_and_resumes(config, tmp_path, monkeypatch):
     def one_shot(folder, resume=False):
         torch.manual_seed(0)
         model = task.build(config)
         search = OneShotSearch(model, OneShotConfig(candidates=(1, 2, 4)), searched)
         folder.mkdir(exist_ok=True)
-        fit(model, task._dataset(config, 1), config, Run(0, 1, folder, search=search, resume=resume, device="cpu"))
+        fit(model, config, Run(0, 1, folder, search=search, resume=resume, device="cpu"))
         return model, search
 
     whole, search = one_shot(tmp_path / "whole")

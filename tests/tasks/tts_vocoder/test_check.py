@@ -42,7 +42,7 @@ def test_every_problem_is_printed_in_one_run(root, capsys):
 
 def test_rate_and_band_can_be_given(root, capsys):
     assert main([str(root), "--fmax", "12000"]) == 1
-    assert capsys.readouterr().out.count("holds nothing above 11025 Hz, and the mel looks up to 12000 Hz") == 3
+    assert capsys.readouterr().out.count("holds nothing above 11025 Hz, but the mel needs up to 12000 Hz") == 3
     assert main([str(root), "--sample-rate", "24000"]) == 0
     assert "resampled to 24000 Hz" in capsys.readouterr().out
 

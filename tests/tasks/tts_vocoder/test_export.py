@@ -19,7 +19,7 @@ MEL = MelConfig()
 FAMILIES = {
     "hifi_gan_v1": {"channels": 8, "upsampling": (16, 16), "kernels": (3, 7), "dilations": ((1, 3), (1, 2))},
     "hifi_gan_v3": {"channels": 8, "upsampling": (16, 16), "kernels": (3, 5), "dilations": ((1,), (2,))},
-    "parallel_wavegan": {"layers": 2, "stacks": 1, "residual": 6, "gate": 8, "skip": 10, "upsampling": (16, 16)},
+    "parallel_wavegan": {"layers": 2, "stacks": 1, "channels": (6, 8, 10), "upsampling": (16, 16)},
     "vocos": {"dim": 16, "layers": 2},
 }
 

@@ -20,7 +20,7 @@ SMALL = {
     "hifi_gan_v1": {"channels": 16},
     "hifi_gan_v2": {"channels": 16},
     "hifi_gan_v3": {"channels": 16},
-    "parallel_wavegan": {"layers": 6, "stacks": 2, "residual": 6, "gate": 8, "skip": 10},
+    "parallel_wavegan": {"layers": 6, "stacks": 2, "channels": (6, 8, 10)},
     "vocos": {"dim": 16, "layers": 2},
 }
 

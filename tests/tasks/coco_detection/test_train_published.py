@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tasks.coco_detection import task, train
+from tasks.coco_detection import datasets, estimate, train_published
 from tasks.coco_detection.configs import load
 from tasks.coco_detection.detectors import model_config
 
@@ -44,15 +44,16 @@ def path(config, tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11, numpy 2
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor")  # mmdet 3.3
 def test_searches_scores_and_resumes(path, config, tmp_path, monkeypatch):
-    data, work = task._layout(config, 1).root, tmp_path / "work"
+    data, work = datasets.layout_of(config, 1).root, tmp_path / "work"
     arguments = [str(path), "--data", str(data), "--work-dir", str(work), "--resume"]
-    assert train.main([*arguments, "--set", "train_cfg.max_epochs=1", "train_cfg.val_interval=1"]) == 0
+    assert train_published.main([*arguments, "--set", "train_cfg.max_epochs=1", "train_cfg.val_interval=1"]) == 0
     first = json.loads((work / "local_search_config_step1.json").read_text())
     assert not (work / "local_search_config_step2.json").exists()
-    assert train.main(arguments) == 0
+    assert train_published.main(arguments) == 0
     second = json.loads((work / "local_search_config_step2.json").read_text())
     assert first["structure"].keys() == second["structure"].keys()
     assert (work / "last_checkpoint").read_text().endswith("epoch_2.pth")
@@ -62,10 +63,10 @@ def test_searches_scores_and_resumes(path, config, tmp_path, monkeypatch):
 
 
 def test_estimate(path, monkeypatch, capsys):
-    seconds = train.seconds_per_image(load(path), size=(3, 64, 96), steps=2)
+    seconds = estimate.seconds_per_image(load(path), size=(3, 64, 96), steps=2)
     assert 0.001 < seconds < 5
-    monkeypatch.setattr(train, "seconds_per_image", lambda config: 0.1)
-    assert train.main([str(path), "--estimate"]) == 0
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda config: 0.1)
+    assert train_published.main([str(path), "--estimate"]) == 0
     # 0.1 s x 117,266 images x 2 epochs
     assert capsys.readouterr().out.startswith("small_search_config: about 7 hours of one ")
 
@@ -79,7 +80,7 @@ def test_search_is_part_of_the_estimate(path, monkeypatch):
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(forward)
     try:
-        train.seconds_per_image(config, size=(3, 64, 64), steps=1)
+        estimate.seconds_per_image(config, size=(3, 64, 64), steps=1)
     finally:
         handle.remove()
     assert "SearchConv2d" in seen

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.coco_detection.metrics import PanopticQuality, rgb_to_id
+from tasks.coco_detection.panoptic_quality import PanopticQuality, rgb_to_id
 
 
 def segments(**categories):

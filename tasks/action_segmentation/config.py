@@ -1,0 +1,126 @@
+"""Settings of a training, and the named presets."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from rfnext import Bounds, LocalConfig
+from tasks.action_segmentation.metrics import LastSegment
+from tasks.action_segmentation.seglearn_sessions import GROUP
+
+DatasetName = Literal["seglearn", "50salads", "breakfast", "gtea", "folder"]
+Model = Literal["ms_tcn", "ms_tcn_pp"]
+
+SEARCH = LocalConfig(interval=3, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 2048))
+"""The local search: published except for rule and spread, which are the library's defaults."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training. The defaults are those of RF-Next's published runs, on the embedded data."""
+
+    dataset: DatasetName = "seglearn"
+    """seglearn: embedded wrist recordings. 50salads, breakfast, gtea: the MS-TCN data release. folder: your
+    own data in the same layout (`python -m tasks.action_segmentation.check PATH` validates it)."""
+    root: Path | None = field(default=None, metadata={"protocol": False})
+    """Data folder; by default $RFNEXT_DATA/<dataset>, or data/<dataset> in this repository."""
+    folds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Numbers of the train/test splits, as in splits/train.split<fold>.bundle; none: every one in the data folder."""
+    stride: int = 1
+    """Use every stride-th frame; predictions are up-sampled and scored at all frames."""
+    validation: float = 0.2
+    """Share of each fold's training videos that is held out for validation."""
+    group: str | None = GROUP
+    """Regular expression: videos whose names have the same match (one subject, say) are held out together."""
+    last_segment: LastSegment = "i+1"
+    """Where F1 takes the last segment to end: "i+1", or "i" as in RF-Next's own score."""
+
+    model: Model = "ms_tcn"
+    """ms_tcn: dilations 1, 2, 4, ... in every stage. ms_tcn_pp: MS-TCN++, dual dilations in the first stage."""
+    stages: int = 4
+    """Stages; each later one refines the prediction of the one before."""
+    layers: int = 10
+    """Layers per stage (MS-TCN++: per refinement stage)."""
+    prediction_layers: int = 11
+    """Layers of MS-TCN++'s first stage; of no effect on MS-TCN."""
+    maps: int = 64
+    """Channels of every layer."""
+    dropout: float = 0.5
+    """Dropout of every layer."""
+
+    epochs: int = 65
+    """Epochs of one training."""
+    batch: int = 8
+    """Videos per step."""
+    lr: float = 5e-4
+    """Learning rate of Adam."""
+    lr_drop_epoch: int | None = 50
+    """From this epoch on, counted from 0, the learning rate is a tenth; None: never."""
+    smoothing: float = 0.15
+    """Weight of the smoothing loss."""
+    validate_every: int = 5
+    """Epochs between two scorings of the validation part, from which the best epoch is chosen."""
+
+    search: LocalConfig = field(default_factory=lambda: SEARCH)
+    """Local search, counted in epochs."""
+
+    def __post_init__(self) -> None:
+        if self.dataset not in get_args(DatasetName) or self.model not in get_args(Model):
+            known = f"{', '.join(get_args(DatasetName))}; {', '.join(get_args(Model))}"
+            raise ValueError(f"unknown dataset {self.dataset!r} or model {self.model!r}; known: {known}")
+        for name in ("epochs", "batch", "stride", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+FOLDER = Config(dataset="folder", folds=(), group=None)
+"""Own data: all folds of the folder, and no groups unless given."""
+
+COMPACT = replace(FOLDER, stages=2, maps=32, batch=4, lr=2e-3, epochs=40, lr_drop_epoch=30)
+"""A training in a sixth of the time: half the stages and channels, fewer epochs, more steps per epoch."""
+
+COMPACT_50SALADS = replace(COMPACT, group=r"rgb-\d+")
+COMPACT_SEGLEARN = replace(COMPACT, dataset="seglearn", stride=4)
+
+NARROW = replace(SEARCH, spread=0.1)
+"""The published spread, with the library's rule."""
+
+AS_PUBLISHED = replace(NARROW, rule="paper")
+"""The published search."""
+
+PAPER = ("50salads", "breakfast", "gtea")
+"""Data sets that papers report numbers on, and the presets with their settings."""
+
+PRESETS = {
+    # For tests and first tries: seconds per training on one core; the search runs through all its rounds.
+    "tiny": Config(
+        stages=3,
+        layers=6,
+        maps=32,
+        stride=4,
+        epochs=32,
+        lr=3e-3,
+        lr_drop_epoch=24,
+        search=LocalConfig(interval=2, rounds=12, spread=0.5, branches=3, bounds=Bounds(1, 128)),
+    ),
+    # The published network on the embedded data.
+    "small": Config(stride=2),
+    # The papers' data, network and training, with the library's search; the published one is given by
+    # --search.rule paper --search.spread 0.1.
+    "50salads": Config(dataset="50salads", stride=2, group=r"rgb-\d+"),
+    "breakfast": Config(dataset="breakfast", folds=(1, 2, 3, 4), group=r"P\d+"),
+    "gtea": Config(dataset="gtea", folds=(1, 2, 3, 4), group=r"S\d+"),
+    # Own data: the published network, and a smaller one.
+    "folder": FOLDER,
+    "compact": COMPACT,
+    # Does the search pay, and which rule and spread? Features of 50 Salads in the layout of own data (--root).
+    "compact-50salads": COMPACT_50SALADS,
+    "compact-50salads-spread-0.1": replace(COMPACT_50SALADS, search=NARROW),
+    "compact-50salads-paper-rule": replace(COMPACT_50SALADS, search=AS_PUBLISHED),
+    # The same questions on the embedded data. Validation is carved by recording, as in the committed records.
+    "compact-seglearn": COMPACT_SEGLEARN,
+    "compact-seglearn-spread-0.1": replace(COMPACT_SEGLEARN, search=NARROW),
+    "compact-seglearn-paper-rule": replace(COMPACT_SEGLEARN, search=AS_PUBLISHED),
+    # The published network on SVM features of 50 Salads (--root): does the result hold for the large network?
+    "full-50salads-svm-spread-0.1": replace(FOLDER, group=r"rgb-\d+", search=NARROW),
+}

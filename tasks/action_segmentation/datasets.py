@@ -1,0 +1,137 @@
+"""The data sets that a config can name: where they are, which folds they have, and what tables call them.
+
+To add one: a name in `config.DatasetName`, a preset, and its entry in `LABELS`.
+"""
+
+import functools
+import math
+import os
+from pathlib import Path
+
+from tasks.action_segmentation import seglearn_sessions
+from tasks.action_segmentation.config import PAPER, PRESETS, Config
+from tasks.action_segmentation.data import Dataset, open_dataset
+from tasks.action_segmentation.layout import Layout, open_layout, read_fold, read_mapping, read_shapes
+from tasks.spec import DataError, fail
+
+RELEASE = "https://zenodo.org/records/3625992"
+"""The data release of MS-TCN: I3D features and labels of Breakfast, 50 Salads and GTEA."""
+
+I3D_SIZE = 2048
+"""D of the release's features."""
+
+LABELS = {
+    "seglearn": "seglearn wrist recordings in composed sessions (embedded)",
+    "50salads": "50 Salads, I3D features of the MS-TCN release",
+    "breakfast": "Breakfast, I3D features of the MS-TCN release",
+    "gtea": "GTEA, I3D features of the MS-TCN release",
+}
+
+
+def data_folder(config: Config) -> Path:
+    """The folder of the config's data, which may be missing; the embedded data is made on first use.
+
+    Raises DataError if the embedded data cannot be made.
+    """
+    if config.root is not None:
+        return config.root
+    if config.dataset == "seglearn":
+        return seglearn_sessions.prepare()
+    here = os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data"
+    return Path(here) / config.dataset
+
+
+def folds(config: Config) -> tuple[int, ...]:
+    """The config's folds; if it names none, those of the data folder, and (1,) while that is missing."""
+    if config.folds:
+        return config.folds
+    if config.dataset == "seglearn" and config.root is None:
+        return seglearn_sessions.FOLDS
+    return Layout(data_folder(config)).folds() or (1,)
+
+
+def unavailable(config: Config) -> str | None:
+    """Why the config's data cannot be used here and how to get it; None if no reason was found.
+
+    Opens the mapping, the bundles of all folds and the header of one feature file. What is wrong inside the other
+    files, `python -m tasks.action_segmentation.check` finds.
+    """
+    try:
+        if config.dataset == "seglearn" and config.root is None:
+            seglearn_sessions.source()
+            return None
+        folder = data_folder(config)
+        if not folder.is_dir() and config.dataset == "folder":
+            return f"no folder {folder}; name your data by --root PATH, or link it there"
+        if not folder.is_dir():
+            return (
+                f"no folder {folder}. Download data.zip (about 30 GB) of {RELEASE} and put its "
+                f"data/{config.dataset} there, or set RFNEXT_DATA to the folder that holds {config.dataset}"
+            )
+        layout = open_layout(folder, fail)
+        read_mapping(layout, fail)
+        for fold in folds(config):
+            read_fold(layout, fold, fail)
+        size = _feature_size(layout, config)
+        if config.dataset in PAPER and size != I3D_SIZE:
+            return (
+                f"{folder} holds features of D = {size}, not the I3D features (D = {I3D_SIZE}) of {RELEASE}; "
+                "use your own features by --dataset folder --root PATH"
+            )
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def data_label(config: Config) -> str:
+    """What the numbers are measured on."""
+    if config.dataset == "folder" or (config.dataset == "seglearn" and config.root is not None):
+        return f"own data in {data_folder(config).resolve().name}"
+    return LABELS[config.dataset]
+
+
+def published(config: Config) -> str | None:
+    """Key of the papers' numbers, if the config has the data, folds and frames that they were measured on."""
+    if config.dataset not in PAPER:
+        return None
+    preset = PRESETS[config.dataset]
+    same = (config.folds, config.stride) == (preset.folds, preset.stride)
+    return f"action_segmentation.{config.dataset}" if same else None
+
+
+def sizes(config: Config) -> tuple[int, int]:
+    """(D, classes): values per frame and number of classes of the config's data. Raises DataError if it is unusable."""
+    layout = open_layout(data_folder(config), fail)
+    classes = len(read_mapping(layout, fail))
+    return _feature_size(layout, config), classes
+
+
+def longest_input(config: Config) -> int:
+    """Frames of the longest training or test video, after `config.stride`."""
+    return _longest_input(data_folder(config), folds(config), config.stride)
+
+
+def open_fold(config: Config, fold: int) -> Dataset:
+    """One fold of the config's data. Raises ValueError if the config lacks the fold, DataError for unusable data."""
+    if fold not in folds(config):
+        raise ValueError(f"fold {fold} is not one of {folds(config)}")
+    return _opened(data_folder(config), fold, config.stride, config.validation, config.group)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(root: Path, fold: int, stride: int, validation: float, group: str | None) -> Dataset:
+    # Training and scoring of one cell read the same fold; its features stay in memory from one to the next.
+    return open_dataset(root, fold=fold, stride=stride, validation=validation, group=group)
+
+
+@functools.lru_cache(maxsize=1)
+def _longest_input(root: Path, folds: tuple[int, ...], stride: int) -> int:
+    layout = open_layout(root, fail)
+    names = {name for fold in folds for part in read_fold(layout, fold, fail) for name in part}
+    return max(math.ceil(frames / stride) for _, frames in read_shapes(layout, sorted(names), fail).values())
+
+
+def _feature_size(layout: Layout, config: Config) -> int:
+    train, _ = read_fold(layout, folds(config)[0], fail)
+    ((size, _),) = read_shapes(layout, [next(iter(train))], fail).values()
+    return size

@@ -1,0 +1,230 @@
+"""The layout of the MS-TCN data release: reading and checking its files.
+
+    ROOT/mapping.txt                    one class a line: index name
+    ROOT/features/<video>.npy           (D, T) floats
+    ROOT/groundTruth/<video>.txt        one class name a line, T lines
+    ROOT/splits/train.split<fold>.bundle, test.split<fold>.bundle    one <video>.txt a line
+
+Every function that reads takes a `report`, which is called with each problem found. That of a training,
+`tasks.spec.fail`, raises at the first problem; that of `tasks.action_segmentation.check` collects all of them.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.spec import Problem, Report
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of the files of a data folder."""
+
+    root: Path
+
+    @property
+    def mapping(self) -> Path:
+        """File of the class names and their indices."""
+        return self.root / "mapping.txt"
+
+    def features(self, video: str) -> Path:
+        """File of a video's features, (D, T)."""
+        return self.root / "features" / f"{video}.npy"
+
+    def ground_truth(self, video: str) -> Path:
+        """File of a video's labels, one class name a line."""
+        return self.root / "groundTruth" / f"{video}.txt"
+
+    def bundle(self, part: Literal["train", "test"], fold: int) -> Path:
+        """File that names the videos of a part of a fold."""
+        return self.root / "splits" / f"{part}.split{fold}.bundle"
+
+    def folds(self) -> tuple[int, ...]:
+        """The numbers of all folds that have a bundle, in order."""
+        names = (re.fullmatch(r"(?:train|test)\.split(\d+)\.bundle", p.name) for p in self.root.glob("splits/*"))
+        return tuple(sorted({int(found[1]) for found in names if found}))
+
+
+def open_layout(root: str | Path, report: Report) -> Layout:
+    """The layout of a folder; a missing folder is reported."""
+    layout = Layout(Path(root))
+    if not layout.root.is_dir():
+        mend = "give a folder with features/, groundTruth/, splits/ and mapping.txt"
+        report(layout.root, None, "no such folder", mend)
+    return layout
+
+
+def read_mapping(layout: Layout, report: Report) -> dict[str, int]:
+    """Class name -> index; the indices are 0 .. n - 1."""
+    path, lines = layout.mapping, _read_lines(layout.mapping, report)
+    index: dict[str, int] = {}
+    names: dict[int, str] = {}
+    for number, line in enumerate(lines or (), start=1):
+        fields = line.split()
+        if len(fields) != 2 or not fields[0].isdecimal():
+            report(path, number, f"{line!r} is not an index and a name", 'write one class a line: "0 cut"')
+            continue
+        key, name = int(fields[0]), fields[1]
+        if name in index:
+            report(path, number, f"class {name!r} is listed twice", "take one of the lines out")
+        elif key in names:
+            what = f"index {key} is already that of {names[key]!r}"
+            report(path, number, what, "give every class its own index")
+        else:
+            index[name], names[key] = key, name
+    if lines == []:
+        report(path, 1, "no class is listed", 'write one class a line: "0 cut"')
+    elif missing := sorted(set(range(len(names))) - set(names)):
+        report(path, len(lines or ()), f"no class has index {missing[0]}", "number the classes 0, 1, 2, ...")
+    return index
+
+
+def read_fold(layout: Layout, fold: int, report: Report) -> tuple[dict[str, int], dict[str, int]]:
+    """The videos of the training and of the test bundle, each with the line that names it."""
+    train_path, test_path = layout.bundle("train", fold), layout.bundle("test", fold)
+    mend = f"add it or choose another fold (there are: {', '.join(map(str, layout.folds())) or 'none'})"
+    train = read_bundle(train_path, report, mend)
+    test = read_bundle(test_path, report, mend)
+    for video, line in test.items():
+        if video in train:
+            what = f"{video} is also in the training part, {train_path.name}:{train[video]}"
+            report(test_path, line, what, "take it out of one of the two")
+    return train, test
+
+
+def read_bundle(path: Path, report: Report, mend_missing: str = "add it") -> dict[str, int]:
+    """Names of the videos of a bundle, without ".txt", each with its line."""
+    lines = _read_lines(path, report, mend_missing)
+    videos: dict[str, int] = {}
+    for number, line in enumerate(lines or (), start=1):
+        video = line.removesuffix(".txt")
+        if not video or Path(video).name != video:
+            report(path, number, f"{line!r} is not the name of a video", "write one <video>.txt a line")
+        elif video in videos:
+            report(path, number, f"{video} is already named in line {videos[video]}", "take one out")
+        else:
+            videos[video] = number
+    if lines == []:
+        report(path, 1, "the bundle is empty", "write one <video>.txt a line")
+    return videos
+
+
+def read_shapes(layout: Layout, videos: Iterable[str], report: Report) -> dict[str, tuple[int, int]]:
+    """(D, T) of the features of each video, from the headers of the files; D is the same for all.
+
+    Videos whose features are missing, unreadable, empty, or differ in D from most others are reported and left out.
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    for video in videos:
+        features = _open_features(layout.features(video), report)
+        if features is not None:
+            size, frames = features.shape
+            shapes[video] = size, frames
+    common = Counter(size for size, _ in shapes.values()).most_common(1)
+    for video, (size, frames) in list(shapes.items()):
+        if size != common[0][0]:
+            what = f"features are {size} x {frames}, others have D = {common[0][0]}"
+            report(layout.features(video), None, what, "save all as (D, T), not (T, D), with one D")
+            del shapes[video]
+    return shapes
+
+
+def _open_features(path: Path, report: Report) -> NDArray | None:
+    """Memory-mapped, so only the header is read. A pickled array is refused without loading it."""
+    try:
+        features = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError:
+        report(path, None, "no such file", f"add it or take {path.stem} out of the bundles")
+    except Exception as error:  # numpy's header parser lets errors of many kinds through, TokenError for one
+        mend = "save the features with numpy.save as a (D, T) array of floats"
+        report(path, None, f"not a readable .npy file ({' '.join(str(error).split())})", mend)
+    else:
+        if features.ndim == 2 and features.size > 0 and features.dtype.kind in "fiu":
+            return features
+        what = f"holds {features.dtype} of shape {features.shape}, not (D, T) floats with at least one frame"
+        report(path, None, what, "extract the features again")
+    return None
+
+
+def read_features(
+    path: Path, report: Report, *, frames: int | None = None, stride: int = 1
+) -> NDArray[np.float32] | None:
+    """Every stride-th of the first `frames` frames, all finite: (D, ceil(frames / stride))."""
+    mapped = _open_features(path, report)
+    if mapped is None:
+        return None
+    with np.errstate(over="ignore"):
+        features = np.array(mapped[:, :frames:stride], dtype=np.float32, order="C")
+    finite = np.isfinite(features)
+    if not finite.all():
+        row, column = (int(k[0]) for k in np.nonzero(~finite))
+        what = (
+            f"feature {row} of frame {column * stride} is {features[row, column]} "
+            f"({np.count_nonzero(~finite)} values are not finite)"
+        )
+        report(path, None, what, "extract the features of this video again")
+    return features
+
+
+def read_labels(layout: Layout, video: str, index: Mapping[str, int], report: Report) -> NDArray[np.int64] | None:
+    """Class index of every frame: (T). Each unknown name is reported once, at its first line."""
+    path = layout.ground_truth(video)
+    lines = _read_lines(path, report, f"add it or take {video} out of the bundles")
+    if lines == []:
+        report(path, 1, "no frame is labelled", "write one class name a line, as many as frames")
+    if not lines:
+        return None
+    labels = np.array([index.get(line, -1) for line in lines], dtype=np.int64)
+    # If there is no class at all, the mapping is wrong, not every label.
+    unknown = Counter(lines[k] for k in np.flatnonzero(labels < 0)) if index else {}
+    for name, count in unknown.items():
+        what = f"{name!r} ({count} of {len(lines)} lines) is no class of {layout.mapping.name}"
+        report(path, lines.index(name) + 1, what, "correct it or add the class")
+    return labels
+
+
+def common_length(layout: Layout, video: str, frames: int, labels: int, report: Report, *, strict: bool = False) -> int:
+    """Of `frames` feature frames and a number of labels, how many frames have both.
+
+    They differ by a few frames in some releases, and the MS-TCN code silently cuts the longer one. This function cuts
+    it with a warning if the difference is at most 5 frames and 1 % of the video. A larger difference, or any if
+    `strict`, is reported.
+    """
+    shorter, longer = sorted((frames, labels))
+    if shorter < longer:
+        what = f"{labels} labels, but {layout.features(video)} has {frames} frames"
+        mend = f"extract the features again, or cut both to {shorter} frames"
+        problem = Problem(layout.ground_truth(video), min(labels, shorter + 1), what, mend)
+        if strict or longer - shorter > min(5, longer // 100):
+            report(*problem)
+        else:
+            log.warning("%s; going on with the first %d frames", problem, shorter)
+    return shorter
+
+
+def _read_lines(path: Path, report: Report, mend_missing: str = "add it") -> list[str] | None:
+    """Stripped lines without the blank ones at the end; None, once reported, if the file cannot be read."""
+    text = read_text(path, report, mend_missing)
+    return None if text is None else [line.strip() for line in text.rstrip().splitlines()]
+
+
+def read_text(path: Path, report: Report, mend_missing: str = "add it") -> str | None:
+    """The text of a UTF-8 file; None, once reported, if the file cannot be read."""
+    try:
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        report(path, None, "no such file", mend_missing)
+    except UnicodeDecodeError as error:
+        report(path, None, f"not a text file ({error.reason})", "save it as UTF-8")
+    except OSError as error:
+        report(path, None, f"cannot be read ({error.strerror})", "make it a readable file")
+    return None

@@ -1,0 +1,121 @@
+"""Settings of one training, and the presets.
+
+The detectors of the presets are the five that RF-Next searched.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from rfnext import Bounds, LocalConfig
+from tasks.coco_detection.detectors import Detector, Size
+
+DatasetName = Literal["scenes", "coco", "folder"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training. The defaults are those of small detectors on the embedded data."""
+
+    dataset: DatasetName = "scenes"
+    """scenes: embedded, digits on photographs. coco: COCO 2017. folder: your own data in COCO's layout
+    (`python -m tasks.coco_detection.check PATH` validates it)."""
+    root: Path | None = field(default=None, metadata={"protocol": False})
+    """Data folder; by default $RFNEXT_DATA/coco, or data/coco in this repository."""
+    train_part: str = "train2017"
+    """Training part: images in ROOT/<part>, annotations in ROOT/annotations/instances_<part>.json."""
+    test_part: str = "val2017"
+    """Test part, likewise. Of no effect on the embedded data."""
+    folds: tuple[int, ...] = (1,)
+    """Folds to run: 1 to 3 of the embedded data; all other data is one fold."""
+    scenes: int = 240
+    """Training scenes of the embedded data, validation included; there are a quarter as many test scenes."""
+    digits: int = 10
+    """How many of the ten digits occur in the embedded data: 0 .. digits - 1."""
+    validation: float = 0.2
+    """Share of the training images that is held out for validation."""
+
+    detector: Detector = "res2net"
+    """convnext, res2net, hrnet: Cascade Mask R-CNN. pvtv2: Mask R-CNN. panoptic: Res2Net Panoptic FPN."""
+    size: Size = "small"
+    """published, or a narrow and shallow detector of the same family: small, tiny."""
+    image: int = 128
+    """Longer side of images in pixels; of no effect at the size "published", which scales as published."""
+
+    epochs: int = 10
+    """Epochs of one training."""
+    batch: int = 8
+    """Images per step."""
+    lr: float = 0.012
+    """Learning rate for 16 images a step; scaled linearly with the batch."""
+    validate_every: int = 5
+    """Epochs between two scorings of the validation part, from which the best epoch is chosen."""
+    workers: int = field(default=0, metadata={"protocol": False})
+    """Processes that load images; 0: the training process itself."""
+
+    search: LocalConfig = field(
+        default_factory=lambda: LocalConfig(interval=1, rounds=9, spread=0.5, branches=2, bounds=Bounds(1, 24))
+    )
+    """Local search, counted in epochs."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("dataset", DatasetName), ("detector", Detector), ("size", Size)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(get_args(known))}")
+        for name in ("epochs", "batch", "image", "scenes", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def _for_all(preset: str, config: Config) -> dict[str, Config]:
+    """A preset for each detector: that of Res2Net has the name alone."""
+    names = {detector: preset if detector == "res2net" else f"{preset}-{detector}" for detector in get_args(Detector)}
+    order: list[Detector] = sorted(get_args(Detector), key=lambda detector: detector != "res2net")
+    return {names[detector]: dataclasses.replace(config, detector=detector) for detector in order}
+
+
+def _published(detector: Detector, epochs: int, lr: float, rounds: int) -> Config:
+    """mmdet's schedule of a detector, with the settings of RF-Next's search."""
+    return Config(
+        dataset="coco",
+        validation=0.02,
+        detector=detector,
+        size="published",
+        epochs=epochs,
+        batch=16,
+        lr=lr,
+        validate_every=4,
+        workers=4,
+        search=LocalConfig(interval=1, rounds=rounds, spread=0.5, branches=2, bounds=Bounds(1, 24)),
+    )
+
+
+PRESETS: dict[str, Config] = {
+    # Small enough for seconds per training on one core; the search runs through all its rounds.
+    **_for_all(
+        "tiny",
+        Config(
+            scenes=100,
+            digits=3,
+            size="tiny",
+            image=96,
+            epochs=6,
+            validate_every=3,
+            search=LocalConfig(interval=1, rounds=5, spread=0.5, branches=2, bounds=Bounds(1, 24)),
+        ),
+    ),
+    **_for_all("small", Config(digits=5)),
+    "coco-convnext": _published("convnext", epochs=36, lr=2e-4, rounds=11),
+    "coco-pvtv2": _published("pvtv2", epochs=12, lr=2e-4, rounds=10),
+    "coco-res2net": _published("res2net", epochs=20, lr=0.02, rounds=11),
+    "coco-hrnet": _published("hrnet", epochs=20, lr=0.02, rounds=11),
+    "coco-panoptic": _published("panoptic", epochs=12, lr=0.02, rounds=10),
+    "folder": Config(dataset="folder", image=256),
+}
+
+SUITES = {
+    name: tuple(preset for preset in PRESETS if preset == name or preset in _for_all(name, Config()))
+    for name in ("tiny", "small")
+} | {"paper": tuple(f"coco-{detector}" for detector in get_args(Detector))}
+"""Presets that are run together: the same setting for every detector."""

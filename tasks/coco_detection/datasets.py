@@ -1,0 +1,123 @@
+"""The data of a config: where it lies, what is missing, its folds, classes and name."""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+from pathlib import Path
+
+from tasks.coco_detection import scenes
+from tasks.coco_detection.config import PRESETS, Config
+from tasks.coco_detection.data import Dataset, open_dataset
+from tasks.coco_detection.layout import DOWNLOADS, Kind, Layout
+from tasks.spec import DataError
+
+
+def classes(config: Config) -> tuple[str, ...]:
+    """Names of the classes in the order of the detector's labels. Raises DataError if there is no usable data."""
+    return open_fold(config, folds(config)[0]).classes
+
+
+def folds(config: Config) -> tuple[int, ...]:
+    """The config's folds; data with parts of its own is one fold."""
+    return config.folds if _embedded(config) else (1,)
+
+
+def longest_input(config: Config) -> int:
+    """Side of the finest feature map, a quarter of the image's; only stems and patch embeddings read more."""
+    return (1333 if config.size == "published" else config.image) // 4
+
+
+def unavailable(config: Config) -> str | None:
+    """What to install, or to download and where to put it; None if the config can run here."""
+    packages = ("mmengine", "mmcv", "mmdet", "mmpretrain", "pycocotools", "torchvision")
+    lacking = [package for package in packages if importlib.util.find_spec(package) is None]
+    if lacking:
+        return f"{', '.join(lacking)} not installed; in the repository: pip install '.[detection]'"
+    if _embedded(config):
+        return scenes.missing()
+    layout = layout_of(config, 1)
+    if config.dataset == "folder" and config.root is None:
+        return "which folder? Give one in COCO's layout by --root PATH; python -m tasks.coco_detection.check PATH"
+    for name in (layout.train, layout.test):
+        for path in (layout.file(kind_of(config), name), layout.images(name)):
+            if not path.exists():
+                advice = DOWNLOADS if config.dataset == "coco" else "python -m tasks.coco_detection.check says more"
+                return f"{path} is missing; {advice}"
+    try:
+        if config.dataset == "folder":  # COCO takes a minute to read
+            open_fold(config, 1)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _embedded(config: Config) -> bool:
+    return config.dataset == "scenes"
+
+
+def kind_of(config: Config) -> Kind:
+    """The annotations that the config's detector needs."""
+    return "panoptic" if config.detector == "panoptic" else "instances"
+
+
+def layout_of(config: Config, fold: int) -> Layout:
+    """Where the data is, which may be missing; the embedded data is made on first use."""
+    if _embedded(config):
+        return Layout(scenes.prepare(fold, config.scenes, -(-config.scenes // 4), config.digits), "train", "test")
+    default = Path(os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data") / "coco"
+    return Layout(config.root or default, config.train_part, config.test_part)
+
+
+def open_fold(config: Config, fold: int) -> Dataset:
+    """The data of a fold.
+
+    Raises:
+        ValueError: if the config has no such fold.
+        DataError: if there is no usable data.
+    """
+    if fold not in folds(config):
+        raise ValueError(f"fold {fold} is not one of {folds(config)}")
+    layout, kind = layout_of(config, fold), kind_of(config)
+    states = tuple(_state(layout.file(kind, name)) for name in (layout.train, layout.test))
+    return _opened(layout, kind, config.validation, states)
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is written anew."""
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(layout: Layout, kind: Kind, validation: float, states: tuple[tuple[int, int] | None, ...]) -> Dataset:
+    # Fitting and scoring one cell read the same annotations.
+    return open_dataset(layout, kind, validation=validation)
+
+
+LABELS = {"scenes": "digits on photographs (embedded)", "coco": "COCO 2017, scored on val2017"}
+
+
+def data_label(config: Config) -> str:
+    """What the numbers are measured on."""
+    if config.dataset == "folder" or (config.dataset == "coco" and config.root is not None):
+        return f"own data in {(config.root or Path('folder')).resolve().name}"
+    return LABELS[config.dataset]
+
+
+PUBLISHED: dict[str, str] = {
+    "coco-convnext": "convnext_t_cascade_mask_3x",
+    "coco-pvtv2": "pvtv2_b0_mask_1x",
+    "coco-res2net": "res2net101_cascade_mask_20e",
+    "coco-hrnet": "hrnetv2p_w18_cascade_mask_20e",
+    "coco-panoptic": "res2net50_panoptic_fpn_1x",
+}
+"""Presets whose numbers are published -> key in `benchmarks/published.toml`."""
+
+
+def published(config: Config) -> str | None:
+    """Key of the published numbers, if the config has the data, detector and schedule that they were measured with."""
+    for preset, key in PUBLISHED.items():
+        same = PRESETS[preset]
+        if dataclasses.replace(config, root=None, workers=same.workers, validate_every=same.validate_every) == same:
+            return f"coco_detection.{key}"
+    return None

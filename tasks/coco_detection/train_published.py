@@ -1,0 +1,87 @@
+# ruff: noqa: E402  (the stand-in for mmcv's operators comes before mmdet)
+"""Train by an mmengine config as mmdet does, on one or many GPUs, with or without a search.
+
+    torchrun --nproc_per_node 8 -m tasks.coco_detection.train_published CONFIG --resume
+
+CONFIG is one of tasks/coco_detection/configs/, for example. This is for the published schedules on several GPUs;
+`training.py` is what the benchmark trains with.
+
+It scores val2017 after every epoch, as published. The learning rate is scaled linearly with the number of images per
+step of all GPUs, from the 16 that the configs are for. With --estimate it trains a few steps on made-up images of the
+published size and says how long the whole will take here.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.coco_detection import compiled_ops
+
+compiled_ops.install()  # before anything of mmdet is imported
+
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+from rfnext.integrations.mmengine import RFSearchRunner
+from tasks.coco_detection import configs, estimate
+
+
+def train(config: Any) -> None:
+    """Train, or go on with it, and score on the config's validation data. Raises what mmengine and the hook raise."""
+    runner = (RFSearchRunner if estimate.search_hook(config) else Runner).from_cfg(config)
+    runner.train()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.coco_detection.train_published",
+        description="Train by an mmengine config, with the search that its RFSearchHook asks for.",
+    )
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--work-dir", type=Path, help="default: work_dirs/<name of the config>")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the work dir, if any")
+    parser.add_argument("--data", type=Path, help="folder with COCO (default: $RFNEXT_DATA/coco or data/coco)")
+    parser.add_argument("--estimate", action="store_true", help="only say how long it takes")
+    parser.add_argument(
+        "--set", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="change the config"
+    )
+    given = parser.parse_args(arguments)
+    config = configs.load(given.config)
+    config.merge_from_dict(given.set)
+    if given.estimate:
+        print(f"{given.config.stem}: {estimate.describe(config)}")
+        return 0
+    folder = given.data or Path(os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data") / "coco"
+    _place_data(config, folder)
+    config.work_dir = str(given.work_dir or Path("work_dirs") / given.config.stem)
+    config.resume = given.resume
+    config.launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
+    if "auto_scale_lr" in config:
+        config.auto_scale_lr.enable = True
+    train(config)
+    return 0
+
+
+def _place_data(config: Any, folder: Path) -> None:
+    """Point everything in the config that reads mmdet's default data folder to another one."""
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, dict):
+            for key in value:
+                value[key] = placed(value[key])
+        elif isinstance(value, list):
+            return [placed(entry) for entry in value]
+        elif isinstance(value, str) and value.startswith("data/coco/"):
+            return f"{folder}/{value.removeprefix('data/coco/')}"
+        return value
+
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator"):
+        config[key] = placed(config[key])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

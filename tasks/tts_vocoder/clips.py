@@ -1,0 +1,247 @@
+"""Recorded clips: listing them, checking them, and preparing them for training.
+
+    ROOT/wavs/<clip>.wav     LJSpeech's layout; any rate, format and number of channels that libsndfile reads
+    ROOT/metadata.csv        one clip a line: <clip>|text|normalised text; optional, without it every file counts
+
+Without a folder wavs/, all audio files anywhere below ROOT are the clips.
+
+A clip that cannot be used is an error that names the file and how to mend it: missing, unreadable, empty, truncated,
+silent, not finite, or with too low a sample rate for the mel. All others are prepared, and the log says how: channels
+are averaged, the clip is resampled, silence at the ends trimmed, the loudness set. Clipping is only reported, since it
+cannot be undone.
+
+Every function that reads takes a `report`, which is called with each problem found. That of a training,
+`tasks.spec.fail`, raises at the first problem; that of `tasks.tts_vocoder.check` collects all of them.
+"""
+
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.spec import Report
+
+log = logging.getLogger(__name__)
+
+Wave = NDArray[np.float32]
+"""(samples), full scale is 1."""
+
+Loudness = Literal["peak", "as_is"]
+"""peak: scaled so that the largest sample is `PEAK`, as HiFi-GAN does. as_is: not changed."""
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
+PEAK = 0.95
+SILENT = 1e-3
+"""Largest sample, -60 dB of full scale, up to which a clip is silent."""
+
+TRIM_DB = 45.0
+"""Sound at the ends is silence if it stays this far below the loudest 20 ms."""
+
+MARGIN = 0.1
+"""Seconds of silence that are kept at either end."""
+
+CLIPPED_RUN = 4
+"""Equal samples in a row at the clip's peak, near full scale, that make it clipped."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What every clip is after preparation.
+
+    sample_rate: Hz.
+    highest: highest frequency of the mel in Hz; recordings with a lower one are refused.
+    trim: cut silence at the ends.
+    loudness: see `Loudness`.
+    """
+
+    sample_rate: int
+    highest: float
+    trim: bool = False
+    loudness: Loudness = "peak"
+
+
+def list_clips(root: Path, report: Report) -> dict[str, Path]:
+    """Name -> file of every clip, in order of the names; wrong lines of the metadata are reported."""
+    if not root.is_dir():
+        report(root, None, "no such folder", "give a folder with wavs/*.wav and metadata.csv, or any folder of audio")
+        return {}
+    metadata, wavs = root / "metadata.csv", root / "wavs"
+    folder = wavs if wavs.is_dir() else root
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        # macOS leaves "._name.wav" beside files that it copied
+        if path.suffix.lower() not in SUFFIXES or not path.is_file() or path.name.startswith("."):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in files:
+            report(path, None, f"there is also {files[name].name} of the same name", "take one away")
+        else:
+            files[name] = path
+    if not files:
+        report(folder, None, "there is no audio file in it", f"put clips there ({', '.join(SUFFIXES)})")
+    if not metadata.exists():
+        return files
+    lines = _named(metadata, report)
+    for name, line in lines.items():
+        if name not in files:
+            report(metadata, line, f"there is no clip {name} in {folder}", "add the file or take the line out")
+    if unnamed := [name for name in files if name not in lines]:
+        log.info("%s does not name %d of %d clips, %s first; they are left out", metadata, *_counts(unnamed, files))
+    return {name: path for name, path in files.items() if name in lines}
+
+
+def _counts(some: Sequence[str], of: dict[str, Path]) -> tuple[int, int, str]:
+    return len(some), len(of), some[0]
+
+
+def _named(metadata: Path, report: Report) -> dict[str, int]:
+    """Clips that metadata.csv names, each with its line."""
+    try:
+        text = metadata.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        report(metadata, None, f"cannot be read as text ({error})", "save it as UTF-8, or take it away")
+        return {}
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.rstrip().splitlines(), start=1):
+        name = line.partition("|")[0].strip().removesuffix(".wav")
+        if not name or name.startswith("/") or ".." in Path(name).parts:
+            report(metadata, number, f"{line[:40]!r} names no clip", "write <clip>|text a line")
+        elif name in lines:
+            report(metadata, number, f"{name} is already named in line {lines[name]}", "take one out")
+        else:
+            lines[name] = number
+    if not lines:
+        report(metadata, 1, "no clip is named", "write <clip>|text a line, or take the file away")
+    return lines
+
+
+class Header(NamedTuple):
+    """What the header of an audio file says. frames: samples of each channel."""
+
+    sample_rate: int
+    channels: int
+    frames: int
+
+
+def read_header(path: Path, shape: Shape, report: Report) -> Header | None:
+    """The header, checked: None, once reported, if the file is unreadable, empty, truncated or of too low a rate."""
+    import soundfile
+
+    try:
+        info = soundfile.info(str(path), verbose=True)
+    except (OSError, soundfile.SoundFileError) as error:
+        reason = "it is empty" if path.is_file() and not path.stat().st_size else str(error).rpartition(": ")[2]
+        report(path, None, f"not readable as audio ({reason})", "save it as WAV or FLAC, or take it out")
+        return None
+    if info.frames == 0:
+        report(path, None, "it has a length of 0", "record it again or take it out")
+        return None
+    # libsndfile reads a truncated WAV file without an error; only this text tells.
+    if cut := re.search(r"^data\s*: (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE):
+        report(path, None, f"truncated: {cut[2]} of {cut[1]} bytes are there", "copy it again or take it out")
+        return None
+    if info.samplerate < 2 * shape.highest:
+        report(
+            path,
+            None,
+            f"its sample rate of {info.samplerate} Hz holds nothing above {info.samplerate // 2} Hz, but the mel "
+            f"needs up to {shape.highest:g} Hz",
+            f"record at {math.ceil(2 * shape.highest)} Hz or more, or set mel.sample-rate and mel.fmax lower",
+        )
+        return None
+    return Header(info.samplerate, info.channels, info.frames)
+
+
+class Clip(NamedTuple):
+    """A prepared clip. treatments: kind -> what was done to it, for the log."""
+
+    name: str
+    wave: Wave
+    treatments: dict[str, str]
+
+
+def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | None:
+    """One clip, ready for use; None, once reported, if it cannot be used."""
+    import soundfile
+    from scipy.signal import resample_poly
+
+    header = read_header(path, shape, report)
+    if header is None:
+        return None
+    try:
+        samples = np.asarray(soundfile.read(str(path), dtype="float32", always_2d=True)[0], dtype=np.float32)
+    except (OSError, soundfile.SoundFileError) as error:
+        report(path, None, f"truncated or broken ({error!r})", "copy it again or take it out")
+        return None
+    if len(samples) < header.frames:
+        report(path, None, f"truncated: {len(samples)} of {header.frames} samples are there", "copy it again")
+        return None
+    if not np.isfinite(samples).all():
+        report(path, None, f"{np.count_nonzero(~np.isfinite(samples))} samples are not finite", "save it again")
+        return None
+    done: dict[str, str] = {}
+    if count := clipped_samples(samples):
+        done["clipped"] = f"clipped: {count} samples are at full scale, which cannot be undone"
+    wave = samples.mean(axis=1)
+    if header.channels > 1:
+        done["channels"] = f"{header.channels} channels averaged"
+    if np.abs(wave).max() <= SILENT:
+        what = f"silent: its largest sample is {np.abs(wave).max():.1g} of full scale"
+        if np.abs(samples).max() > SILENT:
+            what = "silent once its channels are averaged: they cancel each other"
+        report(path, None, what, "record it again or take it out")
+        return None
+    if header.sample_rate != shape.sample_rate:
+        divisor = math.gcd(header.sample_rate, shape.sample_rate)
+        wave = resample_poly(wave, shape.sample_rate // divisor, header.sample_rate // divisor).astype(np.float32)
+        done["rate"] = f"resampled from {header.sample_rate} to {shape.sample_rate} Hz"
+    if shape.trim:
+        start, end = speech(wave, shape.sample_rate)
+        if (seconds := (start + len(wave) - end) / shape.sample_rate) >= 0.01:
+            done["trimmed"] = f"{seconds:.2f} s of silence trimmed"
+        wave = wave[start:end]
+    if shape.loudness == "peak":
+        gain = PEAK / float(np.abs(wave).max())
+        done["loudness"] = f"scaled by {20 * math.log10(gain):+.1f} dB to a peak of {PEAK}"
+        wave = gain * wave
+    return Clip(name, np.ascontiguousarray(wave, dtype=np.float32), done)
+
+
+def clipped_samples(samples: NDArray[np.float32]) -> int:
+    """How many samples of (samples, channels) are in runs of `CLIPPED_RUN` or more at a peak near full scale."""
+    count = 0
+    for channel in samples.T:
+        peak = np.abs(channel).max()
+        if peak >= 0.98:
+            edges = np.flatnonzero(np.diff(np.concatenate([[False], np.abs(channel) >= peak - 1e-6, [False]])))
+            runs = edges[1::2] - edges[::2]
+            count += int(runs[runs >= CLIPPED_RUN].sum())
+    return count
+
+
+def speech(wave: Wave, sample_rate: int) -> tuple[int, int]:
+    """First and last (exclusive) sample without the silence at the ends; see `TRIM_DB` and `MARGIN`."""
+    step = sample_rate // 50
+    frames = np.pad(wave, (0, -len(wave) % step)).reshape(-1, step)
+    level = np.sqrt(np.square(frames, dtype=np.float64).mean(axis=1))
+    loud = np.flatnonzero(level > level.max() * 10 ** (-TRIM_DB / 20))
+    margin = round(MARGIN * sample_rate)
+    return max(0, int(loud[0]) * step - margin), min(len(wave), (int(loud[-1]) + 1) * step + margin)
+
+
+def summary(headers: Sequence[Header], sample_rate: int) -> str:
+    """Number, length and rates of some clips, and how many are resampled or averaged."""
+    seconds = sum(header.frames / header.sample_rate for header in headers)
+    text = f"{len(headers)} clips, {seconds / 60:.1f} minutes"
+    for rate, count in sorted(Counter(header.sample_rate for header in headers).items()):
+        text += f", {count} at {rate} Hz" + (f" (resampled to {sample_rate} Hz)" if rate != sample_rate else "")
+    if several := sum(header.channels > 1 for header in headers):
+        text += f", {several} with several channels (averaged)"
+    return text

@@ -1,0 +1,180 @@
+"""Settings of a training, and the named presets."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rfnext import Bounds, LocalConfig
+from tasks.tts_vocoder import embedded
+from tasks.tts_vocoder.clips import Loudness, Shape
+from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.metrics import SHORTEST
+
+DatasetName = Literal["asterisk", "espeak", "ljspeech", "folder"]
+GeneratorName = Literal["hifi_gan_v1", "hifi_gan_v2", "hifi_gan_v3", "parallel_wavegan", "vocos"]
+Recipe = Literal["stft", "gan"]
+Discriminator = Literal["period", "scale", "resolution"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training. The defaults are HiFi-GAN's published ones, on the embedded data."""
+
+    dataset: DatasetName = field(default_factory=embedded.best_source)
+    """asterisk: real prompts of a Debian package. espeak: embedded synthetic speech. ljspeech: LJSpeech-1.1. folder:
+    your own recordings (`python -m tasks.tts_vocoder.check PATH` validates them). Default: asterisk if its package is
+    installed, else espeak."""
+    root: Path | None = field(default=None, metadata={"protocol": False})
+    """Data folder; by default $RFNEXT_DATA/<dataset>, or data/<dataset> in this repository."""
+    clips: int | None = None
+    """Use only this many clips, evenly spaced in the order of their names; None: all."""
+    folds: tuple[int, ...] = (1,)
+    """Folds; the test part of fold f is the f-th block of clips from the end."""
+    test: float = 0.1
+    """Test clips of a fold: their number, or, below 1, their share of all clips."""
+    validation: float = 0.1
+    """Validation clips, likewise; they are taken out of the training part."""
+    trim: bool = False
+    """Cut silence at the ends of clips."""
+    loudness: Loudness = "peak"
+    """peak: scale every clip to a peak of 0.95. as_is: do not scale."""
+
+    mel: MelConfig = field(default_factory=MelConfig)
+    """Log-mel spectrogram, the input of the generator; recordings are resampled to its sample rate."""
+    generator: GeneratorName = "hifi_gan_v1"
+    """Network. Sizes below that are None are the published ones."""
+    channels: int | None = None
+    """HiFi-GAN: channels after the first conv."""
+    upsampling: tuple[int, ...] | None = None
+    """HiFi-GAN, Parallel WaveGAN: factors whose product is the mel's hop."""
+    layers: int | None = None
+    """Parallel WaveGAN, Vocos: layers."""
+    dim: int | None = None
+    """Vocos: channels."""
+
+    recipe: Recipe = "gan"
+    """gan: adversarial, feature matching and mel loss. stft: spectral losses alone, without discriminators."""
+    search_recipe: Recipe = "stft"
+    """Recipe of the training that searches. The structure that it finds is then trained by `recipe`."""
+    discriminators: tuple[Discriminator, ...] = ("period", "scale")
+    """Discriminators of recipe gan."""
+    discriminator_divisor: int = 1
+    """Divisor of the discriminators' published numbers of channels: 1, 2, 4 or 8."""
+    epochs: int = 100
+    """Epochs of one training."""
+    batch: int = 16
+    """Segments per step."""
+    segment: int = 8192
+    """Samples per segment; a multiple of the mel's hop."""
+    segments_per_clip: int = 1
+    """Segments cut from every clip in an epoch."""
+    lr: float = 2e-4
+    """Learning rate of AdamW (betas 0.8 and 0.99)."""
+    lr_decay: float = 0.999
+    """Factor on the learning rate after every epoch."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, which is scored and kept; None: no average."""
+    precision: Precision = "32-true"
+    """32-true, or mixed precision: bf16-mixed, 16-mixed (CUDA)."""
+    validate_every: int = 5
+    """Epochs between two measurements of the validation part, from which the best epoch is chosen."""
+    workers: int = field(default=0, metadata={"protocol": False})
+    """Processes that cut segments; 0: the training process cuts them."""
+
+    search: LocalConfig = field(
+        default_factory=lambda: LocalConfig(interval=5, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 64))
+    )
+    """Local search, counted in epochs."""
+
+    def __post_init__(self) -> None:
+        choices = {
+            "dataset": DatasetName,
+            "generator": GeneratorName,
+            "recipe": Recipe,
+            "search_recipe": Recipe,
+            "loudness": Loudness,
+            "precision": Precision,
+        }
+        for name, choice in choices.items():
+            if getattr(self, name) not in get_args(choice):
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(get_args(choice))}")
+        if not self.discriminators or set(self.discriminators) - set(get_args(Discriminator)):
+            raise ValueError(f"discriminators are {self.discriminators}; name some of {get_args(Discriminator)}")
+        for name in ("epochs", "batch", "segment", "segments_per_clip", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        shortest = max(SHORTEST, self.mel.n_fft)
+        if self.segment % self.mel.hop or self.segment < shortest:
+            raise ValueError(
+                f"segment is {self.segment}; it must be a multiple of the mel's hop, {self.mel.hop}, and at least "
+                f"{shortest}, the longest transform"
+            )
+        if self.test <= 0 or self.validation <= 0:
+            raise ValueError(f"test is {self.test} and validation {self.validation}; both must be above 0")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it must be a fraction between 0 and 1, such as 0.999")
+        if self.discriminator_divisor not in (1, 2, 4, 8):
+            raise ValueError(f"discriminator_divisor is {self.discriminator_divisor}; it must be 1, 2, 4 or 8")
+
+    @property
+    def shape(self) -> Shape:
+        """What every clip is after preparation."""
+        return Shape(self.mel.sample_rate, self.mel.top, self.trim, self.loudness)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Keyword arguments of the generator."""
+        given = {name: getattr(self, name) for name in ("channels", "upsampling", "layers", "dim")}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+AT_16_KHZ = MelConfig(sample_rate=16000)
+
+PRESETS = {
+    # For tests and first tries: seconds per training on one core; the search runs through all its rounds.
+    "tiny": Config(
+        clips=40,
+        test=4,
+        validation=4,
+        trim=True,
+        mel=AT_16_KHZ,
+        generator="hifi_gan_v3",
+        channels=64,
+        recipe="stft",
+        epochs=12,
+        batch=8,
+        segment=4096,
+        segments_per_clip=2,
+        lr=2e-3,
+        lr_decay=0.95,
+        validate_every=3,
+        search=LocalConfig(interval=2, rounds=5, spread=0.5, branches=3, bounds=Bounds(1, 32)),
+    ),
+    # A published network on all of the embedded speech, without discriminators.
+    "small": Config(
+        trim=True,
+        mel=AT_16_KHZ,
+        generator="hifi_gan_v2",
+        recipe="stft",
+        epochs=60,
+        segments_per_clip=4,
+        lr=1e-3,
+        lr_decay=0.97,
+        search=LocalConfig(interval=5, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 32)),
+    ),
+    # HiFi-GAN's schedule, 2.5 million steps of 16 segments, and the sizes of its parts.
+    "ljspeech": Config(
+        dataset="ljspeech",
+        test=150,
+        validation=150,
+        epochs=3100,
+        validate_every=10,
+        search=LocalConfig(interval=100, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 64)),
+    ),
+    # Own recordings.
+    "folder": Config(dataset="folder", trim=True),
+}
+
+PAPER = ("ljspeech",)
+"""Presets with the data and settings of papers."""

@@ -1,0 +1,103 @@
+"""The data sets that a config can name: where they are, and what tables call them.
+
+To add one: a name in `config.DatasetName`, a preset, and its entry in `LABELS`.
+"""
+
+import functools
+import importlib.util
+import os
+from pathlib import Path
+
+from tasks.spec import fail
+from tasks.tts_vocoder import embedded
+from tasks.tts_vocoder.clips import Shape, list_clips
+from tasks.tts_vocoder.config import Config
+from tasks.tts_vocoder.data import Recordings, open_recordings, split
+
+LJSPEECH = "https://keithito.com/LJ-Speech-Dataset"
+LJSPEECH_CLIPS = 13100
+"""Clips of LJSpeech-1.1."""
+
+NEEDS = ("auraloss", "librosa", "lightning", "pystoi", "scipy", "soundfile")
+"""Packages that the task needs besides those of the library."""
+
+LABELS = {
+    "asterisk": "Asterisk's English prompts, real speech (embedded)",
+    "espeak": "eSpeak NG, SYNTHETIC speech (embedded)",
+    "ljspeech": "LJSpeech-1.1",
+}
+
+
+def data_folder(config: Config) -> Path:
+    """The folder of the config's data, which may be missing; the embedded data is made on first use.
+
+    Raises DataError if the embedded data cannot be made.
+    """
+    if config.root is not None:
+        return config.root
+    if config.dataset == "asterisk" or config.dataset == "espeak":
+        return embedded.prepare(config.dataset)
+    here = os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data"
+    return Path(here) / config.dataset
+
+
+def folds(config: Config) -> tuple[int, ...]:
+    """The config's folds."""
+    return config.folds
+
+
+def unavailable(config: Config) -> str | None:
+    """Why the config cannot run here and how to mend it; None if no reason was found.
+
+    Lists the clips and their metadata. Problems inside the clips, `python -m tasks.tts_vocoder.check` finds.
+    """
+    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
+        return f"packages are missing; pip install {' '.join(missing)}"
+    try:
+        if config.root is None and (config.dataset == "asterisk" or config.dataset == "espeak"):
+            return embedded.unavailable(config.dataset)
+        folder = data_folder(config)
+        if not folder.is_dir() and config.dataset == "folder":
+            return f"no folder {folder}; name your recordings by --root PATH, or link them there"
+        if not folder.is_dir():
+            return (
+                f"no folder {folder}. Download LJSpeech-1.1.tar.bz2 (2.6 GB) from {LJSPEECH} and unpack its "
+                "LJSpeech-1.1 as that folder, or name it by --root PATH"
+            )
+        clips = list_clips(folder, fail)
+        if config.dataset == "ljspeech" and len(clips) != LJSPEECH_CLIPS:
+            return (
+                f"{folder} holds {len(clips)} clips, LJSpeech-1.1 has {LJSPEECH_CLIPS:,}; unpack it again, or use your "
+                "own recordings by --dataset folder --root PATH"
+            )
+        for fold in config.folds:
+            split(list(clips)[: config.clips], fold=fold, test=config.test, validation=config.validation)
+    except ValueError as error:  # DataError is one
+        return str(error)
+    return None
+
+
+def data_label(config: Config) -> str:
+    """What the numbers are measured on."""
+    if config.dataset == "folder" or (config.dataset != "ljspeech" and config.root is not None):
+        folder = config.root or Path(os.environ.get("RFNEXT_DATA") or "data") / config.dataset
+        return f"own recordings in {folder.resolve().name}"
+    return LABELS[config.dataset]
+
+
+def published(config: Config) -> str | None:
+    """None: RF-Next gives no numbers for speech."""
+    return None
+
+
+def open_fold(config: Config, fold: int) -> Recordings:
+    """One fold of the config's data. Raises ValueError if the config lacks the fold, DataError for unusable data."""
+    if fold not in folds(config):
+        raise ValueError(f"fold {fold} is not one of {folds(config)}")
+    return _opened(data_folder(config), config.shape, fold, config.test, config.validation, config.clips)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(root: Path, shape: Shape, fold: int, test: float, validation: float, clips: int | None) -> Recordings:
+    # Training and scoring of one cell read the same fold; its clips stay in memory from one to the next.
+    return open_recordings(root, shape, fold=fold, test=test, validation=validation, clips=clips)

@@ -1,0 +1,85 @@
+"""Speech of a trained generator, its scores, and what its receptive fields are measured on."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rfnext import reproducible
+from tasks.spec import Probe, Split
+from tasks.tts_vocoder import metrics
+from tasks.tts_vocoder.clips import Wave
+from tasks.tts_vocoder.config import Config
+from tasks.tts_vocoder.data import Clips
+from tasks.tts_vocoder.datasets import open_fold
+from tasks.tts_vocoder.generators import Generator
+from tasks.tts_vocoder.mel import LogMel, MelConfig
+from tasks.tts_vocoder.metrics import SHORTEST
+from tasks.tts_vocoder.models import generator_of
+
+PROBED = 4
+"""Clips that receptive fields are measured on."""
+
+PROBED_FRAMES = 64
+"""Frames of each, from its middle."""
+
+
+def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:
+    """Copy synthesis of the part's clips, measured by `metrics.score`."""
+    clips = open_fold(config, split.fold).part(split.part)
+    return metrics.score(copy_synthesis(generator_of(model), clips), config.mel)
+
+
+@torch.no_grad()
+def synthesise(network: Generator, mel: Tensor) -> Tensor:
+    """Waves (B, F * hop) within [-1, 1] of log-mels (B, mels, F), in float32 on the CPU.
+
+    Runs on the network's device in evaluation mode and leaves the mode as it was.
+    """
+    training, device = network.training, next(network.parameters()).device
+    network.eval()
+    try:
+        with reproducible(device):
+            wave = network(mel.to(device))[:, 0]
+    finally:
+        network.train(training)
+    return wave.float().clamp(-1, 1).cpu()
+
+
+def copy_synthesis(network: Generator, clips: Clips) -> Iterator[tuple[Wave, Wave]]:
+    """(truth, output) of every clip: the output is made from the truth's mel. Both are whole frames long."""
+    config = network.mel_config
+    log_mel = LogMel(config)
+    for clip in clips:
+        truth = _whole_frames(clip.wave, config)
+        output = synthesise(network, log_mel(torch.from_numpy(truth)[None]))
+        yield truth, output[0].numpy()
+
+
+def _whole_frames(wave: Wave, config: MelConfig) -> Wave:
+    # Fewer samples than a transform has cannot be reflected at their ends.
+    wave = np.pad(wave, (0, max(0, max(config.n_fft, SHORTEST) - len(wave))))
+    return wave[: len(wave) // config.hop * config.hop]
+
+
+def probe(model: nn.Module, config: Config, split: Split) -> Probe:
+    """What receptive fields are measured on: the middle of up to `PROBED` clips, the first ones of the part.
+
+    The output is the waveform, (B, 1, F * hop) for mels (B, mels, F), a sample at a time: over a block of samples
+    the gradients of a wave would cancel. Distances are mel frames.
+    """
+    network = generator_of(model)
+    device = next(network.parameters()).device
+    log_mel, inputs = LogMel(network.mel_config), []
+    for clip in open_fold(config, split.fold).part(split.part).first(PROBED):
+        mel = log_mel(torch.from_numpy(_whole_frames(clip.wave, network.mel_config))[None])
+        start = max(0, (mel.shape[2] - PROBED_FRAMES) // 2)
+        inputs.append(mel[:, :, start : start + PROBED_FRAMES].to(device))
+    return Probe(
+        forward=network,
+        inputs=inputs,
+        unit="mel frames",
+        step=(1.0,),
+        output="a sample of the waveform",
+    )

@@ -1,0 +1,28 @@
+"""The generator that a config describes."""
+
+from torch import nn
+
+from tasks.tts_vocoder import generators
+from tasks.tts_vocoder.config import Config
+
+SIZES = {"parallel_wavegan": ("layers", "upsampling"), "vocos": ("dim", "layers")}
+"""Which of the config's sizes a generator has; those of HiFi-GAN are channels and upsampling."""
+
+
+def build(config: Config) -> nn.Module:
+    """The untrained generator; torch's seed decides its weights.
+
+    Raises ValueError for sizes that do not fit the generator or the mels.
+    """
+    known = SIZES.get(config.generator, ("channels", "upsampling"))
+    for size in config.sizes:
+        if size not in known:
+            raise ValueError(f"{config.generator} has no size {size!r}; it has: {', '.join(known)}")
+    return generators.build(config.generator, config.mel, **config.sizes)
+
+
+def generator_of(model: nn.Module) -> generators.Generator:
+    """The model itself. Raises TypeError if it is no generator."""
+    if not isinstance(model, generators.Generator):
+        raise TypeError(f"{type(model).__name__} is no generator; make it by build()")
+    return model

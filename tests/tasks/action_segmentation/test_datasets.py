@@ -1,0 +1,89 @@
+"""Data sets: folders, folds, labels, and what is said when one is missing."""
+
+import dataclasses
+
+import pytest
+
+from tasks.action_segmentation.config import PAPER, PRESETS, Config
+from tasks.action_segmentation.datasets import data_folder
+from tasks.action_segmentation.task import TASK
+from tasks.spec import DataError, Split
+
+
+@pytest.fixture
+def config(embedded):
+    """A network of three layers on every 16th frame of the embedded data."""
+    return Config(root=embedded, stages=1, layers=3, maps=8, stride=16, epochs=1)
+
+
+def test_published_numbers_only_beside_the_published_data():
+    for name, config in PRESETS.items():
+        assert TASK.published(config) == (f"action_segmentation.{name}" if name in PAPER else None)
+    config = PRESETS["50salads"]
+    assert TASK.published(dataclasses.replace(config, folds=(1,))) is None
+    assert TASK.published(dataclasses.replace(config, stride=1)) is None
+    assert TASK.published(dataclasses.replace(config, layers=5)) is not None
+
+
+def test_labels_tell_data_apart(tmp_path):
+    labels: dict[str, set[str]] = {}
+    for config in PRESETS.values():
+        labels.setdefault(config.dataset, set()).add(TASK.data_label(config))
+    assert all(len(found) == 1 for found in labels.values())
+    assert len(set.union(*labels.values())) == len(labels)
+    assert TASK.data_label(Config(root=tmp_path / "mine")) == "own data in mine"
+    assert TASK.data_label(Config(dataset="folder", root=tmp_path / "mine")) == "own data in mine"
+
+
+def test_folder_of_a_release(monkeypatch, tmp_path):
+    monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
+    assert data_folder(PRESETS["gtea"]) == tmp_path / "gtea"
+    assert data_folder(dataclasses.replace(PRESETS["gtea"], root=tmp_path / "x")) == tmp_path / "x"
+    monkeypatch.delenv("RFNEXT_DATA")
+    assert data_folder(PRESETS["gtea"]).parts[-2:] == ("data", "gtea")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_missing_release(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
+    reason = TASK.unavailable(PRESETS[name])
+    for part in (str(tmp_path / name), "zenodo.org/records/3625992", "RFNEXT_DATA", f"data/{name}"):
+        assert part in reason
+    with pytest.raises(DataError, match="no such folder"):
+        TASK.build(PRESETS[name])
+
+
+def test_folder_without_root(monkeypatch, tmp_path, embedded):
+    monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
+    assert TASK.unavailable(PRESETS["folder"]).startswith(f"no folder {tmp_path / 'folder'}; name your data by --root")
+    with pytest.raises(DataError, match="no such folder"):
+        TASK.build(PRESETS["folder"])
+    (tmp_path / "folder").symlink_to(embedded)
+    assert TASK.unavailable(PRESETS["folder"]) is None
+    assert TASK.data_label(PRESETS["folder"]) == f"own data in {embedded.name}"
+
+
+def test_folder_has_the_folds_of_its_bundles(embedded):
+    assert TASK.folds(dataclasses.replace(PRESETS["folder"], root=embedded)) == (1, 2, 3, 4, 5)
+    assert TASK.folds(dataclasses.replace(PRESETS["folder"], root=embedded, folds=(2,))) == (2,)
+    assert TASK.folds(PRESETS["compact-seglearn"]) == (1, 2, 3, 4, 5)
+
+
+def test_features_that_are_not_the_releases(embedded):
+    reason = TASK.unavailable(dataclasses.replace(PRESETS["50salads"], root=embedded))
+    assert "D = 12, not the I3D features (D = 2048)" in reason
+
+
+def test_available(embedded):
+    assert TASK.unavailable(PRESETS["tiny"]) is None
+    assert TASK.unavailable(dataclasses.replace(PRESETS["folder"], root=embedded)) is None
+
+
+def test_fold_without_bundle(embedded):
+    reason = TASK.unavailable(Config(dataset="folder", root=embedded, folds=(1, 6)))
+    assert "train.split6.bundle: no such file" in reason
+
+
+def test_fold_that_the_config_lacks(config):
+    with pytest.raises(ValueError, match="fold 9 is not one of"):
+        TASK.evaluate(TASK.build(config), config, Split("test", 9))
