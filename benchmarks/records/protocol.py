@@ -118,7 +118,9 @@ def _whole_numbers(value: Any, stored: Any) -> Any:
         return stored
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         known = {part.name for part in dataclasses.fields(value)} & stored.keys()
-        return dataclasses.replace(value, **{name: _whole_numbers(getattr(value, name), stored[name]) for name in known})
+        return dataclasses.replace(
+            value, **{name: _whole_numbers(getattr(value, name), stored[name]) for name in known}
+        )
     if isinstance(value, list | tuple):
         return type(value)(_whole_numbers(*pair) for pair in zip(value, stored, strict=True))
     return value

@@ -54,7 +54,9 @@ def results(tmp_path: Path) -> Path:
 def cell(toy: ModuleType, results: Path) -> Callable[..., Cell]:
     """Makes cells of the toy task that keep their results in the test's folder."""
 
-    def make(method: str | Method = "baseline", *, preset: str = "tiny", fold: int = 1, seed: int = 0, **other: Any) -> Cell:
+    def make(
+        method: str | Method = "baseline", *, preset: str = "tiny", fold: int = 1, seed: int = 0, **other: Any
+    ) -> Cell:
         task = other.pop("task", toy.TASK)
         base = other.pop("base", preset if preset in task.presets else "tiny")
         config = other.pop("config", None) or task.presets[base]

@@ -169,7 +169,11 @@ def test_a_search_is_counted_once_and_what_goes_on_from_it_only_for_the_rest(cel
 
     known = [
         timed(make, method, search, evaluation_seconds=0.0)
-        for method, search in (("one_shot_single", 20), ("one_shot_to_local_single", 50), ("one_shot_ranked_single", 31))
+        for method, search in (
+            ("one_shot_single", 20),
+            ("one_shot_to_local_single", 50),
+            ("one_shot_ranked_single", 31),
+        )
     ]
     assert seconds("one_shot_single") == pytest.approx(20 + 10)
     three = ("one_shot_single", "one_shot_to_local_single", "one_shot_to_local_multi")

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import pool
 from benchmarks.records.places import ROOT
 
+
 def square(number: int) -> int:
     if number == 3:
         raise ValueError("three is refused")

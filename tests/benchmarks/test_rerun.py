@@ -98,6 +98,26 @@ def test_another_result_is_an_error_and_another_machine_says_so(
     assert main(["--from", str(path)]) == 0
 
 
+def test_a_record_of_a_gpu_asks_for_one(
+    made: Record, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    changed(path, device=made.device | {"type": "cuda", "name": "a GPU"})
+    assert main(["--from", str(path)]) == 2
+    assert "was made on a GPU, there is no GPU here; --device cpu runs it" in capsys.readouterr().err
+    assert main(["--from", str(path), "--device", "cpu"]) == 0
+
+
+def test_help_of_a_record_shows_its_config(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["--from", str(path), "--help"])
+    assert exit.value.code == 0
+    assert "--from" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit:
+        main(["--from", str(path), "--epoch", "3"])
+    assert exit.value.code == 2
+
+
 def test_what_differs_is_said_by_its_name(made: Record) -> None:
     old = made.model_copy(
         update={

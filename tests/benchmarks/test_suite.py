@@ -226,7 +226,9 @@ def test_the_plan_is_listed_without_running(tmp_path: Path, capsys: pytest.Captu
         "to run toy wide baseline fold 1 seed 0",
     ]
     assert any(line.startswith("task toy: presets tiny, wide") and "paper" in line for line in listed)
-    assert all(any(line.startswith(f"method {name}: {METHODS[name].description}") for line in listed) for name in METHODS)
+    assert all(
+        any(line.startswith(f"method {name}: {METHODS[name].description}") for line in listed) for name in METHODS
+    )
     assert suite.main(["paper", "--method", "baseline", "--list", *results]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert "unavailable: toy missing: download toy.zip and unpack it" in listed

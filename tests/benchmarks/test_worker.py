@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def test_a_folder_is_known_by_its_mark(tmp_path: Path) -> None:
     assert sees(here, marked)
     assert not sees(there, marked)
     assert not sees(tmp_path / "nowhere", marked)
+
+
+def test_all_that_mark_a_folder_at_once_agree(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(mark, [tmp_path / "results"] * 32))) == 1
 
 
 def test_work_for_a_cell_is_done_in_the_drivers_folder(cell: Make, results: Path) -> None:

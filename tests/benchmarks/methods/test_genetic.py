@@ -40,9 +40,9 @@ STRUCTURES = [Structure({"0": (d,), "2": (e,)}) for d, e in ((1, 1), (2, 4), (4,
 def job(cell: Make, searching: MakeJob) -> MakeJob:
     """A genetic search of the toy, in a folder of its own."""
 
-    def make(folder: str = "search", cell: Cell = cell("global_single"), **settings: Any) -> Searching:
-        made = searching(cell, **settings)
-        return dataclasses.replace(made, folder=cell.results / "work" / folder)
+    def make(folder: str = "search", here: Cell | None = None, **settings: Any) -> Searching:
+        here = here or cell("global_single")
+        return dataclasses.replace(searching(here, **settings), folder=here.results / "work" / folder)
 
     return make
 
@@ -78,7 +78,7 @@ def test_it_keeps_to_its_budget_and_trains_nothing_twice(
 @pytest.mark.parametrize("budget", [0.2, 1, 2.1])
 def test_epochs_never_exceed_the_budget(cell: Make, job: MakeJob, toy: ModuleType, budget: float) -> None:
     here = cell("global_single", config=toy.Config(epochs=4))
-    found = genetic(job(cell=here, budget=budget, rungs=(0.25, 0.5, 1.0)))
+    found = genetic(job(here=here, budget=budget, rungs=(0.25, 0.5, 1.0)))
     trained = 0
     for marker in found.folder.glob("candidate-*"):
         if marker.is_dir():
@@ -148,7 +148,7 @@ def test_a_damaged_result_is_made_again(job: MakeJob) -> None:
 def test_one_that_fails_costs_its_epochs_and_loses(
     cell: Make, job: MakeJob, failing: Callable[..., Cell], caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = evaluations(job(cell=failing(cell("global_single"), STRUCTURES[1])))
+    found = evaluations(job(here=failing(cell("global_single"), STRUCTURES[1])))
     first, second, third = rung(found, 2, STRUCTURES)
     assert first is not None
     assert second is None
@@ -168,7 +168,7 @@ def test_if_all_fail_the_cell_says_why(cell: Make) -> None:
 def test_one_that_diverges_is_trained_from_its_first_epoch_by_whoever_goes_on(
     cell: Make, job: MakeJob, diverging: Callable[..., Cell], caplog: pytest.LogCaptureFixture
 ) -> None:
-    lost = job(cell=diverging(cell("global_single"), lambda structure, epochs: structure == STRUCTURES[1]))
+    lost = job(here=diverging(cell("global_single"), lambda structure, epochs: structure == STRUCTURES[1]))
     found = evaluations(lost)
     values = rung(found, 1, STRUCTURES)
     assert [value is None for value in values] == [False, True, False]
@@ -176,7 +176,7 @@ def test_one_that_diverges_is_trained_from_its_first_epoch_by_whoever_goes_on(
     assert "failed at 1 epochs: the training diverged" in caplog.text
     assert not Trial(lost.folder, {}, 1).checkpoints(lost.cell, STRUCTURES[1]).exists()
     # One that diverges later on keeps the result it had.
-    later = evaluations(job(cell=diverging(cell("global_single"), lambda *all_: True)))
+    later = evaluations(job(here=diverging(cell("global_single"), lambda *all_: True)))
     assert rung(later, 1, STRUCTURES[:1]) == values[:1]
     assert rung(later, 2, STRUCTURES[:1]) == [None]
     assert later.fitness[STRUCTURES[0]] == values[0]
@@ -221,9 +221,7 @@ def test_if_all_of_a_later_generation_fail_the_search_keeps_what_it_has_found(
     assert search(here).history == whole.history
 
 
-def test_an_interrupted_search_loses_no_evaluation(
-    cell: Make, results: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_search_loses_no_evaluation(cell: Make, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = cell("global_single")
     straight = search(cell("global_single", results=results / "straight"))
     trained: list[Path] = []
