@@ -4,7 +4,8 @@ import importlib.util
 import sys
 
 # All commands of the package come by here before they import anything.
-if missing := [name for name in ("torch", "tyro", "scipy", "pydantic") if importlib.util.find_spec(name) is None]:
+NEEDED = ("torch", "tyro", "scipy", "pydantic", "filelock", "rich")
+if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
     raise ImportError(
         f"{', '.join(missing)} not installed for {sys.executable}; run `bash setup.sh` in the repository, and this "
         "command with the Python that it prints",

@@ -74,7 +74,8 @@ def preset_name(task: Task[Any], base: str, config: Any, name: str | None) -> st
     if name is None:
         return derived_name(base, changed)
     if not is_name(name):
-        raise UsageError(f"--name {name!r} becomes the name of folders: lower-case letters, digits, '_', '.' and '-'")
+        allowed = "up to 80 of a-z, 0-9, '_', '-' and '.', the first of a-z, 0-9 and '_'"
+        raise UsageError(f"--name {name!r} becomes the name of folders: {allowed}")
     if name in task.presets and (name != base or changed):
         raise UsageError(f"--name {name} is a preset of {task.name} with other fields; give another name")
     return name

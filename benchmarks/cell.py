@@ -22,7 +22,7 @@ class Cell:
     It can be pickled: the task travels by its name.
 
     preset: the name of the config. base: the preset of the task that the config was made of.
-    results: folder of the records; checkpoints, logs and locks go to its work folder.
+    results: folder of the records, made absolute; checkpoints, logs and locks go to its work folder.
     threads: of torch on the CPU. resume: continue an interrupted training of the same cell and protocol.
     """
 
@@ -38,6 +38,10 @@ class Cell:
     threads: int = 1
     logger: Logger = "none"
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        # Workers start in other folders.
+        object.__setattr__(self, "results", self.results.absolute())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "task": self.task.name}
@@ -110,4 +114,4 @@ def derived_name(base: str, changed: dict[str, Any]) -> str:
 
 def is_name(text: str) -> bool:
     """Whether a text can be a preset's name: it becomes the name of folders and files."""
-    return re.fullmatch(r"[a-z0-9_][a-z0-9_.-]*", text) is not None
+    return re.fullmatch(r"[a-z0-9_][a-z0-9_.-]{0,79}", text) is not None

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Outcome
 from benchmarks.methods.stored import find
@@ -14,7 +16,7 @@ from benchmarks.methods.training import as_lists
 from benchmarks.pool import Pool, in_process
 from benchmarks.records.machine import commit, computing_device, describe_device, versions
 from benchmarks.records.places import claim, portable, work_folder
-from benchmarks.records.record import Record, RecordError, is_current, read, write
+from benchmarks.records.record import Record, RecordError, is_current, read, said, write
 from benchmarks.wandb_results import log_to_wandb
 from rfnext.files import write_bytes
 from tasks.spec import Split
@@ -84,7 +86,7 @@ def make_record(cell: Cell, started: str, *, reason: str | None = None, **found:
     Raises:
         ValueError: if a metric is missing or not a finite number.
     """
-    return Record(
+    fields = dict(
         **cell.key._asdict(),
         base=cell.base,
         overrides=cell.overrides,
@@ -102,6 +104,10 @@ def make_record(cell: Cell, started: str, *, reason: str | None = None, **found:
         finished=now(),
         **found,
     )
+    try:
+        return Record(**fields)
+    except ValidationError as error:
+        raise ValueError(said(error)) from error
 
 
 def record_failure(cell: Cell, reason: str) -> Record:

@@ -108,6 +108,8 @@ def make_plan(request: Request, records: Records) -> Plan:
     methods = _methods(request)
     for task in _tasks(request, plan):
         presets = task.presets_of(request.suite)
+        if request.name and len(presets) > 1:
+            raise UsageError(f"--name belongs to one preset; {request.suite} is {', '.join(presets)} of {task.name}")
         if not presets:
             plan.skipped.append(f"{task.name} has no preset {request.suite!r}; it has {', '.join(task.presets)}")
         for preset in presets:
@@ -209,12 +211,14 @@ def estimate_seconds(missing: Sequence[Cell], records: Sequence[Record]) -> floa
     for cell in missing:
         similar = [r for r in timed if (r.task, r.preset) == (cell.task.name, cell.preset)]
         trained = [r for r in similar if r.training.seconds]
-        same = [r for r in trained if r.method == cell.method.name] or trained
-        if not same:
+        own = [r for r in trained if r.method == cell.method.name]
+        if not (same := own or trained):
             return None
         training = fmean(r.training.seconds for r in same)
         evaluation = fmean(r.evaluation_seconds for r in same)
         total += evaluation + (training if cell.method.finish.trains else 0)
+        if own and not cell.method.searches:  # a finish may choose something on the validation part
+            total += fmean(r.search.seconds for r in own)
         for search in cell.method.searches:
             key = (cell.task.name, cell.preset, cell.fold, cell.seed, search.name)
             if key not in counted:
@@ -225,10 +229,14 @@ def estimate_seconds(missing: Sequence[Cell], records: Sequence[Record]) -> floa
 
 
 def _search_seconds(search: SearchStage, similar: Sequence[Record], training: float) -> float:
-    """Of a search without those before it, by records that end with it, else by its number of trainings."""
-    alone = [
-        r.search.seconds
-        for r in similar
-        if search.start is None and (method := METHODS.get(r.method)) and method.search == search
-    ]
-    return fmean(alone) if alone else search.trainings * training
+    """Of a search without those before it: by records of both, else by its number of trainings."""
+    whole, before = _mean_search(search, similar), _mean_search(search.start, similar) if search.start else 0.0
+    if whole is None or before is None:
+        return search.trainings * training
+    return max(0.0, whole - before)
+
+
+def _mean_search(search: SearchStage, similar: Sequence[Record]) -> float | None:
+    """Seconds of a search and those before it, by records that end with it; None if there are none."""
+    seconds = [r.search.seconds for r in similar if (method := METHODS.get(r.method)) and method.search == search]
+    return fmean(seconds) if seconds else None

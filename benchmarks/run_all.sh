@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job: searches, trains and scores every method on every task of a preset, then makes the tables.
+# The main job: searches, trains and scores every method on every task of a preset, then makes tables and a page.
 #
 #   bash benchmarks/run_all.sh                          # preset "tiny" on data that comes with it
 #   bash benchmarks/run_all.sh --list                   # what would run
@@ -48,11 +48,11 @@ elif [ "$status" -ge 128 ]; then # stopped by a signal: 130 is Ctrl-C
     printf 'Stopped. Run the same command again to go on where it was.\n' >&2
     exit "$status"
 fi
-tables=0
-"$python" -m benchmarks.tables --results "$results" || tables=$?
-printf '\nRecords: %s\nTables:  %s\nReport:  %s\n' "$results/runs" "$results/tables" "$results/index.html"
+report=0
+"$python" -m benchmarks.report --results "$results" || report=$?
+printf '\nRecords: %s\nTables:  %s\nPage:    %s\n' "$results/runs" "$results/TASK-PRESET/table.md" "$results/index.html"
 if [ "$status" -ne 0 ]; then
     printf 'Not everything ran; the tables name each missing cell and its reason.\n' >&2
     exit "$status"
 fi
-exit "$tables"
+exit "$report"

@@ -88,7 +88,7 @@ def run_all(
     while queue or running:
         while (workers.room > 0 or not running) and (entry := queue.take(idle=not running)):
             cell, patient = entry
-            running[workers.submit(in_worker(WholeCell(patient), cell), cell.results.resolve())] = cell
+            running[workers.submit(in_worker(WholeCell(patient), cell), cell.results)] = cell
         show(list(running.values()))
         for future in workers.wait(timeout=1):
             cell = running.pop(future)

@@ -134,6 +134,14 @@ def show_plan(plan: Plan, records: Sequence[Record], workers: pool.Pool, machine
     return sum(known) / workers.size if len(known) == len(seconds) else None
 
 
+def _warn(reasons: Sequence[str]) -> None:
+    """Say which files are no records: a few of them, they may all have the same fault."""
+    for reason in reasons[:3]:
+        print(f"warning: {reason}", file=sys.stderr)
+    if (more := len(reasons) - 3) > 0:
+        print(f"warning: and {more} more files that are no records", file=sys.stderr)
+
+
 def _check(options: Options) -> None:
     if options.workers != "auto" and options.workers < 1:
         raise UsageError(f"--workers must be at least 1 or auto, got {options.workers}")
@@ -171,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(options)
         records = read_all(options.results)
         plan = make_plan(_request(options, given[here + 1 :]), records)
+        _warn(list(records.broken.values()))
         if options.list:
             show_all(plan)
             return 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from benchmarks.cell import Cell
-from benchmarks.records.places import work_folder
+from benchmarks.records.places import claim, work_folder
 from rfnext.files import write_text
 
 if TYPE_CHECKING:  # a pool starts workers
@@ -52,8 +52,9 @@ _MARK = "mark.txt"
 def mark(results: Path) -> str:
     """Mark a results folder, by a file in its work folder; returns what the file says."""
     path = work_folder(results) / _MARK
-    if not path.exists():
-        write_text(path, uuid.uuid4().hex)
+    with claim(path.with_suffix(".lock"), wait=True):  # all that begin at once get the same mark
+        if not path.exists():
+            write_text(path, uuid.uuid4().hex)
     return path.read_text("utf-8")
 
 
@@ -120,8 +121,7 @@ class InWorker:
 
 def in_worker(work: Work, cell: Cell) -> InWorker:
     """A cell's work for a pool to run in another process."""
-    # Workers of a cluster start in other folders.
-    return InWorker(work, cell, cell.results.resolve(), mark(cell.results))
+    return InWorker(work, cell, cell.results, mark(cell.results))
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ class Evaluations:
             NoWorkerLeft: if there is nobody to evaluate one.
         """
         cell, epochs = self.job.cell, rung.epochs
-        trial = Trial(self.job.folder.resolve(), self.settings, epochs)
+        trial = Trial(self.job.folder, self.settings, epochs)
         known = {s: found for s in structures if (found := Evaluated.read(trial.path(cell, s))) is not None}
         # What this search has trained and is not known has failed, and would again.
         new = [s for s in structures if s not in known and self._reached[s] < epochs]

@@ -104,8 +104,23 @@ def rebuild(kind: type[Kind], stored: Any) -> Kind:
         config = TypeAdapter(kind).validate_json(json.dumps(stored), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"config.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(f"{'.'.join(map(str, ('config', *first['loc'])))}: {first['msg']}") from None
+    config = _whole_numbers(config, stored)
     # A missing field has got its default, an unknown one was passed over: neither comes back the same.
     if differing := differences({"config": stored}, {"config": plain(config, "config")}):
         raise ValueError(", ".join(differing))
     return config
+
+
+def _whole_numbers(value: Any, stored: Any) -> Any:
+    """The value with integers where `stored` has them in fields of real numbers, which pydantic converts."""
+    if isinstance(value, float) and isinstance(stored, int):
+        return stored
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        known = {part.name for part in dataclasses.fields(value)} & stored.keys()
+        return dataclasses.replace(
+            value, **{name: _whole_numbers(getattr(value, name), stored[name]) for name in known}
+        )
+    if isinstance(value, list | tuple):
+        return type(value)(_whole_numbers(*pair) for pair in zip(value, stored, strict=True))
+    return value

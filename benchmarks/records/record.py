@@ -144,6 +144,10 @@ class Record(BaseModel):
                 raise ValueError(f"{kind} of {self.key} has {sorted(values or {})}, not {sorted(expected)}")
             if bad := [name for name, value in values.items() if not math.isfinite(value)]:
                 raise ValueError(f"{kind} of {self.key} is not finite: {', '.join(bad)}")
+        try:
+            json.dumps(self.history, allow_nan=False)
+        except ValueError as error:
+            raise ValueError(f"history of {self.key} is not finite") from error
         return self
 
     @property
@@ -186,25 +190,34 @@ def read(path: Path) -> Record:
         raise
     except (OSError, ValueError) as error:
         raise RecordError(f"{path}: not a readable record ({error}); {_MEND}") from error
-    record = _validated(content, f"{path}")
-    if record.key.path(path.parents[4]) != path:
+    record = _validated(content, f"{path}", _MEND)
+    place = record.key.path(Path()).parts
+    if path.parts[-len(place) :] != place:
         raise RecordError(f"{path}: holds the record of {record.key}; move it to its place or {_MEND}")
     return record
 
 
 _MEND = "delete the file and start the suite again"
+_RESTORE = "restore the file: git checkout, or copy it anew"
 
 
-def _validated(content: Any, where: str) -> Record:
+def _validated(content: Any, where: str, mend: str) -> Record:
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
-        found = content.get("schema_version") if isinstance(content, dict) else type(content).__name__
-        raise RecordError(f"{where}: not a record of schema {SCHEMA} (found {found!r}); {_MEND}")
+        found: Any = type(content).__name__
+        if isinstance(content, dict):
+            found = content.get("schema_version", content.get("schema"))
+        raise RecordError(f"{where}: not a record of schema {SCHEMA} (found {found!r}); {mend}")
     try:
         return Record.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()
-        raise RecordError(f"{where}: not a whole record ({what}); {_MEND}") from None
+        raise RecordError(f"{where}: not a whole record ({said(error)}); {mend}") from None
+
+
+def said(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, in one line."""
+    first = error.errors()[0]
+    what = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, first['loc']))} {what}".strip()
 
 
 def write_lines(path: Path, records: Iterable[Record]) -> None:
@@ -244,7 +257,11 @@ def read_lines(path: Path) -> Iterator[Record]:
         RecordError: naming the line that is no record.
     """
     contexts: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: not a text file ({error}); {_RESTORE}") from error
+    for number, line in enumerate(lines, 1):
         try:
             content = json.loads(line)
             if "context" in content:
@@ -255,8 +272,8 @@ def read_lines(path: Path) -> Iterator[Record]:
             if content["structure"] is not None:
                 content["structure"] = dict(zip(layers, content["structure"], strict=True))
         except (ValueError, TypeError, KeyError) as error:
-            raise RecordError(f"{path}:{number}: not a line of a record ({error!r}); restore the file") from error
-        yield _validated(content, f"{path}:{number}")
+            raise RecordError(f"{path}:{number}: not a line of a record ({error!r}); {_RESTORE}") from error
+        yield _validated(content, f"{path}:{number}", _RESTORE)
 
 
 class Records(NamedTuple):

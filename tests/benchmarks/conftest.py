@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import record
-from benchmarks.methods import METHODS
-from benchmarks.record import Cell, Cost, Record
-from benchmarks.run import make_record
-from benchmarks.training import Job
+import tasks
+from benchmarks.cell import Cell
+from benchmarks.execute import make_record
+from benchmarks.methods.method import Method
+from benchmarks.methods.table import METHODS
+from benchmarks.records import record as stored
+from benchmarks.records.record import Cost, Record
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -37,17 +39,10 @@ def toy() -> ModuleType:
 
 
 @pytest.fixture
-def job(toy: ModuleType, tmp_path: Path) -> Callable[..., Job]:
-    """Makes jobs of the toy task that keep their results in the test's folder."""
-
-    def make(method: str = "baseline", *, preset: str = "tiny", fold: int = 1, seed: int = 0, **other: Any) -> Job:
-        config = other.pop("config", None) or toy.TASK.presets[preset]
-        task = other.pop("task", toy.TASK)
-        cell = Cell("toy", preset, method, fold, seed)
-        settings = METHODS[method].settings
-        return Job(cell, task, config, tmp_path / "results", settings=settings, device="cpu", **other)
-
-    return make
+def only_toy(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy is the only task that this process knows."""
+    monkeypatch.setattr(tasks, "names", lambda: ["toy"])
+    monkeypatch.setattr(tasks, "load", lambda name: toy.TASK)
 
 
 @pytest.fixture
@@ -56,28 +51,57 @@ def results(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def write(job: Callable[..., Job], results: Path) -> Callable[..., Record]:
+def cell(toy: ModuleType, results: Path) -> Callable[..., Cell]:
+    """Makes cells of the toy task that keep their results in the test's folder."""
+
+    def make(
+        method: str | Method = "baseline", *, preset: str = "tiny", fold: int = 1, seed: int = 0, **other: Any
+    ) -> Cell:
+        task = other.pop("task", toy.TASK)
+        base = other.pop("base", preset if preset in task.presets else "tiny")
+        config = other.pop("config", None) or task.presets[base]
+        other = {"results": results, "device": "cpu"} | other
+        row = METHODS[method] if isinstance(method, str) else method
+        return Cell(task, preset, config, row, fold, seed, base=base, **other)
+
+    return make
+
+
+METRICS = {"accuracy": 90.0, "loss": 0.25}
+
+
+@pytest.fixture
+def make(cell: Callable[..., Cell]) -> Callable[..., Record]:
+    """Makes the record of a cell: done unless a reason is given; the rest are fields of the record."""
+
+    def one(method: str = "baseline", *, reason: str | None = None, **other: Any) -> Record:
+        of_cell = {name: other.pop(name) for name in list(other) if name not in Record.model_fields or name in OF_CELL}
+        here = cell(method, **of_cell)
+        if reason:
+            return make_record(here, WHEN, reason=reason, **other)
+        return make_record(here, WHEN, **{"metrics": METRICS, "metrics_last": METRICS, "validation": METRICS} | other)
+
+    return one
+
+
+OF_CELL = ("fold", "seed", "preset", "task", "base")
+
+
+@pytest.fixture
+def write(make: Callable[..., Record], results: Path) -> Callable[..., Record]:
     """Writes one record: accuracy given, or a reason for having none."""
 
     def one(method: str, fold: int, seed: int, accuracy: float | str, **other: Any) -> Record:
-        of_job = {name: other.pop(name) for name in ("config", "preset", "task") if name in other}
-        one = job(method, fold=fold, seed=seed, **of_job)
         if isinstance(accuracy, str):
-            made = make_record(one, WHEN, reason=accuracy)
+            made = make(method, fold=fold, seed=seed, reason=accuracy, **other)
         else:
             values = {"accuracy": accuracy, "loss": 1 - accuracy / 100}
-            made = make_record(
-                one,
-                WHEN,
-                **{
-                    "metrics": values,
-                    "metrics_last": values | {"accuracy": accuracy - 1},
-                    "validation": values,
-                    "training": Cost(5, 2.0 * fold, 500.0 + seed, "resident"),
-                }
-                | other,
+            found = {"metrics": values, "metrics_last": values | {"accuracy": accuracy - 1}, "validation": values}
+            found["training"] = Cost(
+                epochs=5, seconds=2.0 * fold, peak_memory_mb=500.0 + seed, memory_measure="resident"
             )
-        record.write(made, results)
+            made = make(method, fold=fold, seed=seed, **found | other)
+        stored.write(made, results)
         return made
 
     return one
@@ -169,7 +193,7 @@ def parent_of(process: int) -> int:
 
 @pytest.fixture
 def receptive_field() -> dict[str, Any]:
-    """What a record keeps of a network that looks at three positions of one axis."""
+    """What a record keeps of a network that reads three positions of one axis."""
     return {
         "unit": "frames",
         "output": "the logit of a class",

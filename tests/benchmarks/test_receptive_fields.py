@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks.cell import Cell
 from benchmarks.execute import run_cell
 from benchmarks.methods.table import METHODS
+from benchmarks.pool import in_process
 from benchmarks.receptive_fields import EDGES, GROWTH, LARGEST, Profile, effective, measure, narrowed, theoretical
 from benchmarks.records.record import read
 from tasks.spec import Probe, Split, Task
@@ -34,12 +35,6 @@ def boxes(*dilations: int, **other: Any) -> nn.Sequential:
 
 def probing(forward: Callable[[Tensor], Tensor], *inputs: Tensor, shift: float = 0.0) -> Probe:
     return Probe(forward, inputs, "samples", (1.0,) * (inputs[0].dim() - 2), "the output", shift)
-
-
-def cell(toy: ModuleType, results: Path, method: str = "baseline", **other: Any) -> Cell:
-    """A cell of the toy task; other: fields of the task."""
-    task = dataclasses.replace(toy.TASK, **other)
-    return Cell(task, "tiny", task.presets["tiny"], METHODS[method], 1, 0, results, "tiny", device="cpu")
 
 
 def measured(toy: ModuleType, network: nn.Module, probe: Probe) -> dict[str, Any]:
@@ -76,7 +71,7 @@ def test_axes_are_measured_on_their_own(toy: ModuleType) -> None:
 
 
 def test_the_theoretical_field_is_found_beyond_the_ends_of_the_real_inputs() -> None:
-    model = boxes(1, 16, 16, 20)  # sees 107 positions of an input that has 41
+    model = boxes(1, 16, 16, 20)  # reads 107 positions of an input that has 41
     assert theoretical(probing(model, torch.zeros(1, 1, 41)), torch.zeros(1, 1, 41), 0).bounds == (-53, 53)
     far = theoretical(probing(boxes(*[40] * 5), torch.zeros(1, 1, 50)), torch.zeros(1, 1, 50), 0)
     assert far.bounds == (-200, 200)
@@ -120,7 +115,7 @@ def test_a_network_that_takes_no_narrower_image_is_measured_on_the_whole() -> No
 
 
 @pytest.mark.parametrize("whole", [nn.InstanceNorm1d(1), nn.GroupNorm(1, 1)], ids=["instance", "group"])
-def test_an_operation_over_the_whole_input_has_no_end(toy: ModuleType, whole: nn.Module) -> None:
+def test_a_network_that_reads_the_whole_input_has_no_end(toy: ModuleType, whole: nn.Module) -> None:
     model = nn.Sequential(boxes(1), whole)
     (axis,) = measured(toy, model, probing(model, torch.randn(1, 1, 40)))["axes"]
     assert axis["theoretical"] is None
@@ -163,12 +158,15 @@ def test_positions_without_a_gradient_are_left_out_and_none_at_all_is_an_error()
         effective(probing(model, dead))
 
 
-def test_a_failing_probe_loses_no_training(toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_probe_loses_no_training(
+    toy: ModuleType, cell: Callable[..., Cell], caplog: pytest.LogCaptureFixture
+) -> None:
     def probe(*_: Any) -> Probe:
         raise RuntimeError("no such layer")
 
+    here = cell(task=dataclasses.replace(toy.TASK, probe=probe))
     with caplog.at_level(logging.ERROR):
-        record = run_cell(cell(toy, tmp_path, probe=probe))
+        record = run_cell(here)
     assert record.status == "done"
     assert record.receptive_field is None
     assert "receptive fields were not measured" in caplog.text
@@ -205,28 +203,29 @@ def test_measuring_leaves_everything_as_it_was(toy: ModuleType) -> None:
     assert found[0] | {"seconds": 0} == found[1] | {"seconds": 0}
 
 
-@pytest.mark.parametrize("name", ["baseline", "local_multi"])
-def test_a_cell_has_the_same_result_whether_it_is_measured_or_not(name: str, toy: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["baseline", "baseline_multi"])
+def test_a_cell_has_the_same_result_whether_it_is_measured_or_not(
+    name: str, cell: Callable[..., Cell], toy: ModuleType, results: Path
+) -> None:
     def result(one: Cell) -> dict[str, Any]:
-        record = run_cell(one)
-        assert record.status == "done"
-        parts = ("metrics", "metrics_last", "validation", "history", "structure")
-        return {part: getattr(record, part) for part in parts} | {"draws": torch.rand(3).tolist()}
+        outcome = METHODS[name].finish.run(one, in_process(), None)
+        found = {part: getattr(outcome, part) for part in ("metrics", "metrics_last", "validation", "history")}
+        return found | {"draws": torch.rand(3).tolist(), "structure": dict(outcome.structure)}
 
-    measured_too = result(cell(toy, tmp_path / "with", name))
-    assert measured_too == result(cell(toy, tmp_path / "without", name, probe=None))
+    without = cell(name, task=dataclasses.replace(toy.TASK, probe=None), results=results / "without")
+    assert result(cell(name)) == result(without)
 
 
-def test_a_record_keeps_what_was_measured(toy: ModuleType, tmp_path: Path) -> None:
-    here = cell(toy, tmp_path, "local_single")
+def test_a_record_keeps_what_was_measured(cell: Callable[..., Cell], results: Path) -> None:
+    here = cell("local_single")
     record = run_cell(here)
     assert record.receptive_field is not None
-    stored = read(here.key.path(tmp_path))
+    stored = read(here.key.path(results))
     assert stored.receptive_field == record.receptive_field
     (axis,) = record.receptive_field["axes"]
     assert record.structure is not None
-    radius = sum(dilation for (dilation,) in (record.structure["0"], record.structure["2"]))
-    assert axis["theoretical"] == [-radius, radius]
+    reach = sum(dilation for (dilation,) in (record.structure["0"], record.structure["2"]))
+    assert axis["theoretical"] == [-reach, reach]
     assert len(json.dumps(record.receptive_field)) < 4000
 
 

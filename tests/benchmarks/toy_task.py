@@ -4,7 +4,6 @@ Frame t is 1 where x[t - 6] + x[t + 6] > 0, so the two-layer network needs the r
 also carry the faults that the runner has to survive: they happen inside a real training.
 """
 
-import dataclasses
 import os
 import signal
 import time
@@ -15,7 +14,6 @@ import torch
 from torch import nn
 
 from rfnext import Bounds, LocalConfig
-from rfnext.search.searched import Trained
 from tasks.spec import SELECTED, Metric, Probe, Run, Split, Task
 
 
@@ -27,8 +25,12 @@ class Config:
     """Epochs of one training."""
     width: int = 8
     """Channels of the hidden layer."""
-    stride: int = 1
-    """Use every stride-th sample."""
+    bias: bool = True
+    """Whether the first layer has biases."""
+    lr_drop_epoch: int | None = None
+    """From this epoch on, the learning rate is a tenth; None: never."""
+    folds: tuple[int, ...] = (1, 2)
+    """Official splits."""
     fault: str = "none"
     """none; raise, die, exit, nan, interrupt: strike in fold 2 only; mixed: the first four of them, by
     seed; slow; missing."""
@@ -39,34 +41,34 @@ class Config:
     )
     """Local search."""
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}; it must be at least 1")
+
 
 def build(config: Config) -> nn.Module:
     return nn.Sequential(
-        nn.Conv1d(1, config.width, 3, padding=2, dilation=2),
+        nn.Conv1d(1, config.width, 3, padding=2, dilation=2, bias=config.bias),
         nn.ReLU(),
         nn.Conv1d(config.width, 2, 3, padding=4, dilation=4),
         nn.Conv1d(2, 2, 1),
     )
 
 
-def data(split: Split, stride: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Signals (16, 1, 64 / stride) and labels (16, 64 / stride)."""
+def data(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signals (16, 1, 64) and labels (16, 64)."""
     part = ("train", "validation", "test").index(split.part)
     x = torch.randn(16, 1, 64, generator=torch.Generator().manual_seed(10 * split.fold + part))
     y = (x.roll(6, -1) + x.roll(-6, -1) > 0).long().squeeze(1)
-    return x[..., ::stride], y[..., ::stride]
-
-
-HALVES: dict[Trained, slice] = {"weights": slice(8), "probabilities": slice(8, None)}
+    return x, y
 
 
 def fit(model: nn.Module, config: Config, run: Run) -> None:
     torch.manual_seed(run.seed)
-    x, y = data(Split("train", run.fold), config.stride)
+    x, y = data(Split("train", run.fold))
     fault = config.fault if run.fold == 2 else "none"
     if fault == "mixed":
         fault = FAULTS[run.seed]
-    held_out = run.probability_batches == "held_out"
     groups = run.search.parameter_groups() if run.search else [{"params": list(model.parameters())}]
     optimizer = torch.optim.Adam(groups, lr=0.02)
     checkpoint, best, start = run.folder / "last.ckpt", -1.0, 0
@@ -80,13 +82,13 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     for epoch in range(start, config.epochs):
         if config.fault == "slow":
             time.sleep(0.4)
+        if epoch == config.lr_drop_epoch:
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.1
         for _ in range(5):
-            for part, some in HALVES.items() if held_out else [(None, slice(None))]:
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(model(x[some]), y[some]).backward()
-                if part is not None and run.search is not None:
-                    run.search.keep_gradients(part)
-                optimizer.step()
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
         if run.search is not None:
             run.search.after_step()
         if fault == "raise":
@@ -115,7 +117,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
 
 
 def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:
-    x, y = data(split, config.stride)
+    x, y = data(split)
     with torch.no_grad():
         logits = model(x)
     accuracy = 100.0 * (logits.argmax(1) == y).double().mean().item()
@@ -130,7 +132,7 @@ def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> 
 
 
 def probe(model: nn.Module, config: Config, split: Split) -> Probe:
-    x, _ = data(split, config.stride)
+    x, _ = data(split)
     return Probe(lambda x: model(x)[:, :1], [x[:1], x[1:2]], "samples", (1.0,), "the first logit")
 
 
@@ -142,6 +144,8 @@ TASK = Task(
     metrics=(Metric("accuracy"), Metric("loss", higher_is_better=False, decimals=3, unit="nats")),
     presets={
         "tiny": Config(),
+        "wide": Config(width=9),
+        "missing-wide": Config(width=9, fault="missing"),
         **{fault: Config(fault=fault) for fault in FAULTS},
     },
     build=build,
@@ -149,11 +153,10 @@ TASK = Task(
     evaluate=evaluate,
     where=lambda name, conv: True,
     unavailable=lambda config: "download toy.zip and unpack it" if config.fault == "missing" else None,
-    folds=lambda config: (1, 2),
+    folds=lambda config: config.folds or (1,),
     data_label=lambda config: "synthetic toy signals",
     published=lambda config: None,
-    probability_batches=("train", "held_out"),
     illustrate=illustrate,
     probe=probe,
-    shortened=lambda config, factor: dataclasses.replace(config, stride=config.stride * factor),
+    suites={"paper": ("missing", "missing-wide"), "both": ("tiny", "wide")},
 )

@@ -4,6 +4,8 @@ import copy
 import itertools
 import logging
 import sys
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any, cast
 
 import pytest
@@ -11,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from benchmarks.replacements import enlarge_kernels, learn_spacings, spacings
+from benchmarks.cell import Cell
+from benchmarks.methods.method import Outcome
+from benchmarks.methods.peers import enlarge_kernels, learn_spacings, spacings
 from rfnext import Structure, everything
 
 
@@ -204,3 +208,18 @@ class TestSpacings:
             kernel[o, i, int(position) + 1] += weight * (position % 1)
         x: Tensor = torch.randn(2, 2, 30)
         torch.testing.assert_close(network(x), nn.functional.conv1d(x, kernel, padding=6))
+
+
+def test_learnable_spacings_choose_their_rate_on_validation(
+    cell: Callable[..., Cell], run: Callable[..., Outcome], toy: ModuleType
+) -> None:
+    outcome = run(cell("learnable_spacings", config=toy.Config(epochs=9)))
+    assert (outcome.search.epochs, outcome.training.epochs) == (9, 9)
+    designed, *tried, found = outcome.history
+    assert designed == {"step": 0, "structure": {"0": [2], "2": [4]}}
+    assert [entry["factor"] for entry in tried] == [1, 10, 100]
+    best = max(tried, key=lambda entry: entry["validation"]["accuracy"])
+    model = cast(Any, outcome.model)
+    assert model[0].parametrizations.P[0].factor == best["factor"]
+    assert found["structure"] == spacings(outcome.model)
+    assert (model[0].P.abs() - 2).abs().mean() > 0.05

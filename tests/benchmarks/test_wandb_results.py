@@ -12,23 +12,20 @@ from typing import Any
 import pytest
 
 import tasks
-from benchmarks import record
-from benchmarks.record import Cell
-from benchmarks.run import main, run_cell
-from benchmarks.training import Job
+from benchmarks.cell import Cell
+from benchmarks.execute import run_cell
+from benchmarks.methods.table import METHODS
+from benchmarks.records.record import Key, read
+from benchmarks.run import main
+from benchmarks.wandb_results import offline_folders
 from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure
 
 wandb = pytest.importorskip("wandb")
 LINE = (
-    "action_segmentation local_single --epochs 2 --search.interval 1 --search.rounds 2 --layers 2 --stages 2 --maps 8"
+    "action_segmentation local_single --epochs 2 --search.interval 1 --search.rounds 2 --layers 2 --stages 2 --maps 8 "
+    "--name short"
 )
-CELL = Cell(
-    "action_segmentation",
-    "tiny+stages=2+layers=2+maps=8+epochs=2+search.interval=1+search.rounds=2",
-    "local_single",
-    1,
-    0,
-)
+KEY = Key("action_segmentation", "short", "local_single", 1, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -110,15 +107,15 @@ def test_a_cell_is_logged_with_curves_structure_tables_and_pictures(
     (command,) = [line for line in capfd.readouterr().out.splitlines() if "upload with: wandb sync " in line]
     assert {Path(word) for word in shlex.split(command.partition("wandb sync ")[2])} == folders
     assert len(folders) == 3
-    made = record.read(CELL.path(tmp_path / "results"))
+    made = read(KEY.path(tmp_path / "results"))
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
-    group = f"{CELL.task} {CELL.preset}"
+    group = f"{KEY.task} {KEY.preset}"
 
-    (search,) = runs(tmp_path / "results/work" / CELL.task / CELL.preset / "searches/local_search")
+    (search,) = runs(tmp_path / "results/work" / KEY.task / KEY.preset / "searches/local")
     assert (search.project, search.group) == ("rfnext", group)
-    assert search.name == f"{group} searches local_search fold1-seed0"
+    assert search.name == f"{group} searches local fold1-seed0"
     assert (search.config["epochs"], search.config["seed"], search.config["fold"]) == (2, 0, 1)
-    assert search.config["search"]["spread"] == 0.1
+    assert search.config["search"]["spread"] == made.protocol["config"]["search"]["spread"]
     assert "root" not in search.config  # a path of this machine
     assert len(search.series("loss")) == 2
     assert len(search.series("validation/accuracy")) == 1
@@ -133,93 +130,98 @@ def test_a_cell_is_logged_with_curves_structure_tables_and_pictures(
         assert search.series(f"dilation/{layer}") == [seen["structure"][layer][0] for seen in rounds]
     assert f"structure: structure-{search.id}" in search.artifacts
 
-    training, result = runs(CELL.work(tmp_path / "results"))
+    training, result = runs(KEY.work(tmp_path / "results"))
     assert training.id == result.id != search.id
     assert training.name == result.name == f"{group} local_single fold1-seed0 train"
     assert training.group == result.group == group
     assert len(training.series("loss")) == 2
-    assert result.config["method"] == "local_single"
+    assert (result.config["method"], result.config["preset"]) == ("local_single", "short")
     assert made.metrics is not None
     assert {name: result.summary[f"test/{name}"] for name in made.metrics} == made.metrics
     assert result.summary["cost/search_epochs"] == 2
     assert result.artifacts[f"structure: structure-{result.id}"] == ["structure.json"]
     (picture,) = made.pictures
-    files = {path.name for path in CELL.work(tmp_path / "results").rglob("files/media/*/*")}
+    files = {path.name for path in KEY.work(tmp_path / "results").rglob("files/media/*/*")}
     for prefix in (Path(picture).stem, "metrics", "structure"):
         assert any(name.startswith(prefix) for name in files), prefix
-    (table,) = CELL.work(tmp_path / "results").rglob("files/media/table/structure*")
+    (table,) = KEY.work(tmp_path / "results").rglob("files/media/table/structure*")
     content = json.loads(table.read_text())
     assert content["columns"] == ["layer", "designed", "dilation"]
     assert made.structure is not None
     assert {row[0]: row[2] for row in content["data"]} == {name: str(d[0]) for name, d in made.structure.items()}
 
 
-def test_a_resumed_training_continues_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.action_segmentation import training
-
+def short(tmp_path: Path, preset: str, **other: Any) -> Cell:
     task = tasks.load("action_segmentation")
-    config = dataclasses.replace(task.presets["tiny"], stages=1, layers=2, maps=8, epochs=3, validate_every=1)
-    job = Job(
-        Cell(task.name, "short", "baseline", 1, 0), task, config, tmp_path, settings={}, device="cpu", logger="wandb"
-    )
+    config = dataclasses.replace(task.presets["tiny"], stages=1, layers=2, maps=8, **other.pop("fields", {}))
+    return Cell(task, preset, config, METHODS["baseline"], 1, 0, tmp_path, "tiny", device="cpu", **other)
 
-    def die(callback: Any, trainer: Any, module: Any) -> None:
-        if trainer.current_epoch == 1:
+
+def test_a_resumed_training_continues_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lightning.pytorch
+
+    here = short(tmp_path, "short", logger="wandb", fields={"epochs": 3, "validate_every": 1})
+
+    def die(module: Any) -> None:
+        if module.current_epoch == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Validation, "on_train_epoch_start", die, raising=False)
+        patch.setattr(lightning.pytorch.LightningModule, "on_train_batch_end", lambda module, *_: die(module))
         with pytest.raises(KeyboardInterrupt):
-            run_cell(job)
-    made = run_cell(dataclasses.replace(job, resume=True))
+            run_cell(here)
+    made = run_cell(here.resuming())
     assert made.status == "done", made.reason
     assert made.resumed
-    before, after, result = runs(job.folder("train"))
+    before, after, result = runs(here.work / "train")
     assert before.id == after.id == result.id
     assert before.name == after.name == "action_segmentation short baseline fold1-seed0 train"
     assert before.series("epoch") == [0]
     assert sorted(set(after.series("epoch"))) == [1, 2]
-    again = run_cell(job)  # anew, not resumed: another run
+    again = run_cell(here)  # anew, not resumed: another run
     assert again.metrics == made.metrics
-    assert {seen.id for seen in runs(job.folder("train"))}.isdisjoint({before.id})
+    assert {seen.id for seen in runs(here.work / "train")}.isdisjoint({before.id})
 
 
 def test_nothing_is_logged_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    task = tasks.load("action_segmentation")
-    config = dataclasses.replace(task.presets["tiny"], stages=1, layers=2, maps=8, epochs=1)
     for logger, file in (("none", None), ("csv", "csv/metrics.csv"), ("tensorboard", "tensorboard/events*")):
-        job = Job(
-            Cell(task.name, logger, "baseline", 1, 0),
-            task,
-            config,
-            tmp_path / "results",
-            settings={},
-            device="cpu",
-            logger=logger,
-        )
-        assert run_cell(job).status == "done"
-        found = [path for path in job.folder("train").rglob("*") if path.is_file()]
-        names = {path.name for path in found}
+        here = short(tmp_path / "results", logger, logger=logger, fields={"epochs": 1})
+        assert run_cell(here).status == "done"
+        folder = here.work / "train"
         if file is None:
-            assert names == {"last.ckpt", "selected.pt"}
+            assert {path.name for path in folder.rglob("*") if path.is_file()} == {"last.ckpt", "selected.pt"}
         else:
-            assert list(job.folder("train").glob(file))
+            assert list(folder.glob(file))
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
 
 
-def test_a_task_without_a_logger_of_its_own_gets_a_run_for_its_result(job: Callable[..., Job]) -> None:
-    here = job(logger="wandb")
+def test_a_task_without_a_logger_of_its_own_gets_a_run_for_its_result(cell: Callable[..., Cell]) -> None:
+    here = cell(logger="wandb")
     made = run_cell(here)
     (seen,) = runs(here.results)
     assert seen.name == "toy tiny baseline fold1-seed0"
     assert made.metrics is not None
     assert seen.summary["test/accuracy"] == made.metrics["accuracy"]
-    failed = job(preset="raise", fold=2, logger="wandb")
+    assert offline_folders(here) == sorted({path.parent for path in here.results.rglob("*.wandb")})
+    failed = cell(preset="raise", fold=2, logger="wandb")
     run_cell(failed)
-    (seen,) = runs(failed.cell.work(failed.results))
+    (seen,) = runs(failed.work)
     assert seen.summary["status"] == "failed"
     assert "told to fail" in seen.summary["reason"]
+
+
+def test_a_result_that_cannot_be_logged_is_still_recorded(
+    cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def init(**arguments: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(wandb, "init", init)
+    here = cell(logger="wandb")
+    assert run_cell(here).status == "done"
+    assert read(here.key.path(here.results)).status == "done"
+    assert "no space left" in caplog.text
 
 
 def test_the_run_of_a_folder_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,46 @@
+"""What a record says of the machine: what computes, in which versions, at which commit."""
+
+import importlib.metadata
+import platform
+
+import pytest
+import torch
+
+from benchmarks.records.machine import PeakMemory, commit, computing_device, describe_device, versions
+from rfnext.ops import native_build
+
+
+def test_the_device_is_named_with_what_decides_the_digits() -> None:
+    device = describe_device(computing_device("cpu"))
+    assert device["type"] == "cpu"
+    assert device["name"]
+    assert device["threads"] == torch.get_num_threads()
+    assert device["native_kernels"] is (native_build.failure() is None)
+
+
+def test_versions_are_those_that_are_installed() -> None:
+    found = versions()
+    assert {"python", "torch", "rfnext", "lightning", "numpy", "mmdet", "librosa"} <= set(found)
+    assert found["torch"] == importlib.metadata.version("torch")
+    assert found["python"] == platform.python_version()
+
+
+def test_code_that_was_shipped_without_git_knows_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RFNEXT_COMMIT", "abc+dirty")
+    assert commit() == "abc+dirty"
+
+
+def test_peak_memory_is_that_since_the_start() -> None:
+    memory = PeakMemory("cpu")
+    if memory.measure is None:
+        pytest.skip("the system does not allow resetting its counter")
+    before = memory.read()
+    block = torch.ones(2**24)  # 64 MiB
+    after = memory.read()
+    assert before is not None
+    assert after is not None
+    assert after > before + 50
+    del block
+    fresh = PeakMemory("cpu").read()
+    assert fresh is not None
+    assert fresh < after - 50
