@@ -1,8 +1,8 @@
-"""How far a scored network looks, in small: what a record keeps of its receptive fields.
+"""Receptive fields of a scored network, summarised for its record.
 
 Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", NeurIPS 2016: most of
-the theoretical receptive field, what an output can depend on at all, hardly matters. Both are measured here, on the
-real inputs of a task's `Probe`.
+the theoretical receptive field (all inputs that an output can depend on) has little influence. Both fields are measured
+here, on the real inputs of a task's `Probe`.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rfnext.ops.mixed_dilation_conv import pin_implementation
+from rfnext import pin_implementation
 from rfnext.receptive_field import effective_receptive_field, theoretical_receptive_field
 from tasks.spec import Probe, Split, Task
 
@@ -25,33 +25,32 @@ log = logging.getLogger(__name__)
 Forward = Callable[[Tensor], Tensor]
 
 EDGES = tuple(sorted({0.5, *(round(2 ** (power / 2)) + 0.5 for power in range(31))}))
-"""Where the bins of a profile end, in input positions from the centre, on either side: each sqrt(2) times as far out as
-the one before. Equal for all networks, so that profiles can be averaged."""
+"""Ends of a profile's bins, in input positions from the centre, on either side: each sqrt(2) times the one before. They
+are equal for all networks, so that profiles can be averaged."""
 
 SHARES = (0.5, 0.95)
-"""Of the gradient: the radii that hold them are recorded."""
+"""Shares of the gradient whose radii are recorded."""
 
 POSITIONS = 5
 """Output positions that the effective field is averaged over, in the middle tenth of every axis."""
 
 GROWTH = (4, 16)
-"""How many times as long as a real one the input is that the theoretical field is found on: the first at which the
-field does not reach the ends. At 64 MS-TCN of the preset small
-takes 48 s instead of 1."""
+"""Lengths of the input on which the theoretical field is searched, in lengths of a real one. The first is used at which
+the field does not reach the ends. At 64, MS-TCN of the preset small takes 48 s instead of 1."""
 
 LARGEST = 2**18
-"""Positions of such an input, at most, all axes together; for large images, see `narrowed`."""
+"""Largest number of positions of such an input, over all axes; large images are `narrowed`."""
 
 NARROWEST = 32
-"""Positions of an axis that narrowing leaves at least. Strides up to this one divide the axis as they did before."""
+"""Smallest number of positions of an axis after narrowing. Strides up to this one divide the axis as before."""
 
 
 @dataclass(frozen=True)
 class Extent:
     """First and last input position that can matter, from the centre.
 
-    Or None where even the longest input that was tried cuts it off; then it goes beyond `farther_than`, on one side at
-    least.
+    bounds is None where the field is larger than the longest input that was tried: then it extends beyond
+    `farther_than` on at least one side.
     """
 
     bounds: tuple[float, float] | None
@@ -62,18 +61,18 @@ def measure(task: Task[Any], network: nn.Module, config: Any, split: Split) -> d
     """Receptive fields of a network as plain JSON values, or None if the task has no probe or it fails.
 
     The effective field is the mean over the probe's inputs and over `POSITIONS` output positions, each normalised to
-    a sum of 1, and per axis the sum over the other axes. The theoretical one is that of the middle output position,
-    found by experiment on inputs that are longer than it wherever possible, see `theoretical`.
+    a sum of 1, and per axis the sum over the other axes. The theoretical field is that of the middle output position,
+    found by experiment on inputs that are longer than it where possible, see `theoretical`.
 
     Returns:
         unit, output: as in the probe. inputs: how many. part: the split's. seconds: what measuring took. axes: for
         each one of the input, "step" (units per position), "size" (positions of the longest input), "edges" (where
         bins begin and end, in units from the centre), "share" (of the gradient per bin), "radius" (share of the
         gradient -> distance from the centre, in units, within which it lies) and "theoretical" ([first, last] in units
-        from the centre; None where it goes on beyond the longest input that was tried, and then farther than
+        from the centre; None where it is larger than the longest input that was tried: then it extends beyond
         "farther_than" units).
 
-    Leaves the network's weights, gradients and modes, and torch's random numbers, as they were.
+    The network's weights, gradients and modes and torch's random numbers are the same afterwards.
     """
     if task.probe is None:
         return None
@@ -83,7 +82,7 @@ def measure(task: Task[Any], network: nn.Module, config: Any, split: Split) -> d
             probe = task.probe(network, config, split)
             with _exact(probe.inputs[0].device):
                 axes = _axes(probe)
-    except Exception:  # a measurement beside the metrics is no reason to lose a training
+    except Exception:  # a training is kept even if this measurement fails
         log.exception("%s: receptive fields were not measured", task.name)
         return None
     found = {"unit": probe.unit, "output": probe.output, "inputs": len(probe.inputs), "part": split.part}
@@ -113,7 +112,7 @@ def _axes(probe: Probe) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Profile:
-    """Gradient along one axis: its distance from the centre, in positions and signed, and its share."""
+    """Gradient along one axis: signed distances from the centre, in positions, and the share at each."""
 
     offset: Tensor
     share: Tensor
@@ -122,12 +121,12 @@ class Profile:
         """The smallest distance from the centre within which `part` of the gradient lies."""
         distance, order = self.offset.abs().sort()
         inside = self.share[order].cumsum(0)
-        # Rounding must not push the whole, or just the part asked for, out of reach.
+        # The sum of all shares may be just below 1, and a partial sum just below `part`.
         index = int((inside < part * float(inside[-1]) - 1e-9).sum())
         return float(distance[min(index, len(distance) - 1)])
 
     def binned(self) -> tuple[list[float], list[float]]:
-        """Edges of the bins, in positions, and the share in each; without empty bins at both ends alike."""
+        """Edges of the bins, in positions, and the share in each, without the bins that are empty at both ends."""
         edges = torch.tensor(EDGES, dtype=torch.float64)
         edges = torch.cat((-edges.flip(0), edges))
         inside = self.offset.clamp(-EDGES[-1], EDGES[-1] - 1e-6)
@@ -141,7 +140,8 @@ class Profile:
 def effective(probe: Probe) -> list[Profile]:
     """The mean effective receptive field, per axis.
 
-    Raises ValueError if no input has a gradient anywhere.
+    Raises:
+        ValueError: if no input has a gradient anywhere.
     """
     fields: list[tuple[Tensor, list[float]]] = []
     for x in probe.inputs:
@@ -169,23 +169,23 @@ def _marginal(fields: list[tuple[Tensor, list[float]]], axis: int) -> Profile:
 
 
 def _positions(size: torch.Size) -> list[tuple[int, ...]]:
-    """Distinct output positions, from 0.45 to 0.55 of all axes at once, the middle among them."""
+    """Distinct output positions between 0.45 and 0.55 of every axis, with the middle."""
     twentieths = torch.linspace(9, 11, POSITIONS).tolist()
     return list(dict.fromkeys(tuple(int(share * length / 20) for length in size) for share in twentieths))
 
 
 def _centre(position: int, size_out: int, size_in: int, shift: float) -> float:
-    """Where in the input the field of an output position is centred."""
+    """The input position at the centre of an output position's field."""
     return (position + 0.5) * size_in / size_out - 0.5 + shift
 
 
 def theoretical(probe: Probe, x: Tensor, axis: int) -> Extent:
     """The theoretical receptive field of the middle output position along one axis, in positions from its centre.
 
-    The input is repeated along the axis until the field does not reach its ends. That is exact unless one operation
-    alone reaches farther than the real input is long. Attention and normalisation over the whole input have no end.
-    A large input is `narrowed` along the other axes first; where it is too large even so, or the network does not take
-    it narrower, the real input is all that is tried.
+    The input is repeated along the axis until the field does not reach its ends. That is exact unless one operation has
+    a field larger than the real input. Fields of attention and of normalisation over the whole input have no end.
+    A large input is first `narrowed` along the other axes. Where it is still too large, or the network cannot compute a
+    narrower one, only the real input is tried.
     """
     narrow = narrowed(x, axis)
     if narrow.shape != x.shape and _takes(probe.forward, narrow):
@@ -207,17 +207,17 @@ def theoretical(probe: Probe, x: Tensor, axis: int) -> Extent:
 
 
 def narrowed(x: Tensor, axis: int) -> Tensor:
-    """The middle of `x` along its other axes, as wide as leaves room to repeat it along `axis`; `x` if there is room.
+    """The middle of `x` along its other axes, narrow enough to be repeated along `axis`; or `x`.
 
-    That does not change the field along `axis` of a conv, whose taps at the middle of the other axes reach as far along
-    it as any.
+    That does not change the field of a conv along `axis`, since its taps at the middle of the other axes span the whole
+    field along it.
     """
     others = sorted((other for other in range(2, x.dim()) if other != 2 + axis), key=lambda other: -x.shape[other])
     for other in others:
         size = x.shape[other]
         unit = math.gcd(size, NARROWEST)
-        room = LARGEST // GROWTH[0] * size // math.prod(x.shape[2:])
-        kept = min(size, max(room, NARROWEST) // unit * unit)
+        allowed = LARGEST // GROWTH[0] * size // math.prod(x.shape[2:])
+        kept = min(size, max(allowed, NARROWEST) // unit * unit)
         x = x.narrow(other, (size - kept) // 2, kept)
     return x
 
@@ -234,7 +234,7 @@ def _takes(forward: Forward, x: Tensor) -> bool:
 def _reaches_ends(alone: Forward, line: Tensor, width: int) -> bool:
     """Whether the middle output position depends on the first or the last `width` positions of the input.
 
-    More than the very ends, since dilated convs look at every so-manieth position only.
+    A stretch at each end, since dilated convs read only every n-th position.
     """
     for end in (slice(None, width), slice(-width, None)):
         poisoned = line.clone()
@@ -246,7 +246,7 @@ def _reaches_ends(alone: Forward, line: Tensor, width: int) -> bool:
 
 
 def _alone(forward: Forward, x: Tensor, axis: int) -> tuple[Forward, Tensor]:
-    """The network as a function of one axis: the others count as channels, and of the output their middle is left."""
+    """The network as a function of one axis: other input axes become channels, of output axes the middle stays."""
     moved = x[:1].movedim(2 + axis, -1)
     shape = moved.shape[:-1]
 
@@ -262,7 +262,7 @@ def _alone(forward: Forward, x: Tensor, axis: int) -> tuple[Forward, Tensor]:
 
 @contextlib.contextmanager
 def _undisturbed(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards modes and torch's random numbers are what they were."""
+    """Evaluation mode inside; modes and torch's random numbers are restored afterwards."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -275,6 +275,6 @@ def _undisturbed(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """Without what would spread NaN beyond a conv's reach (tiles and transforms of cuDNN) or choose by stopwatch."""
+    """Without cuDNN, whose tiles and transforms spread NaN beyond the taps, and without choices by measured time."""
     with torch.backends.cudnn.flags(enabled=False), pin_implementation("taps"):
         yield

@@ -4,15 +4,19 @@ Importing it needs nothing beyond torch.
 """
 
 from rfnext._version import __version__
-from rfnext.conv import Conv, SearchConv, Where, everything
+from rfnext.branches import keep_branches
+from rfnext.conv import SearchConv
 from rfnext.dilation import Bounds, Dilation, Rule, expectation, neighbours
-from rfnext.merge import keep_branches, merge, plain_state_dict
-from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv, pin_implementation, reproducible
+from rfnext.merge import merge, plain_state_dict
+from rfnext.ops.choice import pin_implementation, reproducible
+from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
+from rfnext.padding import Conv
 from rfnext.search.evolution import Evolution, EvolutionConfig, Scored, random_structure
 from rfnext.search.halving import halve
 from rfnext.search.local import LocalConfig, LocalSearch
 from rfnext.search.one_shot import OneShotConfig, OneShotSearch, powers_of_two
 from rfnext.search.protocol import Round, Search
+from rfnext.searchable import Where, everything
 from rfnext.structure import Structure
 
 __all__ = [

@@ -1,16 +1,17 @@
 """SearchConv: a convolution that is evaluated at several dilations at once.
 
-A conv is not replaced but taken over in place: its class is swapped for one that inherits from both `SearchConv` and
-the conv's own class, and swapped back when the search is over. The module object stays the same, so everything that
-holds on to it goes on working: state_dict keys, optimizers, forward hooks, weight parametrisations, modules that
-are used under several names, `isinstance(module, nn.Conv2d)`.
+A conv is not replaced but taken over in place: its class is changed to one that inherits from both `SearchConv` and the
+conv's own class, and changed back when the search is over. The module object stays the same. So everything that refers
+to it still works: state_dict keys, optimizers, forward hooks, weight parametrisations, modules that are used under
+several names, `isinstance(module, nn.Conv2d)`.
 
-Causal networks. What stays in place when a dilation changes is the tap at the kernel's centre. A causal conv needs its
-last tap there, and nothing in a plain conv says so: its parent pads one side (`F.pad`), or crops what a padding of
-(k - 1) d adds, by amounts that do not follow. At other dilations such a network reads later inputs. Convs padded by
-(k - 1) d are warned of, and classes that pad in a forward() of their own are refused; padding in the parent cannot be
-seen from here. To search a causal network, write its convs with the present at the centre: 2 k - 1 taps, of which the
-later k - 1 are zeroed. That is causal at every dilation, during the search and after it, merged or not:
+Causal networks. When a dilation changes, the tap at the kernel's centre, the anchor, stays in place. A causal conv
+needs its last tap there instead, but nothing in a plain conv says that it is causal: its parent pads one side
+(`F.pad`), or crops what a padding of (k - 1) d adds, by amounts that do not change with the dilation. At other
+dilations such a network reads later inputs. There is a warning for convs padded by (k - 1) d, and classes that pad in a
+forward() of their own are refused; padding in the parent is not found. To search a causal network, write its convs with
+the present at the centre: 2 k - 1 taps, of which the later k - 1 are zeroed. That is causal at every dilation, during
+the search and after it, merged or not:
 
     class Past(nn.Module):
         def forward(self, weight):
@@ -21,146 +22,27 @@ later k - 1 are zeroed. That is causal at every dilation, during the search and 
 """
 
 import functools
-import itertools
-import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import CodeType
-from typing import Any, TypeGuard, cast, get_args
+from collections.abc import Sequence
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
+from rfnext.dilation import Dilation, Rule, check_rule
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
-
-log = logging.getLogger(__name__)
-
-Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Where = Callable[[str, Conv], bool]
-"""Which convs are searched: called with a module's name, as in `model.named_modules()`, and the conv."""
+from rfnext.own_forward import why_not_in_place
+from rfnext.padding import Conv, size_keeping_padding
+from rfnext.searchable import is_conv, plain_class, unsearchable
 
 INITIAL_WEIGHT = 0.01
 """Start of every branch weight, from the published code."""
-
-
-def everything(name: str, conv: Conv) -> bool:
-    """The `Where` that picks every conv that can be searched."""
-    return True
-
-
-def is_conv(module: nn.Module) -> TypeGuard[Conv]:
-    """Whether the module is a 1-d, 2-d or 3-d convolution (transposed ones are not)."""
-    return isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-
-
-def unsearchable(conv: Conv) -> str | None:
-    """Why the dilation of `conv` cannot be searched, or None if it can."""
-    if not any(map(searched_axis, conv.kernel_size)):
-        return f"its kernel {tuple(conv.kernel_size)} has no odd axis above 1, so no dilation to choose"
-    # Not conv.weight: reading a parametrised weight computes it, which in spectral_norm takes a step of its iteration.
-    if isinstance(conv._parameters.get("weight"), nn.parameter.UninitializedParameter):
-        return "its weight is not initialised yet; run one batch through the model first"
-    plain = plain_class(conv)
-    if not _forward_is_plain(plain):
-        return (
-            f"{plain.__name__} overrides forward(), and its own computation would be lost; "
-            "express it as a parametrisation of the weight (torch.nn.utils.parametrize) instead"
-        )
-    return _own_padding(plain)
-
-
-def plain_class(conv: Conv) -> type[nn.Module]:
-    """The conv's class, or the one that it had before it was taken over."""
-    return type(conv).plain_class if isinstance(conv, SearchConv) else type(conv)
-
-
-def _forward_is_plain(plain: type) -> bool:
-    """Whether forward() of a conv class ends in `_conv_forward`, which is what a search overrides.
-
-    True for torch's own classes, and for subclasses that only prepare their input or weight and then hand over to
-    super().forward(), like mmcv's, or self._conv_forward(). False for those that call F.conv2d themselves, like timm's,
-    or super()._conv_forward(), which goes past the search.
-    """
-    for cls in plain.__mro__:
-        if cls in _TORCH:
-            return True
-        if "_conv_forward" in cls.__dict__:
-            return False
-        if forward := cls.__dict__.get("forward"):
-            names = set(getattr(getattr(forward, "__code__", None), "co_names", ()))
-            if not names & {"forward", "_conv_forward"} or names & {"conv1d", "conv2d", "conv3d"}:
-                return False
-            if {"super", "_conv_forward"} <= names:
-                return False
-    return False
-
-
-_TORCH = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_PADDING_WORDS = ("pad", "crop", "chomp", "causal")
-
-
-def _own_padding(plain: type) -> str | None:
-    """Why a class whose forward() pads or crops by itself cannot change its dilation, or None for any other class.
-
-    Causal convs do, and convs that pad by their dilation: their own amounts add to, or lag behind, the padding with
-    which we keep a conv's size and place. Told by what forward() and the methods behind it name. The conv's own
-    padding and dilation tell nothing: it is read to hand it on, or to compute the same in another way.
-    """
-    for name in sorted(_names_read(plain) - {"padding", "padding_mode"}):
-        if any(word in name.lower() for word in _PADDING_WORDS):
-            return (
-                f"{plain.__name__} overrides forward() and pads or crops there by itself (by {name!r}), so that it "
-                "would not stay in place at other dilations; leave the padding to the conv, or, if it is causal, see "
-                "the docstring of rfnext.conv"
-            )
-    return None
-
-
-def _names_read(plain: type) -> set[str]:
-    """Names of globals, attributes and methods in forward() of a subclass of torch's convs and in what it calls."""
-    classes = list(itertools.takewhile(lambda cls: cls not in _TORCH, plain.__mro__))
-    names: set[str] = set()
-    ahead = {"forward", "_conv_forward"}
-    while ahead:
-        names |= ahead
-        members = [vars(cls).get(name) for name in ahead for cls in classes]
-        codes = [getattr(getattr(member, "fget", member), "__code__", None) for member in members]
-        ahead = {name for code in codes if code is not None for name in _code_names(code)} - names
-    return names
-
-
-def _code_names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:  # lambdas and comprehensions
-        if isinstance(constant, CodeType):
-            yield from _code_names(constant)
-
-
-def looks_causal(conv: Conv) -> bool:
-    """Whether an axis is padded by (k - 1) d on both sides, as only causal convs are, whose parents crop the end."""
-    return not isinstance(conv.padding, str) and any(
-        k > 1 and padding == (k - 1) * d
-        for k, d, padding in zip(conv.kernel_size, conv.dilation, conv.padding, strict=True)
-    )
-
-
-def warn_of_causal(convs: Mapping[str, Conv]) -> None:
-    """Log the names of those convs that look causal, whose dilations are about to change, in one warning."""
-    if names := [name for name, conv in convs.items() if looks_causal(conv)]:
-        log.warning(
-            "%s: padded by (kernel - 1) * dilation, as causal convs are; other dilations keep the kernel's centre in "
-            "place, not its last tap, so that outputs come to depend on later inputs; the docstring of rfnext.conv "
-            "says how to write causal convs that can be searched",
-            ", ".join(names),
-        )
 
 
 def set_dilation(conv: Conv, dilation: Dilation) -> None:
     """Give a conv another dilation and the padding that keeps its output size and the position of its centre tap.
 
     The padding moves with the dilation, p' = p + (d' - d) (k - 1) / 2, so explicit paddings (0, or those of strided
-    convs) keep their meaning. Padding "same" follows by itself. A causal conv, which needs its last tap in place, does
+    convs) keep their meaning. Padding "same" needs no change. A causal conv, which needs its last tap in place, does
     not stay causal (see the module's docstring).
 
     Raises:
@@ -181,21 +63,13 @@ def set_dilation(conv: Conv, dilation: Dilation) -> None:
 def check_plain(conv: Conv, dilation: Dilation) -> None:
     """Raise ValueError unless a plain conv can keep the output size of `conv` at another dilation."""
     padding = size_keeping_padding(conv, dilation)
-    if dilation != tuple(conv.dilation) and (reason := _own_padding(plain_class(conv))):
+    if dilation != tuple(conv.dilation) and (reason := why_not_in_place(conv, plain_class(conv), dilation)):
         raise ValueError(reason)
     if min(before for before, _ in padding) < 0:
         raise ValueError(
             f"dilation {dilation} would need padding {padding} to keep the output size of {conv}, and a plain conv "
             "cannot crop; use rfnext.merge(), which can express it, or forbid it with Bounds.min"
         )
-
-
-def check_dilation(dilation: Dilation, conv: Conv) -> None:
-    """Raise ValueError unless `dilation` is one positive integer per axis of the conv's kernel."""
-    if len(dilation) != len(conv.kernel_size):
-        raise ValueError(f"dilation {dilation} has {len(dilation)} axes, the kernel {tuple(conv.kernel_size)} has not")
-    if not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in dilation):
-        raise ValueError(f"dilation {dilation} is not made of positive integers")
 
 
 def check_branches(dilations: Sequence[Dilation], conv: Conv, entries: int) -> None:
@@ -206,39 +80,18 @@ def check_branches(dilations: Sequence[Dilation], conv: Conv, entries: int) -> N
         size_keeping_padding(conv, dilation)
 
 
-def size_keeping_padding(conv: Conv, dilation: Dilation) -> list[tuple[int, int]]:
-    """Padding (before, after) per axis at which `conv` with another dilation keeps its output size.
+_RULES = get_args(Rule)  # checkpoints contain the index
 
-    Raises ValueError if `dilation` does not fit the kernel, or an even kernel cannot keep the size.
+
+def read_extra_state(state: Tensor) -> tuple[Rule, Dilation, list[Dilation]]:
+    """Rule, centre and branches out of a `SearchConv`'s extra state.
+
+    Raises ValueError if the tensor is something else.
     """
-    check_dilation(dilation, conv)
-    sides = []
-    for axis, (kernel, new, old) in enumerate(zip(conv.kernel_size, dilation, conv.dilation, strict=True)):
-        if conv.padding == "same":
-            total = new * (kernel - 1)
-            sides.append((total // 2, total - total // 2))
-            continue
-        growth = (new - old) * (kernel - 1)
-        if growth % 2:
-            raise ValueError(
-                f"an even kernel {tuple(conv.kernel_size)} cannot keep its size from dilation {old} to {new}; "
-                f"leave axis {axis} as it is"
-            )
-        padding = (0 if conv.padding == "valid" else int(conv.padding[axis])) + growth // 2
-        sides.append((padding, padding))
-    return sides
-
-
-_RULES = get_args(Rule)  # a checkpoint holds the index
-
-
-def read_extra_state(state: Tensor) -> tuple[Rule | None, Dilation | None, list[Dilation]]:
-    """Rule, centre and branches out of a `SearchConv`'s extra state; None for what is not there."""
-    rows: list[Dilation] = [tuple(row) for row in state.tolist()]
-    rule = None
-    if rows and rows[0] and -len(_RULES) <= rows[0][0] < 0:
-        rule = _RULES[-1 - rows.pop(0)[0]]
-    return rule, (rows[0] if rows else None), rows[1:]
+    rows: list[Dilation] = [tuple(row) for row in state.tolist()] if state.dim() == 2 else []
+    if len(rows) < 3 or not rows[0] or not -len(_RULES) <= rows[0][0] < 0:
+        raise ValueError(f"not the rule, centre and branches of a searched conv: {state!r}")
+    return _RULES[-1 - rows[0][0]], rows[1], rows[2:]
 
 
 class SearchConv(nn.Module):
@@ -254,9 +107,9 @@ class SearchConv(nn.Module):
         dilations: the branches now.
         branch_weight: nn.Parameter, shape (possible branches,); entries beyond `len(dilations)` are idle. Never
             resized, so optimizers keep it.
-        rule: how probabilities follow from the weights. With a the weights of the branches,
-            "paper": p = |a| / sum |a|; "default": p = softmax(a / 0.01), which has the same slope at the start
-            (a = 0.01), cannot divide by zero and does not take a negative weight for a strong one.
+        rule: how the probabilities p are computed from the weights a of the branches. "paper": p = |a| / sum |a|.
+            "default": p = softmax(a / 0.01), which has the same slope at the start (a = 0.01), cannot divide by zero
+            and gives a negative weight a small share.
         implementation: passed to `mixed_dilation_conv`.
     """
 
@@ -268,6 +121,7 @@ class SearchConv(nn.Module):
 
     @property
     def dilations(self) -> tuple[Dilation, ...]:
+        """The branches now."""
         return self._dilations
 
     @property
@@ -309,14 +163,16 @@ class SearchConv(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """What `print` shows of the conv."""
         branches = ", ".join("x".join(map(str, dilation)) for dilation in self._dilations)
         return f"{super().extra_repr()}, branches=[{branches}], rule={self.rule}"
 
-    # The rule, the centre and the branches travel in the state_dict, as one int64 tensor of shape (2 + branches, axes):
-    # a resumed search, or a checkpoint opened on its own, must compute the same function. The rule's row is negative,
-    # as no dilation is; states of before it was added begin with the centre.
+    # The rule, the centre and the branches are saved in the state_dict, as one int64 tensor of shape
+    # (2 + branches, axes): a resumed search, or a checkpoint opened on its own, must compute the same function. The
+    # rule's row is negative, as no dilation is.
 
     def get_extra_state(self) -> Tensor:
+        """Rule, centre and branches, for the state_dict; `read_extra_state` takes it apart."""
         centre = cast(Conv, self).dilation
         rule = [-1 - _RULES.index(self.rule)] * len(centre)
         return torch.tensor([rule, centre, *self._dilations], dtype=torch.int64)
@@ -327,20 +183,18 @@ class SearchConv(nn.Module):
         if not isinstance(state, Tensor) or state.dim() != 2 or state.shape[1] != len(kernel):
             raise ValueError(f"not the branches of a conv with kernel {kernel}: {state!r}")
         rule, centre, dilations = read_extra_state(state)
-        if centre is None or not dilations:
-            raise ValueError(f"not the branches of a conv with kernel {kernel}: {state!r}")
         check_branches(dilations, cast(Conv, self), self.branch_weight.numel())
         size_keeping_padding(cast(Conv, self), centre)
-        if rule not in (None, self.rule):
+        if rule != self.rule:
             raise ValueError(
                 f"the branch weights were learnt by rule {rule!r}, which gives other probabilities than {self.rule!r}; "
                 f"take the conv over by rule={rule!r}, as in LocalConfig(rule={rule!r})"
             )
 
     def set_extra_state(self, state: Any) -> None:
+        """Take the centre and branches of `get_extra_state`; raises ValueError as `check_extra_state` does."""
         self.check_extra_state(state)
         _, centre, dilations = read_extra_state(state)
-        assert centre is not None
         set_dilation(cast(Conv, self), centre)
         self._dilations = tuple(dilations)
 
@@ -359,7 +213,7 @@ class SearchConv(nn.Module):
             super()._load_from_state_dict(
                 state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
             )
-        except ValueError as error:  # set_extra_state() does not know the layer's name
+        except ValueError as error:  # of set_extra_state(), without the layer's name
             error_msgs.append(f"{prefix.removesuffix('.')}: {error}")
         if not own & state_dict.keys():  # the checkpoint of a plain network
             missing_keys[:] = [key for key in missing_keys if key not in own]
@@ -393,8 +247,11 @@ def take_over(conv: Conv, dilations: Sequence[Dilation], *, entries: int | None 
 
     Raises:
         ValueError: if the conv cannot be searched or a branch does not fit it.
+        TypeError: if it is no conv.
     """
     check_rule(rule)
+    if not is_conv(conv):
+        raise TypeError(f"{type(conv).__name__} is no Conv1d, Conv2d or Conv3d")
     if reason := unsearchable(conv):
         raise ValueError(f"cannot search {conv}: {reason}")
     entries = entries or len(dilations)
@@ -436,43 +293,3 @@ def check_release(conv: SearchConv) -> None:
         raise ValueError(
             f"{type(conv).__name__} was changed after the search began (a parametrisation?); undo that first"
         )
-
-
-def dense_kernel(conv: SearchConv) -> tuple[Tensor, Dilation, tuple[int, ...]]:
-    """All branches folded into one kernel: weight, dilation and padding of the conv that computes the same function.
-
-    Per axis, the taps of all branches lie on a grid whose step is the greatest common divisor of their distances;
-    the kernel covers that grid, zeros where no branch has a tap. It grows with the largest dilation d, to
-    (k - 1) d / step + 1 taps.
-
-    Returns:
-        weight of shape (channel_out, channel_in / groups, *kernel); dilation and padding (before) per axis.
-
-    Raises:
-        ValueError: if even the widest branch crops its input: no plain conv can do that.
-    """
-    plain = cast(Conv, conv)
-    paddings = [size_keeping_padding(plain, dilation) for dilation in conv.dilations]
-    indices: list[list[Tensor]] = []  # per axis, per branch: where its taps lie in the new kernel
-    steps, padding, sizes = [], [], []
-    for axis, kernel in enumerate(plain.kernel_size):
-        # Positions relative to the output's origin: aligned over branches whatever their padding.
-        taps = [
-            [tap * dilation[axis] - sides[axis][0] for tap in range(kernel)]
-            for dilation, sides in zip(conv.dilations, paddings, strict=True)
-        ]
-        start, end = min(map(min, taps)), max(map(max, taps))
-        if start > 0:
-            raise ValueError(f"all branches of {conv} crop their input on axis {axis}; no plain conv can do that")
-        step = math.gcd(*(position - start for branch in taps for position in branch)) or 1
-        indices.append([torch.tensor([(position - start) // step for position in branch]) for branch in taps])
-        steps.append(step)
-        sizes.append((end - start) // step + 1)
-        padding.append(-start)
-    with torch.no_grad():
-        weight = plain.weight
-        folded = weight.new_zeros(*weight.shape[:2], *sizes)
-        for branch, probability in enumerate(conv.probability.to(weight.dtype)):
-            grid = torch.meshgrid(*(axis[branch] for axis in indices), indexing="ij")
-            folded[(slice(None), slice(None), *grid)] += probability * weight
-    return folded, tuple(steps), tuple(padding)

@@ -1,4 +1,4 @@
-"""The arithmetic of the local search: which dilations surround a centre, and which centre the probabilities mean.
+"""The arithmetic of the local search: the dilations around a centre, and the centre that follows from probabilities.
 
 Pure Python on integers and floats; no tensors. Two rules exist for both directions:
 
@@ -80,7 +80,7 @@ def neighbours(
         centre: dilation per axis.
         kernel: kernel size per axis.
         spread: distance of the outermost branch as a share of the centre (the papers' exp_rate).
-        branches: how many to ask for, at least 2; fewer come back where the bounds leave less room
+        branches: how many to ask for, at least 2; fewer are returned where the bounds allow fewer
             (or, by rule "paper", where rounding makes some equal).
         bounds: applied to every searched axis. Rule "paper" does not clip the centre's own branch.
         rule: see the module.
@@ -133,12 +133,12 @@ def expectation(
     rule: Rule,
     centre: Dilation | None = None,
 ) -> Dilation:
-    """The dilation that the probabilities mean: per axis round(sum_i p_i d_i / sum_i p_i), clipped to the bounds.
+    """The expected dilation: per axis round(sum_i p_i d_i / sum_i p_i), clipped to the bounds.
 
     Rule "paper" is just that, rounding half to even. Where the bounds (or rounding) cut the branches off on one side,
     it moves even if nothing was learnt: equal probabilities on [1, 2] give 1.5, hence 2.
 
-    Rule "default" asks what was learnt, not where the branches happen to lie. The share that all branches have in
+    Rule "default" counts what was learnt, not where the branches lie. The share that all branches have in
     common says nothing and stays at the centre c; only what a branch has beyond it counts: with m = min p,
     branches * m * c + sum_i (p_i - m) d_i. So equal probabilities give c, a single branch with all of it gives d_i,
     and for branches that are symmetric about the centre it is the expectation.

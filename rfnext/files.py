@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and the folder of what can be made again."""
+"""Files that are written completely or not at all, and the cache folder."""
 
 import io
 import os
@@ -10,7 +10,7 @@ import torch
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: a reader sees the old file or the new one, never a part.
+    """Write `data` to `path` atomically: a reader gets the old file or the new one, never a part.
 
     The data goes to a temporary file in the same folder (created if missing), is flushed to disk, and is renamed
     over `path`. On any failure (a full disk among them) the old file stays and the temporary one is removed.
@@ -45,16 +45,16 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def cache_folder() -> Path:
-    """Where things are kept that were downloaded or made and can be made again; it need not exist yet.
-
-    The folder that the environment variable RFNEXT_CACHE names, else ~/.cache/rfnext.
-    """
-    return Path(os.environ.get("RFNEXT_CACHE") or Path.home() / ".cache" / "rfnext")
-
-
 def serialised(value: Any) -> bytes:
-    """What `torch.save` writes for a value."""
+    """What `torch.save` would write to a file, for `write_bytes`."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
+
+
+def cache_folder() -> Path:
+    """The folder for files that were downloaded or compiled and can be made again; it may not exist yet.
+
+    It is the folder that the environment variable RFNEXT_CACHE names, else ~/.cache/rfnext.
+    """
+    return Path(os.environ.get("RFNEXT_CACHE") or Path.home() / ".cache" / "rfnext")

@@ -1,87 +1,35 @@
-"""What to do with a searched network: keep its branches, or fold them into plain convs for export.
+"""Merging: a searched network as plain convs that compute the same function, and its state_dict for a plain network.
 
 A structure as plain convs, one dilation each, is `Structure.apply`.
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from rfnext.conv import (
-    Conv,
-    SearchConv,
-    check_release,
-    dense_kernel,
-    release,
-    set_dilation,
-    size_keeping_padding,
-    take_over,
-    unsearchable,
-    warn_of_causal,
-)
-from rfnext.dilation import Dilation, neighbours
-from rfnext.search.local import LocalConfig
-from rfnext.structure import Structure, searched_convs
+from rfnext.conv import SearchConv, check_release, release, set_dilation
+from rfnext.dilation import Dilation
+from rfnext.padding import Conv, size_keeping_padding
+from rfnext.structure import searched_convs
 
 log = logging.getLogger(__name__)
-
-
-def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -> None:
-    """Make every conv of the structure multi-branch, around its dilation; the probabilities are trained, nothing moves.
-
-    This is the papers' multi-branch network ("fixed_multi_branch"), to be trained from scratch or fine-tuned.
-
-    Args:
-        model: changed in place; build the optimizer afterwards.
-        structure: centres.
-        config: spread, branches, bounds and rule of the branches; interval and rounds play no part.
-
-    Raises:
-        ValueError: naming a layer that the model lacks, whose conv the entry does not fit, or whose dilation lies
-            outside the bounds; nothing is changed then.
-    """
-    plans = []
-    for name, conv, centre in structure.match(model):
-        if reason := unsearchable(conv):
-            raise ValueError(f"layer {name!r} cannot have branches: {reason}")
-        if config.bounds.clip_searched(centre, conv.kernel_size) != centre:
-            raise ValueError(
-                f"layer {name!r}: dilation {centre} is outside {config.bounds}, within which its branches would lie; "
-                "widen the bounds"
-            )
-        branches = neighbours(
-            centre,
-            conv.kernel_size,
-            spread=config.spread,
-            branches=config.branches,
-            bounds=config.bounds,
-            rule=config.rule,
-        )
-        try:
-            for dilation in (centre, *branches):
-                size_keeping_padding(conv, dilation)
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from None
-        plans.append((conv, centre, branches))
-    warn_of_causal({name: conv for name, conv, _ in structure.match(model)})
-    for conv, centre, branches in plans:
-        take_over(conv, branches, entries=config.branches, rule=config.rule)
-        set_dilation(conv, centre)
 
 
 def merge(model: nn.Module) -> None:
     """Turn every SearchConv into one plain conv that computes the same function, in place.
 
-    All branches become one larger kernel (see `rfnext.conv.dense_kernel`), which may be trained further: the papers'
+    All branches become one larger kernel (see `dense_kernel`), which may be trained further: the papers'
     "merge" (RF-Next, rfmerge). Weight parametrisations (weight_norm) are folded in as well. Build optimizers
     afterwards. The kernel grows with the largest dilation; the log gives its size.
 
     With padding_mode "reflect" or "circular" torch's convs pad by less than the input's length ("circular": by no more
-    than it); searched ones go on beyond it. On inputs so short the merged conv computes nothing: torch raises
+    than it); searched ones continue beyond it. On inputs so short the merged conv computes nothing: torch raises
     RuntimeError in forward().
 
     Raises:
@@ -149,3 +97,43 @@ def plain_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     searched = {prefix for prefix in prefixes if prefix + "branch_weight" in state}
     extra = {prefix + key for prefix in searched for key in ("branch_weight", "_extra_state")}
     return {key: value for key, value in state.items() if key not in extra}
+
+
+def dense_kernel(conv: SearchConv) -> tuple[Tensor, Dilation, tuple[int, ...]]:
+    """Weight, dilation and padding of the one conv that computes the same function as all branches.
+
+    Per axis, the taps of all branches lie on a grid whose step is the greatest common divisor of their distances;
+    the kernel covers that grid, zeros where no branch has a tap. It grows with the largest dilation d, to
+    (k - 1) d / step + 1 taps.
+
+    Returns:
+        weight of shape (channel_out, channel_in / groups, *kernel); dilation and padding (before) per axis.
+
+    Raises:
+        ValueError: if even the widest branch crops its input: no plain conv can do that.
+    """
+    plain = cast(Conv, conv)
+    paddings = [size_keeping_padding(plain, dilation) for dilation in conv.dilations]
+    indices: list[list[Tensor]] = []  # per axis, per branch: where its taps lie in the new kernel
+    steps, padding, sizes = [], [], []
+    for axis, kernel in enumerate(plain.kernel_size):
+        # Positions relative to the output's origin: aligned over branches whatever their padding.
+        taps = [
+            [tap * dilation[axis] - sides[axis][0] for tap in range(kernel)]
+            for dilation, sides in zip(conv.dilations, paddings, strict=True)
+        ]
+        start, end = min(map(min, taps)), max(map(max, taps))
+        if start > 0:
+            raise ValueError(f"all branches of {conv} crop their input on axis {axis}; no plain conv can do that")
+        step = math.gcd(*(position - start for branch in taps for position in branch)) or 1
+        indices.append([torch.tensor([(position - start) // step for position in branch]) for branch in taps])
+        steps.append(step)
+        sizes.append((end - start) // step + 1)
+        padding.append(-start)
+    with torch.no_grad():
+        weight = plain.weight
+        folded = weight.new_zeros(*weight.shape[:2], *sizes)
+        for branch, probability in enumerate(conv.probability.to(weight.dtype)):
+            grid = torch.meshgrid(*(axis[branch] for axis in indices), indexing="ij")
+            folded[(slice(None), slice(None), *grid)] += probability * weight
+    return folded, tuple(steps), tuple(padding)

@@ -1,7 +1,5 @@
-"""How far a network looks: theoretical and effective receptive field, and what a forward pass costs."""
+"""The receptive field of a network, theoretical and effective, and the multiply-adds of a forward pass."""
 
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -56,7 +54,7 @@ def theoretical_receptive_field(
     Found by experiment, so for any network: everything before (after) some position is set to NaN, and the bound is
     where NaN first reaches the output, by bisection. NaN passes through every operation that depends on its input,
     whatever the weights. The answer is cut off at the borders of `x`: take an input larger than the field. Operations
-    that look at all of the input (global pooling, attention, instance normalisation) make it the whole input.
+    that use all of the input (global pooling, attention, instance normalisation) make it the whole input.
 
     Args:
         model: maps (batch, channel, *size) to (batch, channel_out, *size_out); evaluated in eval mode.
@@ -126,37 +124,3 @@ def multiply_adds(model: nn.Module, *inputs: Tensor) -> int:
     with _evaluating(model), FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() // 2
-
-
-@torch.no_grad()
-def latency(model: Callable[..., Any], *inputs: Any, repeats: int = 20, warmup: int = 3) -> float:
-    """Seconds of one forward pass in eval mode: the median of `repeats` passes after `warmup` ones that do not count.
-
-    Unlike multiply-adds it depends on the dilations, since memory is read in another order. It is that of this machine,
-    device, number of threads and input, and of nothing else running beside it; GPUs are waited for.
-
-    Args:
-        model: the network, or any function of it (which is then responsible for eval mode).
-        inputs: what it is called with, on its device.
-
-    Raises:
-        ValueError: if repeats is less than 1 or warmup negative.
-    """
-    if repeats < 1 or warmup < 0:
-        raise ValueError(f"repeats is {repeats} and warmup {warmup}; at least 1 and 0 passes are needed")
-    on = [x.device for x in inputs if isinstance(x, Tensor)]
-    if isinstance(model, nn.Module):
-        on += [parameter.device for parameter in model.parameters()]
-    gpus = {device for device in on if device.type == "cuda"}
-
-    def timed() -> float:
-        for gpu in gpus:
-            torch.cuda.synchronize(gpu)
-        start = time.perf_counter()
-        model(*inputs)
-        for gpu in gpus:
-            torch.cuda.synchronize(gpu)
-        return time.perf_counter() - start
-
-    with _evaluating(model):
-        return statistics.median([timed() for _ in range(warmup + repeats)][warmup:])

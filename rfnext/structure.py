@@ -9,21 +9,10 @@ from typing import Any, Self
 from torch import nn
 
 from rfnext import files
-from rfnext.conv import (
-    Conv,
-    SearchConv,
-    Where,
-    check_dilation,
-    check_plain,
-    check_release,
-    everything,
-    is_conv,
-    release,
-    set_dilation,
-    unsearchable,
-    warn_of_causal,
-)
+from rfnext.conv import SearchConv, check_plain, check_release, release, set_dilation
 from rfnext.dilation import Dilation
+from rfnext.padding import Conv, check_dilation, warn_of_causal
+from rfnext.searchable import Where, everything, is_conv, unsearchable
 
 FORMAT = "rfnext-structure"
 VERSION = 1
@@ -78,8 +67,8 @@ class Structure(Mapping[str, Dilation]):
     Names are canonical: the same structure fits a model whether or not it is wrapped by DDP or torch.compile.
     Two structures are equal if they map the same names to the same dilations.
 
-    An integer, as in the older published files, means "on every axis". How many axes those are only a model tells, so
-    it stays one number until `match` or `apply`, and {"conv": 2} does not equal {"conv": (2, 2)}:
+    An integer, as in the older published files, means "on every axis". Only a model says how many axes those are, so it
+    stays one number until `match` or `apply`, and {"conv": 2} does not equal {"conv": (2, 2)}:
     `Structure({name: d for name, _, d in structure.match(model)})` spreads it out. The entry is read as an `EveryAxis`
     of that number, which a Structure takes for the integer again.
 
@@ -129,16 +118,16 @@ class Structure(Mapping[str, Dilation]):
 
         A SearchConv among them is released. Nothing is changed if anything is wrong. Causal convs do not stay causal
         (`rfnext.conv` says why, and how to write them so that they do). With padding_mode "reflect" or "circular" a
-        padding that exceeds what the input allows is seen by the next forward() only: torch raises RuntimeError there,
-        where a search goes on reflecting or wrapping.
+        padding that is too large for the input is an error in the next forward(): torch raises RuntimeError there,
+        where a searched conv continues to reflect or wrap.
 
         Args:
-            model: holds a conv of every name in the structure. Other convs are left as they are.
+            model: has a conv of every name in the structure. Other convs are left as they are.
             where: if given, every searchable conv that it picks must have an entry.
 
         Raises:
             ValueError: naming the layer, for one that the model lacks, that is no conv, whose number of axes
-                differs, that pads in a forward() of its own, or that has no entry though `where` asks for it.
+                differs, that pads in a forward() of its own, or that `where` picks but has no entry.
         """
         pairs = list(self.match(model))
         if where is not None:

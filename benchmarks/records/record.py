@@ -3,8 +3,8 @@
     results/runs/<task>/<preset>/<method>/fold<f>-seed<k>.json   what this machine ran: whole records, not committed
     results/<task>-<preset>/records.jsonl                        committed: one line per cell, without histories
 
-In a .jsonl file, a line {"context": n, ...} holds what many cells have in common (protocol, versions, device); the
-lines of the cells that follow name it by its number.
+In a .jsonl file, a line {"context": n, ...} holds what many cells have in common (protocol, versions, device, names of
+the layers). The lines of the cells that follow name it by its number and list their dilations in its order.
 """
 
 import json
@@ -227,6 +227,9 @@ def write_lines(path: Path, records: Iterable[Record]) -> None:
     for record in sorted(records, key=lambda record: record.key):
         fields = without_history(record).model_dump(mode="json")
         context = {name: fields.pop(name) for name in CONTEXT}
+        if fields["structure"] is not None:
+            context["layers"] = list(fields["structure"])
+            fields["structure"] = list(fields["structure"].values())
         text = json.dumps(context, allow_nan=False)
         if text not in contexts:
             contexts[text] = len(contexts)
@@ -265,6 +268,9 @@ def read_lines(path: Path) -> Iterator[Record]:
                 contexts[content.pop("context")] = content
                 continue
             content |= contexts[content.pop("in_context")]
+            layers = content.pop("layers", None)
+            if content["structure"] is not None:
+                content["structure"] = dict(zip(layers, content["structure"], strict=True))
         except (ValueError, TypeError, KeyError) as error:
             raise RecordError(f"{path}:{number}: not a line of a record ({error!r}); {_RESTORE}") from error
         yield _validated(content, f"{path}:{number}", _RESTORE)

@@ -1,70 +1,92 @@
 """Does searching pay? Every method against the hand design, the tuned hand design and the published local search.
 
-    python -m benchmarks.studies.does_search_pay --root PATH [--group REGEX] [--seeds 0 1 2] [--methods M ...]
-    python -m benchmarks.studies.does_search_pay --seglearn [...]
+    python -m benchmarks.studies.does_search_pay 50salads --root PATH [--seeds 0 1 2] [--methods M ...]
+    python -m benchmarks.studies.does_search_pay seglearn [...]
     python -m benchmarks.studies.does_search_pay --only-table
 
-Runs all methods on own data in the layout of the MS-TCN release, or on the embedded wrist sessions, with a network that
-fits a small machine (preset "compact": 2 stages x 10 layers x 32 maps), and the local search by the published rule and
-with a wider spread beside ours; cells that are done are kept. Then writes a table of paired differences for each of the
-two. The own data of the committed study are 50 Salads' SVM scores at 1 frame per second, which are in the repository
-colincsl/TemporalConvolutionalNetworks.
+Runs the methods with a network that fits a small machine (presets "compact-...": 2 stages x 10 layers x 32 maps), and
+the local search by the published rule and with two spreads. Cells that are done are kept. Then it writes the paired
+differences on both data sets to results/does_search_pay/table.md.
+
+50salads: 50 Salads' SVM scores at 1 frame per second, which are in the repository
+colincsl/TemporalConvolutionalNetworks, in the layout of the MS-TCN release. seglearn: the embedded wrist sessions.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import tyro
 
-from benchmarks import methods, suite
-from benchmarks.groups import Group, estimate, group, number, scores
-from benchmarks.record import ROOT, read_all
+from benchmarks.methods.table import METHODS
+from benchmarks.records.places import ROOT
+from benchmarks.records.record import Key, Record, read_all
+from benchmarks.records.statistics import Values, estimate, number, paired
+from benchmarks.report.gathered import values_of
+from benchmarks.report.markdown import pipe
 from rfnext.files import write_text
 
-METHODS = (
-    "baseline",
-    "tuned_design",
-    "random_search",
-    "multi_dilation",
-    "kernel_enlargement",
-    "learnable_spacings",
-    "local_search_run",
-    "local_single",
-    "local_single_held_out",
-    "local_single_annealed",
-    "local_single_branches5",
-    "local_multi",
-    "one_shot",
-    "one_shot_held_out",
-    "one_shot_ranked",
-    "one_shot_to_local_single",
-    "one_shot_to_local_multi",
-    "global_",
-    "global_shortened",
-    "global_to_local_single",
-)
-SEGLEARN = {"dataset=seglearn", "stride=4"}
-"""Fields of the config on the embedded sessions."""
-VARIANTS = {"search.rule=paper": "paper", "search.spread=0.5": "spread 0.5"}
-"""Fields of the config by which `local_single` is run once more -> what its row is called in brackets."""
-REFERENCES = ("baseline", "tuned_design", "local_single (paper)")
+TASK = "action_segmentation"
 METRICS = ("f1@25", "f1@50", "accuracy")
+LOCAL = "local_single"
+PUBLISHED = f"{LOCAL}, published rule"
+REFERENCES = ("baseline", "tuned_single", PUBLISHED)
+"""Labels of the rows that all others are compared with."""
+
+Data = Literal["50salads", "seglearn"]
+
+
+class Row(NamedTuple):
+    """A row of the study: a method in a preset, and what the table calls it."""
+
+    preset: str
+    method: str
+    label: str
+
+
+VARIANTS: dict[Data, tuple[Row, ...]] = {
+    "50salads": (
+        Row("compact-50salads-paper-rule", LOCAL, PUBLISHED),
+        Row("compact-50salads-spread-0.1", LOCAL, f"{LOCAL}, spread 0.1"),
+        Row("compact-50salads", LOCAL, f"{LOCAL}, spread 0.5"),
+    ),
+    "seglearn": (
+        Row("compact-seglearn-paper-rule", LOCAL, PUBLISHED),
+        Row("compact-seglearn-spread-0.1", LOCAL, f"{LOCAL}, spread 0.1"),
+        Row("compact-seglearn", LOCAL, f"{LOCAL}, spread 0.5"),
+    ),
+}
+"""The rows of the local search."""
+
+REST: dict[Data, str] = {"50salads": "compact-50salads-spread-0.1", "seglearn": "compact-seglearn-spread-0.1"}
+"""The preset of all other methods."""
+
+TITLES: dict[Data, str] = {
+    "50salads": "50 Salads, SVM scores at 1 frame per second",
+    "seglearn": "Wrist sessions (embedded) at 2.5 frames per second",
+}
+
+
+def rows(data: Data) -> list[Row]:
+    """All rows of a data set, in the order of the methods."""
+    made = []
+    for method in METHODS:
+        made += VARIANTS[data] if method == LOCAL else [Row(REST[data], method, method)]
+    return made
 
 
 @dataclass(frozen=True)
 class Options:
-    """All methods on one dataset, and their paired differences."""
+    """All methods on one data set, and their paired differences."""
 
+    data: tyro.conf.Positional[Data] = "seglearn"
+    """What to run on."""
     root: Path | None = None
-    """Folder of own data."""
-    seglearn: bool = False
-    """On the embedded wrist sessions instead, at 2.5 frames per second."""
-    methods: tuple[str, ...] = METHODS
+    """Folder of 50 Salads."""
+    methods: tuple[str, ...] = tuple(METHODS)
     """What to run."""
-    group: str = r"rgb-\d+"
-    """Videos whose names match alike are held out together."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds on every fold."""
     only_table: bool = False
@@ -75,94 +97,84 @@ class Options:
 
 def run(options: Options) -> int:
     """Run the cells, seed by seed, so that an interrupted study is balanced; the suite's exit status."""
-    data = ["--root", str(options.root), "--group", options.group]
-    if options.seglearn:
-        data = [word for field in sorted(SEGLEARN) for word in f"--{field}".split("=")]
+    from benchmarks import suite  # the table needs no code that trains
+
+    data = ["--root", str(options.root)] if options.data == "50salads" else []
+    presets: dict[str, list[str]] = {}
+    for row in rows(options.data):
+        if row.method in options.methods:
+            presets.setdefault(row.preset, []).append(row.method)
     status = 0
     for seed in options.seeds:
-        shared = ["compact", "--task", "action_segmentation", "--results", str(options.results), "--seeds", str(seed)]
-        runs = [["--method", *options.methods, "--", *data]]
-        if "local_single" in options.methods:
-            runs += [["--method", "local_single", "--", *data, *f"--{field}".split("=")] for field in VARIANTS]
-        for arguments in runs:
-            status = max(status, suite.main([*shared, *arguments]))
+        for preset, methods in presets.items():
+            words = [preset, "--task", TASK, "--results", str(options.results), "--seeds", str(seed)]
+            status = max(status, suite.main([*words, "--keep-committed", "--method", *methods, "--", *data]))
             if status == 130:  # interrupted
                 return status
     return status
 
 
-def rows(groups: Sequence[Group], seglearn: bool) -> dict[str, tuple[Group, str]]:
-    """Name of the row -> the group and method that it shows. Those of `VARIANTS` carry theirs in brackets.
-
-    Raises ValueError if two groups have the same row: own data of two kinds in one folder.
-    """
-    found: dict[str, tuple[Group, str]] = {}
-    for one in groups:
-        preset, *fields = one.preset.split("+")
-        variants = [name for field, name in VARIANTS.items() if field in fields]
-        rest = set(fields) - set(VARIANTS)
-        data = rest == SEGLEARN if seglearn else len(rest) < 2 and all(field.startswith("group=") for field in rest)
-        if (one.task, preset) != ("action_segmentation", "compact") or not data or len(variants) > 1:
-            continue
-        for method in one.methods:
-            name = f"{method} ({variants[0]})" if variants else method
-            if name in found:
-                raise ValueError(f"{found[name][0].preset} and {one.preset} both have {name}; keep one of them")
-            found[name] = (one, method)
-    suffixes = ["", *(f" ({name})" for name in VARIANTS.values())]
-    order = [method + suffix for method in methods.METHODS for suffix in suffixes]
-    return {name: found[name] for name in order if name in found}
-
-
-def table(groups: Sequence[Group], seglearn: bool) -> str | None:
-    """Markdown: every method's scores, and the paired differences to the references; None without any records."""
-    shown = rows(groups, seglearn)
+def table(records: Mapping[Key, Record], data: Data) -> str | None:
+    """Markdown: every method's scores, and the paired differences to the references; None without any baseline."""
+    shown: dict[str, list[Record]] = {}
+    for row in rows(data):
+        done = [r for key, r in records.items() if key[:3] == (TASK, row.preset, row.method) and r.status == "done"]
+        if done:
+            shown[row.label] = done
     if "baseline" not in shown:
         return None
-    values = {name: scores(one, method) for name, (one, method) in shown.items()}
-    lines = []
+    parts = [f"## {TITLES[data]}", ""]
     for metric in METRICS:
-        heads = [f"minus {name}" for name in REFERENCES]
-        lines += [
-            f"{metric} (%), mean ± 95 % interval over folds (seeds averaged); differences are paired by fold and seed.",
-            "",
-            f"| method | {metric} | {' | '.join(heads)} | cells | search epochs |",
-            "| --- |" + " ---: |" * (3 + len(heads)),
-        ]
-        for name, (one, method) in shown.items():
-            mine = values[name][metric]
-            cells = [_text(mine, signed=False)]
-            for reference in REFERENCES:
-                other = values.get(reference, {}).get(metric, {})
-                both = {cell: mine[cell] - other[cell] for cell in mine if cell in other}
-                cells.append("" if name == reference else _text(both, signed=True))
-            epochs = {record.search.epochs for record in one.done(method).values()}
-            cost = f"{min(epochs)}" if len(epochs) == 1 else f"{min(epochs)}–{max(epochs)}"
-            lines.append(f"| {name} | {' | '.join(cells)} | {len(mine)} | {cost} |")
-        lines.append("")
-    return "\n".join(lines)
+        values = {label: values_of(done, metric) for label, done in shown.items()}
+        lines = [[label, *_scores(label, values), _epochs(shown[label])] for label in shown]
+        header = ["method", f"{metric} (%)", *(f"minus {name}" for name in REFERENCES), "cells", "search epochs"]
+        parts += [pipe(header, lines), ""]
+    return "\n".join(parts)
 
 
-def _text(values: dict[tuple[int, int], float], *, signed: bool) -> str:
+def _scores(label: str, values: Mapping[str, Values]) -> list[str]:
+    """A row's score, its differences to the references, and the number of its cells."""
+    mine = values[label]
+    differences = [
+        "" if label == name else _text(paired(mine, values.get(name, {})), signed=True) for name in REFERENCES
+    ]
+    return [_text(mine, signed=False), *differences, str(len(mine))]
+
+
+def _text(values: Values, *, signed: bool) -> str:
     found = estimate(values)
     return "–" if found is None else number(found, 1, signed=signed)
 
 
-def main() -> int:
+def _epochs(done: Sequence[Record]) -> str:
+    epochs = {record.search.epochs for record in done}
+    return f"{min(epochs)}" if len(epochs) == 1 else f"{min(epochs)}–{max(epochs)}"
+
+
+SAID = (
+    "Mean ± half width of the 95 % interval over folds (seeds of a fold averaged); test part, epoch chosen on "
+    "validation data. Differences are paired by fold and seed. Local searches use a spread of 0.1 where the "
+    "row says nothing else."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, args=arguments, description=__doc__)
     status = 0
     if not options.only_table:
-        if (options.root is None) == (not options.seglearn):
-            print("error: give either --root PATH, the folder of the data, or --seglearn", file=sys.stderr)
+        if options.data == "50salads" and options.root is None:
+            print("error: give --root PATH, the folder of 50 Salads", file=sys.stderr)
             return 2
         status = run(options)
-    records, broken = read_all(options.results)
-    for seglearn, name in ((False, "table.md"), (True, "table_seglearn.md")):
-        if text := table(group(records, broken), seglearn):
-            write_text(options.results / "studies/does_search_pay" / name, text)
-            print(text)
-    return status
+    records = read_all(options.results)
+    for reason in records.broken.values():
+        print(f"error: {reason}", file=sys.stderr)
+    if found := [text for data in TITLES if (text := table(records.by_key, data))]:
+        text = "\n".join(["# Does searching pay? The numbers", "", SAID, "", *found])
+        write_text(options.results / "does_search_pay/table.md", text)
+        print(text)
+    return max(status, 1 if records.broken else 0)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""What does it take to search instead of training? Whole trainings of a task, from the first epoch to the last.
+"""What does it cost to search instead of training? Whole trainings of a task, from the first epoch to the last.
 
     python -m benchmarks.studies.search_time [--task T] [--preset P] [--rounds 5] [--threads N] [fields of the config]
 
 Per round, one after another: the plain network, its local search branch by branch (what the published code computes),
-and the same search by `taps` and by `native`. All train for the same epochs on the same data; validation and
-checkpoints belong to it, as in the main job. The table says if the searches end in different structures.
+and the same search by `taps` and by `native`. All train for the same epochs on the same data. Validation and
+checkpoints are part of it, as in the main job. The table says whether the searches end in different structures.
 
-The result is kept by task, preset, device and threads in `results/studies/search_time`, and `table.md` gathers what is
-there.
+The result is kept by task, preset, changed fields, device and threads in results/search_time/measurements.jsonl, and
+table.md gathers what is there.
 """
 
-import json
-import re
 import statistics
 import sys
 import tempfile
@@ -25,17 +23,29 @@ import torch
 import tyro
 
 import tasks
-from benchmarks.record import ROOT, commit, describe_device, versions
-from benchmarks.run import UsageError, override, preset_name
-from benchmarks.training import seed_everything
-from rfnext import LocalSearch, Structure
+from benchmarks.methods.training import seed_everything
+from benchmarks.records.machine import commit, describe_device, versions
+from benchmarks.records.places import ROOT
+from benchmarks.records.protocol import overrides
+from benchmarks.report.markdown import pipe
+from benchmarks.studies import measurements
+from rfnext import LocalSearch, Structure, pin_implementation
 from rfnext.files import write_text
-from rfnext.ops import native_build as native_library
-from rfnext.ops.mixed_dilation_conv import pin_implementation
-from tasks.spec import Run
+from rfnext.ops import native_build
+from tasks.spec import Run, Task
 
 PLAIN = "plain training"
-WAYS = {PLAIN: None, "search, branch by branch": "branches", "search, taps": "taps", "search, native": "native"}
+BRANCHES = "search, branch by branch"
+NATIVE = "search, native"
+WAYS = {PLAIN: None, BRANCHES: "branches", "search, taps": "taps", NATIVE: "native"}
+"""Column of the table -> implementation of the operator; None: no search."""
+
+SAME = ("task", "preset", "overrides", "device", "threads")
+"""What is equal in two measurements of which the newer replaces the older."""
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be measured here."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +60,11 @@ class Options:
     """Each trains every way once."""
     threads: int = 1
     """Of torch; the suite runs its cells on one."""
-    results: Path = ROOT / "results/studies/search_time"
+    results: Path = ROOT / "results/search_time"
     """Folder of the measurements and the table."""
 
 
-def train(task: Any, config: Any, folder: Path, implementation: str | None) -> tuple[float, Structure | None]:
+def train(task: Task[Any], config: Any, folder: Path, implementation: str | None) -> tuple[float, Structure | None]:
     """Seconds of one training and, of a search, what it found."""
     seed_everything(0)
     model = task.build(config)
@@ -66,25 +76,34 @@ def train(task: Any, config: Any, folder: Path, implementation: str | None) -> t
     return seconds, search and search.structure()
 
 
-def measure(options: Options, fields: Sequence[str]) -> dict[str, Any]:
-    """Seconds of every way and round, and which ways found another structure than the first search did.
+def chosen(options: Options, fields: Sequence[str]) -> tuple[Task[Any], Any]:
+    """The task and its config.
 
     Args:
+        options: what names them.
         fields: command line of the config's fields, e.g. --epochs 4.
 
     Raises:
-        UsageError: if there is no such task, preset or field, or its data or a C compiler is missing.
+        UsageError: if there is no such task or preset, or its data or a C compiler is missing.
+        SystemExit: if there is no such field.
     """
-    if reason := native_library.failure():
+    if reason := native_build.failure():
         raise UsageError(f"the search by native kernels is part of the comparison: {reason}")
-    if options.task not in tasks.names():
-        raise UsageError(f"no task {options.task!r}; the tasks: {', '.join(tasks.names())}")
-    task = tasks.load(options.task)
+    try:
+        task = tasks.load(options.task)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     if options.preset not in task.presets:
         raise UsageError(f"{task.name} has no preset {options.preset!r}; its presets: {', '.join(task.presets)}")
-    config = override(task, options.preset, fields, "python -m benchmarks.studies.search_time")
+    preset = task.presets[options.preset]
+    config = tyro.cli(type(preset), default=preset, args=list(fields), prog="python -m benchmarks.studies.search_time")
     if missing := task.unavailable(config):
         raise UsageError(missing)
+    return task, config
+
+
+def measure(options: Options, task: Task[Any], config: Any) -> dict[str, Any]:
+    """Seconds of every way and round, and which ways found another structure than the first search did."""
     torch.set_num_threads(options.threads)
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     found: dict[str, Structure | None] = {}
@@ -97,10 +116,10 @@ def measure(options: Options, fields: Sequence[str]) -> dict[str, Any]:
                 seconds[name].append(round(taken, 3))
                 print(f"round {number}, {name}: {taken:.1f} s", flush=True)
     searched = {name: structure for name, structure in found.items() if structure is not None}
-    first = next(iter(searched.values()))
     return {
         "task": task.name,
-        "preset": preset_name(task, options.preset, config),
+        "preset": options.preset,
+        "overrides": overrides(task.presets[options.preset], config),
         "data": task.data_label(config),
         "epochs": config.epochs,
         "branches": config.search.branches,
@@ -109,53 +128,58 @@ def measure(options: Options, fields: Sequence[str]) -> dict[str, Any]:
         "torch": versions()["torch"],
         "commit": commit(),
         "seconds": seconds,
-        "other_structure": [name for name, structure in searched.items() if structure != first],
+        "other_structure": [name for name, structure in searched.items() if structure != searched[BRANCHES]],
     }
 
 
 def table(measured: Sequence[dict[str, Any]]) -> str:
     """Markdown: seconds of each way, and its ratio to plain training, round by round."""
-    lines = [
+    rows = []
+    for one in measured:
+        seconds = one["seconds"]
+        row = [_about(one), f"{statistics.median(seconds[PLAIN]):.1f}"]
+        for name in list(WAYS)[1:]:
+            row.append(f"{statistics.median(seconds[name]):.1f} ({_ratios(seconds[name], seconds[PLAIN], '; ')})")
+        rows.append([*row, _ratios(seconds[BRANCHES], seconds[NATIVE], " (") + ")"])
+    said = (
         "Whole trainings, seconds: median over rounds. In brackets: ratio to the plain training of the same round, "
         "median (smallest to largest). Implementations round differently, and what that does to a training grows, so "
-        "searches by two of them may end in different structures; that one step is equal, the tests show in float64.",
-        "",
-        f"| task | {' | '.join(WAYS)} | branches / native |",
-        "| --- |" + " ---: |" * (len(WAYS) + 1),
-    ]
-    for one in measured:
-        cells = []
-        for name in WAYS:
-            times = one["seconds"][name]
-            ratios = [t / plain for t, plain in zip(times, one["seconds"][PLAIN], strict=True)]
-            spread = f" ({statistics.median(ratios):.2f}; {min(ratios):.2f} to {max(ratios):.2f})"
-            cells.append(f"{statistics.median(times):.1f}" + ("" if name == PLAIN else spread))
-        names = list(WAYS)
-        gains = [b / t for b, t in zip(one["seconds"][names[1]], one["seconds"][names[-1]], strict=True)]
-        cells.append(f"{statistics.median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f})")
-        about = (
-            f"{one['task']} {one['preset']}, {one['epochs']} epochs, {one['branches']} branches, "
-            f"{one['threads']} thread{'s' * (one['threads'] > 1)}, {len(one['seconds'][PLAIN])} rounds; "
-            f"{one['device']}, torch {one['torch']}, commit {one['commit']}"
-        )
-        if one["other_structure"]:
-            about += f"; another structure than branch by branch: {', '.join(one['other_structure'])}"
-        lines.append(f"| {about} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        "searches by two of them may end in different structures; that one step is equal, the tests show in float64."
+    )
+    return f"{said}\n\n{pipe(['task', *WAYS, 'branches / native'], rows)}\n"
+
+
+def _ratios(above: Sequence[float], below: Sequence[float], between: str) -> str:
+    ratios = [one / other for one, other in zip(above, below, strict=True)]
+    return f"{statistics.median(ratios):.2f}{between}{min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def _about(one: dict[str, Any]) -> str:
+    changed = "".join(f", {name} {value}" for name, value in one["overrides"].items() if name != "epochs")
+    rounds, threads = len(one["seconds"][PLAIN]), one["threads"]
+    about = (
+        f"{one['task']} {one['preset']}, {one['epochs']} epochs{changed}, {one['branches']} branches, "
+        f"{threads} thread{'s' * (threads > 1)}, {rounds} rounds; {one['device']}, torch {one['torch']}, "
+        f"commit {one['commit']}"
+    )
+    if one["other_structure"]:
+        about += f"; another structure than branch by branch: {', '.join(one['other_structure'])}"
+    return about
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     options, fields = tyro.cli(Options, args=arguments, description=__doc__, return_unknown_args=True)
     try:
-        measured = measure(options, fields)
+        task, config = chosen(options, fields)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    device = re.sub(r"\W+", "-", measured["device"])
-    name = f"{options.task}-{measured['preset']}-{device}-{options.threads}threads.json"
-    write_text(options.results / name, json.dumps(measured, indent=1) + "\n")
-    text = table([json.loads(path.read_text("utf-8")) for path in sorted(options.results.glob("*.json"))])
+    measured = measure(options, task, config)
+    kept = [one for one in measurements.read(options.results) if any(one[name] != measured[name] for name in SAME)]
+    every = sorted([*kept, measured], key=lambda one: str([one[name] for name in SAME]))
+    measurements.write(options.results, every)
+    text = table(every)
     write_text(options.results / "table.md", text)
     print(text)
     return 0

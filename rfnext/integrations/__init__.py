@@ -1,0 +1,1 @@
+"""Searches in training frameworks: Lightning and mmengine (MMDetection and others); logging to Weights & Biases."""

@@ -1,8 +1,7 @@
-"""For Lightning's Trainer: a callback that runs a local or one-shot search, atomic checkpoints, a choice of loggers."""
+"""For Lightning's Trainer: a callback that runs a search, atomic checkpoints, a choice of loggers."""
 
 import contextlib
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +13,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from torch.optim.swa_utils import AveragedModel
 
-from rfnext.files import write_bytes
+from rfnext.files import serialised, write_bytes
 from rfnext.integrations.wandb import init_arguments
-from rfnext.search.local import LocalSearch
-from rfnext.search.one_shot import OneShotSearch
+from rfnext.search.protocol import Search
 
 
 class LocalSearchCallback(pl.Callback):
@@ -26,12 +24,13 @@ class LocalSearchCallback(pl.Callback):
         search = LocalSearch(module.network, LocalConfig())
         trainer = pl.Trainer(callbacks=[LocalSearchCallback(search)])
 
-    Build the search before `fit`, so that `configure_optimizers` sees the branch weights; it is an error if it does
-    not. Averaging callbacks (EMA) get the new branches after each round. Dilations and probabilities go to the
+    Build the search before `fit`, so that `configure_optimizers` includes the branch weights; it is an error if it
+    does not. Averaging callbacks (EMA) get the new branches after each round. Dilations and probabilities go to the
     trainer's loggers as "dilation/<layer>" and "probability/<layer>/<branch>".
 
-    A Trainer can have several, which it tells apart by the names of their layers. Names are those in the searched
-    network: two parts built alike are best searched as LocalSearch(module, config, where=...), which sees whole names.
+    A Trainer can have several, told apart by the names of their layers in the searched network. If two parts of the
+    module have layers of the same names, search the module itself, LocalSearch(module, config, where=...): then names
+    are those in the module, and differ.
 
     Args:
         search: the search over the module or any part of it.
@@ -41,7 +40,7 @@ class LocalSearchCallback(pl.Callback):
 
     def __init__(
         self,
-        search: LocalSearch | OneShotSearch,
+        search: Search,
         every: Literal["epoch", "step"] = "epoch",
         folder: str | Path | None = None,
     ) -> None:
@@ -53,6 +52,7 @@ class LocalSearchCallback(pl.Callback):
         self._optimizer_steps = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise RuntimeError unless the optimizers have the branch weights in the groups that the search asks for."""
         self._optimizer_steps = trainer.global_step
         optimized = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
         if not all(id(weight) in optimized for weight in self.search.branch_weights()):
@@ -60,24 +60,27 @@ class LocalSearchCallback(pl.Callback):
                 "no optimizer holds the branch weights, so nothing would be searched: build LocalSearch before fit(), "
                 "and let configure_optimizers() include LocalSearch.branch_weights()"
             )
-        if isinstance(self.search, OneShotSearch):
-            own = {id(weight) for weight in self.search.branch_weights()}
-            for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
-                together = {id(parameter) for parameter in group["params"]}
-                if together & own and together - own:
-                    raise RuntimeError(
-                        "the branch weights of a OneShotSearch need their own learning rate: let "
-                        "configure_optimizers() build its optimizer from OneShotSearch.parameter_groups()"
-                    )
+        # Parameters that need a learning rate of their own must not share a group with others.
+        own = {id(p) for group in self.search.parameter_groups() if "lr" in group for p in group["params"]}
+        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+            together = {id(parameter) for parameter in group["params"]}
+            if together & own and together - own:
+                kind = type(self.search).__name__
+                raise RuntimeError(
+                    f"the branch weights of a {kind} need their own learning rate: let configure_optimizers() build "
+                    f"its optimizer from {kind}.parameter_groups()"
+                )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Count an optimizer step."""
         if self.every == "step" and trainer.global_step > self._optimizer_steps:
             self._optimizer_steps = trainer.global_step
             self._after_step(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count an epoch."""
         if self.every == "epoch":
             self._after_step(trainer, pl_module)
 
@@ -90,7 +93,7 @@ class LocalSearchCallback(pl.Callback):
             if isinstance(average, AveragedModel):
                 self.search.copy_to(average.module.get_submodule(self._path(pl_module)))
         if self.folder is not None and trainer.is_global_zero:
-            self.search.structure().save(self.folder / f"structure-round{self.search.round}.json")
+            self.search.structure().save(self.folder / f"structure-round{len(self.search.history)}.json")
         values = {f"dilation/{name}": sum(d) / len(d) for name, d in last.structure.items()}
         for name, shares in last.probability.items():
             values |= {f"probability/{name}/{i}": share for i, share in enumerate(shares)}
@@ -98,7 +101,7 @@ class LocalSearchCallback(pl.Callback):
             logger.log_metrics(values, step=trainer.global_step)
 
     def _path(self, pl_module: pl.LightningModule) -> str:
-        """Where the searched network lies in the module."""
+        """The name of the searched network in the module."""
         for name, part in pl_module.named_modules():
             if part is self.search.model:
                 return name
@@ -106,13 +109,15 @@ class LocalSearchCallback(pl.Callback):
 
     @property
     def state_key(self) -> str:
+        """The key of the search's state in a checkpoint, made from the names of its layers."""
         layers = hashlib.sha256(json.dumps(sorted(self.search.initial)).encode()).hexdigest()
         return self._generate_state_key(layers=layers[:16])
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # A state that nobody claims is of an rfnext before state keys, or of other layers, which then is an error.
+        """Give the search a state that was saved for other layers, so that loading it is an error."""
+        # A state that no callback claims is of other layers: loading it says which.
         states = checkpoint["callbacks"]
         claimed = {callback.state_key for callback in trainer.callbacks}  # type: ignore[attr-defined]
         own = type(self).__qualname__
@@ -120,23 +125,23 @@ class LocalSearchCallback(pl.Callback):
             states.setdefault(self.state_key, states[key])
 
     def state_dict(self) -> dict[str, Any]:
+        """The search's state."""
         return self.search.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the search from a state."""
         self.search.load_state_dict(state_dict)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, and reads tensors and plain values only, never pickled objects.
+    """Writes checkpoints completely or not at all, and reads tensors and plain values only, never pickled objects.
 
     trainer = pl.Trainer(plugins=[AtomicCheckpointIO()])
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises OSError if the file cannot be written; what was there before stays."""
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_bytes(path, buffer.getvalue())
+        write_bytes(path, serialised(checkpoint))
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Raises ValueError if the file is no such checkpoint."""
@@ -152,8 +157,8 @@ def open_logger(
 ) -> Iterator[Logger | None]:
     """A logger for the Trainer that writes into `folder`, or None for "none".
 
-    A run of Weights & Biases is closed with the block, as failed if that raises; in the same folder the next one goes
-    on with it.
+    A run of Weights & Biases is closed at the end of the block, as failed if that raises. The next block with the same
+    folder continues that run.
 
     Args:
         name, group: what Weights & Biases calls the run, and the runs that it is one of.
@@ -171,5 +176,5 @@ def open_logger(
             try:
                 yield logger
                 status = 0
-            finally:  # else the next training of this process would go on in the same run
+            finally:  # else the next training of this process would continue the same run
                 logger.experiment.finish(status)

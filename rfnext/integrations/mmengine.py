@@ -15,10 +15,10 @@ model by then would never be trained. `RFSearchRunner` builds the model, initial
 then builds the optimizer; with another runner the hook raises an error. Where a search is already wrapped around the
 model, `LocalSearchHook` attaches it to any runner.
 
-mmengine alone is needed here; mmdet asks for more: without mmcv's compiled operators (mmcv-lite), `import mmdet.models`
-fails with "No module named 'mmcv._ext'". The benchmarks of this repository stand in for non-maximum suppression and RoI
-align with torchvision's: copy tasks/coco_detection/compiled_ops.py, which needs nothing else of the repository and is
-not part of the installed package, and call its install() before mmdet is imported.
+Only mmengine is needed here, but mmdet needs more: without mmcv's compiled operators (mmcv-lite), `import mmdet.models`
+fails with "No module named 'mmcv._ext'". This repository replaces non-maximum suppression and RoI align by those of
+torchvision: copy tasks/coco_detection/compiled_ops.py, which needs nothing else of the repository and is not part of
+the installed package, and call its install() before mmdet is imported.
 """
 
 import contextlib
@@ -26,27 +26,27 @@ import difflib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
-from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
 from rfnext import files
-from rfnext.conv import INITIAL_WEIGHT, Conv, unsearchable
-from rfnext.dilation import Bounds, Rule, check_rule
-from rfnext.merge import keep_branches
-from rfnext.search.local import LocalConfig, LocalSearch
-from rfnext.search.one_shot import OneShotSearch
+from rfnext.branches import keep_branches
+from rfnext.dilation import Rule, check_rule
+from rfnext.integrations.mmengine_checkpoints import checkpoint_globals
+from rfnext.integrations.mmengine_settings import SearchSettings, has_components
+from rfnext.padding import Conv
+from rfnext.search.local import LocalSearch
+from rfnext.search.protocol import Search
+from rfnext.searchable import unsearchable
 from rfnext.structure import Structure, named_convs
 
 with contextlib.suppress(ImportError), warnings.catch_warnings():
@@ -67,7 +67,7 @@ class LocalSearchHook(Hook):
         runner = Runner(model, ..., custom_hooks=[LocalSearchHook(search)])
 
     Build the search before the runner's `train`, which builds the optimizer; it is an error if that lacks the branch
-    weights. `EMAHook`'s copy gets the new branches after each round. A run that is resumed goes on with the branches,
+    weights. `EMAHook`'s copy gets the new branches after each round. A resumed run continues with the branches,
     probabilities, counters and history that it stopped with.
 
     Args:
@@ -80,7 +80,7 @@ class LocalSearchHook(Hook):
 
     def __init__(
         self,
-        search: LocalSearch | OneShotSearch,
+        search: Search,
         every: Literal["epoch", "iteration"] = "epoch",
         settings: Mapping[str, Any] | None = None,
         verbose: bool = True,
@@ -93,6 +93,7 @@ class LocalSearchHook(Hook):
         self.verbose = verbose
 
     def before_train(self, runner: Runner) -> None:
+        """Raise RuntimeError if nothing would be searched: no steps are counted, or no optimizer has the weights."""
         if self.every == "epoch" and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise RuntimeError("the training counts no epochs, and nothing would be searched: set by_epoch=False")
         groups = runner.optim_wrapper.param_groups  # type: ignore[union-attr]
@@ -108,10 +109,12 @@ class LocalSearchHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
+        """Count an iteration."""
         if self.every == "iteration":
             self._after_step(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
+        """Count an epoch."""
         if self.every == "epoch":
             self._after_step(runner)
 
@@ -128,27 +131,29 @@ class LocalSearchHook(Hook):
             structure = self.search.history[-1].structure
             moved = {name: d for name, d in structure.items() if d != before[name]}
             runner.logger.info(
-                f"local search: round {self.search.round} moved {len(moved)} of {len(structure)} dilations"
+                f"local search: round {len(self.search.history)} moved {len(moved)} of {len(structure)} dilations"
                 + "".join(f"\n  {name}: {before[name]} -> {d}" for name, d in moved.items())
             )
 
     def _write(self, path: Path) -> None:
-        # The published tools know names as they are under DDP.
+        # The published tools expect names as they are under DDP.
         structure = {f"module.{name}": list(d) for name, d in self.search.history[-1].structure.items()}
         content = {"search": {**(self.settings or {}), "step": self.search.step}, "structure": structure}
         files.write_text(path, json.dumps(content, indent=4) + "\n")
 
     def _path(self, model: nn.Module) -> str:
-        """Where the searched network lies in the model that is trained."""
+        """The name of the searched network in the model that is trained."""
         for name, part in model.named_modules():
             if part is self.search.model:
                 return name
         raise RuntimeError("the searched network is not part of the model that the runner trains")
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add the search's state."""
         checkpoint[STATE] = self.search.state_dict()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Continue the search if the run is resumed; raises ValueError if the checkpoint is of no search."""
         if not runner._resume:  # load_from: the weights alone, for a search that begins
             return
         if STATE not in checkpoint:
@@ -157,59 +162,6 @@ class LocalSearchHook(Hook):
                 "load_from and leave resume out"
             )
         self.search.load_state_dict(checkpoint[STATE])
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """`config.search` of the published hook; the defaults are those of the published 1x detection runs."""
-
-    step: int = 0
-    max_step: int = 11
-    search_interval: int = 1
-    exp_rate: float = 0.5
-    init_alphas: float = INITIAL_WEIGHT
-    mmin: int = 1
-    mmax: int = 24
-    num_branches: int = 2
-    skip_layer: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> "_Settings":
-        known = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                raise ValueError(
-                    f"RFSearchHook: config.search has no argument {name!r}"
-                    + (f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}")
-                )
-        skip_layer = given.get("skip_layer") or ()
-        if not isinstance(skip_layer, (list, tuple)) or not all(isinstance(name, str) for name in skip_layer):
-            raise ValueError(f"RFSearchHook: skip_layer is a list of names, got {skip_layer!r}")
-        for field in fields(cls):
-            value = given.get(field.name, field.default)
-            if field.name != "skip_layer" and (
-                isinstance(value, bool) or not isinstance(value, (int, float) if field.type is float else int)
-            ):
-                kind = "number" if field.type is float else "integer"
-                raise ValueError(f"RFSearchHook: {field.name} is one {kind}, got {value!r}")
-        if (interval := given.get("search_interval", cls.search_interval)) < 1:
-            raise ValueError(f"RFSearchHook: search_interval is at least 1, got {interval}")
-        settings = cls(**{**given, "skip_layer": tuple(skip_layer)})
-        if settings.init_alphas != INITIAL_WEIGHT:
-            raise ValueError(f"RFSearchHook: init_alphas is always {INITIAL_WEIGHT}, got {settings.init_alphas}")
-        return settings
-
-    def local_config(self, rule: Rule) -> LocalConfig:
-        """max_step is exclusive; steps that a run has behind it, counted by `step`, are not rounds of this one."""
-        return LocalConfig(
-            interval=self.search_interval,
-            rounds=max((self.max_step - 1) // self.search_interval - self.step // self.search_interval, 0),
-            spread=self.exp_rate,
-            branches=self.num_branches,
-            bounds=Bounds(self.mmin, self.mmax),
-            rule=rule,
-        )
 
 
 @HOOKS.register_module(force=True)
@@ -258,7 +210,7 @@ class RFSearchHook(Hook):
         if unknown := set(config) - {"search", "structure"}:
             raise ValueError(f"RFSearchHook: config has no entry {sorted(unknown)[0]!r}; it has 'search', 'structure'")
         self.mode = mode
-        self.settings = _Settings.parse(config.get("search") or {})
+        self.settings = SearchSettings.parse(config.get("search") or {})
         self.local_config = self.settings.local_config(rule)
         self.rfstructure_file = rfstructure_file
         self.structure = Structure(config["structure"]) if config.get("structure") else None
@@ -273,7 +225,7 @@ class RFSearchHook(Hook):
 
     def where(self, name: str, conv: Conv) -> bool:
         """Whether the layer of this name is not skipped."""
-        return not any(_has_components(name, skipped) for skipped in self.settings.skip_layer)
+        return not any(has_components(name, skipped) for skipped in self.settings.skip_layer)
 
     def prepare(self, model: nn.Module) -> LocalSearchHook | None:
         """Wrap the model, whose weights are initialised by now; the optimizer comes after.
@@ -288,7 +240,7 @@ class RFSearchHook(Hook):
         """
         names = [name for name, _ in model.named_modules()]
         for skipped in self.settings.skip_layer:
-            if not any(_has_components(name, skipped) for name in names):
+            if not any(has_components(name, skipped) for name in names):
                 parts = {part for name in names for part in name.split(".")}
                 close = difflib.get_close_matches(skipped, parts, n=1)
                 raise ValueError(
@@ -320,6 +272,7 @@ class RFSearchHook(Hook):
         keep_branches(model, used, self.local_config)
 
     def before_run(self, runner: Runner) -> None:
+        """Raise RuntimeError in a runner that did not call `prepare`."""
         if self._prepared is None or self._prepared is not _unwrapped(runner.model):
             raise RuntimeError(
                 f"RFSearchHook does nothing in a {type(runner).__name__}, which builds the optimizer before a hook "
@@ -329,16 +282,11 @@ class RFSearchHook(Hook):
             )
 
 
-def _has_components(name: str, part: str) -> bool:
-    """Whether the dotted name holds all of `part`'s components in a row; "module." in front, as under DDP, counts."""
-    return f".{part}." in f".module.{name}."
-
-
 @RUNNERS.register_module()
 class RFSearchRunner(Runner):
     """mmengine's Runner in the order that `RFSearchHook` needs.
 
-    It builds the model, initialises its weights (those that an init_cfg names are loaded), wraps it, and goes on as
+    It builds the model, initialises its weights (those that an init_cfg names are loaded), wraps it, and continues as
     mmengine does: DDP, optimizer, EMA, load_from or resume. Plain checkpoints load into the wrapped model, and its
     own ones with the branches that they were trained with. Without the hook it is a plain Runner.
 
@@ -349,19 +297,23 @@ class RFSearchRunner(Runner):
     _ready = False
 
     def train(self) -> nn.Module:
+        """Wrap the model, then train it as mmengine does."""
         self._prepare(training=True)
         return super().train()
 
     def val(self) -> dict[str, Any]:
+        """Wrap the model, then validate it as mmengine does."""
         self._prepare(training=False)
         return super().val()
 
     def test(self) -> dict[str, Any]:
+        """Wrap the model, then test it as mmengine does."""
         self._prepare(training=False)
         return super().test()
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        # DDP takes stock of the parameters, so it has to wait for the branch weights.
+        """Wrap the model by DDP, once it has its branch weights."""
+        # DDP registers the parameters that there are, so it must come after the branch weights.
         return model if self.distributed and not self._ready else super().wrap_model(model_wrapper_cfg, model)
 
     def _prepare(self, training: bool) -> None:
@@ -384,12 +336,13 @@ class RFSearchRunner(Runner):
             self.model = self.wrap_model(self.cfg.get("model_wrapper_cfg"), self.model)
 
     def _init_model_weights(self) -> None:
-        # mmengine calls it again later, when the model is wrapped and its initialisers know the convs no more.
+        # mmengine calls it again later, when the model is wrapped and its initialisers no longer recognise the convs.
         if not self._weights_initialised:
             self._weights_initialised = True
             super()._init_model_weights()
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        """Read a checkpoint with weights_only=True."""
         with checkpoint_globals():
             return super().load_checkpoint(*args, **kwargs)
 
@@ -404,27 +357,6 @@ def build_runner(cfg: Config | dict[str, Any]) -> RFSearchRunner:
     if not any(kind is RFSearchHook or str(kind).rpartition(".")[2] == "RFSearchHook" for kind in types):
         raise ValueError('custom_hooks of the config has no dict(type="RFSearchHook", ...): nothing to search')
     return cast(RFSearchRunner, RFSearchRunner.from_cfg(cfg))
-
-
-def checkpoint_globals() -> contextlib.AbstractContextManager[Any]:
-    """Within it, torch.load(weights_only=True), the default, reads the checkpoints of mmengine 0.10.
-
-    They hold, besides tensors and plain values, the history of logged numbers: mmengine's HistoryBuffer and numpy
-    arrays. Nothing else is allowed. `RFSearchRunner` enters it by itself; a plain Runner needs it to resume.
-    """
-    allowed: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, (_statistic, "builtins.getattr")]
-    allowed += [type(np.dtype(kind)) for kind in ("int64", "float32", "float64")]
-    makers = {"_reconstruct": np.empty(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
-    for name, make in makers.items():  # numpy 2 renamed their module; files of either are read
-        allowed += [(make, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")]
-    return torch.serialization.safe_globals(allowed)
-
-
-def _statistic(owner: Any, name: str) -> Any:
-    """All that a HistoryBuffer in a file needs getattr() for: its four statistics."""
-    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
-        raise ValueError(f"the checkpoint asks for {owner!r}.{name}, which has no place in one")
-    return getattr(owner, name)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Weights & Biases: a training's run that is found again when the training is resumed, and structures in it.
+"""Weights & Biases: runs that a resumed training continues, and structures logged in them.
 
 Lightning's `WandbLogger` and mmengine's `WandbVisBackend` do the logging; both hand keyword arguments on to
 `wandb.init`, and those are made here:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wandb import Run
 
 RUN_FILE = "wandb-run.json"
-"""File in a training's folder that holds id, name and group of its run."""
+"""File in a training's folder with id, name and group of its run."""
 
 
 def init_arguments(folder: Path, *, name: str = "", group: str = "", project: str = "rfnext") -> dict[str, Any]:
@@ -35,7 +35,7 @@ def init_arguments(folder: Path, *, name: str = "", group: str = "", project: st
     """
     path = folder / RUN_FILE
     try:
-        with open(path, "x", encoding="utf-8") as file:  # of several processes of one training, the first decides
+        with open(path, "x", encoding="utf-8") as file:  # of several processes of one training, the first one writes it
             json.dump({"id": secrets.token_hex(4), "name": name, "group": group}, file)
     except FileExistsError:
         pass
@@ -55,10 +55,10 @@ def init_arguments(folder: Path, *, name: str = "", group: str = "", project: st
 
 
 def offline_runs(folder: Path) -> list[Path]:
-    """What offline runs have left below a folder, oldest first, for `wandb sync`.
+    """The folders of offline runs below a folder, oldest first, for `wandb sync`.
 
-    A run that was gone on with (its training was resumed, say) has left one folder each time: uploaded together, they
-    are one run again.
+    A run that was continued (its training was resumed, say) has one folder for each time: uploaded together, they are
+    one run again.
     """
     return sorted(folder.rglob("wandb/offline-run-*"), key=lambda path: path.name)
 

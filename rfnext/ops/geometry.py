@@ -1,25 +1,26 @@
-"""The implementations of the searched convolution that are made of torch's own: `branches` and `dense`."""
+"""The index arithmetic of the operator: sizes, paddings, and which input elements each tap of each branch reads."""
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
+FEW_CHANNELS = 8
+"""Channels per group below which the product of a tap has too few terms to be worth sharing."""
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
 def remembered(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """What index arithmetic comes to, kept for the layers of a network, which ask in every step.
+    """Keep the results of a function of integers: every layer of a network asks for the same ones in every step.
 
-    torch.compile, which knows sizes as symbols, does it anew, and once.
+    Under torch.compile sizes are symbols, so nothing is kept there; it calls the function once per graph.
     """
     kept = functools.lru_cache(maxsize=1024)(function)
 
@@ -31,7 +32,10 @@ def remembered(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, 
 
 
 class Geometry(NamedTuple):
-    """Checked, normalised arguments; plain integers only, so that it can be a cache key."""
+    """Checked, normalised arguments of one call; plain integers only, so that it can be a key.
+
+    Per axis: kernel, stride, size_in, size_out. Per branch and axis: dilations and padding (before, after).
+    """
 
     kernel: tuple[int, ...]
     dilations: tuple[tuple[int, ...], ...]
@@ -60,7 +64,7 @@ def size_out(
 def extend(x: Tensor, padding: Sequence[tuple[int, int]], mode: str) -> Tensor:
     """Window of the input's infinite extension: x (batch, channel, *size) -> each size plus before plus after.
 
-    "reflect" and "circular" go on beyond the first period, as in `numpy.pad`.
+    Negative sides crop. "reflect" and "circular" continue beyond the first period, as in `numpy.pad`.
     """
     if not any(before or after for before, after in padding):
         return x
@@ -83,82 +87,6 @@ def extend(x: Tensor, padding: Sequence[tuple[int, int]], mode: str) -> Tensor:
             index = torch.minimum(index, period - index) if n > 1 else index
         x = x.index_select(axis, index)
     return x
-
-
-def conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    dilation: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    geometry: Geometry,
-) -> Tensor:
-    """One conv with any padding; stride, groups and padding mode from `geometry`."""
-    inner: tuple[int, ...] | int = 0
-    if geometry.padding_mode == "zeros" and all(0 <= before == after for before, after in padding):
-        inner = tuple(before for before, _ in padding)
-    else:
-        x = extend(x, padding, geometry.padding_mode)
-    return CONV[len(dilation)](x, weight, bias, geometry.stride, inner, dilation, geometry.groups)
-
-
-def by_branches(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
-    """The reference: one conv per branch, as the definition reads."""
-    total: Tensor | None = None
-    for share, dilation, padding in zip(probability, geometry.dilations, geometry.padding, strict=True):
-        y = share * conv(x, weight, bias, dilation, padding, geometry)
-        total = y if total is None else total + y
-    assert total is not None
-    return total
-
-
-class Grid(NamedTuple):
-    """The coarsest grid that holds all taps of all branches: dilations 16 and 32 with 3 taps need 5 taps, not 65.
-
-    position: per branch and tap the flat index in the grid. step: the dilation of the kernel on the grid.
-    """
-
-    size: tuple[int, ...]
-    step: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    position: tuple[tuple[int, ...], ...]
-
-
-@remembered
-def dense_grid(geometry: Geometry) -> Grid:
-    size, step, padding = [], [], []
-    positions: list[list[int]] = [[0] for _ in geometry.dilations]
-    for axis, (kernel, stride) in enumerate(zip(geometry.kernel, geometry.stride, strict=True)):
-        shifts = [
-            [k * dilation[axis] - sides[axis][0] for k in range(kernel)]
-            for dilation, sides in zip(geometry.dilations, geometry.padding, strict=True)
-        ]
-        first, last = min(map(min, shifts)), max(map(max, shifts))
-        step.append(math.gcd(*(s - first for branch in shifts for s in branch)) or 1)
-        size.append((last - first) // step[axis] + 1)
-        after = (geometry.size_out[axis] - 1) * stride + last + 1 - geometry.size_in[axis]
-        # Up to stride - 1 more elements behind change nothing, and a symmetric padding saves a copy.
-        padding.append((-first, -first if after <= -first < after + stride else after))
-        positions = [
-            [p * size[axis] + (s - first) // step[axis] for p in position for s in branch]
-            for position, branch in zip(positions, shifts, strict=True)
-        ]
-    return Grid(tuple(size), tuple(step), tuple(padding), tuple(map(tuple, positions)))
-
-
-def by_dense(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
-    """Fold the branches into one kernel and convolve once; with a single branch, the plain conv."""
-    grid = dense_grid(geometry)
-    with torch.autocast(x.device.type, enabled=False):  # the reference rounds to low precision in the conv only
-        if len(geometry.dilations) == 1:
-            kernel = weight * probability
-        else:
-            position = torch.tensor(grid.position, device=x.device).unsqueeze(-1)
-            cell = torch.arange(math.prod(grid.size), device=x.device)
-            share = torch.where(position == cell, probability.view(-1, 1, 1), 0).sum(0).to(weight.dtype)
-            kernel = (weight.flatten(2) @ share).view(*weight.shape[:2], *grid.size)
-        bias = None if bias is None else bias * probability.sum()
-    return conv(x, kernel, bias, grid.step, grid.padding, geometry)
 
 
 def merge_equal(probability: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
@@ -186,7 +114,10 @@ def _equal_branches(geometry: Geometry) -> tuple[list[list[int]], Geometry]:
 
 
 def crop_extended(x: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
-    """Carry out a padding other than zeros once for all branches, which then crop what they do not read."""
+    """Carry out a padding other than zeros once, as widely as any branch needs it.
+
+    Returns the extended input and the geometry on it: zero padding, negative where a branch reads less.
+    """
     before = [max(p[a][0] for p in geometry.padding) for a in range(len(geometry.kernel))]
     after = [
         max(
@@ -206,3 +137,38 @@ def crop_extended(x: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
             for p in geometry.padding
         ),
     )
+
+
+def shifts_of_taps(geometry: Geometry) -> Iterator[tuple[int, dict[tuple[int, ...], tuple[int, ...]]]]:
+    """Per tap: its index in the flattened kernel, and the branches that read each shift of the input (one per axis)."""
+    for index, tap in enumerate(itertools.product(*map(range, geometry.kernel))):
+        readers: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for branch, (dilation, padding) in enumerate(zip(geometry.dilations, geometry.padding, strict=True)):
+            shift = tuple(k * d - before for k, d, (before, _) in zip(tap, dilation, padding, strict=True))
+            readers[shift] = (*readers.get(shift, ()), branch)
+        yield index, readers
+
+
+def meets_input(shift: tuple[int, ...], geometry: Geometry) -> bool:
+    """Whether a tap at this shift reads anything but padding."""
+    axes = zip(shift, geometry.stride, geometry.size_in, geometry.size_out, strict=True)
+    return all(span(*axis) is not None for axis in axes)
+
+
+def span(shift: int, stride: int, size_in: int, size_out: int) -> tuple[slice, slice] | None:
+    """What a tap reads along one axis, and the outputs that this is for; None if it reads nothing but padding."""
+    first = max(0, -(shift // stride))
+    last = min(size_out - 1, (size_in - 1 - shift) // stride)
+    if last < first:
+        return None
+    return slice(first * stride + shift, last * stride + shift + 1, stride), slice(first, last + 1, 1)
+
+
+def is_thin(weight: Tensor, groups: int) -> bool:
+    """Whether the product of a tap has too few terms to be worth sharing."""
+    return min(weight.shape[1], weight.shape[0] // groups) < FEW_CHANNELS
+
+
+def is_depthwise(weight: Tensor, groups: int) -> bool:
+    """Whether every channel has a kernel of its own, with one output channel each."""
+    return weight.shape[1] == 1 and weight.shape[0] == groups

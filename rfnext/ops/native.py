@@ -1,13 +1,13 @@
-"""The implementation `native` of the searched convolution: kernels for CPUs, compiled on the machine that runs them.
+"""The implementation `native` of the operator: kernels for CPUs, compiled on the machine that runs them.
 
-What `taps` does by calls of torch, `native.c` does in one pass: it mixes the shifted inputs of a tile of
-positions in the core's cache and multiplies them there, so that neither passes over memory nor calls per tap and
-branch are left. The same three products as a plain conv's step, sums in a fixed order for a fixed number of threads,
-and only x kept for the backward pass. Depthwise convs, which have no product to share, take one pass over all taps of
-all branches in registers for each of y, dL/dx and dL/dW.
+What `taps` does by calls of torch, `native.c` does in one pass: it mixes the shifted inputs of a tile of positions in
+the core's cache and multiplies them there. This saves the passes over memory and the calls per tap and branch. A step
+takes three products, as that of a plain conv. Sums are taken in a fixed order for a fixed number of threads, and only x
+is kept for the backward pass. Depthwise convs, which have no product to share, take one pass over all taps of all
+branches in registers for each of y, dL/dx and dL/dW.
 
-`rfnext.ops.native_build` compiles the file within two seconds when it is first needed on a machine. Where there is no C
-compiler, "auto" does without.
+`rfnext.ops.native_build` compiles the file within two seconds when it is first needed on a machine. Without a C
+compiler, "auto" leaves this implementation out.
 """
 
 import ctypes
@@ -19,23 +19,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rfnext.ops.geometry import Geometry, by_branches
+from rfnext.ops import native_build
+from rfnext.ops.autograd import as_operator
+from rfnext.ops.branches import by_branches
+from rfnext.ops.geometry import Geometry, is_depthwise, is_thin, meets_input, shifts_of_taps
 from rfnext.ops.native_build import failure, library
-from rfnext.ops.taps import as_operator, by_taps, is_depthwise, is_thin, meets_input, shifts_of_taps
+from rfnext.ops.taps import by_taps
 
 _SUFFIX = {torch.float32: "float", torch.float64: "double"}
 
 
 def is_for(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> bool:
-    """Whether the kernels are there, and for this layer.
+    """Whether the kernels can be used here and were written for this layer.
 
-    They are for plain tensors on a CPU, in float32 or float64, and for convs that are not thin or else depthwise and of
-    stride 1.
+    They take plain tensors on a CPU in float32 or float64, and convs that are depthwise and of stride 1, or not thin.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     depthwise = is_depthwise(weight, geometry.groups) and max(geometry.stride) == 1
     fits = dtype in _SUFFIX and x.dtype == weight.dtype and (depthwise or not is_thin(weight, geometry.groups))
-    # Under torch.compile none is what it looks like, but will be.
+    # Under torch.compile tensors are of another type, but plain when the compiled program runs.
     plain = torch.compiler.is_compiling() or all(_is_plain(t) for t in (x, weight, bias, probability) if t is not None)
     return fits and plain and x.device.type == "cpu" and failure() is None
 
@@ -53,7 +55,7 @@ def _is_plain(tensor: Tensor) -> bool:
 def by_native(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     """x (batch, channel_in, *size_in) -> (batch, channel_out, *size_out), stored in memory like x.
 
-    What `is_for` refuses in a layer on a CPU goes as in "taps".
+    A layer on a CPU that `is_for` refuses is computed as by "taps".
 
     Raises:
         ValueError: if x is not on a CPU, or the kernels cannot be compiled.
@@ -65,6 +67,15 @@ def by_native(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tenso
         return by_branches(x, weight, bias, probability, geometry)
     run = _operator if is_for(x, weight, bias, probability, geometry) else by_taps
     return run(x, weight, bias, probability, geometry)
+
+
+def forget() -> None:
+    """Drop the loaded library and what was planned for it: the next call compiles it, or finds it, anew.
+
+    For after a compiler was installed, or RFNEXT_CACHE or CC has changed.
+    """
+    native_build.forget()
+    _plan.cache_clear()
 
 
 class _Plan(NamedTuple):
@@ -83,14 +94,14 @@ class _Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def _plan(
-    batch: int,
-    channel_in: int,
-    channel_out: int,
+    sizes: tuple[int, int, int],
     geometry: Geometry,
     dtype: torch.dtype,
     probability_dtype: torch.dtype,
     threads: int,
 ) -> _Plan:
+    """sizes: batch, and channels in and out per group."""
+    batch, channel_in, channel_out = sizes
     sharers: dict[tuple[int, ...], int] = {}
     terms: list[tuple[int, ...]] = []
     most = 1
@@ -101,9 +112,9 @@ def _plan(
             if meets_input(shift, geometry):
                 terms.append((index, sharers.setdefault(branches, len(sharers)), *rest, *shift))
     ones = [1] * len(rest)
-    sizes = (*ones, *geometry.size_in, *ones, *geometry.size_out, *ones, *geometry.stride)
+    spatial = (*ones, *geometry.size_in, *ones, *geometry.size_out, *ones, *geometry.stride)
     taps = math.prod(geometry.kernel)
-    conv = _integers((batch, geometry.groups, channel_in, channel_out, taps, len(terms), most, len(sharers), *sizes))
+    conv = _integers((batch, geometry.groups, channel_in, channel_out, taps, len(terms), most, len(sharers), *spatial))
     flat = _integers([n for term in terms for n in term])
     member = torch.zeros(len(sharers), len(geometry.dilations), dtype=probability_dtype, device="cpu")
     for branches, place in sharers.items():
@@ -118,14 +129,13 @@ def _integers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
 
 
 class _Work:
-    """What both passes have in common: plan, shares, contiguous arguments, scratch space."""
+    """What both passes need: plan, shares, contiguous arguments, scratch space."""
 
     def __init__(self, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry) -> None:
         groups = geometry.groups
         self.threads = library().most_threads(torch.get_num_threads())
-        self.plan = _plan(
-            x.shape[0], weight.shape[1], weight.shape[0] // groups, geometry, x.dtype, probability.dtype, self.threads
-        )
+        sizes = x.shape[0], weight.shape[1], weight.shape[0] // groups
+        self.plan = _plan(sizes, geometry, x.dtype, probability.dtype, self.threads)
         self.x, self.weight = _in_order(x), _in_order(weight)
         # Sums of probabilities are taken as precisely as they are given.
         self.shares = (self.plan.member @ probability).to(x.dtype)

@@ -1,8 +1,9 @@
-"""The compiled form of `native.c`: made on the machine that runs it, kept, found again.
+"""Compiling `native.c`: on the machine that runs it, once, kept in the cache folder.
 
-Made by the C compiler that the variable CC names, else gcc, cc or clang. Kept in the folder RFNEXT_CACHE
-(~/.cache/rfnext) by a name that holds what it depends on (source, compiler, processor, user) and a hash of its own
-content: nothing is loaded that is not whole, or that others may have written.
+The compiler is the one that the environment variable CC names, else gcc, cc or clang. The compiled library is kept in
+the folder RFNEXT_CACHE (~/.cache/rfnext). Its file name holds a hash of what it depends on (source, compiler,
+processor, user) and a hash of its own content. A file that is not whole, or that other users may have written, is never
+loaded.
 """
 
 import ctypes
@@ -25,8 +26,7 @@ logger = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("native.c")
 _FLAGS = ("-O3", "-ffp-contract=fast", "-shared", "-fPIC")
-# Not every compiler knows OpenMP, nor how to name the processor at hand in the same way.
-_TRIED = (
+FLAGS_TRIED: tuple[tuple[str, ...], ...] = (
     ("-march=native", "-fopenmp"),
     ("-mcpu=native", "-fopenmp"),
     ("-march=native",),
@@ -34,6 +34,7 @@ _TRIED = (
     ("-fopenmp",),
     (),
 )
+"""Tried in this order: not every compiler knows OpenMP, and they name the processor at hand in different ways."""
 
 
 class _Unavailable(Exception):
@@ -45,8 +46,8 @@ def failure() -> str | None:
     return _library()[1]
 
 
-# torch.compile takes the answer as it is and does not look at how it comes about. This is all that
-# torch.compiler.assume_constant_result does, but for importing the compiler into every program that imports us.
+# torch.compile takes the answer as a constant and does not trace how it is found. torch.compiler.assume_constant_result
+# does the same, but also imports the compiler into every program that imports rfnext.
 failure._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -57,12 +58,17 @@ def library() -> ctypes.CDLL:
     return found
 
 
+def forget() -> None:
+    """Drop the loaded library: it is looked for, or compiled, anew when it is next needed. See `native.forget`."""
+    _library.cache_clear()
+
+
 @functools.cache
 def _library() -> tuple[ctypes.CDLL | None, str | None]:
     try:
         return _find(), None
     except Exception as error:
-        # Whatever it is, a program that never asked for this library does without it.
+        # Any fault at all: a program that never asked for this library must work without it.
         reason = f"{_SOURCE.name} could not be compiled or loaded: {error}"
         logger.info("%s", reason)
         return None, reason
@@ -102,7 +108,7 @@ def _digest(data: bytes) -> str:
 
 
 def _is_ours_and_whole(path: Path) -> bool:
-    """Whether nobody else can have written it, and a disk has not lost part of it, which would end the process."""
+    """Whether only this user can have written it, and it is complete: loading a part of it would end the process."""
     status = path.stat()
     ours = status.st_uid == os.getuid() and not status.st_mode & 0o022
     return ours and _digest(path.read_bytes()) == path.stem.rpartition("-")[2]
@@ -124,7 +130,7 @@ def _compile(to: Path) -> None:
         raise _Unavailable(f"this is for Linux and macOS, not for {platform.system()}")
     failures: list[str] = []
     for compiler in _compilers():
-        for flags in _TRIED:
+        for flags in FLAGS_TRIED:
             command = [*compiler, *_FLAGS, *flags, str(_SOURCE), "-o", str(to)]
             done = subprocess.run(command, capture_output=True, errors="replace", timeout=120, check=False)
             if done.returncode:
@@ -147,7 +153,7 @@ _RUNTIME = re.compile(r"lib(?:i?omp5?)[-.\w]*?\.(?:so[.\d]*|dylib)")
 def _brings_another_openmp(built: Path) -> bool:
     maps = Path("/proc/self/maps")
     if not maps.exists():
-        return True  # nobody knows
+        return True  # it cannot be known
     here = set(_RUNTIME.findall(maps.read_text(errors="replace")))
     wanted = set(_RUNTIME.findall(built.read_bytes().decode("latin-1")))
     return bool(here and wanted - here)
@@ -167,7 +173,7 @@ def _key() -> str:
         done = subprocess.run(["sysctl", *features], capture_output=True, errors="replace", timeout=20, check=False)
         processor = [done.stdout]
     parts: Sequence[object] = (
-        _SOURCE.read_text("utf-8"), _FLAGS, _TRIED, _compilers(), platform.system(), platform.machine(), processor,
+        _SOURCE.read_text("utf-8"), _FLAGS, FLAGS_TRIED, _compilers(), platform.system(), platform.machine(), processor,
         os.getuid() if hasattr(os, "getuid") else 0,
     )  # fmt: skip
     return _digest("\0".join(map(str, parts)).encode())

@@ -1,62 +1,68 @@
-"""The implementation `triton` of the searched convolution: GPU kernels that mix the shifted inputs in registers.
+"""The implementation `triton` of the operator: GPU kernels that mix the shifted inputs in registers.
 
-On a GPU the mixed input of the identity derived in `mixed_dilation_conv.py` must not be written to memory: kernel times
-the input, written and read once, takes longer than the products in low precision. So these are implicit matrix
-products: a tile of the mixed input is summed up from b shifted loads, most of which hit the cache, right before it is
-multiplied. Against the plain conv's three products
+On a GPU the mixed input of the identity that `rfnext.ops` derives must not be written to memory: writing and reading it
+once per tap takes longer than the products in low precision. So the kernels are implicit matrix products: a tile of the
+mixed input is summed up from b shifted loads, most of which hit the cache, right before it is multiplied. A plain conv
+takes three products. Here a step takes four, whatever the number of branches, and no memory but the slices:
 
     y         one product: W_k times mixed x
     dL/dx     one product: the same kernel with W_k^T, mirrored shifts, and g in the place of x
     dL/dW     one product: g times mixed x, in slices of the positions that torch adds up
     dL/dp     one product: u_k = W_k^T g anew, multiplied into each branch's shifted x and summed on the spot
 
-a step takes four, whatever the number of branches, and no memory but the slices. Getting dL/dp from the u_k of the
-input gradient, as `taps` does, would save the fourth, but u_k would have to go through memory, too.
+Getting dL/dp from the u_k of the input gradient, as `taps` does, would save the fourth product, but u_k would have
+to be written to memory.
 
 Depthwise convs take one pass over all taps of all branches: for y, for dL/dx, and for the products of g with each shift
 of x, from which dL/dW and dL/dp follow.
 
-Shifts are data, not code: a round of a search compiles nothing anew. Sums are taken in float32, in an order that is the
-same in every run. Importing this module takes Triton, which CUDA builds of torch bring along.
+Shifts are data, not code, so a round of a search compiles nothing anew. Sums are taken in float32, in an order that is
+the same in every run. The kernels themselves are in `triton_kernels.py`. Importing either file needs the package
+triton, which CUDA builds of torch come with.
 """
-
-# pyright: reportInvalidTypeForm=false
-# In kernels tl.constexpr is an annotation; to a type checker tl is any object, since not every machine has Triton.
 
 import contextlib
 import functools
-import importlib
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rfnext.ops.geometry import Geometry, by_branches
-from rfnext.ops.taps import as_operator, channels_are_last, empty, is_depthwise
-
-# Not a requirement of ours: torch comes with the release that it works with, or without one.
-triton: Any = importlib.import_module("triton")
-tl: Any = importlib.import_module("triton.language")
+from rfnext.ops.autograd import as_operator
+from rfnext.ops.branches import by_branches
+from rfnext.ops.geometry import Geometry, is_depthwise
+from rfnext.ops.layout import channels_are_last, empty
+from rfnext.ops.triton_kernels import (
+    INTERPRETED,
+    dense_kernel,
+    dense_probability_kernel,
+    dense_weight_kernel,
+    depthwise_gradient_kernel,
+    depthwise_kernel,
+    triton,
+)
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def refusal(x: Tensor, weight: Tensor, geometry: Geometry) -> str | None:
     """Why the kernels cannot compute this layer, or None if they can."""
-    if not (x.is_cuda or _INTERPRETED):
+    if not (x.is_cuda or INTERPRETED):
         return f"it needs a CUDA device, x is on {x.device}"
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     if dtype not in _DTYPES:
         return f"it computes in float32, bfloat16 or float16, not in {dtype}"
-    if _INTERPRETED and dtype == torch.bfloat16 and geometry.groups == 1:
-        return "Triton's interpreter knows no products in bfloat16"
+    if INTERPRETED and dtype == torch.bfloat16 and geometry.groups == 1:
+        return "Triton's interpreter has no products in bfloat16"
     if len(geometry.kernel) > 2:
-        return "it knows one and two spatial axes, not three"
+        return "it computes over one and two spatial axes, not three"
     if geometry.groups > 1 and not is_depthwise(weight, geometry.groups):
-        return f"it knows groups=1 and depthwise convs, not groups={geometry.groups} with weight {tuple(weight.shape)}"
+        return (
+            f"it computes groups=1 and depthwise convs, not groups={geometry.groups} with weight {tuple(weight.shape)}"
+        )
     return None
 
 
@@ -71,240 +77,6 @@ def by_triton(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tenso
     if x.shape[0] == 0:
         return by_branches(x, weight, bias, probability, geometry)
     return _operator(x, weight, bias, probability, geometry)
-
-
-# Kernels. All see images (batch, channel, height, width), 1-d inputs with a height of 1, by their strides. A position
-# is one of (batch, height, width) of the output, flattened. A tap of a branch reads position * MUL + shift if that is
-# inside of the input. The gradient of x goes the other way: position - shift, where DIV, the stride, divides it.
-
-
-@triton.jit
-def _place(position, height, width, MUL_H: tl.constexpr, MUL_W: tl.constexpr):
-    item = position // (height * width)
-    rest = position - item * (height * width)
-    return item.to(tl.int64), (rest // width) * MUL_H, (rest % width) * MUL_W
-
-
-@triton.jit
-def _shifted(
-    x, shift, item, row, column, inside, channel, channels, height, width,
-    x_item, x_channel, x_row, x_column, DIV_H: tl.constexpr, DIV_W: tl.constexpr,
-):  # fmt: skip
-    """(channels, positions) of x in float32, zeros outside."""
-    h = row + tl.load(shift)
-    w = column + tl.load(shift + 1)
-    inside = inside & (h >= 0) & (w >= 0)
-    if DIV_H > 1:
-        inside = inside & (h % DIV_H == 0)
-        h = h // DIV_H
-    if DIV_W > 1:
-        inside = inside & (w % DIV_W == 0)
-        w = w // DIV_W
-    inside = inside & (h < height) & (w < width)
-    place = item * x_item + h * x_row + w * x_column
-    mask = (channel < channels)[:, None] & inside[None, :]
-    return tl.load(x + channel[:, None] * x_channel + place[None, :], mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _mixed(
-    x, probability, shifts, item, row, column, inside, channel, channels, height, width,
-    x_item, x_channel, x_row, x_column, DIV_H: tl.constexpr, DIV_W: tl.constexpr, BRANCHES: tl.constexpr,
-):  # fmt: skip
-    """Sum over branches of probability times shifted x, for one tap."""
-    total = tl.load(probability) * _shifted(
-        x, shifts, item, row, column, inside, channel, channels, height, width,
-        x_item, x_channel, x_row, x_column, DIV_H, DIV_W,
-    )  # fmt: skip
-    for branch in tl.static_range(1, BRANCHES):
-        total += tl.load(probability + branch) * _shifted(
-            x, shifts + 2 * branch, item, row, column, inside, channel, channels, height, width,
-            x_item, x_channel, x_row, x_column, DIV_H, DIV_W,
-        )  # fmt: skip
-    return total
-
-
-@triton.jit
-def _dense_kernel(
-    x, weight, bias, probability, shifts, y,
-    positions, channel_in, channel_out, height_in, width_in, height_out, width_out, taps,
-    x_item, x_channel, x_row, x_column, weight_tap, weight_out, weight_in, y_item, y_channel, y_row, y_column,
-    MUL_H: tl.constexpr, MUL_W: tl.constexpr, DIV_H: tl.constexpr, DIV_W: tl.constexpr, BRANCHES: tl.constexpr,
-    HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_POSITION: tl.constexpr,
-):  # fmt: skip
-    """y = sum over taps of W_k times mixed x."""
-    out = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    position = tl.program_id(0) * BLOCK_POSITION + tl.arange(0, BLOCK_POSITION)
-    inside = position < positions
-    item, row, column = _place(position, height_out, width_out, MUL_H, MUL_W)
-    total = tl.zeros([BLOCK_OUT, BLOCK_POSITION], dtype=tl.float32)
-    for tap in range(taps):
-        for start in range(0, channel_in, BLOCK_IN):
-            channel = start + tl.arange(0, BLOCK_IN)
-            mixed = _mixed(
-                x, probability, shifts + 2 * BRANCHES * tap, item, row, column, inside, channel, channel_in,
-                height_in, width_in, x_item, x_channel, x_row, x_column, DIV_H, DIV_W, BRANCHES,
-            )  # fmt: skip
-            kernel = tl.load(
-                weight + tap * weight_tap + out[:, None] * weight_out + channel[None, :] * weight_in,
-                mask=(out < channel_out)[:, None] & (channel < channel_in)[None, :],
-                other=0.0,
-            )
-            total = tl.dot(kernel, mixed.to(kernel.dtype), total, input_precision=PRECISION)
-    if HAS_BIAS:
-        total += tl.load(bias + out, mask=out < channel_out, other=0.0)[:, None]
-    item, row, column = _place(position, height_out, width_out, 1, 1)
-    place = item * y_item + row * y_row + column * y_column
-    tl.store(
-        y + out[:, None] * y_channel + place[None, :],
-        total.to(y.dtype.element_ty),
-        mask=(out < channel_out)[:, None] & inside[None, :],
-    )
-
-
-@triton.jit
-def _dense_weight_kernel(
-    g, x, probability, shifts, slices,
-    positions, slice_positions, channel_in, channel_out, height_in, width_in, height_out, width_out, taps,
-    x_item, x_channel, x_row, x_column, g_item, g_channel, g_row, g_column,
-    MUL_H: tl.constexpr, MUL_W: tl.constexpr, BRANCHES: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_POSITION: tl.constexpr,
-):  # fmt: skip
-    """slices (slice, tap, channel_out, channel_in): g times mixed x, summed over a slice of the positions."""
-    tiles_in = tl.cdiv(channel_in, BLOCK_IN)
-    out = (tl.program_id(0) // tiles_in) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    channel = (tl.program_id(0) % tiles_in) * BLOCK_IN + tl.arange(0, BLOCK_IN)
-    tap = tl.program_id(1)
-    first = tl.program_id(2) * slice_positions
-    end = tl.minimum(first + slice_positions, positions)
-    total = tl.zeros([BLOCK_OUT, BLOCK_IN], dtype=tl.float32)
-    for start in range(first, end, BLOCK_POSITION):
-        position = start + tl.arange(0, BLOCK_POSITION)
-        inside = position < end
-        item, row, column = _place(position, height_out, width_out, 1, 1)
-        place = item * g_item + row * g_row + column * g_column
-        gradient = tl.load(
-            g + out[:, None] * g_channel + place[None, :],
-            mask=(out < channel_out)[:, None] & inside[None, :],
-            other=0.0,
-        )
-        mixed = _mixed(
-            x, probability, shifts + 2 * BRANCHES * tap, item, row * MUL_H, column * MUL_W, inside, channel,
-            channel_in, height_in, width_in, x_item, x_channel, x_row, x_column, 1, 1, BRANCHES,
-        )  # fmt: skip
-        total = tl.dot(gradient, tl.trans(mixed.to(gradient.dtype)), total, input_precision=PRECISION)
-    matrix = (tl.program_id(2) * taps + tap).to(tl.int64) * channel_out
-    tl.store(
-        slices + (matrix + out)[:, None] * channel_in + channel[None, :],
-        total,
-        mask=(out < channel_out)[:, None] & (channel < channel_in)[None, :],
-    )
-
-
-@triton.jit
-def _dense_probability_kernel(
-    g, x, weight, shifts, parts,
-    positions, channel_in, channel_out, height_in, width_in, height_out, width_out, taps,
-    x_item, x_channel, x_row, x_column, weight_tap, weight_out, weight_in, g_item, g_channel, g_row, g_column,
-    MUL_H: tl.constexpr, MUL_W: tl.constexpr, BRANCHES: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_POSITION: tl.constexpr, BLOCK_BRANCH: tl.constexpr,
-):  # fmt: skip
-    """parts (program, branch): sum over taps of <W_k^T g, shifted x>, for a tile of x's channels and positions."""
-    channel = tl.program_id(1) * BLOCK_IN + tl.arange(0, BLOCK_IN)
-    position = tl.program_id(0) * BLOCK_POSITION + tl.arange(0, BLOCK_POSITION)
-    inside = position < positions
-    item, row, column = _place(position, height_out, width_out, 1, 1)
-    place = item * g_item + row * g_row + column * g_column
-    row, column = row * MUL_H, column * MUL_W
-    index = tl.arange(0, BLOCK_BRANCH)
-    sums = tl.zeros([BLOCK_BRANCH], dtype=tl.float32)
-    for tap in range(taps):
-        u = tl.zeros([BLOCK_IN, BLOCK_POSITION], dtype=tl.float32)
-        for start in range(0, channel_out, BLOCK_OUT):
-            out = start + tl.arange(0, BLOCK_OUT)
-            gradient = tl.load(
-                g + out[:, None] * g_channel + place[None, :],
-                mask=(out < channel_out)[:, None] & inside[None, :],
-                other=0.0,
-            )
-            kernel = tl.load(
-                weight + tap * weight_tap + out[None, :] * weight_out + channel[:, None] * weight_in,
-                mask=(out < channel_out)[None, :] & (channel < channel_in)[:, None],
-                other=0.0,
-            )
-            u = tl.dot(kernel, gradient, u, input_precision=PRECISION)
-        for branch in tl.static_range(BRANCHES):
-            shifted = _shifted(
-                x, shifts + 2 * (BRANCHES * tap + branch), item, row, column, inside, channel, channel_in,
-                height_in, width_in, x_item, x_channel, x_row, x_column, 1, 1,
-            )  # fmt: skip
-            sums += tl.where(index == branch, tl.sum(tl.sum(u * shifted, axis=1), axis=0), 0.0)
-    program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-    tl.store(parts + program * BRANCHES + index, sums, mask=index < BRANCHES)
-
-
-@triton.jit
-def _depthwise_kernel(
-    x, weight, bias, probability, shifts, y,
-    positions, channels, height_in, width_in, height_out, width_out, taps,
-    x_item, x_channel, x_row, x_column, y_item, y_channel, y_row, y_column,
-    MUL_H: tl.constexpr, MUL_W: tl.constexpr, DIV_H: tl.constexpr, DIV_W: tl.constexpr, BRANCHES: tl.constexpr,
-    HAS_BIAS: tl.constexpr, BLOCK_CHANNEL: tl.constexpr, BLOCK_POSITION: tl.constexpr,
-):  # fmt: skip
-    """y = sum over taps of w_k times mixed x, channel by channel; weight (tap, channel)."""
-    channel = tl.program_id(1) * BLOCK_CHANNEL + tl.arange(0, BLOCK_CHANNEL)
-    position = tl.program_id(0) * BLOCK_POSITION + tl.arange(0, BLOCK_POSITION)
-    inside = position < positions
-    item, row, column = _place(position, height_out, width_out, MUL_H, MUL_W)
-    total = tl.zeros([BLOCK_CHANNEL, BLOCK_POSITION], dtype=tl.float32)
-    for tap in range(taps):
-        kernel = tl.load(weight + tap * channels + channel, mask=channel < channels, other=0.0).to(tl.float32)
-        total += kernel[:, None] * _mixed(
-            x, probability, shifts + 2 * BRANCHES * tap, item, row, column, inside, channel, channels,
-            height_in, width_in, x_item, x_channel, x_row, x_column, DIV_H, DIV_W, BRANCHES,
-        )  # fmt: skip
-    if HAS_BIAS:
-        total += tl.load(bias + channel, mask=channel < channels, other=0.0)[:, None]
-    item, row, column = _place(position, height_out, width_out, 1, 1)
-    place = item * y_item + row * y_row + column * y_column
-    tl.store(
-        y + channel[:, None] * y_channel + place[None, :],
-        total.to(y.dtype.element_ty),
-        mask=(channel < channels)[:, None] & inside[None, :],
-    )
-
-
-@triton.jit
-def _depthwise_gradient_kernel(
-    g, x, shifts, slices,
-    positions, channels, height_in, width_in, height_out, width_out, shift_count,
-    x_item, x_channel, x_row, x_column, g_item, g_channel, g_row, g_column,
-    MUL_H: tl.constexpr, MUL_W: tl.constexpr, BLOCK_CHANNEL: tl.constexpr, BLOCK_POSITION: tl.constexpr,
-):  # fmt: skip
-    """slices (slice, shift, channel): g times shifted x, summed over a slice of the positions."""
-    channel = tl.program_id(1) * BLOCK_CHANNEL + tl.arange(0, BLOCK_CHANNEL)
-    position = tl.program_id(0) * BLOCK_POSITION + tl.arange(0, BLOCK_POSITION)
-    inside = position < positions
-    item, row, column = _place(position, height_out, width_out, 1, 1)
-    place = item * g_item + row * g_row + column * g_column
-    gradient = tl.load(
-        g + channel[:, None] * g_channel + place[None, :],
-        mask=(channel < channels)[:, None] & inside[None, :],
-        other=0.0,
-    ).to(tl.float32)
-    for number in range(shift_count):
-        shifted = _shifted(
-            x, shifts + 2 * number, item, row * MUL_H, column * MUL_W, inside, channel, channels,
-            height_in, width_in, x_item, x_channel, x_row, x_column, 1, 1,
-        )  # fmt: skip
-        line = (tl.program_id(0) * shift_count + number).to(tl.int64) * channels
-        tl.store(slices + line + channel, tl.sum(gradient * shifted, axis=1), mask=channel < channels)
-
-
-# Launching them.
-
-_INTERPRETED = not isinstance(_place, triton.JITFunction)  # TRITON_INTERPRET=1: on CPU, in numpy
 
 
 def _image(t: Tensor) -> Tensor:
@@ -372,37 +144,43 @@ def _depthwise_blocks(x: Tensor) -> tuple[int, int]:
     return (64, 16) if channels_are_last(x) else (4, 256)
 
 
+class _Reads(NamedTuple):
+    """Which inputs an output reads, per tap and branch: (position * mul + shift) / div, where div divides it."""
+
+    shifts: Tensor
+    mul: tuple[int, int]
+    div: tuple[int, int]
+
+
 def _product(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     probability: Tensor,
     y: Tensor,
-    shifts: Tensor,
-    mul: tuple[int, int],
-    div: tuple[int, int],
+    reads: _Reads,
 ) -> None:
     """y (batch, out, ...) = weight (tap, out, in) times mixed x (batch, in, ...)."""
     (batch, channel_in, *size_in), (_, channel_out, *size_out) = _image(x).shape, _image(y).shape
     positions = batch * math.prod(size_out)
     block_out, block_position = _block(channel_out, 128), 64
-    _dense_kernel[triton.cdiv(positions, block_position), triton.cdiv(channel_out, block_out)](
-        x, weight, bias, probability, shifts, y,
+    dense_kernel[triton.cdiv(positions, block_position), triton.cdiv(channel_out, block_out)](
+        x, weight, bias, probability, reads.shifts, y,
         positions, channel_in, channel_out, *size_in, *size_out, len(weight),
         *_image(x).stride(), *weight.stride(), *_image(y).stride(),
-        *mul, *div, len(probability), bias is not None, _precision(), block_out, _summed(x), block_position,
+        *reads.mul, *reads.div, len(probability), bias is not None, _precision(), block_out, _summed(x), block_position,
         num_warps=8 if block_out > 64 else 4, num_stages=1,
     )  # fmt: skip
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     y = empty(x, (x.shape[0], weight.shape[0], *geometry.size_out), channels_are_last(x))
-    shifts, mul = _shifts(geometry, 1, x.device), _pair(geometry.stride)
+    reads = _Reads(_shifts(geometry, 1, x.device), _pair(geometry.stride), (1, 1))
     with _on_device(x):
         if is_depthwise(weight, geometry.groups):
-            _depthwise(x, _by_tap(weight)[:, :, 0].contiguous(), bias, probability, y, shifts, mul, (1, 1))
+            _depthwise(x, _by_tap(weight)[:, :, 0].contiguous(), bias, probability, y, reads)
         else:
-            _product(x, _by_tap(weight), bias, probability.float(), y, shifts, mul, (1, 1))
+            _product(x, _by_tap(weight), bias, probability.float(), y, reads)
     return y
 
 
@@ -417,19 +195,17 @@ def _depthwise(
     bias: Tensor | None,
     probability: Tensor,
     y: Tensor,
-    shifts: Tensor,
-    mul: tuple[int, int],
-    div: tuple[int, int],
+    reads: _Reads,
 ) -> None:
     """y (batch, channel, ...) = sum over taps of weight (tap, channel) times mixed x (batch, channel, ...)."""
     (batch, channels, *size_in), size_out = _image(x).shape, _image(y).shape[2:]
     positions = batch * math.prod(size_out)
     block_channel, block_position = _depthwise_blocks(x)
-    _depthwise_kernel[triton.cdiv(positions, block_position), triton.cdiv(channels, block_channel)](
-        x, weight, bias, probability.float(), shifts, y,
+    depthwise_kernel[triton.cdiv(positions, block_position), triton.cdiv(channels, block_channel)](
+        x, weight, bias, probability.float(), reads.shifts, y,
         positions, channels, *size_in, *size_out, len(weight),
         *_image(x).stride(), *_image(y).stride(),
-        *mul, *div, len(probability), bias is not None, block_channel, block_position,
+        *reads.mul, *reads.div, len(probability), bias is not None, block_channel, block_position,
     )  # fmt: skip
 
 
@@ -443,7 +219,7 @@ def _backward(
     with _on_device(x):
         if need_x:
             grad_x = empty(x, x.shape, channels_are_last(x))
-            rest = share, grad_x, _shifts(geometry, -1, x.device), (1, 1), _pair(geometry.stride)
+            rest = share, grad_x, _Reads(_shifts(geometry, -1, x.device), (1, 1), _pair(geometry.stride))
             if depthwise:
                 _depthwise(g, kernel[:, :, 0].contiguous(), None, *rest)
             else:
@@ -472,7 +248,7 @@ def _weight_gradient(g: Tensor, x: Tensor, share: Tensor, geometry: Geometry) ->
     length = triton.cdiv(triton.cdiv(positions, count), block_position) * block_position
     count = triton.cdiv(positions, length)
     slices = x.new_empty(count, taps, channel_out, channel_in, dtype=torch.float32)
-    _dense_weight_kernel[tiles, taps, count](
+    dense_weight_kernel[tiles, taps, count](
         g, x, share, shifts, slices,
         positions, length, channel_in, channel_out, *size_in, *size_out, taps,
         *_image(x).stride(), *_image(g).stride(),
@@ -490,7 +266,7 @@ def _probability_gradient(g: Tensor, x: Tensor, kernel: Tensor, geometry: Geomet
     grid = triton.cdiv(positions, block_position), triton.cdiv(channel_in, block_in)
     branches = len(geometry.dilations)
     parts = x.new_empty(grid[0] * grid[1], branches, dtype=torch.float32)
-    _dense_probability_kernel[grid](
+    dense_probability_kernel[grid](
         g, x, kernel, shifts, parts,
         positions, channel_in, channel_out, *size_in, *size_out, len(kernel),
         *_image(x).stride(), *kernel.stride(), *_image(g).stride(),
@@ -508,7 +284,7 @@ def _depthwise_gradients(g: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
     block_channel, block_position = _depthwise_blocks(x)
     count = triton.cdiv(positions, 4 * block_position)
     slices = x.new_empty(count, taps, branches, channels, dtype=torch.float32)
-    _depthwise_gradient_kernel[count, triton.cdiv(channels, block_channel)](
+    depthwise_gradient_kernel[count, triton.cdiv(channels, block_channel)](
         g, x, shifts, slices,
         positions, channels, *size_in, *size_out, taps * branches,
         *_image(x).stride(), *_image(g).stride(),

@@ -1,7 +1,7 @@
 """Global search: a genetic algorithm over structures (Global2Local, arXiv 2101.00910).
 
-It never sees a model. `ask()` hands out structures, the caller scores them however and wherever it likes, and
-`tell()` takes the scores:
+It never sees a model. `ask()` returns structures, the caller scores them in any way and anywhere, and `tell()` takes
+the scores:
 
     template = Structure.read(model)
     evolution = Evolution(template, EvolutionConfig(population=10, generations=5), np.random.default_rng(0))
@@ -9,30 +9,24 @@ It never sees a model. `ask()` hands out structures, the caller scores them howe
         evolution.tell([Scored(structure, evaluate(structure)) for structure in structures])
     evolution.best.structure.save("structure.json")
 
-With `objectives="pareto"` each result comes with a cost (measured latency, multiply-adds, parameters: whatever the
-caller cares about), and the search looks for the best fitness at every cost: `evolution.front`.
-
-A genome has one gene per conv, its dilation on every axis, out of the config's candidates. Other than in the
-published code, selection is by one fitness and in true proportion to it, every pair is crossed, genes are
-uniform over the candidates, nothing is evaluated twice, what was not evaluated is no result, and a saved
-state resumes exactly.
+A genome has one gene per conv, its dilation on every axis, one of the config's candidates. Unlike in the published
+code, selection uses a single fitness and is exactly proportional to it, every pair is crossed, genes are uniform over
+the candidates, nothing is evaluated twice, only evaluated structures are results, and a saved state resumes exactly.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 from rfnext.dilation import as_integer
-from rfnext.pareto import crowding_distance, non_dominated, non_dominated_fronts
 from rfnext.structure import Structure
 
 if TYPE_CHECKING:  # the library itself needs torch alone
     import numpy as np
 
 Genome = tuple[int, ...]
-Objectives = Literal["fitness", "pareto"]
 
 
 @dataclass(frozen=True)
@@ -46,14 +40,11 @@ class EvolutionConfig:
     candidates: tuple[int, ...] = tuple(2**exponent for exponent in range(11))
     """Dilations that a gene can take. One longer than the longest input reads nothing but padding."""
     mutation: float = 0.2
-    """Probability that a child gets a mutated copy beside it."""
+    """Probability that a child gets a mutated copy in addition."""
     gene_mutation: float = 0.2
     """Probability of each gene of such a copy to be drawn anew."""
     drop_below: float = 10.0
-    """Whoever is more than this below the best makes room for a random structure, however little it costs; in units of
-    the fitness."""
-    objectives: Objectives = "fitness"
-    """What is searched for: the fittest structure, or (pareto) the fittest one at every cost."""
+    """A structure whose fitness is lower than the best by more than this is replaced by a random one."""
 
     def __post_init__(self) -> None:
         for name in ("population", "generations"):
@@ -68,8 +59,6 @@ class EvolutionConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability lies in [0, 1]")
         if not self.drop_below >= 0:
             raise ValueError(f"drop_below is {self.drop_below}; it cannot be negative")
-        if self.objectives not in get_args(Objectives):
-            raise ValueError(f"objectives is {self.objectives!r}, not one of {', '.join(get_args(Objectives))}")
 
     @classmethod
     def published(cls) -> Self:
@@ -79,21 +68,16 @@ class EvolutionConfig:
 
 @dataclass(frozen=True)
 class Scored:
-    """A structure, its fitness and its cost.
-
-    fitness: higher is better, not negative; None if the evaluation failed.
-    cost: lower is better, not negative: measured latency, multiply-adds, parameters, ...; None if not measured.
-    """
+    """A structure and its fitness: higher is better, not negative; None if the evaluation failed."""
 
     structure: Structure
     fitness: float | None
-    cost: float | None = None
 
 
 def random_structure(template: Structure, candidates: Sequence[int], rng: "np.random.Generator") -> Structure:
     """A structure with the template's layers, the dilation of each drawn uniformly from the candidates.
 
-    All axes of a layer get the same dilation. A structure does not know kernels, so that includes axes whose
+    All axes of a layer get the same dilation. A structure has no kernel sizes, so that includes axes whose
     kernel is 1 (where it has no effect) or even (where `Structure.apply` may refuse it): leave convs with an
     even axis out of the template.
 
@@ -103,15 +87,6 @@ def random_structure(template: Structure, candidates: Sequence[int], rng: "np.ra
     candidates = _checked_candidates(candidates)
     _check_template(template)
     return _structure(template, _random_genome(template, candidates, rng))
-
-
-def tournament(ranks: Sequence[tuple[float, float]], count: int, rng: "np.random.Generator") -> list[int]:
-    """Draw `count` indices, with replacement: the better of two drawn uniformly each, the first one among equals.
-
-    The binary tournament of NSGA-II (Deb et al., IEEE TEC 6(2), 2002, section III-C); lower ranks are better.
-    """
-    pairs = rng.integers(len(ranks), size=(count, 2)).tolist()
-    return [min(pair, key=ranks.__getitem__) for pair in pairs]
 
 
 def roulette(fitness: Sequence[float], count: int, rng: "np.random.Generator") -> list[int]:
@@ -129,14 +104,9 @@ class Evolution:
 
     The first generation is random. Each further one is bred from the survivors of the last: parents are drawn
     by roulette, in proportion to fitness; every pair is crossed between two points; some children get a
-    mutated copy beside them. Parents and children together are ranked, the best `population` survive unless
-    they are more than `drop_below` worse than the best, and the places left are filled at random along with
-    the next children. A structure that was evaluated before is not asked for again.
-
-    With `objectives="pareto"`, selection is that of NSGA-II (Deb et al., IEEE TEC 6(2), 2002, section III): parents and
-    children together, without those more than `drop_below` less fit than the fittest, are sorted into fronts that no
-    later one dominates; the first fronts survive, of the last one that fits in part the least crowded; parents are
-    drawn by binary tournaments on front and crowding.
+    mutated copy in addition. Parents and children together are ranked, and the best `population` survive, without
+    those that are more than `drop_below` worse than the best. Random structures replace these in the next generation. A
+    structure that was evaluated before is not asked for again.
 
     Args:
         template: the layers to search and their numbers of axes, e.g. `Structure.read(model)`. Its dilations
@@ -155,16 +125,12 @@ class Evolution:
         self.rng = rng
         self.generation = 0
         self._fitness: dict[Genome, float | None] = {}  # every evaluation so far; None: failed
-        self._cost: dict[Genome, float] = {}  # of those evaluations that told one
         self._survivors: dict[Genome, float] = {}  # best first
         self._bred = self._unknown(self._random(config.population))  # this generation's new genomes
 
     @property
     def population(self) -> list[Scored]:
-        """The survivors of the last finished generation, best first; all of them evaluated.
-
-        With `objectives="pareto"`: by fronts, and the least crowded first within each.
-        """
+        """The survivors of the last finished generation, best first; all of them evaluated."""
         return [self._scored(genome) for genome in self._survivors]
 
     @property
@@ -174,7 +140,7 @@ class Evolution:
 
     @property
     def best(self) -> Scored:
-        """The fittest structure evaluated so far whatever it costs, the first one told among equals.
+        """The fittest structure evaluated so far, the first one told among equals.
 
         Raises ValueError if no evaluation has succeeded yet.
         """
@@ -182,16 +148,6 @@ class Evolution:
         if not ranked:
             raise ValueError("no structure has been evaluated yet")
         return self._scored(next(iter(ranked)))
-
-    @property
-    def front(self) -> list[Scored]:
-        """Every evaluation that no other dominates, the cheapest and least fit first.
-
-        One dominates another if it is no worse in fitness and cost and better in one of them. Evaluations that failed
-        or told no cost are left out, so it is empty if none told one.
-        """
-        known = [genome for genome in self._ranked(self._fitness) if genome in self._cost]
-        return [self._scored(known[index]) for index in non_dominated(self._points(known))]
 
     def ask(self) -> list[Structure]:
         """The structures to evaluate next, none of which has been before; empty when the search is over.
@@ -214,14 +170,13 @@ class Evolution:
         """Take the results of all or some of the structures asked for.
 
         Raises:
-            ValueError: for a structure that is not awaited, a fitness that is negative (roulette draws in
-                proportion to it) or not finite, a cost that is negative or not finite, or a missing one with
-                `objectives="pareto"`. All other results of the call are kept.
+            ValueError: for a structure that is not awaited, or a fitness that is negative (roulette draws in
+                proportion to it) or not finite. All other results of the call are kept.
         """
         awaited = {_structure(self.template, genome): genome for genome in self._pending()}
         errors = []
         for result in scored:
-            fitness, cost = result.fitness, result.cost
+            fitness = result.fitness
             if result.structure not in awaited:
                 errors.append(f"not asked for, or told before: {result.structure}")
             elif fitness is not None and not _is_amount(fitness):
@@ -229,27 +184,20 @@ class Evolution:
                     f"fitness {fitness} of {result.structure} is not a finite number >= 0; "
                     "shift the scale, or tell None for an evaluation that failed"
                 )
-            elif cost is not None and not _is_amount(cost):
-                errors.append(f"cost {cost} of {result.structure} is not a finite number >= 0")
-            elif cost is None and fitness is not None and self.config.objectives == "pareto":
-                errors.append(f"no cost of {result.structure}, but objectives is 'pareto'; tell Scored(..., cost=...)")
             else:
                 genome = awaited.pop(result.structure)
                 self._fitness[genome] = None if fitness is None else float(fitness)
-                if cost is not None:
-                    self._cost[genome] = float(cost)
         if errors:
             raise ValueError("; ".join(errors))
 
     def state_dict(self) -> dict[str, Any]:
         """What the search needs to go on exactly, the random generator's state included; ready for JSON."""
         return {
-            "version": 2,
+            "version": 3,
             "config": _plain(asdict(self.config)),
             "layers": self._layers(),
             "generation": self.generation,
             "fitness": [[list(genome), fitness] for genome, fitness in self._fitness.items()],
-            "cost": [[list(genome), cost] for genome, cost in self._cost.items()],
             "survivors": _plain(list(self._survivors)),
             "bred": _plain(self._bred),
             "rng": _plain(self.rng.bit_generator.state),
@@ -257,8 +205,6 @@ class Evolution:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`. The config must be the saved one, but for the number of generations.
-
-        States of version 1, which knew no costs, are read as well.
 
         Raises:
             ValueError: if the state is damaged, or of another version, template, config or kind of random
@@ -268,18 +214,12 @@ class Evolution:
             self._check_origin(state)
             generation = state["generation"]
             fitness = {self._read(genome): value for genome, value in state["fitness"]}
-            cost = {self._read(genome): value for genome, value in (state["cost"] if state["version"] > 1 else ())}
             survivors = {(g := self._read(genome)): fitness[g] for genome in state["survivors"]}
             bred = [self._read(genome) for genome in state["bred"]]
             if not isinstance(generation, int) or not 0 <= generation <= self.config.generations:
                 raise ValueError(f"generation {generation!r} is not in 0 .. {self.config.generations}")
             if not all(value is None or _is_amount(value) for value in fitness.values()):
                 raise ValueError("a fitness is not a finite number >= 0")
-            if not all(map(_is_amount, cost.values())):
-                raise ValueError("a cost is not a finite number >= 0")
-            costly = {genome for genome, value in fitness.items() if value is not None}
-            if not cost.keys() <= fitness.keys() or (self.config.objectives == "pareto" and costly - cost.keys()):
-                raise ValueError("costs and evaluations do not belong together")
             if None in survivors.values() or (not survivors and (generation > 0 or not bred)):
                 raise ValueError("a survivor has no fitness, or nothing survives")
             # Setting a state checks it; on a trial, since the search's own must not change if that fails.
@@ -289,18 +229,17 @@ class Evolution:
             reason = f"no entry {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"not a state of this search: {reason}") from error
         self.rng.bit_generator.state = trial.state
-        self.generation, self._fitness, self._cost = generation, fitness, cost
-        self._survivors, self._bred = survivors, bred
+        self.generation, self._fitness, self._survivors, self._bred = generation, fitness, survivors, bred
 
     def _check_origin(self, state: Mapping[str, Any]) -> None:
-        if state["version"] not in (1, 2):
-            raise ValueError(f"version {state['version']!r}, but this rfnext reads versions 1 and 2")
+        if state["version"] != 3:
+            raise ValueError(f"version {state['version']!r}, but this rfnext reads version 3")
         layers, saved = self._layers(), state["layers"]
         if different := [name for name in {**layers, **saved} if layers.get(name) != saved.get(name)]:
             raise ValueError(f"another template; {len(different)} layers differ, {different[0]!r} first")
         if list(layers) != list(saved):
             raise ValueError("another template; its layers come in another order")
-        config = ({"objectives": "fitness"} if state["version"] == 1 else {}) | state["config"]
+        config = state["config"]
         for name, wanted in _plain(asdict(self.config)).items():
             if name != "generations" and config[name] != wanted:
                 raise ValueError(f"another config; {name} was {config[name]!r}, not {wanted!r}")
@@ -315,7 +254,7 @@ class Evolution:
         return tuple(candidates[candidates.index(gene)] for gene in genome)
 
     def _scored(self, genome: Genome) -> Scored:
-        return Scored(_structure(self.template, genome), self._fitness[genome], self._cost.get(genome))
+        return Scored(_structure(self.template, genome), self._fitness[genome])
 
     def _pending(self) -> list[Genome]:
         return [genome for genome in self._bred if genome not in self._fitness]
@@ -336,40 +275,21 @@ class Evolution:
         if self._bred and all(self._fitness[genome] is None for genome in self._bred):
             for genome in self._bred:
                 del self._fitness[genome]
-                self._cost.pop(genome, None)
             raise RuntimeError(
-                f"all {len(self._bred)} evaluations of generation {self.generation} failed; mend what made "
-                "them fail (see their own errors) and go on: the same structures are asked for again"
+                f"all {len(self._bred)} evaluations of generation {self.generation} failed; fix what made "
+                "them fail (see their own errors) and continue: the same structures are asked for again"
             )
         ranked = self._ranked([*self._survivors, *self._bred])
         best = next(iter(ranked.values()))
         fit = [genome for genome, fitness in ranked.items() if fitness >= best - self.config.drop_below]
-        if self.config.objectives == "pareto":
-            kept = list(self._crowded(fit))[: self.config.population]
-            fit = self._crowded(kept)  # with the distances among those that are left
-        self._survivors = {genome: ranked[genome] for genome in list(fit)[: self.config.population]}
+        self._survivors = {genome: ranked[genome] for genome in fit[: self.config.population]}
         self._bred = []  # selected from; with others gone, to select again could end differently
-
-    def _crowded(self, genomes: Sequence[Genome]) -> dict[Genome, tuple[float, float]]:
-        """Front and, negated, crowding distance of each, best first: the order of NSGA-II's section III-B."""
-        points = self._points(genomes)
-        order: dict[Genome, tuple[float, float]] = {}
-        for rank, front in enumerate(non_dominated_fronts(points)):
-            distances = crowding_distance([points[index] for index in front])
-            order |= {genomes[i]: (rank, -distance) for i, distance in zip(front, distances, strict=True)}
-        return dict(sorted(order.items(), key=itemgetter(1)))
-
-    def _points(self, genomes: Iterable[Genome]) -> list[tuple[float, float]]:
-        return [(self._fitness[genome] or 0.0, self._cost[genome]) for genome in genomes]
 
     def _breed(self) -> None:
         size = self.config.population
         survivors = list(self._survivors)
         count = size + size % 2  # an odd population needs one pair more, of which one child is left out
-        if self.config.objectives == "pareto":
-            drawn = tournament(list(self._crowded(survivors).values()), count, self.rng)  # in the survivors' order
-        else:
-            drawn = roulette(list(self._survivors.values()), count, self.rng)
+        drawn = roulette(list(self._survivors.values()), count, self.rng)
         pairs = [(survivors[i], survivors[j]) for i, j in zip(drawn[::2], drawn[1::2], strict=True)]
         children = [child for pair in pairs for child in _crossed(*pair, self.rng)][:size]
         mutants = [self._mutated(child) for child in children if self.rng.random() < self.config.mutation]

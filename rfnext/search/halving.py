@@ -1,7 +1,7 @@
 """Successive halving: train many structures a little, and only the best of them longer.
 
 Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016. A
-structure that goes on continues from where its training stopped, so nothing is trained twice.
+structure that is promoted continues its training, so nothing is trained twice.
 """
 
 import builtins
@@ -29,7 +29,7 @@ class Rung:
 
 
 Map = Callable[[Rung, Sequence[Structure]], Iterable[float | None]]
-"""Calls a rung with each structure, wherever it likes, and returns the values in the order of the structures."""
+"""Calls a rung with each structure, in any place, and returns the values in the order of the structures."""
 
 
 def halve(
@@ -47,20 +47,20 @@ def halve(
         fitness = halve(evolution.ask(), rungs=[5, 15], train=train)
         evolution.tell(Scored(structure, value) for structure, value in fitness.items())
 
-    Which structures a rung trains is decided before it starts, so the result does not depend on who trains them and
-    when: `map=multiprocessing.Pool().map` (or Ray's, `ray.util.multiprocessing.Pool().map`) does it in parallel.
+    Which structures a rung trains is decided before it starts, so the result does not depend on where and when they are
+    trained: `map=multiprocessing.Pool().map` (or Ray's, `ray.util.multiprocessing.Pool().map`) does it in parallel.
 
     Args:
         structures: what to rank; duplicates are trained once.
         rungs: epochs in all at each rung, increasing.
         train: see `Train`.
-        promoted: share of each rung's structures that goes on to the next, rounded up.
+        promoted: share of each rung's structures that is promoted to the next, rounded up.
         budget: epochs that may be spent; a training that would exceed it is not begun. A structure that was never
             trained has no entry in the result.
         costs: what each rung takes off the budget per structure; by default the epochs that it has more than the rung
             before. Give them where an epoch is not an epoch at every rung (on shorter input, say), or where a rung
             trains anew.
-        map: runs a rung's trainings: the built-in `map` or what works like it.
+        map: runs a rung's trainings: the built-in `map`, or a function that works like it.
 
     Raises:
         ValueError: if rungs do not increase from at least 1, `promoted` is not in (0, 1], or the costs are not one

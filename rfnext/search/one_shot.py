@@ -1,9 +1,9 @@
 """One-shot global search: all candidate dilations in one training.
 
-The genetic search (`evolution.py`) trains every structure that it looks at. Here every searched conv holds all
-candidates, 1, 2, 4, ... 1024 say, as branches of one network, their probabilities are trained with the weights, and
-the structure is read out at the end. That is affordable because the operator's products do not grow with the number
-of branches (`rfnext.ops.mixed_dilation_conv`). The coarse structure can then be refined by a local search.
+The genetic search (`evolution.py`) trains every structure that it scores. Here every searched conv has all candidates,
+1, 2, 4, ... 1024 say, as branches of one network. Their probabilities are trained with the weights, and the structure
+is read out at the end. That is affordable because the number of products of the operator does not grow with the number
+of branches (`rfnext.ops`). A local search can then refine the coarse structure.
 """
 
 import logging
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import nn
 
-from rfnext.conv import INITIAL_WEIGHT, Conv, Where, everything, set_dilation
+from rfnext.conv import INITIAL_WEIGHT, set_dilation
 from rfnext.dilation import Dilation, as_integer, searched_axis
-from rfnext.search import searched
-from rfnext.search.protocol import Round
-from rfnext.structure import Structure, named_convs
+from rfnext.padding import Conv
+from rfnext.search.searched_network import Layout, SearchedNetwork
+from rfnext.searchable import Where, everything
+from rfnext.structure import Structure
 
 if TYPE_CHECKING:  # the library itself needs torch alone
     import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # the library itself needs torch alone
 log = logging.getLogger(__name__)
 
 Readout = Literal["log2", "argmax"]
+"""How a structure is read out of probabilities; see `OneShotConfig.readout`."""
 
 
 def powers_of_two(longest: int) -> tuple[int, ...]:
@@ -55,8 +57,8 @@ class OneShotConfig:
     """Annealing: after every step the logits are multiplied by this, so that the softmax comes closer to a choice;
     1.0 leaves them alone."""
     warmup: int = 0
-    """Steps in which all candidates keep the same share and only the weights learn: what a random kernel makes of
-    a dilation says nothing about the dilation."""
+    """Steps in which all candidates keep the same share and only the weights are trained: the output of a random kernel
+    says nothing about a dilation."""
     interval: int = 1
     """Steps between two entries of `history`."""
 
@@ -77,8 +79,8 @@ class OneShotConfig:
             raise ValueError(f"interval must be >= 1 and warmup >= 0, got {self.interval} and {self.warmup}")
 
 
-class OneShotSearch:
-    """Searches the coarse dilations of a model's convs while somebody else trains it, once.
+class OneShotSearch(SearchedNetwork):
+    """Searches the coarse dilations of a model's convs while the model is trained, once.
 
         search = OneShotSearch(model, OneShotConfig(candidates=powers_of_two(longest)))
         optimizer = torch.optim.Adam(search.parameter_groups(), lr=5e-4)
@@ -87,10 +89,10 @@ class OneShotSearch:
             search.after_step()
         search.structure().apply(fresh_model)                   # then refine by LocalSearch, or train
 
-    It can stand wherever a `LocalSearch` can: in the Lightning callback, in checkpoints, with EMA, DDP and AMP. All
+    It can be used wherever a `LocalSearch` can: in the Lightning callback, in checkpoints, with EMA, DDP and AMP. All
     axes of a conv get the same dilation; axes whose kernel is 1 or even keep theirs. Probabilities are
-    softmax(branch_weight / 0.01) and start equal. What `LocalSearch` says of causal networks and of equal runs
-    holds here too.
+    softmax(branch_weight / 0.01) and start equal. What `LocalSearch` says of causal networks and of equal runs is true
+    here too.
 
     Args:
         model: any network; what its dilations are does not matter to the search.
@@ -106,15 +108,8 @@ class OneShotSearch:
     def __init__(self, model: nn.Module, config: OneShotConfig, where: Where = everything) -> None:
         if not isinstance(config, OneShotConfig):
             raise TypeError(f"OneShotSearch takes a OneShotConfig, got a {type(config).__name__}")
-        self.model = model
         self.config = config
-        self.step = 0
-        self.history: list[Round] = []
-        designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
-        self._convs = searched.take_over_all(
-            model, where, self._candidates, entries=len(config.candidates), rule="default"
-        )
-        self.initial = Structure({name: designed[name] for name in self._convs})
+        super().__init__(model, where, Layout(self._candidates, entries=len(config.candidates), rule="default"))
         if config.warmup:
             for weight in self.branch_weights():
                 # Not requires_grad_(False): DDP would then leave the weight out for good.
@@ -127,41 +122,21 @@ class OneShotSearch:
             for candidate in self.config.candidates
         ]
 
-    def branch_weights(self) -> list[nn.Parameter]:
-        """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
-        return searched.branch_weights(self._convs)
-
-    def keep_gradients(self, of: searched.Trained) -> None:
-        """Between backward() and the optimizer's step, leave gradients to the weights or to the probabilities alone;
-        see `rfnext.search.searched.keep_gradients`."""
-        searched.keep_gradients(self.model, self._convs, of)
-
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The model's parameters for an optimizer: all others, then the branch weights at their own learning rate.
 
-        A schedule that multiplies the learning rates of all groups alike suits both. Frameworks that build groups
-        themselves can use `branch_learning_rate`.
+        A schedule that multiplies the learning rates of all groups alike suits both.
         """
         own = {id(weight) for weight in self.branch_weights()}
         others = [parameter for parameter in self.model.parameters() if id(parameter) not in own]
-        return [{"params": others}, {"params": self.branch_weights(), "lr": self.branch_learning_rate}]
-
-    @property
-    def branch_learning_rate(self) -> float:
-        """What an optimizer needs for `config.learning_rate`: probabilities are softmax(branch_weight / 0.01)."""
-        return self.config.learning_rate * INITIAL_WEIGHT
-
-    @property
-    def round(self) -> int:
-        """Entries of `history` so far."""
-        return len(self.history)
-
-    def probability(self) -> dict[str, list[float]]:
-        """Share of each candidate now, per layer."""
-        return searched.probability(self._convs)
+        # The config's is that of the logits: probabilities are softmax(branch_weight / 0.01).
+        return [
+            {"params": others},
+            {"params": self.branch_weights(), "lr": self.config.learning_rate * INITIAL_WEIGHT},
+        ]
 
     def after_step(self) -> bool:
-        """Count one step (an epoch, or an iteration: whoever calls decides) and sharpen the probabilities.
+        """Count one step (an epoch or an iteration) and sharpen the probabilities.
 
         Returns whether an entry was added to `history`. Under distributed training call it on every rank.
         """
@@ -169,21 +144,13 @@ class OneShotSearch:
         if self.config.sharpen > 1:
             with torch.no_grad():
                 for weight in self.branch_weights():
-                    # The softmax does not see what all logits have in common; about their mean none runs away.
+                    # The softmax does not depend on the mean of the logits; scaled around it, none grows without limit.
                     weight.copy_((weight - weight.mean()) * self.config.sharpen + INITIAL_WEIGHT)
         if self.step % self.config.interval:
             return False
         if self.step > self.config.warmup:
-            searched.check_learning(self._convs, "OneShotSearch", "the search began")
-        structure = self.structure()
-        self.history.append(
-            Round(
-                step=self.step,
-                dilations={name: list(conv.dilations) for name, conv in self._convs.items()},
-                probability=self.probability(),
-                structure=dict(structure),
-            )
-        )
+            self._check_learning("the search began")
+        self._note_round(self.structure())
         log.info("step %d: mean entropy of the probabilities %.2f bits", self.step, self.entropy())
         return True
 
@@ -200,7 +167,7 @@ class OneShotSearch:
         readout = readout or self.config.readout
         return Structure(
             {
-                name: _read_out(name, share, self._convs[name].dilations, readout)
+                name: _read_out(name, share, self.convs[name].dilations, readout)
                 for name, share in self.probability().items()
             }
         )
@@ -210,7 +177,7 @@ class OneShotSearch:
         drawn = {}
         for name, share in self.probability().items():
             total = sum(share)  # float32 sums to 1 only nearly
-            drawn[name] = self._convs[name].dilations[rng.choice(len(share), p=[p / total for p in share])]
+            drawn[name] = self.convs[name].dilations[rng.choice(len(share), p=[p / total for p in share])]
         return Structure(drawn)
 
     def choose(self, structure: Mapping[str, Dilation]) -> None:
@@ -221,32 +188,19 @@ class OneShotSearch:
         Raises:
             ValueError: if the structure is of other layers than the search.
         """
-        if different := set(structure) ^ set(self._convs):
+        if different := set(structure) ^ set(self.convs):
             raise ValueError(f"the structure differs in {len(different)} layers, {sorted(different)[0]!r} first")
-        for name, conv in searched.plain(self._convs):
+        for name, conv in self._plain():
             set_dilation(conv, structure[name])
-            self._convs[name].set_branches([structure[name]])
-
-    def copy_to(self, model: nn.Module) -> None:
-        """Give another copy of the searched model (an EMA) the same branch weights.
-
-        Raises:
-            ValueError: naming a layer that the copy lacks or that is not searched there.
-        """
-        searched.copy_branches(self._convs, model)
+            self.convs[name].set_branches([structure[name]])
 
     def state_dict(self) -> dict[str, Any]:
-        """What the search needs to go on; numbers, strings, lists and dicts only. The branch weights are parameters
-        and travel with the model's own state_dict."""
-        return {
-            "version": 1,
-            "kind": "one_shot",
-            "config": {**asdict(self.config), "candidates": list(self.config.candidates)},
-            "step": self.step,
-            "initial": {name: list(d) for name, d in self.initial.items()},
-            "history": [r.state_dict() for r in self.history],
-            "branches": searched.branch_state(self._convs),
-        }
+        """What the search needs to go on; numbers, strings, lists and dicts only.
+
+        The branch weights are parameters and saved with the model's own state_dict.
+        """
+        config = {**asdict(self.config), "candidates": list(self.config.candidates)}
+        return {"version": 1, "kind": "one_shot", "config": config, **self._progress()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`.
@@ -257,17 +211,13 @@ class OneShotSearch:
         keys = {"version", "kind", "config", "step", "initial", "history", "branches"}
         if not isinstance(state, Mapping) or set(state) != keys or (state["version"], state["kind"]) != (1, "one_shot"):
             raise ValueError("not the state of a OneShotSearch of this version of rfnext")
-        branches = searched.check_branch_state(self._convs, state["branches"])
+        self._check_branches(state)
         if state["config"]["candidates"] != list(self.config.candidates):
             raise ValueError(
                 f"the state is of a search over {state['config']['candidates']}, this one is over "
                 f"{list(self.config.candidates)}"
             )
-        for name, conv in self._convs.items():
-            conv.set_extra_state(branches[name])
-        self.step = int(state["step"])
-        self.initial = Structure({name: tuple(d) for name, d in state["initial"].items()})
-        self.history = [Round.from_state(r) for r in state["history"]]
+        self._load_progress(state)
 
 
 def _read_out(name: str, share: Sequence[float], dilations: Sequence[Dilation], readout: Readout) -> Dilation:

@@ -1,4 +1,4 @@
-"""What every search that runs inside a training offers, and what one of its rounds saw and did."""
+"""What every search that runs inside a training offers, and the record of one of its rounds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from rfnext.structure import Structure
 
 @dataclass(frozen=True)
 class Round:
-    """What one round saw and did, per layer name.
+    """The record of one round, per layer name.
 
     step: number of `after_step` calls so far.
     dilations, probability: the branches before the round and their learnt shares.
@@ -46,10 +46,15 @@ class Round:
 
 @runtime_checkable
 class Search(Protocol):
-    """A search of dilations while somebody else trains the model: `LocalSearch` and `OneShotSearch`.
+    """A search of dilations while the model is trained: `LocalSearch` and `OneShotSearch`.
 
     Everything that takes a search takes this.
     """
+
+    @property
+    def model(self) -> nn.Module:
+        """The network whose convs are searched."""
+        ...
 
     @property
     def initial(self) -> Structure:
@@ -83,7 +88,10 @@ class Search(Protocol):
         ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The model's parameters as parameter groups for an optimizer."""
+        """The model's parameters as parameter groups for an optimizer.
+
+        A group that needs a learning rate of its own has it as "lr".
+        """
         ...
 
     def copy_to(self, model: nn.Module) -> None:
@@ -91,9 +99,9 @@ class Search(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What the search needs to go on; the branch weights travel with the model's own state_dict."""
+        """What the search needs to go on; the branch weights are saved with the model's own state_dict."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`; raises ValueError if it does not fit, and changes nothing then."""
+        """Continue from `state_dict()`. Raises ValueError if it does not fit, and changes nothing then."""
         ...

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from rfnext.conv import Conv
+from rfnext import Conv
 from tasks.coco_detection import configs
 
 Detector = Literal["convnext", "pvtv2", "res2net", "hrnet", "panoptic"]

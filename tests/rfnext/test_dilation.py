@@ -59,13 +59,15 @@ def test_two_branches(centre: int, paper: list[int], default: list[int]) -> None
 
 
 @pytest.mark.parametrize(("centre", "paper", "default"), THREE_BRANCHES)
-def test_three_branches_and_the_dead_zone_defect_10(centre: int, paper: list[int], default: list[int]) -> None:
+@pytest.mark.defect(10)
+def test_three_branches_and_the_dead_zone(centre: int, paper: list[int], default: list[int]) -> None:
     settings = {"spread": 0.1, "branches": 3, "bounds": Bounds(1, 2048)}
     assert one_axis(centre, rule="paper", **settings) == paper  # type: ignore[arg-type]
     assert one_axis(centre, rule="default", **settings) == default  # type: ignore[arg-type]
 
 
-def test_dead_zone_at_the_segmentation_spread_defect_10() -> None:
+@pytest.mark.defect(10)
+def test_dead_zone_at_the_segmentation_spread() -> None:
     """e = 0.15 freezes 1 to 3 by "paper"; by "default" each can move both ways (1 only up)."""
     for centre in (1, 2, 3):
         frozen = one_axis(centre, spread=0.15, branches=3, bounds=Bounds(1, 64), rule="paper")
@@ -94,7 +96,8 @@ def test_axes_that_are_not_searched_keep_their_dilation() -> None:
         assert neighbours((4, 2), (1, 2), **settings) == [(4, 2)]  # type: ignore[arg-type]
 
 
-def test_duplicates_are_dropped_in_order_defect_11() -> None:
+@pytest.mark.defect(11)
+def test_duplicates_are_dropped_in_order() -> None:
     assert neighbours((1, 4), (3, 3), spread=0.1, branches=3, bounds=Bounds(1, 2048), rule="paper") == [(1, 4)]
     # Equal on one axis only: a branch of its own.
     assert neighbours((1, 5), (3, 3), spread=0.1, branches=3, bounds=Bounds(1, 2048), rule="paper") == [
@@ -104,7 +107,8 @@ def test_duplicates_are_dropped_in_order_defect_11() -> None:
     ]
 
 
-def test_the_paper_leaves_a_centre_outside_the_bounds_the_default_does_not_defect_14() -> None:
+@pytest.mark.defect(14)
+def test_the_paper_leaves_a_centre_outside_the_bounds_the_default_does_not() -> None:
     assert one_axis(40, spread=0.1, branches=3, bounds=Bounds(1, 24), rule="paper") == [24, 40]
     assert one_axis(40, spread=0.1, branches=3, bounds=Bounds(1, 24), rule="default") == [22, 24]
 
@@ -138,7 +142,8 @@ def test_estimates_by_default() -> None:
     assert expectation([0.125, 0.875], [(30, 2), (30, 6)], bounds, "default", (30, 4)) == (30, 5)  # 5.5
 
 
-def test_untouched_probabilities_move_the_paper_but_not_the_default_defect_12() -> None:
+@pytest.mark.defect(12)
+def test_untouched_probabilities_move_the_paper_but_not_the_default() -> None:
     branches = neighbours((1,), (3,), spread=0.5, branches=2, bounds=Bounds(1, 24), rule="paper")
     assert expectation([0.5, 0.5], branches, Bounds(1, 24), "paper") == (2,)
     assert expectation([0.5, 0.5], branches, Bounds(1, 24), "default", (1,)) == (1,)
@@ -183,7 +188,8 @@ def test_default_branches_lie_symmetric_and_grow_with_the_centre(
 
 
 @given(searches(), st.floats(1e-6, 1e6))
-def test_equal_probabilities_leave_the_centre_defect_12(case: tuple[int, float, int, Bounds], share: float) -> None:
+@pytest.mark.defect(12)
+def test_equal_probabilities_leave_the_centre(case: tuple[int, float, int, Bounds], share: float) -> None:
     centre, spread, branches, bounds = case
     found = neighbours((centre,), (3,), spread=spread, branches=branches, bounds=bounds, rule="default")
     assert expectation([share] * len(found), found, bounds, "default", (centre,)) == (centre,)

@@ -71,7 +71,7 @@ def peer_config(branches: int, spread: float, largest: int) -> dict[str, Any]:
 
 
 def batches() -> Iterator[tuple[Tensor, Tensor]]:
-    """Images, and their halved and shifted copies as the target: how far to look is there to be learnt."""
+    """Images, and their halved and shifted copies as the target, so that dilations can be learnt."""
     generator = torch.Generator().manual_seed(3)
     for _ in range(STEPS):
         x = torch.randn(2, 2, 17, 18, generator=generator, dtype=torch.float64)

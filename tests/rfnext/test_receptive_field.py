@@ -1,13 +1,12 @@
 """Receptive fields against closed forms."""
 
-import time
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from rfnext.receptive_field import effective_receptive_field, latency, multiply_adds, theoretical_receptive_field
+from rfnext.receptive_field import effective_receptive_field, multiply_adds, theoretical_receptive_field
 
 
 def chain(*dilations: int) -> nn.Sequential:
@@ -67,7 +66,6 @@ def test_a_partly_frozen_model_stays_as_it_is() -> None:
     theoretical_receptive_field(model, x)
     effective_receptive_field(model, x)
     multiply_adds(model, x)
-    latency(model, x, repeats=1, warmup=0)
     assert [module.training for module in model.modules()] == before
 
 
@@ -86,40 +84,3 @@ def test_effective_field_of_equal_weights_is_the_convolution_of_boxes() -> None:
 
 def test_multiply_adds_of_a_conv() -> None:
     assert multiply_adds(nn.Conv2d(8, 16, 3, padding=1, groups=2), torch.randn(2, 8, 10, 10)) == 2 * 16 * 4 * 9 * 100
-
-
-class Sleeper(nn.Module):
-    def __init__(self, *seconds: float) -> None:
-        super().__init__()
-        self.seconds, self.passes = seconds, 0
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        assert not self.training
-        assert not torch.is_grad_enabled()
-        time.sleep(self.seconds[min(self.passes, len(self.seconds) - 1)])
-        self.passes += 1
-        return x + y
-
-
-def test_latency_is_the_median_of_the_passes_that_count() -> None:
-    model = Sleeper(0.3, 0.3, 0.02, 0.02, 0.2, 0.02)
-    seconds = latency(model, torch.zeros(1), torch.zeros(1), repeats=5, warmup=2)
-    assert 0.02 <= seconds < 0.2
-    assert model.passes == 7
-    assert model.training
-    model.eval()
-    assert latency(lambda x: model(x, x), torch.zeros(1), repeats=1, warmup=0) >= 0.02
-
-
-@pytest.mark.parametrize(("repeats", "warmup"), [(0, 0), (1, -1)])
-def test_latency_takes_at_least_one_pass(repeats: int, warmup: int) -> None:
-    with pytest.raises(ValueError, match="at least 1 and 0 passes are needed"):
-        latency(chain(1), torch.zeros(1, 4, 9), repeats=repeats, warmup=warmup)
-
-
-@pytest.mark.gpu
-def test_latency_waits_for_the_gpu() -> None:
-    x = torch.randn(8192, 8192, device="cuda")
-    seconds = latency(lambda x: x @ x @ x @ x, x, repeats=3)
-    # 3 products of 2 x 8192^3 operations each; no GPU does 10 ^ 15 of them in float32 per second.
-    assert seconds > 3 * 2 * 8192**3 / 1e15

@@ -127,7 +127,8 @@ def test_integers_stay_integers_through_a_copy_of_the_entries() -> None:
 # Round trips
 
 
-def test_round_trip_across_plain_compiled_and_ddp_wrapped_models_defect_23(tmp_path: Path) -> None:
+@pytest.mark.defect(23)
+def test_round_trip_across_plain_compiled_and_ddp_wrapped_models(tmp_path: Path) -> None:
     rendezvous = (tmp_path / "rendezvous").as_uri()
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
     try:
@@ -293,7 +294,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"0": (2, 2), "1.0": (2, 2, 2)}, r"layer '1\.0': dilation \(2, 2, 2\) has 3 axes"),
     ],
 )
-def test_a_structure_that_does_not_fit_names_the_layer_and_changes_nothing_defect_24(
+@pytest.mark.defect(24)
+def test_a_structure_that_does_not_fit_names_the_layer_and_changes_nothing(
     structure: dict[str, rfnext.Dilation], message: str
 ) -> None:
     model = network()
@@ -303,7 +305,8 @@ def test_a_structure_that_does_not_fit_names_the_layer_and_changes_nothing_defec
     assert repr(model) == repr(before)
 
 
-def test_an_entry_that_where_asks_for_is_missed_by_name_defect_24() -> None:
+@pytest.mark.defect(24)
+def test_an_entry_that_where_asks_for_is_missed_by_name() -> None:
     model = network()
     with pytest.raises(ValueError, match=r"the structure has no entry for layer '1\.0'"):
         Structure({"0": (2, 2)}).apply(model, where=rfnext.everything)

@@ -1,39 +1,44 @@
-"""Means and intervals against values computed by hand."""
-
-import math
+"""Statistics: what an interval is over, and how it is printed."""
 
 import pytest
 
 from benchmarks.records.statistics import Estimate, estimate, number, paired
 
 
-def test_folds_are_the_units_and_seeds_are_averaged_within_them() -> None:
-    found = estimate({(1, 0): 1.0, (1, 1): 3.0, (2, 0): 4.0, (3, 0): 6.0})
+def test_the_interval_is_over_folds_after_averaging_their_seeds() -> None:
+    found = estimate({(1, 0): 69.0, (1, 1): 71.0, (2, 0): 72.0, (2, 1): 72.0, (3, 0): 70.0, (3, 1): 78.0})
     assert found is not None
-    assert (found.mean, found.units, found.cells) == (4.0, 3, 4)
-    # Units 2, 4, 6: standard deviation 2, t(0.975, 2) = 4.3027.
-    assert found.half_width == pytest.approx(4.302653 * 2 / math.sqrt(3), rel=1e-6)
+    assert found.mean == pytest.approx(72.0)
+    # Fold means 70, 72, 74: standard deviation 2; t(0.975, 2 degrees of freedom) = 4.3027 in any t table.
+    assert found.half_width == pytest.approx(4.3027 * 2 / 3**0.5, rel=1e-4)
+    assert (found.units, found.cells) == (3, 6)
 
 
-def test_with_one_fold_the_seeds_are_the_units() -> None:
-    found = estimate({(1, 0): 1.0, (1, 1): 3.0})
+def test_with_one_fold_the_interval_is_over_seeds() -> None:
+    found = estimate({(1, 0): 60.0, (1, 1): 64.0})
     assert found is not None
-    assert (found.mean, found.units) == (2.0, 2)
-    assert found.half_width == pytest.approx(12.706205 * math.sqrt(2) / math.sqrt(2), rel=1e-6)
-    one = estimate({(1, 0): 5.0})
-    assert one == Estimate(5.0, None, 1, 1)
-    assert one is not None
-    assert not one.decided
+    # t(0.975, 1) = 12.7062; standard deviation of 60 and 64 is 2.8284.
+    assert found.half_width == pytest.approx(12.7062 * 2.8284 / 2**0.5, rel=1e-4)
+    assert found.units == 2
+
+
+def test_one_number_has_no_interval_and_none_has_no_mean() -> None:
+    assert estimate({(1, 0): 60.0}) == Estimate(60.0, None, 1, 1)
     assert estimate({}) is None
 
 
-def test_pairs_are_the_cells_that_both_have() -> None:
-    assert paired({(1, 0): 3.0, (2, 0): 1.0}, {(1, 0): 1.0, (3, 0): 9.0}) == {(1, 0): 2.0}
+def test_only_cells_that_both_have_are_paired() -> None:
+    assert paired({(1, 0): 3.0, (2, 0): 5.0}, {(1, 0): 1.0, (3, 0): 0.0}) == {(1, 0): 2.0}
 
 
-def test_a_number_never_hides_on_which_side_of_zero_its_interval_ends() -> None:
-    assert number(Estimate(1.64, 0.36, 3, 3), 1) == "1.6 ± 0.4"
-    assert number(Estimate(1.64, None, 1, 1), 1, signed=True) == "+1.6"
-    close = Estimate(1.34, 1.26, 3, 3)
-    assert close.decided
-    assert number(close, 1, signed=True) == "+1.34 ± 1.26"
+@pytest.mark.parametrize(("mean", "half", "decided"), [(1.0, 0.9, True), (-1.0, 0.9, True), (1.0, 1.0, False)])
+def test_a_difference_is_decided_if_its_interval_leaves_out_zero(mean: float, half: float, decided: bool) -> None:
+    assert Estimate(mean, half, 3, 3).decided is decided
+    assert not Estimate(mean, None, 1, 1).decided
+
+
+def test_rounding_does_not_hide_on_which_side_of_zero_an_interval_ends() -> None:
+    assert number(Estimate(-1.61, 1.60, 5, 10), 1, signed=True) == "-1.61 ± 1.60"
+    assert number(Estimate(-1.61, 1.40, 5, 10), 1, signed=True) == "-1.6 ± 1.4"
+    assert number(Estimate(61.6, 1.6, 5, 10), 1) == "61.6 ± 1.6"
+    assert number(Estimate(61.6, None, 1, 1), 1) == "61.6"

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from mmengine.registry import HOOKS, RUNNERS, DefaultScope  # noqa: E402
 
 from rfnext import LocalSearch, Structure  # noqa: E402
 from rfnext.integrations.mmengine import RFSearchHook, RFSearchRunner  # noqa: E402
-from rfnext.ops.mixed_dilation_conv import pin_implementation  # noqa: E402
+from rfnext.ops.choice import pin_implementation  # noqa: E402
 from rfnext.structure import searched_convs  # noqa: E402
 
 # published file, its entries, and why the searchable convs without an entry have none: they are skipped
@@ -221,13 +222,13 @@ def test_the_runner_of_a_config_loads_the_weights_that_it_names_before_it_wraps(
 
 
 def test_stem_names_of_the_weights_that_the_panoptic_config_asks_for() -> None:
-    """Its comment renames conv1.* and bn1.* of Res2Net's authors; here back and forth, over mmdet's names."""
+    """Its first lines rename conv1.* and bn1.* of Res2Net's authors; here back and forth, over mmdet's names."""
     stem = [key for key in model_of("panoptic").backbone.state_dict() if key.startswith("stem.")]
     ours = {key.replace("stem.7.", "bn1.").replace("stem.", "conv1."): torch.zeros(()) for key in stem}
     assert {key.partition(".")[0] for key in ours} == {"conv1", "bn1"}
     lines = (configs.FOLDER / "panoptic_baseline.py").read_text(encoding="utf-8").splitlines()
     (start,) = [i for i, line in enumerate(lines) if "for old, new in" in line]
-    code = "\n".join(line.removeprefix("#   ") for line in lines[start : start + 2])
+    code = textwrap.dedent("\n".join(lines[start : start + 2]))
     names: dict[str, Any] = {"weights": ours}
     exec(code, names)  # noqa: S102 (what the config tells its reader to run)
     assert list(names["weights"]) == stem

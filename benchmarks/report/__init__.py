@@ -1,0 +1,1 @@
+"""Records to tables, figures and one page. Reads records only; trains nothing and builds no network."""

@@ -1,0 +1,100 @@
+"""Writes everything that follows from the records of a results folder; equal records give equal files."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from benchmarks.records.places import ROOT
+from benchmarks.records.record import RecordError, read_all, write_lines
+from benchmarks.report import figures, markdown
+from benchmarks.report.across import across
+from benchmarks.report.content import Content, content
+from benchmarks.report.gathered import check_protocols, gather
+from benchmarks.report.latex import latex
+from benchmarks.report.page import Section, page
+from rfnext.files import write_bytes, write_text
+
+COMMITTED = ("scores", "dilations")
+"""Figures that are files beside a preset's table; the page has all."""
+
+
+def build(results: Path) -> tuple[list[Path], list[str]]:
+    """Write all tables, figures and the page of a results folder.
+
+    What cannot be shown is left as it is on the disk: a preset whose records have different protocols or whose
+    records.jsonl is broken.
+
+    Returns:
+        The tables and pages that were written, and what was refused or is broken.
+    """
+    records = read_all(results)
+    errors, sections, written = list(records.broken.values()), [], []
+    for found in gather(records, results):
+        folder = results / found.name
+        if not found.records or folder / "records.jsonl" in records.broken:
+            continue  # the error of the broken file says all there is
+        try:
+            check_protocols(found, results)
+        except RecordError as error:
+            errors.append(str(error))
+            continue
+        section = Section(content(found), figures.draw(found), results)
+        written.append(write_preset(section))
+        sections.append(section)
+    if not sections and not errors:
+        return [], []
+    gathered = across([section.content.found for section in sections])
+    for one in gathered:
+        path = results / f"{one.name}.md"
+        write_text(path, markdown.single(one.table, one.notes))
+        write_text(results / f"latex/{one.name}.tex", latex(one.table.title, [one.table], one.notes))
+        written.append(path)
+    index = results / "index.html"
+    write_text(index, page(sections, gathered, errors, results))
+    return [*written, index], errors
+
+
+def write_preset(section: Section) -> Path:
+    """Write a preset's folder and its LaTeX tables; returns the path of its table."""
+    said = section.content
+    found = said.found
+    folder = section.results / found.name
+    for kind in COMMITTED:
+        if kind in section.figures:
+            write_bytes(folder / f"{kind}.svg", section.figures[kind])
+    shown = [f"{kind}.svg" for kind in COMMITTED if (folder / f"{kind}.svg").exists()]
+    write_lines(folder / "records.jsonl", found.records)
+    write_text(folder / "table.csv", markdown.numbers(said.tables))
+    write_text(section.results / f"latex/{found.name}.tex", _printed(said))
+    write_text(folder / "table.md", markdown.report(said, shown))
+    return folder / "table.md"
+
+
+def _printed(said: Content) -> str:
+    """What papers print: scores, differences, receptive fields, cost."""
+    tables = [table for table in said.tables if table in (said.test, said.difference, said.receptive_field, said.cost)]
+    return latex(f"{said.found.task}, {said.found.title}", tables, said.notes, said.caption)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Make tables, figures and the page from the records; trains nothing."""
+
+    results: Path = ROOT / "results"
+    """Folder of the records; everything is written there too."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 1 if a record is broken or protocols are mixed (the other tables are still written)."""
+    options = tyro.cli(Options, args=arguments, prog="python -m benchmarks.report")
+    written, errors = build(options.results)
+    for path in written:
+        print(path)
+    if not written and not errors:
+        print(f"no records in {options.results}: run `python -m benchmarks.suite tiny` first")
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if errors else 0

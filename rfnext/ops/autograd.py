@@ -1,0 +1,207 @@
+"""What the implementations with passes of their own share: autograd, autocast and torch.compile.
+
+An implementation gives a forward and a backward pass. `as_operator` makes a differentiable operator of the two.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rfnext.ops.branches import by_branches
+from rfnext.ops.geometry import Geometry, crop_extended, size_out
+from rfnext.ops.layout import channels_are_last, empty, laid_out
+
+Operator = Callable[[Tensor, Tensor, Tensor | None, Tensor, Geometry], Tensor]
+"""x, weight, bias, probability, geometry -> y."""
+
+Backward = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Geometry, Sequence[bool]], tuple[Tensor | None, Tensor | None, Tensor | None]
+]
+"""Gradient of y, x, weight, probability, geometry, which of x, weight, bias, probability need a gradient -> gradients
+of x, weight and probability. Those that are not needed may be given too."""
+
+_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+_RunBackward = Callable[[Tensor, Sequence[Any], Geometry, Sequence[bool]], _Gradients]
+"""Gradient of y, (x, weight, bias, probability), geometry, which of the four need a gradient -> their gradients."""
+
+
+class _Passes(NamedTuple):
+    run: Operator
+    run_backward: _RunBackward
+
+
+def as_operator(name: str, forward: Operator, backward: Backward) -> Operator:
+    """The differentiable operator of an implementation; under torch.compile it is called `rfnext::<name>`.
+
+    Args:
+        name: of the implementation.
+        forward: gets zero padding only, the low precision of autocast, and the bias times the sum of the probabilities.
+        backward: the same arguments without the bias, whose gradient is computed here.
+
+    Returns:
+        A function of x, weight, bias, probability and geometry. Its second derivative is that of `branches`.
+    """
+    passes = _with_bias(forward, backward)
+    compiled = _register(name, passes)
+
+    def operator(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+        if geometry.padding_mode != "zeros":
+            x, geometry = crop_extended(x, geometry)
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        if torch.compiler.is_compiling():
+            return compiled(x, weight, bias, probability, *_as_lists(geometry))
+        return _Exact.apply(x, weight, bias, probability, geometry, passes)
+
+    return operator
+
+
+def _with_bias(forward: Operator, backward: Backward) -> _Passes:
+    """Both passes with bias and memory layout taken care of."""
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+        bias = None if bias is None else bias * probability.sum()
+        return laid_out(forward(x, weight, bias, probability, geometry), channels_are_last(x))
+
+    def run_backward(g: Tensor, tensors: Sequence[Any], geometry: Geometry, needed: Sequence[bool]) -> _Gradients:
+        x, weight, bias, probability = tensors
+        grad_x, grad_weight, grad_probability = backward(g, x, weight, probability, geometry, needed)
+        need_x, need_weight, need_bias, need_probability = needed
+        grad_bias = None
+        if bias is not None and (need_bias or need_probability):
+            grad_bias = g.sum((0, *range(2, g.dim())))
+            if need_probability and grad_probability is not None:
+                grad_probability = grad_probability + (grad_bias * bias).sum(dtype=probability.dtype)
+            grad_bias = grad_bias * probability.sum()
+        return (
+            laid_out(grad_x, channels_are_last(x)) if need_x and grad_x is not None else None,
+            grad_weight.contiguous() if need_weight and grad_weight is not None else None,
+            grad_bias if need_bias else None,
+            grad_probability if need_probability else None,
+        )
+
+    return _Passes(run, run_backward)
+
+
+class _Exact(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        probability: Tensor,
+        geometry: Geometry,
+        passes: _Passes,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, probability)
+        ctx.geometry, ctx.run_backward = geometry, passes.run_backward
+        y = passes.run(x, weight, bias, probability, geometry)
+        # The same memory, but no view: autograd refuses to have views changed in place, as by nn.ReLU(inplace=True).
+        return y.new_empty(0).set_(y)  # type: ignore[arg-type]  # a tensor will do
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (g,), needed = grad_outputs, ctx.needs_input_grad[:4]
+        x, weight, bias, probability = ctx.saved_tensors
+        device = g.device.type
+        # Entering a context takes longer than asking whether one is needed.
+        plain = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
+        with plain:
+            if not torch.is_grad_enabled():
+                return (*ctx.run_backward(g, (x, weight, bias, probability), ctx.geometry, needed), None, None)
+            # create_graph=True: by operations that can be differentiated once more.
+            y = by_branches(x, weight, bias, probability, ctx.geometry)
+        inputs = [t for t, need in zip((x, weight, bias, probability), needed, strict=True) if need]
+        found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
+        return (*(next(found) if need else None for need in needed), None, None)
+
+
+# torch.compile gets the same two functions as operators that it does not trace into. Unrolled over taps, branches and
+# chunks, a layer would take it minutes to compile, and again in every round of a search.
+
+_ARGUMENTS = (
+    "Tensor x, Tensor weight, Tensor? bias, Tensor probability, "
+    "SymInt[] dilations, SymInt[] padding, SymInt[] stride, SymInt groups"
+)
+
+
+def _register(name: str, passes: _Passes) -> Callable[..., Tensor]:
+    """The operator `rfnext::<name>`, which takes the geometry as lists of integers."""
+
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, *lists: Any) -> Tensor:
+        return passes.run(x, weight, bias, probability, _from_lists(x, weight, lists))
+
+    def fake(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, *lists: Any) -> Tensor:
+        geometry = _from_lists(x, weight, lists)
+        return empty(x, (x.shape[0], weight.shape[0], *geometry.size_out), channels_are_last(x))
+
+    operator = torch.library.custom_op(f"rfnext::{name}", forward, mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")
+    operator.register_fake(fake)
+    backward_operator = _register_backward(name, passes)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.lists = inputs[4:]
+
+    def differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[:4]
+        grads = backward_operator(g, *ctx.saved_tensors, *ctx.lists, needed)
+        return (*(grad if need else None for grad, need in zip(grads, needed, strict=True)), None, None, None, None)
+
+    operator.register_autograd(differentiate, setup_context=setup_context)
+    return operator
+
+
+def _register_backward(name: str, passes: _Passes) -> Callable[..., tuple[Tensor, ...]]:
+    """The operator `rfnext::<name>_backward`; gradients that are not needed come back empty."""
+
+    def backward(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        (x, weight, bias, probability), (*lists, needed) = arguments[:4], arguments[4:]
+        grads = passes.run_backward(g, (x, weight, bias, probability), _from_lists(x, weight, lists), needed)
+        return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
+
+    def fake(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        (x, weight, bias, probability), needed = arguments[:4], arguments[-1]
+        grads = (
+            empty(x, x.shape, channels_are_last(x)),
+            weight.new_empty(weight.shape),
+            None if bias is None else bias.new_empty(bias.shape),
+            probability.new_empty(probability.shape),
+        )
+        return tuple(
+            grad if need and grad is not None else x.new_empty(0) for grad, need in zip(grads, needed, strict=True)
+        )
+
+    operator = torch.library.custom_op(
+        f"rfnext::{name}_backward",
+        backward,
+        mutates_args=(),
+        schema=f"(Tensor g, {_ARGUMENTS}, bool[] needed) -> (Tensor, Tensor, Tensor, Tensor)",
+    )
+    operator.register_fake(fake)
+    return operator
+
+
+def _as_lists(geometry: Geometry) -> tuple[list[int], list[int], list[int], int]:
+    dilations = [d for dilation in geometry.dilations for d in dilation]
+    padding = [side for sides in geometry.padding for pair in sides for side in pair]
+    return dilations, padding, list(geometry.stride), geometry.groups
+
+
+def _from_lists(x: Tensor, weight: Tensor, lists: Sequence[Any]) -> Geometry:
+    """What `_as_lists` gave, with the sizes of the tensors."""
+    dilations, padding, stride, groups = lists
+    kernel, size_in, rank = tuple(weight.shape[2:]), tuple(x.shape[2:]), len(stride)
+    pairs = list(zip(padding[::2], padding[1::2], strict=True))
+    starts = range(0, len(dilations), rank)
+    branches = tuple(tuple(dilations[i : i + rank]) for i in starts)
+    sides = tuple(tuple(pairs[i : i + rank]) for i in starts)
+    size = size_out(size_in, kernel, branches[0], stride, sides[0])
+    return Geometry(kernel, branches, tuple(stride), sides, groups, "zeros", size_in, size)

@@ -1,0 +1,38 @@
+"""The implementation `branches` of the operator: one conv per branch, as the definition reads. The reference."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from rfnext.ops.geometry import Geometry, extend
+
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+"""torch's convolution by number of spatial axes."""
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    geometry: Geometry,
+) -> Tensor:
+    """One conv with any padding; stride, groups and padding mode from `geometry`."""
+    inner: tuple[int, ...] | int = 0
+    if geometry.padding_mode == "zeros" and all(0 <= before == after for before, after in padding):
+        inner = tuple(before for before, _ in padding)
+    else:
+        x = extend(x, padding, geometry.padding_mode)
+    return CONV[len(dilation)](x, weight, bias, geometry.stride, inner, dilation, geometry.groups)
+
+
+def by_branches(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+    """x (batch, channel_in, *size_in) -> (batch, channel_out, *size_out)."""
+    total: Tensor | None = None
+    for share, dilation, padding in zip(probability, geometry.dilations, geometry.padding, strict=True):
+        y = share * conv(x, weight, bias, dilation, padding, geometry)
+        total = y if total is None else total + y
+    assert total is not None
+    return total

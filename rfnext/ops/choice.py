@@ -1,0 +1,327 @@
+"""Which implementation of the operator computes a layer: a pinned one, by a fixed rule, or the fastest measured."""
+
+import contextlib
+import logging
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from rfnext.ops.branches import by_branches
+from rfnext.ops.dense import by_dense, dense_grid
+from rfnext.ops.geometry import Geometry, is_thin, merge_equal
+from rfnext.ops.native import by_native
+from rfnext.ops.native import is_for as native_is_for
+from rfnext.ops.taps import by_taps
+
+Implementation = Literal["auto", "branches", "taps", "dense", "native", "triton"]
+"""How the operator is computed; all return the same values up to rounding.
+
+"branches": one conv per branch, the reference.
+"taps": mixes the shifted inputs, then multiplies once; keeps only x for the backward pass.
+"dense": folds the branches into one larger kernel; fast if the dilations have a coarse common grid.
+"native": as "taps", by kernels for CPUs that mix and multiply in the cache, in float32 and float64; compiled once per
+    machine, see `rfnext.ops.native_build`. Needs a C compiler.
+"triton": as "taps", by kernels for GPUs that mix in registers; dense and depthwise convs over one or two axes in
+    float32, bfloat16 or float16. Needs a CUDA device and the package triton.
+"auto": the fastest of these on this machine, see `pin_implementation`.
+"""
+
+logger = logging.getLogger(__name__)
+
+
+def _by_triton(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+    try:
+        from rfnext.ops import triton  # imports a package that not every build of torch comes with
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            'implementation="triton" needs a CUDA device and the package triton, which is not installed '
+            '(CUDA builds of torch come with it); "auto" works without'
+        ) from error
+    return triton.by_triton(x, weight, bias, probability, geometry)
+
+
+def triton_is_for(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether the package triton is installed and its kernels were written for this layer."""
+    if not x.is_cuda:
+        return False
+    try:
+        from rfnext.ops import triton
+    except ModuleNotFoundError:
+        return False
+    return triton.refusal(x, weight, geometry) is None
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor | None, Tensor, Geometry], Tensor]] = {
+    "branches": by_branches,
+    "taps": by_taps,
+    "dense": by_dense,
+    "native": by_native,
+    "triton": _by_triton,
+}
+"""Functions of x, weight, bias, probability and geometry, by name."""
+
+
+def check_implementation(name: str, origin: str = "") -> None:
+    """Raise ValueError, starting with `origin`, unless this is the name of an implementation or "auto"."""
+    if name not in get_args(Implementation):
+        raise ValueError(f"{origin}unknown implementation {name!r}; known are {', '.join(get_args(Implementation))}")
+
+
+# What the user asks for.
+
+_RULE = "the rule"
+"""Pinned, it leaves every choice to `_rule`."""
+
+_pinned = os.environ.get("RFNEXT_IMPLEMENTATION") or None  # None: nothing was asked for
+
+
+class _Pin:
+    """Sets `_pinned`, from now on or within a `with` block."""
+
+    def __init__(self, implementation: str | None) -> None:
+        global _pinned
+        self._previous, _pinned = _pinned, implementation
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        global _pinned
+        _pinned = self._previous
+
+
+class pin_implementation(_Pin):
+    """Make implementation="auto" mean one implementation, from now on or within a `with` block.
+
+        pin_implementation("taps")  # for the rest of the process; None ends it
+        with pin_implementation("branches"): ...
+
+    The environment variable RFNEXT_IMPLEMENTATION does the same from the start of the process; an empty one is ignored.
+
+    Without a pin, "auto" measures. For the first layer of each kind (channels, kernel, stride, number of branches,
+    and powers of two of batch and size), it times a forward and backward pass of each candidate. The fastest is logged
+    and used for the rest of the process. Two runs may choose differently and then differ in rounding: pin an
+    implementation, or use `reproducible`, for searches that repeat. Nothing is measured, and a fixed rule decides,
+    under torch.compile, under torch.use_deterministic_algorithms and for tensors that are not plain (fake, distributed,
+    inside torch.func).
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+
+    def __init__(self, implementation: str | None) -> None:
+        if implementation is not None:
+            check_implementation(implementation)
+        super().__init__(implementation)
+
+
+def reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Within the block, implementation="auto" follows a fixed rule on a CPU, unless something is pinned, even "auto".
+
+    On CPUs two runs of one seed give equal bits, but not if searched convs choose their implementation by measuring:
+
+        with rfnext.reproducible(torch.device("cpu")):
+            train(...)
+
+    The rule is "native" if the kernels can be compiled and were written for the layer, else "taps". Equal bits are
+    those of one machine and one number of threads, as with torch's own convs; pin "taps" to depend on no compiler.
+
+    On GPUs it does nothing: there torch.use_deterministic_algorithms(True) makes runs repeat, searched convs included.
+    """
+    return _Pin(_RULE) if device.type == "cpu" and _pinned is None else contextlib.nullcontext()
+
+
+def choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
+    """The name of the implementation that "auto" means for these arguments."""
+    if _pinned not in (None, "auto", _RULE):
+        check_implementation(_pinned, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
+        return _pinned
+    if _pinned == _RULE or not _may_measure(x):
+        return _rule(x, weight, bias, probability, geometry)
+    probability, geometry = merge_equal(probability, geometry)
+    if len(geometry.dilations) == 1:
+        return "dense"
+    return _fastest(x, weight, bias, probability, geometry)
+
+
+# The fixed rule.
+
+
+def _may_measure(x: Tensor) -> bool:
+    return not (
+        torch.compiler.is_compiling()
+        or torch.are_deterministic_algorithms_enabled()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or x.device.type not in ("cpu", "cuda")
+        or x.numel() == 0
+        or torch._C._are_functorch_transforms_active()
+        or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def _rule(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
+    """The choice where nothing can be measured, from shapes and device alone."""
+    if torch._C._are_functorch_transforms_active():  # they cannot differentiate our autograd functions
+        return "branches"
+    if x.device.type == "cpu":
+        return "native" if native_is_for(x, weight, bias, probability, geometry) else "taps"
+    # On other devices writing and reading the mixed input once per tap costs more than products in low precision.
+    wide = not is_thin(weight, geometry.groups)
+    return "taps" if wide and x.dtype in (torch.float32, torch.float64) else "branches"
+
+
+# The measuring choice.
+
+_chosen: dict[tuple[object, ...], str] = {}
+_REPETITIONS, _MOST_REPETITIONS = 5, 25
+_SECONDS = 0.5  # after which _REPETITIONS are enough: small layers are measured quickly, but vary more
+
+
+def forget_measurements() -> None:
+    """Let "auto" measure every layer anew, because what else runs on the machine has changed."""
+    _chosen.clear()
+
+
+def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
+    """The implementation that was fastest for layers like this one; measured if this is the first."""
+    candidates = _candidates(x, weight, bias, probability, geometry)
+    key = _key(candidates, (x, weight, bias, probability), geometry)
+    if key not in _chosen:
+        seconds = _measure(candidates, x, weight, bias, probability, geometry)
+        _chosen[key] = min(seconds, key=seconds.__getitem__)
+        logger.info(
+            "x %s, weight %s, %d branches, groups %d, %s on %s: %s (%s)",
+            tuple(x.shape),
+            tuple(weight.shape),
+            len(geometry.dilations),
+            geometry.groups,
+            x.dtype,
+            x.device,
+            _chosen[key],
+            ", ".join(f"{name} {1000 * second:.2f} ms" for name, second in seconds.items()),
+        )
+    return _chosen[key]
+
+
+def _candidates(
+    x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry
+) -> tuple[str, ...]:
+    candidates = ["branches", "taps"]
+    if math.prod(dense_grid(geometry).size) <= 2 * len(geometry.dilations) * math.prod(geometry.kernel):
+        candidates.append("dense")
+    if native_is_for(x, weight, bias, probability, geometry):
+        candidates.append("native")
+    if triton_is_for(x, weight, geometry):
+        candidates.append("triton")
+    return tuple(candidates)
+
+
+def _key(candidates: Sequence[str], tensors: Sequence[Tensor | None], geometry: Geometry) -> tuple[object, ...]:
+    """What layers must have in common to share a measurement. tensors: x, weight, bias, probability."""
+    x, weight = tensors[:2]
+    assert x is not None
+    assert weight is not None
+    gradients = torch.is_grad_enabled() and [t is not None and t.requires_grad for t in tensors]
+    grid = dense_grid(geometry)
+    return (
+        x.device,
+        x.dtype,
+        torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type),
+        weight.shape,
+        geometry.groups,
+        geometry.stride,
+        geometry.padding_mode,
+        len(geometry.dilations),
+        tuple(n.bit_length() for n in (x.shape[0], *geometry.size_in)),
+        x.is_contiguous(),
+        tuple(gradients or ()),
+        # A dense kernel of the same size is much slower at a large dilation.
+        (math.prod(grid.size), tuple(step.bit_length() for step in grid.step)) if "dense" in candidates else None,
+        torch.get_num_threads(),
+    )
+
+
+def _measure(
+    names: Sequence[str], x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry
+) -> dict[str, float]:
+    """Median seconds of some forward and backward passes, interleaved; infinite for one that ran out of memory.
+
+    In the caller's thread, whose pool of OpenMP threads is the one that will compute: another thread starts a second
+    pool beside it, and on two cores that made some implementations twice as slow and others not. The caller's hooks on
+    saved tensors (checkpoints, offloading) and its dispatch modes are switched off.
+    """
+    timed = _timer(x, weight, bias, probability, geometry)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+
+    def typical(name: str) -> float:
+        return statistics.median(taken[name]) if taken[name] else math.inf
+
+    def far_behind(name: str) -> bool:
+        return typical(name) > 2 * min(map(typical, taken))
+
+    # Of hooks on saved tensors only the innermost are called.
+    with torch.autograd.graph.saved_tensors_hooks(_same, _same), _disable_current_modes():
+        end = time.perf_counter() + _SECONDS
+        for repetition in range(_MOST_REPETITIONS):
+            if repetition >= _REPETITIONS and time.perf_counter() > end:
+                break
+            # The first few are tried in any case: one of them may have been slow by chance.
+            for name in [name for name in taken if repetition <= 2 or not far_behind(name)]:
+                _try(name, repetition, timed, taken)
+    return {name: typical(name) for name in taken}
+
+
+def _try(name: str, repetition: int, timed: Callable[[str], float], taken: dict[str, list[float]]) -> None:
+    """Time an implementation once, and add the seconds to `taken`."""
+    try:
+        second = timed(name)
+    except torch.OutOfMemoryError:
+        return  # it stays at infinity
+    except Exception as failure:
+        if name != "triton":
+            raise
+        # Triton compiles on this machine, by a C compiler and drivers that may be missing.
+        logger.warning("auto works without triton, which failed: %s", failure)
+        del taken[name]
+        return
+    if repetition > 0:  # the first pass also sets up libraries and caches
+        taken[name].append(second)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _timer(
+    x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry
+) -> Callable[[str], float]:
+    """A function that takes the name of an implementation and returns the seconds of one forward and backward pass."""
+    device = x.device.type
+    grad, autocast = torch.is_grad_enabled(), torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device)
+    x, weight, probability = (t.detach().requires_grad_(t.requires_grad) for t in (x, weight, probability))
+    bias = None if bias is None else bias.detach().requires_grad_(bias.requires_grad)
+    inputs = [t for t in (x, weight, bias, probability) if t is not None and t.requires_grad]
+
+    def synchronize() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize(x.device)
+
+    def timed(name: str) -> float:
+        synchronize()
+        start = time.perf_counter()
+        with torch.set_grad_enabled(grad), torch.autocast(device, dtype, enabled=autocast):
+            y = IMPLEMENTATIONS[name](x, weight, bias, probability, geometry)
+        if y.requires_grad:
+            torch.autograd.grad(y, inputs, torch.ones_like(y))
+        synchronize()
+        return time.perf_counter() - start
+
+    return timed

@@ -1,0 +1,58 @@
+"""Arguments of the operator that the tests of the compiled kernels share, and the comparison with the reference."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from rfnext import mixed_dilation_conv
+from rfnext.ops import native_build
+
+needs_compiler = pytest.mark.skipif(native_build.failure() is not None, reason="needs a C compiler")
+
+
+def arguments(
+    batch: int, channels: tuple[int, int], size: tuple[int, ...], dilations: list[int], groups: int = 1
+) -> list[Tensor]:
+    weight = torch.randn(channels[1] * groups, channels[0], *[3] * len(size), dtype=torch.float64)
+    x = torch.randn(batch, channels[0] * groups, *size, dtype=torch.float64)
+    p = torch.rand(len(dilations), dtype=torch.float64)
+    return [t.requires_grad_() for t in (x, weight, torch.randn(len(weight), dtype=torch.float64), p)]
+
+
+def results(tensors: list[Tensor], dilations: list[int], implementation: str, **options: int) -> list[Tensor]:
+    """Output and gradients."""
+    axes = tensors[0].dim() - 2
+    y = mixed_dilation_conv(*tensors, [(d,) * axes for d in dilations], implementation=implementation, **options)
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
+    return [y, *torch.autograd.grad(y, tensors, g)]
+
+
+def assert_as_branches(tensors: list[Tensor], dilations: list[int], **options: int) -> None:
+    found = results(tensors, dilations, "native", **options)
+    torch.testing.assert_close(found, results(tensors, dilations, "branches", **options), rtol=1e-10, atol=1e-10)
+
+
+SHAPES = {
+    # Tiles that end within a vector, several of them, and one that spans samples.
+    "long": (2, (16, 24), (1003,), [1, 60, 400]),
+    "short": (7, (9, 8), (13,), [1, 2, 9]),
+    "one element": (1, (8, 8), (1,), [1, 2]),
+    "small images": (5, (17, 33), (7, 7), [1, 2, 3]),
+    "images": (2, (8, 40), (33, 20), [1, 4]),
+    "flat": (3, (8, 8), (1, 70), [1, 3]),
+    "volumes": (2, (8, 9), (5, 4, 11), [1, 2]),
+    # More of a product's widths than fit in one go.
+    "many channels": (1, (70, 140), (40,), [2, 3]),
+}
+
+
+DEPTHWISE = {
+    "long": (3, 5, (1003,), [1, 60, 400, 2000]),
+    "short": (2, 9, (3,), [1, 2]),
+    "images": (2, 4, (33, 20), [1, 4]),
+    # Rows of half a vector and less, columns of fewer than are summed up at a time, frames that are all zeros.
+    "small images": (3, 3, (7, 7), [1, 2, 9]),
+    "flat": (2, 3, (2, 70), [1, 3]),
+    "volumes": (2, 6, (5, 4, 11), [1, 2]),
+    "wide": (1, 3, (9, 130), [1, 2]),
+}

@@ -1,0 +1,181 @@
+"""The kernels for CPUs: every path through them against the definition."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from rfnext import mixed_dilation_conv, reproducible
+from rfnext.ops import native
+from tests.rfnext.ops.native_cases import DEPTHWISE, SHAPES, arguments, assert_as_branches, needs_compiler, results
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2, 7], indirect=True)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_equals_the_definition_however_it_is_cut(name: str, stride: int) -> None:
+    batch, channels, size, dilations = SHAPES[name]
+    assert_as_branches(arguments(batch, channels, size, dilations), dilations, stride=stride)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", list(DEPTHWISE))
+def test_depthwise_convs_equal_the_definition(name: str, stride: int) -> None:
+    batch, groups, size, dilations = DEPTHWISE[name]
+    assert_as_branches(arguments(batch, (1, 1), size, dilations, groups), dilations, groups=groups, stride=stride)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
+@pytest.mark.parametrize("groups", [2, 5])
+def test_groups_equal_the_definition(groups: int) -> None:
+    assert_as_branches(arguments(2, (8, 9), (30, 9), [1, 3], groups), [1, 3], groups=groups)
+
+
+@needs_compiler
+def test_a_network_of_many_branches_is_no_limit() -> None:
+    dilations = list(range(1, 101))
+    assert_as_branches(arguments(1, (8, 8), (300,), dilations), dilations)
+
+
+@needs_compiler
+def test_equal_runs_give_equal_bits() -> None:
+    tensors = arguments(5, (16, 24), (333,), [1, 4])
+    first = results(tensors, [1, 4], "native")
+    assert all(map(torch.equal, first, results(tensors, [1, 4], "native")))
+
+
+@needs_compiler
+def test_float32_is_as_precise_as_the_reference() -> None:
+    exact = arguments(4, (64, 64), (1500,), [3, 50, 700])
+    rough = [t.detach().float().requires_grad_() for t in exact]
+    expected = results(exact, [3, 50, 700], "branches")
+    for found, reference, right in zip(
+        results(rough, [3, 50, 700], "native"), results(rough, [3, 50, 700], "branches"), expected, strict=True
+    ):
+        # The gradient of y is drawn in another precision, but from the same numbers.
+        assert (found - right).norm() < 3 * (reference - right).norm() + 1e-6 * right.norm()
+
+
+@needs_compiler
+def test_equal_searches_use_it_and_thin_convs_go_as_in_taps() -> None:
+    wide, thin = arguments(2, (8, 8), (40,), [1, 2]), arguments(2, (2, 1), (40,), [1, 2], groups=8)
+    with reproducible(torch.device("cpu")):
+        assert torch.equal(results(wide, [1, 2], "auto")[0], results(wide, [1, 2], "native")[0])
+        assert torch.equal(results(thin, [1, 2], "auto", groups=8)[0], results(thin, [1, 2], "taps", groups=8)[0])
+    assert torch.equal(results(thin, [1, 2], "native", groups=8)[0], results(thin, [1, 2], "taps", groups=8)[0])
+
+
+def test_a_device_that_is_no_cpu_is_refused() -> None:
+    x = torch.empty(1, 8, 20, device="meta")
+    with pytest.raises(ValueError, match='"native" cannot compute this layer: it computes on CPUs, x is on meta'):
+        mixed_dilation_conv(x, x.new_empty(8, 8, 3), None, x.new_empty(2), [(1,), (2,)], implementation="native")
+
+
+class Wrapper(Tensor):
+    """A tensor whose elements lie elsewhere."""
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> "Wrapper":
+        return Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)  # type: ignore[attr-defined]
+
+    def __init__(self, inner: Tensor) -> None:
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        def bare(tree: Any) -> Any:
+            return tree_map(lambda t: t.inner if isinstance(t, Wrapper) else t, tree)
+
+        return function(*bare(arguments), **bare(options or {}))
+
+
+LAYER = {"dilations": [(1,), (2,)]}
+
+
+@needs_compiler
+@pytest.mark.parametrize("implementation", ["native", "auto"])
+def test_elements_that_lie_elsewhere_are_left_to_torch(implementation: str) -> None:
+    x, weight, p = torch.randn(2, 8, 40), torch.randn(8, 8, 3), torch.rand(2)
+    expected = mixed_dilation_conv(x, weight, None, p, **LAYER, implementation="taps")
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        with torch.no_grad(), reproducible(torch.device("cpu")):
+            return mixed_dilation_conv(x, weight, None, p, **LAYER, implementation=implementation)
+
+    torch.testing.assert_close(run(Wrapper(x), weight), expected)
+    torch.testing.assert_close(run(x, Wrapper(weight)), expected)
+    torch.testing.assert_close(run(torch._neg_view(-x), weight), expected)
+    assert not run(torch._efficientzerotensor(x.shape), weight).any()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert run(mode.from_tensor(x), mode.from_tensor(weight)).shape == expected.shape
+
+
+@needs_compiler
+@pytest.mark.parametrize("implementation", ["native", "auto"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_weight_of_another_type_than_the_input_is_an_error(implementation: str, dtype: torch.dtype) -> None:
+    x, weight, p = torch.randn(2, 8, 40), torch.randn(8, 8, 3, dtype=dtype), torch.rand(2)
+    with reproducible(torch.device("cpu")), pytest.raises(RuntimeError):
+        mixed_dilation_conv(x, weight, None, p, **LAYER, implementation=implementation)
+
+
+@needs_compiler
+def test_a_default_device_elsewhere_changes_nothing() -> None:
+    native.forget()
+    tensors = arguments(2, (8, 8), (40,), [1, 2])
+    expected = results(tensors, [1, 2], "branches")
+    torch.set_default_device("meta")
+    try:
+        y = mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="native")
+        found = torch.autograd.grad(y.square().sum(), tensors)
+    finally:
+        torch.set_default_device(None)
+    torch.testing.assert_close(y, expected[0], rtol=1e-10, atol=1e-10)
+    again = torch.autograd.grad(
+        mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="branches").square().sum(), tensors
+    )
+    torch.testing.assert_close(found, again, rtol=1e-10, atol=1e-10)
+
+
+class Allocations(TorchDispatchMode):
+    """Notes how many elements new tensors have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in ("new_empty", "empty", "empty_like"):
+            self.elements.append(out.numel())
+        return out
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 16, 64], indirect=True)
+def test_many_threads_do_not_each_hold_a_gradient_of_a_large_weight(threads: int) -> None:
+    x, weight = torch.randn(2, 256, 8, 8), torch.randn(256, 256, 3, 3, requires_grad=True)
+    y = mixed_dilation_conv(x, weight, None, torch.ones(2), [(1, 1), (2, 2)], implementation="native")
+    with Allocations() as allocations:
+        torch.autograd.grad(y, weight, torch.ones_like(y))
+    assert max(allocations.elements) < (3 + threads / 2) * weight.numel()

@@ -1,0 +1,75 @@
+"""Files are written whole or not at all, whatever fails."""
+
+import io
+import os
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from rfnext import files
+
+
+def test_a_file_is_written_into_new_folders_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "fold1" / "record.json"
+    files.write_text(path, "\u00b1 1.5\n")
+    assert path.read_bytes() == b"\xc2\xb1 1.5\n"
+    files.write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(path.parent) == ["record.json"]
+
+
+def test_a_write_cut_off_by_the_system_keeps_the_old_file(tmp_path: Path) -> None:
+    """The real thing, as far as it can be had without a disk of one's own: the system refuses the 101st byte."""
+    path = tmp_path / "record.json"
+    files.write_text(path, "old")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
+        with pytest.raises(OSError, match="File too large") as caught:
+            files.write_text(path, "new" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert str(path) in str(caught.value)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_an_interrupt_in_the_middle_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(file: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "fsync", interrupt)
+        files.write_text(tmp_path / "record.json", "new")
+    assert os.listdir(tmp_path) == []
+
+
+def test_targets_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for target in (tmp_path / "file" / "structure.json", tmp_path / "folder"):
+        with pytest.raises(OSError, match=f"cannot write {target}"):
+            files.write_text(target, "new")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_files_can_be_read_by_others_as_the_umask_allows(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        files.write_bytes(tmp_path / "record.json", b"content")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "record.json").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "record.json").read_bytes() == b"content"
+
+
+def test_serialised_values_are_what_torch_reads(tmp_path: Path) -> None:
+    value = {"weight": torch.arange(3.0), "step": 4}
+    data = files.serialised(value)
+    again = torch.load(io.BytesIO(data), weights_only=True)
+    assert again["step"] == 4
+    assert torch.equal(again["weight"], value["weight"])
+    files.write_bytes(tmp_path / "checkpoint.pt", data)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 4
