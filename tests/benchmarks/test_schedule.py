@@ -1,4 +1,4 @@
-"""The order of a suite's cells: shared searches run once, cells of other processes come last, failures stay alone."""
+"""The order of a suite's cells: shared searches are done once, cells of other processes last, failures stay alone."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
