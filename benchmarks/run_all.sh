@@ -50,7 +50,7 @@ elif [ "$status" -ge 128 ]; then # stopped by a signal: 130 is Ctrl-C
 fi
 report=0
 "$python" -m benchmarks.report --results "$results" || report=$?
-printf '\nRecords: %s\nTables:  %s\nPage:    %s\n' "$results/runs" "$results/TASK-PRESET/table.md" "$results/index.html"
+printf '\nRecords: %s\nTables:  %s\nPage:    %s\n' "$results/runs" "$results/<task>-<preset>/table.md" "$results/index.html"
 if [ "$status" -ne 0 ]; then
     printf 'Not everything ran; the tables name each missing cell and its reason.\n' >&2
     exit "$status"

@@ -73,7 +73,7 @@ def test_the_suite_runs_and_then_the_report(script: Script, calls: Callable[[], 
     assert calls() == [f"-m benchmarks.suite tiny --results {results}", f"-m benchmarks.report --results {results}"]
     for place in (results / "runs", results / "index.html"):
         assert str(place) in done.stdout
-    assert f"{results}/TASK-PRESET/table.md" in done.stdout
+    assert f"{results}/<task>-<preset>/table.md" in done.stdout
 
 
 def test_a_preset_and_the_suites_arguments_are_handed_on(
