@@ -39,7 +39,6 @@ def halve(
     *,
     promoted: float = 1 / 3,
     budget: float = math.inf,
-    costs: Sequence[float] | None = None,
     map: Map = builtins.map,
 ) -> dict[Structure, float | None]:
     """Fitness of every structure at the last rung that it reached.
@@ -57,22 +56,16 @@ def halve(
         promoted: share of each rung's structures that is promoted to the next, rounded up.
         budget: epochs that may be spent; a training that would exceed it is not begun. A structure that was never
             trained has no entry in the result.
-        costs: what each rung takes off the budget per structure; by default the epochs that it has more than the rung
-            before. Give them where an epoch is not an epoch at every rung (on shorter input, say), or where a rung
-            trains anew.
         map: runs a rung's trainings: the built-in `map`, or a function that works like it.
 
     Raises:
-        ValueError: if rungs do not increase from at least 1, `promoted` is not in (0, 1], or the costs are not one
-            positive number per rung.
+        ValueError: if rungs do not increase from at least 1, or `promoted` is not in (0, 1].
     """
     if not rungs or rungs[0] < 1 or any(a >= b for a, b in itertools.pairwise(rungs)):
         raise ValueError(f"rungs {list(rungs)} do not increase from at least 1 epoch")
     if not 0 < promoted <= 1:
         raise ValueError(f"promoted is {promoted}; a share lies in (0, 1]")
-    costs = [rung - before for before, rung in itertools.pairwise((0, *rungs))] if costs is None else costs
-    if len(costs) != len(rungs) or not all(cost > 0 for cost in costs):
-        raise ValueError(f"costs {list(costs)} are not one positive number for each of the rungs {list(rungs)}")
+    costs = [rung - before for before, rung in itertools.pairwise((0, *rungs))]
     fitness: dict[Structure, float | None] = {}
     going = list(dict.fromkeys(structures))
     for rung, cost in zip(rungs, costs, strict=True):

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from rfnext import Structure
 from rfnext.conv import SearchConv, is_conv, read_extra_state, take_over
 from rfnext.files import write_bytes, write_text
-from rfnext.integrations.mmengine import STATE, RFSearchHook, checkpoint_globals
+from rfnext.integrations.mmengine import RFSearchHook, checkpoint_globals
 from tasks.coco_detection import configs, datasets, illustrate, recipes, task
 from tasks.coco_detection.config import PRESETS
 from tasks.coco_detection.evaluation import Sample, device_of, predict
@@ -68,8 +68,7 @@ def open_config(config: Path, checkpoint: Path, structure: Path | None = None) -
         RFSearchHook(**{key: value for key, value in hooks[0].items() if key not in ("type", "priority")}).prepare(
             model
         )
-    rule = extra.get(STATE, {}).get("config", {}).get("rule") or (hooks[0].get("rule") if hooks else None)
-    load_with_branches(model, state, checkpoint, rule or "default")
+    load_with_branches(model, state, checkpoint)
     classes = extra.get("meta", {}).get("dataset_meta", {}).get("classes") or _classes(given)
     return Detector(model, _image_pipeline(given.test_dataloader.dataset.pipeline), tuple(classes))
 
@@ -98,7 +97,7 @@ def open_preset(preset: str, checkpoint: Path, structure: Path | None = None) ->
     if structure is not None:
         Structure.load(structure).apply(model)
     state, _ = read_checkpoint(checkpoint)
-    load_with_branches(model, state, checkpoint, config.search.rule)
+    load_with_branches(model, state, checkpoint)
     return Detector(model, _image_pipeline(recipes.recipe(config).test_pipeline), datasets.classes(config))
 
 
@@ -123,7 +122,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {name.removeprefix("module."): value for name, value in state.items()}, extra
 
 
-def load_with_branches(model: nn.Module, state: Mapping[str, Tensor], path: Path, rule: Any) -> None:
+def load_with_branches(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Load weights, first giving the model the branches that the state_dict holds.
 
     Raises:
@@ -138,7 +137,7 @@ def load_with_branches(model: nn.Module, state: Mapping[str, Tensor], path: Path
         if conv is None or not is_conv(conv):
             raise ValueError(f"{path} has branches for layer {name!r}, which is no conv of the config's detector")
         searched_by, _, dilations = read_extra_state(state[key])
-        take_over(conv, dilations, entries=state[f"{name}.branch_weight"].numel(), rule=searched_by or rule)
+        take_over(conv, dilations, entries=state[f"{name}.branch_weight"].numel(), rule=searched_by)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

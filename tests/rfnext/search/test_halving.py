@@ -58,20 +58,6 @@ def test_the_budget_is_never_exceeded():
         assert len(fitness) == min(8, budget // 2)
 
 
-def test_a_rung_may_cost_other_than_the_epochs_that_it_adds():
-    for budget in range(30):
-        train = Trainer()
-        halve(STRUCTURES, [2, 5], train, promoted=0.25, budget=budget, costs=[1, 5])
-        assert len([d for d, epochs in train.calls if epochs == 2]) == min(8, budget)
-        assert len([d for d, epochs in train.calls if epochs == 5]) == min(2, max(0, budget - 8) // 5)
-
-
-@pytest.mark.parametrize("costs", [[1], [1, 2, 3], [0, 1], [1, -1]])
-def test_every_rung_has_its_cost(costs):
-    with pytest.raises(ValueError, match="not one positive number for each of the rungs"):
-        halve(STRUCTURES, [2, 5], Trainer(), costs=costs)
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_no_finite_number_is_a_failure(value: float):
     """NaN compares false with everything, so that sorting by it would promote whatever comes to stand first."""

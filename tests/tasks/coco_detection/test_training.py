@@ -245,7 +245,7 @@ def test_a_one_shot_search_has_its_own_learning_rate_and_resumes(config, tmp_pat
     assert search.step == config.epochs
     groups = torch.load(tmp_path / "whole" / CHECKPOINT, weights_only=True)["optimizer"]["param_groups"]
     own = [group for group in groups if len(group["params"]) == len(search.branch_weights())]
-    assert [group["initial_lr"] for group in own] == [search.branch_learning_rate]
+    assert [group["initial_lr"] for group in own] == [search.parameter_groups()[1]["lr"]]
     assert sum(len(group["params"]) for group in groups) == len(list(whole.parameters()))
     assert any(not torch.equal(weight, weight[:1].expand_as(weight)) for weight in search.branch_weights())
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):

@@ -188,7 +188,7 @@ def test_one_shot_search_has_its_own_learning_rate(tmp_path):
     fit(model, config, Run(seed=3, fold=1, folder=tmp_path, device="cpu", search=search))
     groups = torch.load(tmp_path / CHECKPOINT, weights_only=True)["optimizer_states"][0]["param_groups"]
     rates = [group["lr"] for group in groups]
-    assert rates == pytest.approx([0.8 * CONFIG.lr, 0.8 * search.branch_learning_rate])
+    assert rates == pytest.approx([0.8 * CONFIG.lr, 0.8 * search.parameter_groups()[1]["lr"]])
     assert len(search.history) == 2
 
 
