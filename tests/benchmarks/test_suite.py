@@ -105,7 +105,6 @@ def test_a_failing_cell_stops_no_other_and_is_tried_again(call: Call, project: P
     assert {r.status for r in records(project)} == {"done"}
 
 
-@pytest.mark.slow
 def test_missing_data_is_said_and_recorded(call: Call, project: Path) -> None:
     (project / "tasks/foreign").mkdir()
     (project / "tasks/foreign/task.py").write_text("import a_package_that_nobody_has\n")

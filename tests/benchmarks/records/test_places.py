@@ -66,7 +66,7 @@ print("done", flush=True)
 @pytest.mark.fault
 def test_two_processes_never_hold_a_lock_at_once(tmp_path: Path) -> None:
     lock, inside = tmp_path / "cell.lock", tmp_path / "inside"
-    processes = [start(COUNTER, lock, inside, 100) for _ in range(3)]
+    processes = [start(COUNTER, lock, inside, 50) for _ in range(3)]
     assert [process.communicate(timeout=120)[0] for process in processes] == ["done\n"] * 3
 
 
