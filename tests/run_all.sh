@@ -5,9 +5,10 @@
 #   bash tests/run_all.sh -m "not slow"         # for daily work: under 4 minutes
 #   bash tests/run_all.sh tests/rfnext -k local
 #
-# Can be started from any folder. Makes its own environment (see setup.sh) if the active one lacks a package.
+# Tests run in as many processes as there are cores, at most 8; -n 0 runs them in one process, for a debugger. Can be
+# started from any folder. Makes its own environment (see setup.sh) if the active one lacks a package.
 set -euo pipefail
 CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 python=$(bash setup.sh)
 [ $# -gt 0 ] || printf 'All tests: at most 20 minutes on 2 CPU cores; with -m "not slow" under 4.\n'
-exec "$python" -m pytest "$@"
+exec "$python" -m pytest -n auto --maxprocesses 8 --dist worksteal "$@"
