@@ -110,7 +110,7 @@ def test_tests_run_from_any_folder_and_count_paths_from_the_root(clone: Path, sh
     surroundings = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     done = subprocess.run(command, cwd=shelf, env=surroundings, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed, 1 deselected" in done.stdout
+    assert "1 passed" in done.stdout
 
 
 def test_without_a_python_one_line_says_what_to_install(clone: Path, shelf: Path):

@@ -1,5 +1,6 @@
 """Weights & Biases without an account: a cell is run, killed and resumed, and what was written is read back."""
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -56,6 +57,20 @@ def entries(path: Path) -> Iterator[Any]:
             yield message
 
 
+def finished(path: Path) -> list[Any]:
+    """The entries of a run that has ended. W&B's service, a process of its own, may still be writing the last ones."""
+    from google.protobuf.message import DecodeError
+
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(DecodeError, struct.error):
+            found = list(entries(path))
+            if any(entry.WhichOneof("record_type") == "exit" for entry in found) or time.monotonic() > deadline:
+                return found
+        assert time.monotonic() < deadline, f"{path} cannot be read"
+        time.sleep(0.2)
+
+
 class Seen:
     """What one offline run has logged: id, name, group, config, summary, history and artifacts."""
 
@@ -64,7 +79,7 @@ class Seen:
         self.summary: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         self.artifacts: dict[str, list[str]] = {}
-        for entry in entries(path):
+        for entry in finished(path):
             match entry.WhichOneof("record_type"):
                 case "run":
                     self.id, self.name, self.group = entry.run.run_id, entry.run.display_name, entry.run.run_group
