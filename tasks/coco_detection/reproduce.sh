@@ -7,7 +7,7 @@
 # baseline: hand-designed. multi: the search run itself, which is what the published "multi" rows are.
 # single: the found structure retrained (after multi). all, the default: the three of them.
 # It measures and prints the GPU-hours it will take, and asks before it starts; --yes does not ask. Finished trainings
-# are kept and interrupted ones continued: start it again to go on.
+# are kept; start it again to continue an interrupted one.
 set -euo pipefail
 
 usage() {
