@@ -85,7 +85,7 @@ METHODS: dict[str, Method] = {
         Method(LOCAL, AS_SEARCHED, standard=True),
         Method(LOCAL, SINGLE, standard=True),
         Method(LOCAL, MULTI, standard=True),
-        Method(LOCAL, MERGE),
+        Method(LOCAL, MERGE, standard=True),
         Method(ONE_SHOT, SINGLE, standard=True),
         Method(ONE_SHOT_RANKED, SINGLE),
         Method(ONE_SHOT_TO_LOCAL, SINGLE, standard=True),
