@@ -14,9 +14,10 @@ from benchmarks.methods.method import Outcome
 from benchmarks.methods.stored import find
 from benchmarks.methods.training import as_lists
 from benchmarks.pool import Pool, in_process
+from benchmarks.records.kept import is_current
 from benchmarks.records.machine import commit, computing_device, describe_device, versions
 from benchmarks.records.places import claim, portable, work_folder
-from benchmarks.records.record import Record, RecordError, is_current, read, said, write
+from benchmarks.records.record import Record, RecordError, read, said, write
 from benchmarks.wandb_results import log_to_wandb
 from rfnext.files import write_bytes
 from tasks.spec import Split
@@ -27,14 +28,14 @@ UNAVAILABLE = "unavailable: "
 """Begins the reason of a cell whose data is missing."""
 
 
-def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, rerun: bool = True) -> Record:
+def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: bool = False) -> Record:
     """Run a cell and write its record, also if it fails; return the record.
 
     Args:
         cell: the cell.
         pool: trains the candidates of its search; None: one after another in this process.
         wait: for another process that works on the same cell; otherwise raise `places.Busy`.
-        rerun: run the cell even if its record is current.
+        keep: return its record, and run nothing, if that is current (`records.kept`).
 
     Raises:
         OSError: if the record cannot be written.
@@ -42,7 +43,7 @@ def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, rerun: 
     """
     lock = work_folder(cell.results) / "locks" / f"{cell}.lock".replace(" ", "-")
     with claim(lock, wait=wait):
-        if not rerun and (done := _current(cell)):
+        if keep and (done := _current(cell)):
             return done
         record = _attempt(cell, pool or in_process())
         write(record, cell.results)
@@ -177,7 +178,7 @@ class WholeCell:
     needs_shared_folder: bool = False
 
     def __call__(self, cell: Cell, results: Path) -> Delivery:
-        record = run_cell(cell, wait=self.patient, rerun=False)
+        record = run_cell(cell, wait=self.patient, keep=True)
         if cell.results == results:
             return Delivery(record)
         files = {name: (cell.results / name).read_bytes() for name in record.pictures}

@@ -11,7 +11,8 @@ from benchmarks.arguments import UsageError, parse_both, pick, preset_name
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Method, SearchStage
 from benchmarks.methods.table import METHODS
-from benchmarks.records.record import Record, Records, kept
+from benchmarks.records.kept import kept
+from benchmarks.records.record import Record, Records
 from tasks.spec import Logger, Task
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.run TASK METHOD [--preset P] [--fold F] [--seed S] [field overrides] [--name N] [--resume]
     python -m benchmarks.run TASK global_single --trial-workers 2     # the candidates of its search side by side
-    python -m benchmarks.run --from RECORD [--results DIR] [paths of the data]      # again, see benchmarks.rerun
+    python -m benchmarks.run --from RECORD [--results DIR] [paths of the data]      # again, see benchmarks.repeat
 
 `--help` lists tasks and methods; with a TASK also every field of its config with the preset's defaults. A config with
 fields of the protocol that differ from the preset has a name of its own, --name or one made of a fingerprint, so that
@@ -28,7 +28,7 @@ import torch
 import tyro
 
 import tasks
-from benchmarks import cluster, pool, rerun
+from benchmarks import cluster, pool, repeat
 from benchmarks.arguments import UsageError, check_seed, parse_both, pick, preset_name
 from benchmarks.cell import Cell
 from benchmarks.execute import UNAVAILABLE, describe, run_cell
@@ -164,8 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        if rerun.is_asked_for(arguments):
-            return rerun.main(arguments)
+        if repeat.is_asked_for(arguments):
+            return repeat.main(arguments)
         cell, options = parse(arguments)
         torch.set_num_threads(options.threads)
         with candidate_workers(cell.method, options) as workers:

@@ -1,6 +1,7 @@
-"""The arithmetic of the local search: the dilations around a centre, and the centre that follows from probabilities.
+"""The arithmetic of dilations: those around a centre, and the one that follows from probabilities.
 
-Pure Python on integers and floats; no tensors. Two rules exist for both directions:
+All rounding of dilations is here. Pure Python on integers and floats; no tensors. The local search has two rules for
+both directions:
 
 `"paper"`
     exactly the arithmetic of the published code (RF-Next, arXiv 2206.06637, section 3.3, as mmcv 2.x ships it).
@@ -175,3 +176,19 @@ def expectation(
         value = (len(branch) * common * middle + learnt) / total
         result.append(bounds.clip(math.ceil(value - 0.5) if value > middle else math.floor(value + 0.5)))
     return tuple(result)
+
+
+def log2_expectation(probability: Sequence[float], dilations: Sequence[Dilation]) -> Dilation:
+    """The expected dilation on a logarithmic scale: per axis round(2 ** (sum_i p_i log2 d_i / sum_i p_i)), at least 1.
+
+    The one-shot search, whose candidates are powers of two, is read out by it. Halves round up.
+
+    Args:
+        probability: one non-negative number per branch, not all zero.
+        dilations: the branches.
+    """
+    total = sum(probability)
+    return tuple(
+        max(1, math.floor(2 ** (sum(p * math.log2(d) for p, d in zip(probability, axis, strict=True)) / total) + 0.5))
+        for axis in zip(*dilations, strict=True)
+    )

@@ -9,7 +9,7 @@ the layers). The lines of the cells that follow name it by its number and list t
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -311,20 +311,3 @@ def read_all(results: Path) -> Records:
         found[record.key] = record
         own.add(record.key)
     return Records(found, broken, frozenset(own))
-
-
-def is_current(record: Record, planned: Mapping[str, Any]) -> bool:
-    """Whether a cell with the planned protocol needs no run, since this record of it is done and has that protocol."""
-    return record.status == "done" and record.protocol == planned
-
-
-def kept(key: Key, planned: Mapping[str, Any], records: Records, *, committed: bool = False) -> Record | None:
-    """The cell's record if it is current; otherwise None, and the cell has to be run.
-
-    A record that was not run in this folder (one that came with the repository) counts only if `committed` is set:
-    users who run the benchmark want to see it run.
-    """
-    record = records.by_key.get(key)
-    if record is None or (key not in records.own and not committed):
-        return None
-    return record if is_current(record, planned) else None

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from rfnext.conv import INITIAL_WEIGHT, set_dilation
-from rfnext.dilation import Dilation, as_integer, searched_axis
+from rfnext.dilation import Dilation, as_integer, log2_expectation, searched_axis
 from rfnext.padding import Conv
 from rfnext.search.searched_network import Layout, SearchedNetwork
 from rfnext.searchable import Where, everything
@@ -225,8 +225,4 @@ def _read_out(name: str, share: Sequence[float], dilations: Sequence[Dilation], 
         raise ValueError(f"layer {name!r}: the probabilities are {list(share)}; did the training diverge?")
     if readout == "argmax":
         return dilations[max(range(len(share)), key=share.__getitem__)]
-    total = sum(share)
-    return tuple(
-        max(1, math.floor(2 ** (sum(p * math.log2(d) for p, d in zip(share, axis, strict=True)) / total) + 0.5))
-        for axis in zip(*dilations, strict=True)
-    )
+    return log2_expectation(share, dilations)

@@ -67,17 +67,17 @@ def test_a_done_cell_is_kept_unless_asked_for(cell: Make, toy: ModuleType) -> No
     first = run_cell(here)
     path = here.key.path(here.results)
     written = path.stat().st_mtime_ns
-    assert run_cell(here, rerun=False) == first
+    assert run_cell(here, keep=True) == first
     assert path.stat().st_mtime_ns == written
-    assert run_cell(longer, rerun=False).protocol == longer.protocol()
-    second = run_cell(here, rerun=False)
+    assert run_cell(longer, keep=True).protocol == longer.protocol()
+    second = run_cell(here, keep=True)
     assert second.protocol == first.protocol
     assert second.metrics == first.metrics
     written = path.stat().st_mtime_ns
     assert run_cell(here).metrics == first.metrics
     assert path.stat().st_mtime_ns > written
     path.write_text("{")
-    assert run_cell(here, rerun=False).metrics == first.metrics
+    assert run_cell(here, keep=True).metrics == first.metrics
 
 
 @pytest.mark.parametrize(

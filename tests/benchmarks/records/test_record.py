@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from benchmarks.cell import Cell
+from benchmarks.records.kept import is_current, kept
 from benchmarks.records.record import (
     CONTEXT,
     Cost,
     Record,
     RecordError,
-    is_current,
-    kept,
     read,
     read_all,
     read_lines,

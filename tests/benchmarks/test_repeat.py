@@ -15,7 +15,7 @@ from benchmarks.cell import Cell
 from benchmarks.execute import run_cell
 from benchmarks.methods.table import GLOBAL, METHODS
 from benchmarks.records.record import Record, read, write, write_lines
-from benchmarks.rerun import compare
+from benchmarks.repeat import compare
 from benchmarks.run import main
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
