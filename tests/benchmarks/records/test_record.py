@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cell import Cell
-from benchmarks.records.kept import is_current, kept
 from benchmarks.records.record import (
     CONTEXT,
     Cost,
@@ -256,39 +254,6 @@ def test_what_was_run_here_comes_before_what_is_committed(several: list[Record],
     # A broken run does not hide the committed one.
     new.key.path(results).write_text("{")
     assert read_all(results).by_key[new.key] == without_history(several[2])
-
-
-def test_a_cell_is_kept_only_if_it_is_done_by_the_planned_protocol(
-    done: Record, make: Make, cell: Callable[..., Cell], toy: ModuleType, results: Path
-) -> None:
-    here = cell()
-    longer = cell(config=toy.Config(epochs=6))
-
-    def found(one: Cell) -> Record | None:
-        return kept(one.key, one.protocol(), read_all(results))
-
-    assert found(here) is None
-    path = write(done, results)
-    assert found(here) == done
-    assert is_current(done, here.protocol())
-    assert found(longer) is None
-    path.write_text("{")
-    assert found(here) is None
-    write(make(reason="killed"), results)
-    assert found(here) is None
-
-
-def test_a_committed_record_is_kept_only_on_request(
-    done: Record, make: Make, cell: Callable[..., Cell], toy: ModuleType, results: Path
-) -> None:
-    here, longer = cell(), cell(config=toy.Config(epochs=6))
-    write_lines(results / "toy-tiny/records.jsonl", [done])
-    records = read_all(results)
-    assert kept(here.key, here.protocol(), records) is None
-    assert kept(here.key, here.protocol(), records, committed=True) == without_history(done)
-    assert kept(longer.key, longer.protocol(), records, committed=True) is None
-    write(make(reason="killed"), results)  # what happened here last counts
-    assert kept(here.key, here.protocol(), read_all(results), committed=True) is None
 
 
 def test_a_caption_says_what_was_changed_in_the_preset(make: Make, toy: ModuleType) -> None:

@@ -1,0 +1,43 @@
+"""Which records are kept, so that their cells are not run again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from benchmarks.cell import Cell
+from benchmarks.records.kept import is_current, kept
+from benchmarks.records.record import Record, read_all, without_history, write, write_lines
+
+Make = Callable[..., Record]
+
+
+def test_a_cell_is_kept_only_if_it_is_done_by_the_planned_protocol(
+    make: Make, cell: Callable[..., Cell], toy: ModuleType, results: Path
+) -> None:
+    done, here, longer = make(), cell(), cell(config=toy.Config(epochs=6))
+
+    def found(one: Cell) -> Record | None:
+        return kept(one.key, one.protocol(), read_all(results))
+
+    assert found(here) is None
+    path = write(done, results)
+    assert found(here) == done
+    assert is_current(done, here.protocol())
+    assert found(longer) is None
+    path.write_text("{")
+    assert found(here) is None
+    write(make(reason="killed"), results)
+    assert found(here) is None
+
+
+def test_a_committed_record_is_kept_only_on_request(
+    make: Make, cell: Callable[..., Cell], toy: ModuleType, results: Path
+) -> None:
+    done, here, longer = make(), cell(), cell(config=toy.Config(epochs=6))
+    write_lines(results / "toy-tiny/records.jsonl", [done])
+    records = read_all(results)
+    assert kept(here.key, here.protocol(), records) is None
+    assert kept(here.key, here.protocol(), records, committed=True) == without_history(done)
+    assert kept(longer.key, longer.protocol(), records, committed=True) is None
+    write(make(reason="killed"), results)  # what happened here last counts
+    assert kept(here.key, here.protocol(), read_all(results), committed=True) is None
