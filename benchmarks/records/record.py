@@ -280,11 +280,13 @@ class Records(NamedTuple):
     """What a results folder holds: its records by key, and what is wrong with broken files (path -> reason).
 
     own: keys of the records that were run in this folder.
+    failed: why cells failed in this folder that have a finished record in a .jsonl file, which is the one in `by_key`.
     """
 
     by_key: dict[Key, Record]
     broken: dict[Path, str]
     own: frozenset[Key]
+    failed: dict[Key, str]
 
     @property
     def all(self) -> list[Record]:
@@ -301,13 +303,18 @@ def read_all(results: Path) -> Records:
             found |= {record.key: record for record in read_lines(path)}
         except (RecordError, OSError) as error:
             broken[path] = str(error)
-    own = set()
+    own: set[Key] = set()
+    failed: dict[Key, str] = {}
     for path in sorted((results / "runs").glob("*/*/*/*.json")):
         try:
             record = read(path)
         except RecordError as error:
             broken[path] = str(error)
             continue
+        # A run that failed, for want of the data say, does not hide the result that came with the repository.
+        if record.status == "failed" and (before := found.get(record.key)) and before.status == "done":
+            failed[record.key] = record.reason or ""
+            continue
         found[record.key] = record
         own.add(record.key)
-    return Records(found, broken, frozenset(own))
+    return Records(found, broken, frozenset(own), failed)

@@ -1,21 +1,25 @@
 """Writes everything that follows from the records of a results folder; equal records give equal files."""
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from benchmarks.records.places import ROOT
-from benchmarks.records.record import RecordError, read_all, write_lines
+from benchmarks.records.protocol import differences, shared
+from benchmarks.records.record import Key, RecordError, read_all, write_lines
 from benchmarks.report import figures, markdown
 from benchmarks.report.across import across
 from benchmarks.report.content import Content, content
-from benchmarks.report.gathered import check_protocols, gather
+from benchmarks.report.gathered import Gathered, check_protocols, gather
 from benchmarks.report.latex import latex
 from benchmarks.report.page import Section, page
 from rfnext.files import write_bytes, write_text
+
+log = logging.getLogger(__name__)
 
 COMMITTED = ("scores", "dilations")
 """Figures that are files beside a preset's table; the page has all."""
@@ -25,14 +29,18 @@ def build(results: Path) -> tuple[list[Path], list[str]]:
     """Write all tables, figures and the page of a results folder.
 
     What cannot be shown is left as it is on the disk: a preset whose records have different protocols or whose
-    records.jsonl is broken.
+    records.jsonl is broken. Records of an outdated protocol that came with the repository give way to those that were
+    run here on the same data; a warning says so.
 
     Returns:
         The tables and pages that were written, and what was refused or is broken.
     """
     records = read_all(results)
     errors, sections, written = list(records.broken.values()), [], []
+    for key, reason in records.failed.items():
+        errors.append(f"{key}: failed here, so the table shows the record that came with the repository: {reason}")
     for found in gather(records, results):
+        drop_outdated(found, records.own)
         folder = results / found.name
         if not found.records or folder / "records.jsonl" in records.broken:
             continue  # the error of the broken file says all there is
@@ -55,6 +63,29 @@ def build(results: Path) -> tuple[list[Path], list[str]]:
     index = results / "index.html"
     write_text(index, page(sections, gathered, errors, results))
     return [*written, index], errors
+
+
+def drop_outdated(found: Gathered, own: Collection[Key]) -> None:
+    """Take out committed records that cannot share a table with those that were run here on the same data."""
+    mine = [record for record in found.records if record.key in own]
+    if not mine:
+        return
+    latest = max(mine, key=lambda record: record.finished)
+    of_method = {record.method: record.protocol for record in mine}
+    outdated = [
+        record
+        for record in found.records
+        if record.key not in own
+        and record.data == latest.data
+        and (
+            shared(record.protocol) != shared(latest.protocol)
+            or record.protocol != of_method.get(record.method, record.protocol)
+        )
+    ]
+    if outdated:
+        found.records = [record for record in found.records if record not in outdated]
+        what = ", ".join(differences(outdated[0].protocol, latest.protocol))
+        log.warning("%s: %d committed records of another protocol are left out: %s", found.name, len(outdated), what)
 
 
 def write_preset(section: Section) -> Path:

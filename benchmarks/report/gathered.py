@@ -147,7 +147,7 @@ def _refuse_mixture(
     most, *fewer = sorted(kinds.values(), key=len, reverse=True)
     lines = [
         f"{found.name}: records of {len(kinds)} protocols cannot share a table; run the suite again to replace the "
-        f"outdated ones, or delete them. Against {len(most)} like {_place(most[0], results)}:"
+        f"outdated ones, or give other data a --name of its own. Against {len(most)} like {_place(most[0], results)}:"
     ]
     for kind in fewer:
         lines += [f"  {', '.join(differences(most[0].protocol, kind[0].protocol))} in"]

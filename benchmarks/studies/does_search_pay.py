@@ -22,7 +22,8 @@ import tyro
 
 from benchmarks.methods.table import METHODS
 from benchmarks.records.places import ROOT
-from benchmarks.records.record import Key, Record, read_all
+from benchmarks.records.protocol import differences, fingerprint, shared
+from benchmarks.records.record import Key, Record, RecordError, read_all
 from benchmarks.records.statistics import Values, estimate, number, paired
 from benchmarks.report.gathered import values_of
 from benchmarks.report.markdown import pipe
@@ -115,7 +116,11 @@ def run(options: Options) -> int:
 
 
 def table(records: Mapping[Key, Record], data: Data) -> str | None:
-    """Markdown: every method's scores, and the paired differences to the references; None without any baseline."""
+    """Markdown: every method's scores, and the paired differences to the references; None without any baseline.
+
+    Raises:
+        RecordError: if the records are of different data or networks.
+    """
     shown: dict[str, list[Record]] = {}
     for row in rows(data):
         done = [r for key, r in records.items() if key[:3] == (TASK, row.preset, row.method) and r.status == "done"]
@@ -123,6 +128,7 @@ def table(records: Mapping[Key, Record], data: Data) -> str | None:
             shown[row.label] = done
     if "baseline" not in shown:
         return None
+    _refuse_mixture(data, [record for done in shown.values() for record in done])
     parts = [f"## {TITLES[data]}", ""]
     for metric in METRICS:
         values = {label: values_of(done, metric) for label, done in shown.items()}
@@ -130,6 +136,18 @@ def table(records: Mapping[Key, Record], data: Data) -> str | None:
         header = ["method", f"{metric} (%)", *(f"minus {name}" for name in REFERENCES), "cells", "search epochs"]
         parts += [pipe(header, lines), ""]
     return "\n".join(parts)
+
+
+def _refuse_mixture(data: Data, records: Sequence[Record]) -> None:
+    """Raise RecordError unless all that differs between the records is the search."""
+    kinds: dict[str, Record] = {}
+    for record in records:
+        same = shared(record.protocol)
+        kinds.setdefault(fingerprint(same | {"config": same.get("config", {}) | {"search": None}}), record)
+    if len(kinds) > 1:
+        first, second, *_ = kinds.values()
+        differing = ", ".join(differences(first.protocol, second.protocol))
+        raise RecordError(f"{data}: {first.key} and {second.key} cannot share a table: {differing}")
 
 
 def _scores(label: str, values: Mapping[str, Values]) -> list[str]:
@@ -153,8 +171,8 @@ def _epochs(done: Sequence[Record]) -> str:
 
 SAID = (
     "Mean ± half width of the 95 % interval over folds (seeds of a fold averaged); test part, epoch chosen on "
-    "validation data. Differences are paired by fold and seed. Local searches use a spread of 0.1 where the "
-    "row says nothing else."
+    "validation data. Differences are paired by fold and seed. Local searches use a spread of 0.1 unless "
+    "the row names another."
 )
 
 
@@ -170,7 +188,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = read_all(options.results)
     for reason in records.broken.values():
         print(f"error: {reason}", file=sys.stderr)
-    if found := [text for data in TITLES if (text := table(records.by_key, data))]:
+    try:
+        found = [text for data in TITLES if (text := table(records.by_key, data))]
+    except RecordError as error:
+        print(f"error: {error}; the table is not written", file=sys.stderr)
+        return 1
+    if found:
         text = "\n".join(["# Does searching pay? The numbers", "", SAID, "", *found])
         write_text(options.results / "does_search_pay/table.md", text)
         print(text)

@@ -1,7 +1,7 @@
-/* The implementation `native` of the searched convolution, for CPUs. `rfnext/native_library.py` compiles it,
+/* The implementation `native` of the searched convolution, for CPUs. `rfnext/ops/native_build.py` compiles it,
    `native.py` calls it.
 
-   The identity behind it is derived in rfnext/functional.py: y = sum_k W_k m_k with the mixed input
+   The identity behind it is derived in rfnext/ops/__init__.py: y = sum_k W_k m_k with the mixed input
    m_k = sum_i p_i shift(x, k d_i). Positions (batch, *size_out) are flattened and cut into tiles. For each tile and tap the
    mixed input is summed up in a buffer that stays in the core's cache, and multiplied from there; the backward pass does the
    same with u_k = W_k^T g, whose elements meet those of x once: to mix, for the gradient of the shares, and for that of x.

@@ -256,6 +256,18 @@ def test_what_was_run_here_comes_before_what_is_committed(several: list[Record],
     assert read_all(results).by_key[new.key] == without_history(several[2])
 
 
+def test_a_failed_run_does_not_hide_a_committed_result(several: list[Record], make: Make, results: Path) -> None:
+    write_lines(results / "toy-tiny/records.jsonl", several)
+    done = next(one for one in several if one.status == "done")
+    failed = make(method=done.method, fold=done.fold, seed=done.seed, reason="no data")
+    assert failed.key == done.key
+    write(failed, results)
+    both = read_all(results)
+    assert both.by_key[done.key] == without_history(done)
+    assert both.failed == {done.key: "no data"}
+    assert done.key not in both.own
+
+
 def test_a_caption_says_what_was_changed_in_the_preset(make: Make, toy: ModuleType) -> None:
     assert make().title == "tiny"
     changed = make(config=toy.Config(epochs=6, folds=(1, 2, 3)), preset="mine", base="tiny")

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -326,3 +327,28 @@ def test_the_newest_record_of_a_cell_is_read(
     (one,) = read_all(results).all
     assert one.metrics is not None
     assert one.metrics["accuracy"] == 70.0
+
+
+def test_a_failed_run_does_not_replace_a_committed_result(write: Callable[..., Record], results: Path) -> None:
+    done = write("baseline", 1, 0, 70.0)
+    report(results)
+    write("baseline", 1, 0, "unavailable: no folder")
+    _, errors = build(results)
+    assert len(errors) == 1
+    assert "no folder" in errors[0]
+    assert read_all(results).by_key[done.key].metrics == done.metrics
+    assert "70.0" in (results / "toy-tiny/table.md").read_text()
+
+
+def test_committed_records_of_an_outdated_protocol_give_way_to_own_ones(
+    write: Callable[..., Record], results: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for method in ("baseline", "local_single"):
+        write(method, 1, 0, 70.0, config={"epochs": 9})
+    report(results)
+    shutil.rmtree(results / "runs")
+    write("baseline", 1, 0, 75.0)
+    report(results)
+    found = read_all(results).all
+    assert [(one.method, one.metrics and one.metrics["accuracy"]) for one in found] == [("baseline", 75.0)]
+    assert "epochs" in caplog.text

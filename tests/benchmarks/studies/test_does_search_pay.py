@@ -8,7 +8,7 @@ import pytest
 
 import benchmarks
 from benchmarks.methods.table import METHODS
-from benchmarks.records.record import Key, Record
+from benchmarks.records.record import Key, Record, RecordError
 from benchmarks.studies import does_search_pay
 from benchmarks.studies.does_search_pay import PUBLISHED, REFERENCES, Data, rows, table
 from tasks.spec import Metric
@@ -85,3 +85,16 @@ def test_every_row_is_run_once_per_seed(monkeypatch: pytest.MonkeyPatch) -> None
 def test_50_salads_need_their_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert does_search_pay.main(["50salads"]) == 2
     assert "--root" in capsys.readouterr().err
+
+
+def test_two_kinds_of_own_data_are_no_study() -> None:
+    preset = "compact-50salads-spread-0.1"
+    protocols = [{"data": f"own data in {name}", "config": {"epochs": 40, "search": name}} for name in ("a", "b")]
+    mixed = records(
+        make(preset, "baseline", 1, 60.0, protocol=protocols[0]),
+        make(preset, "tuned_single", 1, 61.0, protocol=protocols[1]),
+    )
+    with pytest.raises(RecordError, match="own data in b"):
+        table(mixed, "50salads")
+    same = protocols[1] | {"data": "own data in a"}  # another search alone may share the table
+    assert table(mixed | records(make(preset, "tuned_single", 1, 61.0, protocol=same)), "50salads")

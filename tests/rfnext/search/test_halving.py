@@ -101,7 +101,7 @@ def quality(structure: Structure, epochs: int) -> float | None:
 
 @pytest.mark.parametrize("budget", [7, 16, 19, 100])
 def test_a_rung_can_be_trained_side_by_side_with_the_same_result(budget):
-    # By threads; real processes are started in tests/benchmarks/test_evaluations.py.
+    # By threads; real processes are started in tests/benchmarks/methods/test_genetic.py.
     expected = halve(STRUCTURES, [2, 4, 8], quality, promoted=0.5, budget=budget)
     with ThreadPool(2) as pool:
         assert halve(STRUCTURES, [2, 4, 8], quality, promoted=0.5, budget=budget, map=pool.map) == expected
