@@ -94,7 +94,8 @@ def parse(arguments: Sequence[str], scratch: Path) -> tuple[Cell, Record]:
     if differing := differences(old.protocol, protocol(task, config, method.settings)):
         raise UsageError(f"{options.record}: cannot be run again by this code: {', '.join(differing)}")
     results = options.results or scratch
-    if old.key.path(results).resolve() == options.record.resolve():
+    record = options.record.resolve()
+    if record in (old.key.path(results).resolve(), (results / record.parent.name / record.name).resolve()):
         raise UsageError(f"--results {results} would replace the record itself; give another folder")
     torch.set_num_threads(old.device["threads"])
     device = options.device or old.device["type"]

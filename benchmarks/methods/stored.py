@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from benchmarks.cell import Cell
+from benchmarks.methods.candidates import powers
 from benchmarks.methods.method import Found, Searching, SearchStage
 from benchmarks.methods.training import LAST, as_lists
 from benchmarks.pool import Pool
@@ -33,6 +34,8 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
     settings = stage.all_settings
     if start is not None:
         settings["start"] = as_lists(start.structure)
+    if any(search.global_ for search in stage.chain):
+        settings["candidates"] = powers(cell)  # they follow the data, which may have grown
     key = fingerprint(protocol(cell.task, cell.config, settings))
     with claim(folder.with_suffix(".lock"), wait=True):
         if known := _read(folder, key):

@@ -28,6 +28,7 @@ ONE_SHOT = SearchStage(
     searches.one_shot,
     # See `rfnext.OneShotConfig`; warmup is a share of the training.
     settings={"readout": "log2", "learning_rate": 0.1, "sharpen": 1.0, "warmup": 0.0},
+    global_=True,
 )
 ONE_SHOT_RANKED = SearchStage(
     "one_shot_ranked",
@@ -49,6 +50,7 @@ GLOBAL = SearchStage(
     settings={"population": 8, "generations": 40, "rungs": (0.125, 0.375), "promoted": 0.25, "budget": 6},
     trainings=6,
     ranks=True,
+    global_=True,
 )
 GLOBAL_TO_LOCAL = SearchStage("global_to_local", "genetic search, then local search", searches.local, start=GLOBAL)
 

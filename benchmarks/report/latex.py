@@ -19,6 +19,7 @@ SYMBOLS = str.maketrans(
         "↓": r"$\downarrow$",
         "…": r"\ldots{}",
         "–": "--",
+        "−": "$-$",
         "|": r"\textbar{}",
     }
 )
@@ -92,7 +93,9 @@ def _tabular(part: tuple[Sequence[str], list[Column], list[list[str]]]) -> str:
     names, columns, rows = part
     # The unit is a line of its own, which keeps columns narrow.
     units = [*("" for _ in names), *(f"({c.unit}) {c.arrow}".replace("()", "").strip() for c in columns)]
-    body = [[" ".join(text.split()) for text in row] for row in ([units, *rows] if any(units) else rows)]
+    # A hyphen in front of a digit is a minus.
+    body = [[re.sub(r"^-(?=\d)", "−", " ".join(text.split())) for text in row] for row in rows]
+    body = [units, *body] if any(units) else body
     aligned = ["left"] * len(names) + ["right"] * len(columns)
     header = [*names, *(column.name for column in columns)]
     text = tabulate(body, header, tablefmt="latex_booktabs", colalign=aligned, disable_numparse=True)

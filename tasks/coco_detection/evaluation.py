@@ -62,7 +62,7 @@ def score(model: nn.Module, dataset: Dataset, part: Part, config: Config) -> dic
         files = dataset.part(part)
         loader = test_loader(dataset, files, config)
         if dataset.kind == "panoptic":
-            return _score_panoptic(model, dataset, files, loader)
+            return _score_panoptic(model, files, loader)
         metric = CocoMetric(ann_file=str(files.annotations), metric=["bbox", "segm"])
         evaluator = Evaluator([metric])
         evaluator.dataset_meta = {"classes": dataset.classes}
@@ -84,7 +84,7 @@ MMDET_NAMES = {
 """Our names of metrics -> those of mmdet's CocoMetric."""
 
 
-def _score_panoptic(model: nn.Module, dataset: Dataset, files: PartFiles, loader: DataLoader) -> dict[str, float]:
+def _score_panoptic(model: nn.Module, files: PartFiles, loader: DataLoader) -> dict[str, float]:
     content = json.loads(files.annotations.read_text("utf-8"))
     truths = {annotation["image_id"]: annotation for annotation in content["annotations"]}
     category = [entry["id"] for entry in content["categories"]]
