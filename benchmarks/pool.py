@@ -25,6 +25,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
+from benchmarks.cell import Cell
+from benchmarks.worker import Work, in_worker
 from benchmarks.worker import start as start_worker
 
 log = logging.getLogger(__name__)
@@ -191,9 +193,25 @@ def _fail(future: "Future[Any]", error: BaseException) -> "Future[Any]":
     return future
 
 
+@dataclass(frozen=True)
+class _Here:
+    """Work for a cell in this process."""
+
+    work: Work
+    cell: Cell
+
+    def __call__(self, item: Any) -> Any:
+        return self.work(self.cell, item)
+
+
+def run_for_cell(pool: Pool, work: Work, cell: Cell, items: Iterable[Any]) -> "list[Future[Any]]":
+    """Do a cell's work with every item, by the pool's workers; returns when all are done, futures in their order."""
+    return pool.run(in_worker(work, cell) if pool.elsewhere else _Here(work, cell), items)
+
+
 def in_process() -> Pool:
     """A pool whose only worker is this process, which works while something is submitted."""
-    return Pool([_Here()], elsewhere=False)
+    return Pool([_ThisProcess()], elsewhere=False)
 
 
 def local(devices: Sequence[str]) -> Pool:
@@ -201,7 +219,7 @@ def local(devices: Sequence[str]) -> Pool:
     return Pool([_Process(name) for name in devices], on_gpus=any(name.startswith("cuda") for name in devices))
 
 
-class _Here:
+class _ThisProcess:
     deaths = ()
 
     def start(self) -> "Future[None]":

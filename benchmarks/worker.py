@@ -6,20 +6,15 @@ import platform
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from benchmarks.cell import Cell
 from benchmarks.records.places import claim, work_folder
 from rfnext.files import write_text
-
-if TYPE_CHECKING:  # a pool starts workers
-    from benchmarks.pool import Pool
 
 _device = "auto"
 
@@ -122,17 +117,3 @@ class InWorker:
 def in_worker(work: Work, cell: Cell) -> InWorker:
     """A cell's work for a pool to run in another process."""
     return InWorker(work, cell, cell.results, mark(cell.results))
-
-
-@dataclass(frozen=True)
-class _Here:
-    work: Work
-    cell: Cell
-
-    def __call__(self, item: Any) -> Any:
-        return self.work(self.cell, item)
-
-
-def run(pool: "Pool", work: Work, cell: Cell, items: Iterable[Any]) -> "list[Future[Any]]":
-    """Do a cell's work with every item, by the pool's workers; returns when all are done, futures in their order."""
-    return pool.run(in_worker(work, cell) if pool.elsewhere else _Here(work, cell), items)

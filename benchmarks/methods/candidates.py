@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from benchmarks import worker
 from benchmarks.cell import Cell
-from benchmarks.methods.method import Found, Searching, Trained
+from benchmarks.methods.method import Found, Trained
+from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import Training, as_lists, build, fit, load_selected
-from benchmarks.pool import Pool
+from benchmarks.pool import Pool, run_for_cell
 from benchmarks.records.record import Cost
 from rfnext import Structure, powers_of_two
 from tasks.spec import Metric, Split
@@ -85,7 +85,7 @@ def rank(cell: Cell, pool: Pool, work: Briefly, candidates: Sequence[Any]) -> tu
     Raises:
         NotShared, WorkerDied, or what a candidate's training raises, once all others have ended.
     """
-    tried = [future.result() for future in worker.run(pool, work, cell, enumerate(candidates))]
+    tried = [future.result() for future in run_for_cell(pool, work, cell, enumerate(candidates))]
     return tried, functools.reduce(operator.add, (one.trained.cost for one in tried))
 
 

@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from benchmarks import worker
 from benchmarks.cell import Cell
 from benchmarks.methods.candidates import as_fitness, judge, powers
-from benchmarks.methods.method import Found, Searching
+from benchmarks.methods.method import Found
+from benchmarks.methods.searching import Searching
 from benchmarks.methods.stored import FOUND
 from benchmarks.methods.training import Training, as_lists, build, fit
-from benchmarks.pool import NoWorkerLeft
+from benchmarks.pool import NoWorkerLeft, run_for_cell
 from benchmarks.records.machine import computing_device, describe_device
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost, read_all
+from benchmarks.worker import NotShared
 from rfnext import Evolution, EvolutionConfig, Scored, Structure, halve
 from rfnext.files import write_text
 from rfnext.search.halving import Rung
@@ -137,7 +138,7 @@ class Evaluations:
         known = {s: found for s in structures if (found := Evaluated.read(trial.path(cell, s))) is not None}
         # What this search has trained and is not known has failed, and would again.
         new = [s for s in structures if s not in known and self._reached[s] < epochs]
-        for structure, future in zip(new, worker.run(self.job.pool, trial, cell, new), strict=True):
+        for structure, future in zip(new, run_for_cell(self.job.pool, trial, cell, new), strict=True):
             if (error := future.exception()) is None:
                 known[structure] = future.result()
                 if known[structure].fitness is not None:
@@ -154,7 +155,7 @@ class Evaluations:
         return [good.get(structure) for structure in structures]
 
     def _failed(self, error: BaseException, what: str) -> None:
-        if isinstance(error, worker.NotShared | NoWorkerLeft):  # no fault of the structure
+        if isinstance(error, NotShared | NoWorkerLeft):  # no fault of the structure
             raise error
         self.error = error
         log.warning("%s: %s: %s", self.job.cell, what, error, exc_info=error)

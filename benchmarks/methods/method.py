@@ -3,16 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from benchmarks.records.record import Cost
 from rfnext import Structure
-
-if TYPE_CHECKING:  # a cell holds its method
-    from benchmarks.cell import Cell
-    from benchmarks.pool import Pool
 
 Settings = Mapping[str, Any]
 
@@ -55,26 +51,11 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Searching:
-    """What a search is given.
-
-    cell: the cell that it is done for. pool: trains its candidates. folder: for its files; exists or not yet.
-    start: what the search before it found. settings: of the search and of those before it.
-    """
-
-    cell: "Cell"
-    pool: "Pool"
-    folder: Path
-    start: Found | None
-    settings: Settings
-
-
-@dataclass(frozen=True)
 class SearchStage:
     """How a structure is found, judged by the validation part alone.
 
     name: the first part of the names of its rows.
-    run: finds the structure.
+    run: finds the structure; takes a `searching.Searching`.
     settings: what `run` is told; belongs to the protocol.
     start: the search whose result it goes on from.
     trainings: what it costs, in full trainings, without `start`.
@@ -85,7 +66,7 @@ class SearchStage:
 
     name: str
     description: str
-    run: Callable[[Searching], Found]
+    run: Callable[[Any], Found]
     settings: Settings = field(default_factory=dict)
     start: "SearchStage | None" = None
     trainings: float = 1
@@ -109,14 +90,14 @@ class Finish:
     """How the network that is scored follows from what was found.
 
     name: the last part of the names of its rows. alone: what the row without a search is called.
-    run: trains and scores; takes the cell, the pool and what was found (None without a search).
+    run: trains and scores; takes the `Cell`, the `Pool` and what was found (None without a search).
     settings: what `run` reads; belongs to the protocol.
     trains: whether the network is trained after the search.
     """
 
     name: str
     description: str
-    run: Callable[["Cell", "Pool", Found | None], Outcome]
+    run: Callable[[Any, Any, Found | None], Outcome]
     alone: str = ""
     settings: Settings = field(default_factory=dict)
     trains: bool = True

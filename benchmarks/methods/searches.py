@@ -7,7 +7,8 @@ from torch import nn
 
 from benchmarks.cell import Cell
 from benchmarks.methods.candidates import best_structure, powers
-from benchmarks.methods.method import Found, Searching
+from benchmarks.methods.method import Found
+from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import Training, as_lists, build, fit, load_network, save_network
 from rfnext import (
     LocalConfig,

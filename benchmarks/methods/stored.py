@@ -6,7 +6,8 @@ from pathlib import Path
 
 from benchmarks.cell import Cell
 from benchmarks.methods.candidates import powers
-from benchmarks.methods.method import Found, Searching, SearchStage
+from benchmarks.methods.method import Found, SearchStage
+from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import LAST, as_lists
 from benchmarks.pool import Pool
 from benchmarks.records.places import claim

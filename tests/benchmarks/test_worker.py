@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import pool, worker
+from benchmarks import pool
 from benchmarks.cell import Cell
 from benchmarks.records.places import ROOT
 from benchmarks.worker import NotShared, in_worker, mark, sees
@@ -95,7 +95,7 @@ def test_errors_come_back_and_none_ends_the_worker(cell: Make) -> None:
 def test_a_pool_of_this_process_gets_the_cell_itself(cell: Make, results: Path) -> None:
     here = cell(device="cpu")
     with pool.in_process() as workers:
-        futures = worker.run(workers, Tell(), here, ["a", "fail", "b"])
+        futures = pool.run_for_cell(workers, Tell(), here, ["a", "fail", "b"])
     assert futures[0].result() == (results, "cpu", torch.get_num_threads(), "a")
     assert isinstance(futures[1].exception(), ValueError)
     assert futures[2].result()[3] == "b"

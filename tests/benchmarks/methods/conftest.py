@@ -10,7 +10,8 @@ import pytest
 
 import tasks
 from benchmarks.cell import Cell
-from benchmarks.methods.method import Method, Outcome, Searching
+from benchmarks.methods.method import Method, Outcome
+from benchmarks.methods.searching import Searching
 from benchmarks.methods.stored import find
 from benchmarks.methods.table import METHODS
 from benchmarks.pool import Pool, in_process

@@ -17,7 +17,8 @@ from benchmarks import pool
 from benchmarks.cell import Cell
 from benchmarks.execute import run_cell
 from benchmarks.methods.genetic import Evaluated, Evaluations, Trial, genetic
-from benchmarks.methods.method import Found, Outcome, Searching
+from benchmarks.methods.method import Found, Outcome
+from benchmarks.methods.searching import Searching
 from benchmarks.methods.stored import FOUND, find
 from benchmarks.methods.table import GLOBAL
 from benchmarks.methods.training import fit
