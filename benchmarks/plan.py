@@ -17,7 +17,7 @@ from tasks.spec import Logger, Task
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a suite.
+    """The arguments of a suite.
 
     suite: a task's suite or preset. tasks, methods, folds: only these, if any. seeds: on every fold.
     committed: keep records that were not run in this folder, too.

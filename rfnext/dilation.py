@@ -1,6 +1,6 @@
 """The arithmetic of the local search: the dilations around a centre, and the centre that follows from probabilities.
 
-Pure Python on integers and floats; no tensors. Two rules exist for both directions:
+Plain Python on integers and floats; no tensors. Two rules exist for both directions:
 
 `"paper"`
     exactly the arithmetic of the published code (RF-Next, arXiv 2206.06637, section 3.3, as mmcv 2.x ships it).
@@ -139,7 +139,7 @@ def expectation(
     it moves even if nothing was learnt: equal probabilities on [1, 2] give 1.5, hence 2.
 
     Rule "default" counts what was learnt, not where the branches lie. The share that all branches have in
-    common says nothing and stays at the centre c; only what a branch has beyond it counts: with m = min p,
+    common was not learnt and stays at the centre c; only what a branch has beyond it counts: with m = min p,
     branches * m * c + sum_i (p_i - m) d_i. So equal probabilities give c, a single branch with all of it gives d_i,
     and for branches that are symmetric about the centre it is the expectation.
     A tie between two integers goes to the one nearer to the centre.

@@ -181,8 +181,8 @@ class Structure(Mapping[str, Dilation]):
     def load(cls, path: str | Path) -> Self:
         """Read a structure file: our own, or `local_search_config_stepN.json` of the published code.
 
-        The published files exist in three generations, which differ in the names of their settings and, in the
-        oldest, of the structure itself ("model"); dilations are integers or lists.
+        The published files exist in three formats, which differ in the names of their settings and, in the oldest, of
+        the structure itself ("model"); dilations are integers or lists.
 
         Raises:
             ValueError: naming the file, and the layer where one is at fault.

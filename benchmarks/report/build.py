@@ -35,7 +35,7 @@ def build(results: Path) -> tuple[list[Path], list[str]]:
     for found in gather(records, results):
         folder = results / found.name
         if not found.records or folder / "records.jsonl" in records.broken:
-            continue  # the error of the broken file says all there is
+            continue  # the error of the broken file is reported already
         try:
             check_protocols(found, results)
         except RecordError as error:
