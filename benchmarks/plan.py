@@ -131,7 +131,7 @@ def _tasks(request: Request, plan: Plan) -> list[Task[Any]]:
     for name in [pick("task", name, tasks.names()) for name in request.tasks] or tasks.names():
         try:
             task = tasks.load(name)
-        except Exception as error:  # a task that lacks a package, say, is no reason to leave the others out
+        except Exception as error:  # e.g. a task that lacks a package; the others are still run
             plan.broken[name] = f"cannot be loaded: {type(error).__name__}: {error}"
             continue
         plan.presets[name] = [*task.presets, *(suite for suite in task.suites if suite not in task.presets)]

@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
     overview = (
         "Runs one method on one task: one cell of a table. With --from RECORD in place of TASK and METHOD it runs the "
         "cell of a record again and compares the two (--from RECORD --help).\n\n"
-        "Exit status: 0 done (--from: and equal), 1 failed (or different), 2 wrong usage, 3 the task's data is missing, "
+        "Exit status: 0 done (--from: and equal), 1 failed (or different), 2 wrong usage, 3 data is missing, "
         "4 different on another machine or with other versions, 130 interrupted.\n\n"
         f"TASK: {', '.join(known_tasks)}\n\n"
         "METHOD:\n\n" + "\n\n".join(f"{method.name}: {method.description}" for method in METHODS.values())

@@ -1,7 +1,7 @@
 """What a task is: a value that says how to build, train and score a network on some data.
 
-A task has its own data, networks, training loop and metrics; it is independent of methods and tables. `tasks/README.md` shows
-how to add one.
+A task has its own data, networks, training loop and metrics; it is independent of methods and tables.
+`tasks/README.md` shows how to add one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ Config = TypeVar("Config", bound=TaskConfig)
 
 
 class DataError(ValueError):
-    """Data that a task cannot use; the message is "file:line: problem; how to fix it" (without line if there is none)."""
+    """Data that a task cannot use; the message is "file:line: problem; how to fix it" (line: if it has lines)."""
 
 
 class Problem(NamedTuple):

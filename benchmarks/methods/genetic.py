@@ -41,7 +41,7 @@ class Diverged(RuntimeError):
 
 
 class Evaluated(BaseModel):
-    """What became of a structure: its fitness (None if it diverged) and what was trained for it."""
+    """The result of a structure: its fitness (None if it diverged) and what was trained for it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -106,7 +106,7 @@ class Trial:
 class Evaluations:
     """The evaluations of one search and what they cost.
 
-    One that fails (an error, a worker process that ends twice, a training that diverges) costs its epochs and has no fitness.
+    One that fails (by an error, a worker process that ends twice, or divergence) costs its epochs and has no fitness.
 
     fitness: structure -> its fitness after the most epochs that it had.
     epochs: trained so far, by this process or one that was interrupted. resumed: whether some were found on disk.

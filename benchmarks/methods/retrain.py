@@ -29,7 +29,7 @@ def multi(cell: Cell, pool: Pool, found: Found | None) -> Outcome:
 
 
 def merged(cell: Cell, pool: Pool, found: Found | None) -> Outcome:
-    """Merge the branches of each conv of the local search's network into one larger kernel, then fine-tune (rfmerge)."""
+    """Merge the branches of each conv of the local search's network into a larger kernel, then fine-tune (rfmerge)."""
     assert found is not None
     model = searched_network(cell, found)
     merge(model)

@@ -33,9 +33,9 @@ class LocalConfig:
     """How many rounds are run; after the last one the probabilities are still trained until training ends.
     To copy a published max_step: rounds = (max_step - 1) // interval."""
     spread: float = 0.5
-    """Distance of the outermost branches from the centre, as a share of the centre. In (0, 1]. With rule "default" every
-    branch lies at least one step from the next, so with a spread well below 0.5 a round changes small dilations by a
-    larger share than large ones."""
+    """Distance of the outermost branches from the centre, as a share of the centre. In (0, 1]. With rule "default"
+    every branch lies at least one step from the next, so with a spread well below 0.5 a round changes small dilations
+    by a larger share than large ones."""
     branches: int = 2
     """Dilations per conv."""
     bounds: Bounds = field(default_factory=lambda: Bounds(1, 24))

@@ -33,8 +33,8 @@ class Config:
     group: str | None = GROUP
     """Regular expression: videos whose names have the same match (one subject, say) are held out together."""
     last_segment: LastSegment = "i+1"
-    """Where F1 ends the last segment of T frames: "i+1" at T, behind the last frame; "i" one frame earlier, at T - 1, as
-    RF-Next's own score does."""
+    """Where F1 ends the last segment of T frames: "i+1" at T, behind the last frame; "i" one frame earlier, at T - 1,
+    as RF-Next's own score does."""
 
     model: Model = "ms_tcn"
     """ms_tcn: dilations 1, 2, 4, ... in every stage. ms_tcn_pp: MS-TCN++, dual dilations in the first stage."""

@@ -38,13 +38,13 @@ def score_folders(
     truth = _files(Path(ground_truth))
     for video, path in predicted.items():
         if video not in truth:
-            fail(path, None, f"there is no {video}.txt in {ground_truth}", "take it away or add the truth")
+            fail(path, None, f"there is no {video}.txt in {ground_truth}", "remove it or add the truth")
     if videos is not None:
         expected = set(videos)
         if missing := sorted(expected - set(predicted)):
             fail(Path(predictions), None, f"no prediction of {', '.join(missing)}", "add it")
         if extra := sorted(set(predicted) - expected):
-            fail(predicted[extra[0]], None, "a prediction of a video that is not to be scored", "take it away")
+            fail(predicted[extra[0]], None, "a prediction of a video that is not to be scored", "remove it")
     pairs = (_pair(path, truth[video]) for video, path in predicted.items())
     return metrics.score(pairs, background=background, last_segment=last_segment)
 

@@ -1,7 +1,7 @@
 """Check a data folder in COCO's layout: `python -m tasks.coco_detection.check PATH [--train NAME] [--test NAME]`.
 
-Prints every problem found, one a line, as "file: problem; how to fix it", and exits with 1; or a summary, and 0. Panoptic
-annotations are checked where there are any, or if --panoptic asks for them.
+Prints every problem found, one a line, as "file: problem; how to fix it", and exits with 1; or a summary, and 0.
+Panoptic annotations are checked where there are any, or if --panoptic asks for them.
 """
 
 import argparse

@@ -171,7 +171,7 @@ class Scene:
 
 def compose(source: Source, seed: str) -> Scene:
     """The scene of a seed."""
-    # Only `random()` is used: of all generators' methods, its numbers are promised to stay the same for ever.
+    # Only `random()` is used: of all generators' methods, only its numbers are guaranteed to stay the same.
     draw = random.Random(seed).random
     kinds = sorted(source.photographs, key=lambda _: draw())[:2]
     image = _background(_choose(source.photographs[kinds[0]], draw), draw)

@@ -1,7 +1,7 @@
 """Check a folder of recordings: `python -m tasks.tts_vocoder.check PATH`.
 
-Prints every problem found, one a line, as "file:line: problem; how to fix it", and exits with 1; or a summary, and 0. It is
-stricter than a training in one point: clipped clips are problems here, while a training warns and uses them. The
+Prints every problem found, one a line, as "file:line: problem; how to fix it", and exits with 1; or a summary, and 0.
+It is stricter than a training in one point: clipped clips are problems here, while a training warns and uses them. The
 summary says what a training changes (rate, channels).
 """
 
