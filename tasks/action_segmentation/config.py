@@ -118,7 +118,7 @@ PRESETS = {
     "compact-50salads": COMPACT_50SALADS,
     "compact-50salads-spread-0.1": replace(COMPACT_50SALADS, search=NARROW),
     "compact-50salads-paper-rule": replace(COMPACT_50SALADS, search=AS_PUBLISHED),
-    # The same questions on the embedded data. Validation is carved by recording, as in the committed records.
+    # The same questions on the embedded data. Validation is carved by session, as in the committed records.
     "compact-seglearn": COMPACT_SEGLEARN,
     "compact-seglearn-spread-0.1": replace(COMPACT_SEGLEARN, search=NARROW),
     "compact-seglearn-paper-rule": replace(COMPACT_SEGLEARN, search=AS_PUBLISHED),
