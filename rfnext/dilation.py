@@ -80,7 +80,7 @@ def neighbours(
         centre: dilation per axis.
         kernel: kernel size per axis.
         spread: distance of the outermost branch as a share of the centre (the papers' exp_rate).
-        branches: how many to ask for, at least 2; fewer are returned where the bounds allow fewer
+        branches: how many are wanted, at least 2; fewer are returned where the bounds allow fewer
             (or, by rule "paper", where rounding makes some equal).
         bounds: applied to every searched axis. Rule "paper" does not clip the centre's own branch.
         rule: see the module.

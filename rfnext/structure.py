@@ -114,7 +114,7 @@ class Structure(Mapping[str, Dilation]):
         )
 
     def apply(self, model: nn.Module, where: Where | None = None) -> None:
-        """Give the model's convs these dilations, as plain convs; their output sizes and the kernels' centres stay.
+        """Set the dilations of the model's convs, as plain convs; their output sizes and the kernels' centres stay.
 
         A SearchConv among them is released. Nothing is changed if anything is wrong. Causal convs do not stay causal
         (`rfnext.conv` says why, and how to write them so that they do). With padding_mode "reflect" or "circular" a

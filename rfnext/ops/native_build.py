@@ -46,7 +46,7 @@ def failure() -> str | None:
     return _library()[1]
 
 
-# torch.compile takes the answer as a constant and does not trace how it is found. torch.compiler.assume_constant_result
+# torch.compile takes the result as a constant and does not trace how it is found. torch.compiler.assume_constant_result
 # does the same, but also imports the compiler into every program that imports rfnext.
 failure._dynamo_marked_constant = True  # type: ignore[attr-defined]
 

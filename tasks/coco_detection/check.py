@@ -1,7 +1,7 @@
 """Check a data folder in COCO's layout: `python -m tasks.coco_detection.check PATH [--train NAME] [--test NAME]`.
 
 Prints every problem found, one a line, as "file: problem; how to fix it", and exits with 1; or a summary, and 0.
-Panoptic annotations are checked where there are any, or if --panoptic asks for them.
+Panoptic annotations are checked where there are any, or with --panoptic.
 """
 
 import argparse
@@ -28,7 +28,7 @@ class Findings:
 
 
 def check(layout: Layout, *, panoptic: bool = False, pixels: bool = False) -> Findings:
-    """Read all annotations and look for all files; raises nothing for bad data.
+    """Read all annotations and check that all files exist; raises nothing for bad data.
 
     panoptic: panoptic annotations must be there. pixels: open every image, too, which takes minutes for COCO.
     """
