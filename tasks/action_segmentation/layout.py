@@ -195,7 +195,7 @@ def read_labels(layout: Layout, video: str, index: Mapping[str, int], report: Re
 def common_length(layout: Layout, video: str, frames: int, labels: int, report: Report, *, strict: bool = False) -> int:
     """Of `frames` feature frames and a number of labels, how many frames have both.
 
-    They differ by a few frames in some releases, and the MS-TCN code cuts the longer one without a message. This function cuts
+    They differ by a few frames in some releases, and the MS-TCN code cuts the longer one. This function cuts
     it with a warning if the difference is at most 5 frames and 1 % of the video. A larger difference, or any if
     `strict`, is reported.
     """
