@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 
-# All commands of the package come by here before they import anything.
+# Python runs this file before every command of the package, so a missing package is reported here.
 NEEDED = ("torch", "tyro", "scipy", "pydantic", "filelock", "rich")
 if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
     raise ImportError(

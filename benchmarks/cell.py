@@ -1,4 +1,4 @@
-"""Cell: one cell of a table, from the command line to its record; it knows its protocol and its file names."""
+"""Cell: one cell of a table, with everything that running it needs, its protocol, and the names of its files."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ from tasks.spec import Logger, Task
 class Cell:
     """One method on one fold and seed of a task's data, with everything that running it needs.
 
-    It can be pickled: the task travels by its name.
+    It can be pickled: the task is pickled by its name.
 
     preset: the name of the config. base: the preset of the task that the config was made of.
     results: folder of the records, made absolute; checkpoints, logs and locks go to its work folder.
@@ -58,7 +58,7 @@ class Cell:
         return Key(self.task.name, self.preset, self.method.name, self.fold, self.seed)
 
     def resuming(self) -> "Cell":
-        """The same cell, told to continue interrupted trainings."""
+        """The same cell, which continues interrupted trainings."""
         return dataclasses.replace(self, resume=True)
 
     @property
@@ -88,7 +88,7 @@ class Cell:
 
     @property
     def command(self) -> str:
-        """What to type to run it again. Paths, which belong to no protocol, are left to whoever types it."""
+        """The command line that runs it again, without the paths of data and results, which belong to no protocol."""
         words = ["python -m benchmarks.run", self.task.name, self.method.name, "--preset", self.base]
         words += ["--fold", str(self.fold), "--seed", str(self.seed)]
         for name, value in self.overrides.items():

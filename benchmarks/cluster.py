@@ -28,10 +28,10 @@ def on_ray(address: str, *, workers: int | Literal["auto"] = "auto", gpus_per_wo
     Args:
         address: "local" (starts Ray here), "auto" (the cluster that this machine is a node of), "host:port" or
             "ray://host:port".
-        workers: as many at a time; auto: as many as the cluster has room for.
+        workers: as many at a time; auto: as many as fit on the cluster.
         gpus_per_worker: may be a fraction; None: 1 if the cluster has GPUs, else 0.
 
-    Raises ClusterError if ray is not installed, the cluster cannot be reached or has no room.
+    Raises ClusterError if ray is not installed, the cluster cannot be reached or is too small.
     """
     if importlib.util.find_spec("ray") is None:
         raise ClusterError('Ray is not installed; pip install "ray>=2.40"')
@@ -49,14 +49,14 @@ def on_ray(address: str, *, workers: int | Literal["auto"] = "auto", gpus_per_wo
     count = fit if workers == "auto" else min(workers, fit)
     if count < 1:
         has = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-        raise ClusterError(f"the cluster at {address} has {has}: no room for a worker of 1 CPU and {gpus:g} GPUs")
+        raise ClusterError(f"the cluster at {address} has {has}: too small for a worker of 1 CPU and {gpus:g} GPUs")
     return Pool([_Actor(gpus) for _ in range(count)], on_gpus=gpus > 0)
 
 
 def _connect(address: str) -> None:
     import ray
 
-    mend = "start one by `ray start --head`, or give another --ray-address"
+    fix = "start one by `ray start --head`, or give another --ray-address"
     server = address.removeprefix("ray://")
     if server not in ("auto", "local"):  # Ray tries for half a minute, then ends in pages of text
         host, _, port = server.rpartition(":")
@@ -65,8 +65,8 @@ def _connect(address: str) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         except OSError as error:
-            raise ClusterError(f"no Ray cluster answers at {address} ({error}); {mend}") from error
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own sends nothing home
+            raise ClusterError(f"no Ray cluster found at {address} ({error}); {fix}") from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own sends no usage statistics
     environment = {
         "OMP_NUM_THREADS": "1",
         "RFNEXT_DATA": os.environ.get("RFNEXT_DATA") or str(ROOT / "data"),
@@ -84,7 +84,7 @@ def _connect(address: str) -> None:
         )
     except Exception as error:  # of many kinds, by version and kind of address
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ClusterError(f"cannot use the Ray cluster at {address} ({reason}); {mend}") from error
+        raise ClusterError(f"cannot use the Ray cluster at {address} ({reason}); {fix}") from error
 
 
 class _Actor:
@@ -101,7 +101,7 @@ class _Actor:
         self._pool: Any = None
 
     def start(self) -> "Future[None]":
-        """On a thread: Ray waits for a node with room, which after the loss of one there may not be."""
+        """On a thread: Ray waits for a free node, and after the loss of one there may be none."""
         future: Future[None] = Future()
         lost, self._pool = self._pool, None
 

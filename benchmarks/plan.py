@@ -18,7 +18,7 @@ from tasks.spec import Logger, Task
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a suite.
+    """The arguments of a suite.
 
     suite: a task's suite or preset. tasks, methods, folds: only these, if any. seeds: on every fold.
     committed: keep records that were not run in this folder, too.
@@ -132,7 +132,7 @@ def _tasks(request: Request, plan: Plan) -> list[Task[Any]]:
     for name in [pick("task", name, tasks.names()) for name in request.tasks] or tasks.names():
         try:
             task = tasks.load(name)
-        except Exception as error:  # a task that lacks a package, say, is no reason to leave the others out
+        except Exception as error:  # e.g. a task that lacks a package; the others are still run
             plan.broken[name] = f"cannot be loaded: {type(error).__name__}: {error}"
             continue
         plan.presets[name] = [*task.presets, *(suite for suite in task.suites if suite not in task.presets)]

@@ -6,8 +6,8 @@
 
 Calls are those of `multiprocessing.Pool`, with its rule that functions, items and results can be pickled: `submit` is
 its `apply_async`, `run` its `map`. Both give futures, so that no result is lost: an item that fails is an exception of
-its own future and leaves the others be. An item whose worker process dies (killed, out of memory, its node lost) is
-tried once more, by whichever worker is free.
+its own future and does not stop the others. An item whose worker process dies (killed, out of memory, its node lost) is
+tried once more, by any free worker.
 """
 
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 ATTEMPTS = 2
-"""How often an item is given to a worker before the death of its worker counts as its own failure."""
+"""How often an item is tried before the end of its worker process counts as its own failure."""
 
 START_SECONDS = 300.0
 """How long items wait for a worker while there is none, before they fail."""
@@ -61,7 +61,7 @@ class Worker(Protocol):
 
     @property
     def deaths(self) -> tuple[type[BaseException], ...]:
-        """What a call's future raises when the process died under it."""
+        """What a call's future raises when its process died."""
         ...
 
     def start(self) -> "Future[None]":
@@ -268,7 +268,7 @@ class _Process:
         if now:
             for process in processes:
                 process.terminate()
-            deadline = time.monotonic() + 5  # files that are being written are put away first
+            deadline = time.monotonic() + 5  # temporary files are removed first
             for process in processes:
                 process.join(max(0, deadline - time.monotonic()))
                 if process.is_alive():
@@ -297,7 +297,7 @@ _calling = _ending = False
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the function; end the process instead of returning if `_end` has been asked to."""
+    """Call the function; end the process instead of returning if `_end` was called before."""
     global _calling
     _calling = True
     try:

@@ -1,4 +1,4 @@
-"""What is printed while many cells run: a line per result and, on a terminal, one below them that changes."""
+"""Progress while many cells run: one line per finished cell and, on a terminal, a last line with the remaining time."""
 
 import sys
 import time

@@ -5,7 +5,7 @@
     python -m benchmarks.run --from RECORD [--results DIR] [paths of the data]      # again, see benchmarks.repeat
 
 `--help` lists tasks and methods; with a TASK also every field of its config with the preset's defaults. A config with
-fields of the protocol that differ from the preset has a name of its own, --name or one made of a fingerprint, so that
+fields of the protocol that differ from the preset has a name of its own, --name or the preset's plus a hash, so that
 its record neither replaces nor mixes with the preset's.
 
 Exit status: 0 done (--from: and equal), 1 failed (or different), 2 wrong usage, 3 the task's data is missing,
@@ -46,9 +46,9 @@ class Options:
     preset: str = "tiny"
     """Named config of the task."""
     name: str | None = None
-    """Name of the config where fields of the preset are changed; made of a fingerprint if not given."""
+    """Name of the config if fields of the preset are changed; default: the preset's name plus a hash."""
     fold: int | None = None
-    """Official train/test split; the first one if not given."""
+    """Fold to run; the first one if not given."""
     seed: int = 0
     """Seed of initial weights, order of the data, dropout and random structures."""
     resume: bool = False
@@ -62,7 +62,7 @@ class Options:
     core; by default one, in this process, or on a cluster all that fit. Results do not depend on it."""
     ray_address: str | None = None
     """Train candidates on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one here; all else runs
-    here. All machines must see the results folder."""
+    here. All machines must share the results folder."""
     gpus_per_trial: float | None = None
     """GPUs of a candidate on a cluster, may be a fraction; by default 1 if it has any."""
     logger: Logger = "none"
@@ -81,7 +81,10 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
     names = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     known_tasks = tasks.names()
     overview = (
-        "Runs one method on one task: one cell of a table.\n\n"
+        "Runs one method on one task: one cell of a table. With --from RECORD in place of TASK and METHOD it runs the "
+        "cell of a record again and compares the two (--from RECORD --help).\n\n"
+        "Exit status: 0 done (--from: and equal), 1 failed (or different), 2 wrong usage, 3 data is missing, "
+        "4 different on another machine or with other versions, 130 interrupted.\n\n"
         f"TASK: {', '.join(known_tasks)}\n\n"
         "METHOD:\n\n" + "\n\n".join(f"{method.name}: {method.description}" for method in METHODS.values())
     )
@@ -147,9 +150,7 @@ def candidate_workers(method: Method, options: Options) -> contextlib.AbstractCo
     count = options.trial_workers
     if (count is not None or options.ray_address is not None) and not method.ranks:
         known = ", ".join(name for name, one in METHODS.items() if one.ranks)
-        raise UsageError(
-            f"{method.name} trains nothing side by side; --trial-workers and --ray-address are for {known}"
-        )
+        raise UsageError(f"{method.name} trains no candidates; --trial-workers and --ray-address are for {known}")
     if options.ray_address is not None:
         return cluster.on_ray(options.ray_address, workers=count or "auto", gpus_per_worker=options.gpus_per_trial)
     if count is None:

@@ -23,14 +23,14 @@ rest=() # the suite's other arguments
 only_asks=false
 while [ $# -gt 0 ]; do
     case "$1" in
-        --results) results=${2:?"--results wants a folder"}; shift ;;
+        --results) results=${2:?"--results needs a folder"}; shift ;;
         --results=*) results=${1#*=} ;;
         --list | --help | -h) only_asks=true; rest+=("$1") ;;
         *) rest+=("$1") ;;
     esac
     shift
 done
-# Python runs in the root, the caller may stand elsewhere.
+# Python runs in the root, the caller may be in another folder.
 case "$results" in /*) ;; *) results="$PWD/$results" ;; esac
 
 cd -- "$root"

@@ -1,4 +1,4 @@
-"""The order in which the cells of a suite run, and what becomes of each."""
+"""The order in which the cells of a suite run, and the result of each."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -15,7 +15,7 @@ from benchmarks.worker import in_worker
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a cell: its record, or the reason why there is not even one (a full disk, say)."""
+    """The result of a cell: its record, or the reason why there is not even one (a full disk, say)."""
 
     cell: Cell
     record: Record | None

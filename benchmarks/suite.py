@@ -5,7 +5,7 @@
     python -m benchmarks.suite PRESET --ray-address auto        # on the Ray cluster that this machine is a node of
 
 PRESET is a preset of the tasks or one of their suites, several presets that are run together: "tiny" is the main job,
-"paper" all whose numbers papers report. Those with data here run, and for the others it is said what to download.
+"paper" all whose numbers papers report. Those with data here run, and for the others the output says what to download.
 
 A cell is kept if its record was run here, is done and has the planned protocol; failed cells are tried again. Records
 that came with the repository are not kept unless --keep-committed is given. Interrupting costs the cells that are
@@ -40,7 +40,13 @@ from tasks.spec import Logger
 
 @dataclass(frozen=True)
 class Options:
-    """Run many cells: every method on every fold and seed of a preset, for all tasks that have it."""
+    """Run many cells: every method on every fold and seed of a preset, for all tasks that have it.
+
+    Fields of one task's config follow after --, as in: --task action_segmentation -- --epochs 20
+
+    Exit status: 0 all done, 1 a cell failed or the results folder cannot be written, 2 wrong usage or no such cluster,
+    3 only data is missing, 130 interrupted.
+    """
 
     preset: tyro.conf.Positional[str] = "tiny"
     """Preset or suite of the tasks; paper: all that papers report."""
@@ -53,7 +59,7 @@ class Options:
     folds: tuple[int, ...] = ()
     """Only these folds."""
     name: str | None = None
-    """Name of the config where fields of the preset are changed; made of a fingerprint if not given."""
+    """Name of the config if fields of the preset are changed; default: the preset's name plus a hash."""
     workers: int | Literal["auto"] = "auto"
     """Cells at a time; auto: one per GPU, or one per core with one thread each; on a cluster, all that fit."""
     ray_address: str | None = None

@@ -20,7 +20,7 @@ _device = "auto"
 
 
 class NotShared(RuntimeError):
-    """A worker does not see the results folder that its work needs."""
+    """A worker has no access to the results folder that its work needs."""
 
 
 def start(device: str) -> None:
@@ -54,7 +54,7 @@ def mark(results: Path) -> str:
 
 
 def sees(results: Path, marked: str) -> bool:
-    """Whether this process sees the very results folder that was marked, not one of that name on another machine."""
+    """Whether this process reads the very results folder that was marked, not one of that name on another machine."""
     path = results / "work" / _MARK
     return path.is_file() and path.read_text("utf-8") == marked
 
@@ -67,7 +67,7 @@ class Work(Protocol):
 
     @property
     def needs_shared_folder(self) -> bool:
-        """Whether it must see the driver's results folder; otherwise it may work in a temporary one."""
+        """Whether it needs the driver's results folder; otherwise it may work in a temporary one."""
         ...
 
     def __call__(self, cell: Cell, item: Any, /) -> Any:
@@ -95,15 +95,15 @@ class InWorker:
         """Do the work in a worker process, whose output goes to the item's log from here on.
 
         Raises:
-            NotShared: if the work needs the driver's folder and the worker does not see it.
+            NotShared: if the work needs the driver's folder and the worker has no access to it.
             RuntimeError: for a SystemExit, which would end the worker.
         """
         cell = replace(self.cell, results=self.results, device=_device)
         if not sees(self.results, self.mark):
             if self.work.needs_shared_folder:
                 raise NotShared(
-                    f"the worker on {platform.node()} does not see {self.results}, where candidates leave the "
-                    "checkpoints that others go on from; give --results a folder that all machines share"
+                    f"the worker on {platform.node()} has no access to {self.results}, where candidates store the "
+                    "checkpoints from which others continue; give --results a folder that all machines share"
                 )
             cell = replace(cell, results=Path(tempfile.gettempdir()) / f"rfnext-{self.mark}")
         torch.set_num_threads(cell.threads)

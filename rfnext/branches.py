@@ -11,7 +11,7 @@ from rfnext.structure import Structure
 
 
 def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -> None:
-    """Give every conv of the structure branches around its dilation. Their probabilities are trained, they do not move.
+    """Give every conv of the structure branches around its dilation: probabilities are trained, dilations stay.
 
     This is the papers' multi-branch network ("fixed_multi_branch"), to be trained from scratch or fine-tuned.
 

@@ -1,6 +1,6 @@
 """The arithmetic of dilations: those around a centre, and the one that follows from probabilities.
 
-All rounding of dilations is here. Pure Python on integers and floats; no tensors. The local search has two rules for
+All rounding of dilations is here. Plain Python on integers and floats; no tensors. The local search has two rules for
 both directions:
 
 `"paper"`
@@ -81,7 +81,7 @@ def neighbours(
         centre: dilation per axis.
         kernel: kernel size per axis.
         spread: distance of the outermost branch as a share of the centre (the papers' exp_rate).
-        branches: how many to ask for, at least 2; fewer are returned where the bounds allow fewer
+        branches: how many are wanted, at least 2; fewer are returned where the bounds allow fewer
             (or, by rule "paper", where rounding makes some equal).
         bounds: applied to every searched axis. Rule "paper" does not clip the centre's own branch.
         rule: see the module.
@@ -140,7 +140,7 @@ def expectation(
     it moves even if nothing was learnt: equal probabilities on [1, 2] give 1.5, hence 2.
 
     Rule "default" counts what was learnt, not where the branches lie. The share that all branches have in
-    common says nothing and stays at the centre c; only what a branch has beyond it counts: with m = min p,
+    common was not learnt and stays at the centre c; only what a branch has beyond it counts: with m = min p,
     branches * m * c + sum_i (p_i - m) d_i. So equal probabilities give c, a single branch with all of it gives d_i,
     and for branches that are symmetric about the centre it is the expectation.
     A tie between two integers goes to the one nearer to the centre.

@@ -3,7 +3,7 @@
 It is called on a copy of the conv, in eval mode, on a small input that is zero but for one marked element. No
 convolution is computed: calls of one are intercepted, noted and answered with zeros of the right size. The conv, its
 parametrisations and the random number generators stay as they are. Two convs of one class may differ (by a flag
-`causal`, say), so the answer is not kept for the class.
+`causal`, say), so the result is not kept for the class.
 """
 
 import contextlib
@@ -190,7 +190,7 @@ def _twin(conv: Conv, plain: type[nn.Module], dilation: Dilation, weight: Tensor
 
 
 def _note_method(twin: nn.Module, noted: list[_Convolution]) -> None:
-    """Make the twin's `_conv_forward` note its calls and answer with zeros."""
+    """Make the twin's `_conv_forward` note its calls and return zeros."""
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         noted.append(found := _note(input, self.kernel_size, self.stride, self.padding, self.dilation))

@@ -53,7 +53,7 @@ def theoretical_receptive_field(
 
     Found by experiment, so for any network: everything before (after) some position is set to NaN, and the bound is
     where NaN first reaches the output, by bisection. NaN passes through every operation that depends on its input,
-    whatever the weights. The answer is cut off at the borders of `x`: take an input larger than the field. Operations
+    whatever the weights. The field is cut off at the borders of `x`: take an input larger than the field. Operations
     that use all of the input (global pooling, attention, instance normalisation) make it the whole input.
 
     Args:
@@ -120,7 +120,7 @@ def effective_receptive_field(model: Forward, x: Tensor, position: tuple[int, ..
 
 @torch.no_grad()
 def multiply_adds(model: nn.Module, *inputs: Tensor) -> int:
-    """Multiply-adds of one forward pass in eval mode, as torch's flop counter sees convs and matrix products."""
+    """Multiply-adds of one forward pass in eval mode, as torch's flop counter counts convs and matrix products."""
     with _evaluating(model), FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() // 2

@@ -114,7 +114,7 @@ class Structure(Mapping[str, Dilation]):
         )
 
     def apply(self, model: nn.Module, where: Where | None = None) -> None:
-        """Give the model's convs these dilations, as plain convs; their output sizes and the kernels' centres stay.
+        """Set the dilations of the model's convs, as plain convs; their output sizes and the kernels' centres stay.
 
         A SearchConv among them is released. Nothing is changed if anything is wrong. Causal convs do not stay causal
         (`rfnext.conv` says why, and how to write them so that they do). With padding_mode "reflect" or "circular" a
@@ -181,8 +181,8 @@ class Structure(Mapping[str, Dilation]):
     def load(cls, path: str | Path) -> Self:
         """Read a structure file: our own, or `local_search_config_stepN.json` of the published code.
 
-        The published files exist in three generations, which differ in the names of their settings and, in the
-        oldest, of the structure itself ("model"); dilations are integers or lists.
+        The published files exist in three formats, which differ in the names of their settings and, in the oldest, of
+        the structure itself ("model"); dilations are integers or lists.
 
         Raises:
             ValueError: naming the file, and the layer where one is at fault.

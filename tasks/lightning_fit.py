@@ -109,7 +109,7 @@ class Validation(pl.Callback):
         """What else is done with a scored network; nothing by default."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Score the epoch if its turn has come."""
+        """Score the epoch if it is one of every `every`, or the last."""
         assert isinstance(pl_module, Training)
         epoch = trainer.current_epoch + 1
         if epoch % self.every and epoch != trainer.max_epochs:
@@ -216,7 +216,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's advertisements, and its advice on workers, which data in memory does not need."""
+    """Without Lightning's advertisements and its advice on workers, which do not apply to data in memory."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
 """What a task is: a value that says how to build, train and score a network on some data.
 
-A task has its own data, networks, training loop and metrics; it knows no method and no table. `tasks/README.md` shows
-how to add one.
+A task has its own data, networks, training loop and metrics; it is independent of methods and tables.
+`tasks/README.md` shows how to add one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,29 +36,29 @@ Config = TypeVar("Config", bound=TaskConfig)
 
 
 class DataError(ValueError):
-    """Data that a task cannot use; the message is "file: problem; mend", with the line where a file has lines."""
+    """Data that a task cannot use; the message is "file:line: problem; how to fix it" (line: if it has lines)."""
 
 
 class Problem(NamedTuple):
-    """What is wrong with a file or folder of data, in which line (from 1) if it has lines, and how to mend it."""
+    """What is wrong with a file or folder of data, in which line (from 1) if it has lines, and how to fix it."""
 
     path: Path
     line: int | None
     what: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
         where = f"{self.path}" if self.line is None else f"{self.path}:{self.line}"
-        return f"{where}: {self.what}; {self.mend}"
+        return f"{where}: {self.what}; {self.fix}"
 
 
 Report = Callable[[Path, int | None, str, str], object]
 """A function that is called with the four parts of a `Problem`: `fail` raises, a checker collects."""
 
 
-def fail(path: Path, line: int | None, what: str, mend: str) -> NoReturn:
+def fail(path: Path, line: int | None, what: str, fix: str) -> NoReturn:
     """The `Report` of a training: raises DataError at the first problem."""
-    raise DataError(str(Problem(path, line, what, mend)))
+    raise DataError(str(Problem(path, line, what, fix)))
 
 
 @dataclass(frozen=True)

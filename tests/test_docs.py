@@ -56,7 +56,7 @@ def test_snippets_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             optimizer.step()
 
     rfnext.Structure.read(network()).save("structure.json")
-    given = {"model": network(), "fresh_model": network(), "train": train}
+    given = {"model": network(), "fresh_model": network(), "train": train, "validate": lambda model: 50.0}
     exec(compile(code, "snippet", "exec"), {"__name__": "snippet", **given})  # noqa: S102
 
 

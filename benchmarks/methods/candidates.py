@@ -57,7 +57,9 @@ class Briefly:
         training = Training(cell.work / f"candidate{number}", self.epochs, cell.method.settings)
         trained = fit(cell, model, training)
         metric, value = judge(cell, model, training)
-        finite = math.isfinite(value)  # a candidate that diverged loses; if all do, the full training shows it
+        finite = math.isfinite(
+            value
+        )  # a candidate that diverged is never the best; if all diverge, the full training shows it
         signed = (value if metric.higher_is_better else -value) if finite else -math.inf
         cost = trained.cost.model_copy(update={"seconds": time.perf_counter() - start})
         about = self.describe(model) if self.describe else None

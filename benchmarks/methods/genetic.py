@@ -42,7 +42,7 @@ class Diverged(RuntimeError):
 
 
 class Evaluated(BaseModel):
-    """What became of a structure: its fitness (None if it diverged) and what was trained for it."""
+    """The result of a structure: its fitness (None if it diverged) and what was trained for it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -107,7 +107,7 @@ class Trial:
 class Evaluations:
     """The evaluations of one search and what they cost.
 
-    One that fails (an error, a worker that dies twice, a training that diverges) costs its epochs and loses.
+    One that fails (by an error, a worker process that ends twice, or divergence) costs its epochs and has no fitness.
 
     fitness: structure -> its fitness after the most epochs that it had.
     epochs: trained so far, by this process or one that was interrupted. resumed: whether some were found on disk.
@@ -130,8 +130,8 @@ class Evaluations:
         """Fitness of distinct structures after a rung's epochs in all, in their order.
 
         Raises, after all others have ended:
-            NotShared: if a worker cannot evaluate for want of the folder.
-            NoWorkerLeft: if there is nobody to evaluate one.
+            NotShared: if a worker has no access to the results folder.
+            NoWorkerLeft: if no worker is left.
         """
         cell, epochs = self.job.cell, rung.epochs
         trial = Trial(self.job.folder, self.settings, epochs)
@@ -181,7 +181,7 @@ def genetic(job: Searching) -> Found:
     Raises:
         RuntimeError: if all evaluations of the first generation failed. If all of a later one fail, the search ends
             there with what it has found, and a warning says so.
-        NotShared, NoWorkerLeft: if workers do not see the results folder, or there is none any more.
+        NotShared, NoWorkerLeft: if workers have no access to the results folder, or none is left.
     """
     cell, settings = job.cell, {**job.settings, "candidates": powers(job.cell)}
     rungs = _rungs(cell.config.epochs, settings["rungs"])
@@ -195,7 +195,7 @@ def genetic(job: Searching) -> Found:
     _announce(job, allowed, rungs)
     history = []
     while (asked := _ask(evolution, evaluations)) and evaluations.epochs + rungs[0] <= allowed:
-        # What the budget does not cover any more counts as failed, which costs nothing and wins nothing.
+        # What the budget does not cover any more counts as failed, which costs nothing.
         left = allowed - evaluations.epochs
         halve(asked, rungs, evaluations, promoted=settings["promoted"], budget=left, map=evaluations.map)
         evolution.tell(Scored(structure, evaluations.fitness.get(structure)) for structure in asked)
@@ -226,10 +226,10 @@ def _ask(evolution: Evolution, evaluations: Evaluations) -> list[Structure]:
         generation, cause = evolution.generation, evaluations.error
         reason = f"all evaluations of generation {generation} failed, the last one by {type(cause).__name__}: {cause}"
         if generation == 0:
-            mend = "mend what made them fail and run it again: they are then trained anew"
-            raise RuntimeError(f"{reason}; {mend}") from (cause or error)
+            fix = "fix what made them fail and run it again: they are then trained anew"
+            raise RuntimeError(f"{reason}; {fix}") from (cause or error)
         log.warning(
-            "%s: %s; the search ends with the best of the generations before. To search on once that is mended, delete "
+            "%s: %s; the search ends with the best of the generations before. To search on once that is fixed, delete "
             "%s and the records that start from it, and run it again",
             *(evaluations.job.cell, reason, evaluations.job.folder / FOUND),
         )
@@ -237,7 +237,7 @@ def _ask(evolution: Evolution, evaluations: Evaluations) -> list[Structure]:
 
 
 def _announce(job: Searching, allowed: int, rungs: Sequence[int]) -> None:
-    """Log the budget, in epochs and, if finished cells tell, in hours."""
+    """Log the budget, in epochs and, if finished cells were timed, in hours."""
     cell, workers = job.cell, job.pool.size
     device = describe_device(computing_device(cell.device))["name"]
     pace = [

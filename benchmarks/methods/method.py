@@ -1,4 +1,4 @@
-"""Method: a row of the tables, made of a search (or none) and a finish; and what the two give."""
+"""Method: a row of the tables, made of a search (or none) and a finish; and the results of the two."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ class Found(Trained):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method arrived at. model: the scored network. The other fields are those of `Record`."""
+    """The result of a method. model: the scored network. The other fields are those of `Record`."""
 
     model: nn.Module
     metrics: dict[str, float]
@@ -56,8 +56,8 @@ class SearchStage:
 
     name: the first part of the names of its rows.
     run: finds the structure; takes a `searching.Searching`.
-    settings: what `run` is told; belongs to the protocol.
-    start: the search whose result it goes on from.
+    settings: arguments of `run`; part of the protocol.
+    start: the search from whose result it continues.
     trainings: what it costs, in full trainings, without `start`.
     shared: nothing in it depends on the method, so it is done once per task, preset, fold and seed.
     ranks: it trains candidates, side by side if there are workers.
@@ -87,11 +87,11 @@ class SearchStage:
 
 @dataclass(frozen=True)
 class Finish:
-    """How the network that is scored follows from what was found.
+    """The second half of a method: what is trained from the structure that was found, and scored.
 
     name: the last part of the names of its rows. alone: what the row without a search is called.
     run: trains and scores; takes the `Cell`, the `Pool` and what was found (None without a search).
-    settings: what `run` reads; belongs to the protocol.
+    settings: arguments of `run`; part of the protocol.
     trains: whether the network is trained after the search.
     """
 
@@ -108,7 +108,7 @@ class Finish:
 class Method:
     """A row of the tables: a search, or None for the hand design, and a finish.
 
-    standard: run by the suite unless it is told which methods to run.
+    standard: run by the suite unless --method names others.
     """
 
     search: SearchStage | None

@@ -27,7 +27,7 @@ PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 def kernel_enlargement(cell: Cell, pool: Pool, found: Found | None) -> Outcome:
     """No search: the hand-designed field at more taps, by larger kernels of grouped channels, for no more parameters.
 
-    Is it the dilation that a search finds, or that the hand design samples its field sparsely?
+    It tests whether sampling the field more densely gains as much as searched dilations do.
     """
     model = build(cell)
     enlarge_kernels(model, cell.task.where, cell.method.settings["groups"])
@@ -86,7 +86,7 @@ def enlarge_kernels(model: nn.Module, where: Where, groups: int) -> None:
             channels = f"{conv.in_channels} and {conv.out_channels} channels in {conv.groups} groups"
             reasons[name] = f"{channels} do not divide into {groups} times as many"
         elif kernel == conv.kernel_size:
-            reasons[name] = f"kernel {kernel} at dilation {conv.dilation} reaches less far than a larger kernel"
+            reasons[name] = f"kernel {kernel} at dilation {conv.dilation} covers fewer inputs than a larger kernel"
         elif (padding := _padding(conv, kernel, dilation)) is not None and min(padding) < 0:
             reasons[name] = f"padding {conv.padding} is less than the larger kernel crops"
         else:

@@ -1,4 +1,4 @@
-"""Finishes: what is trained from a structure and scored: one dilation per conv, branches kept, merged, as searched."""
+"""Finishes: what is trained from a structure and scored: one dilation per conv, branches, merged, as searched."""
 
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Outcome
@@ -18,7 +18,7 @@ def single(cell: Cell, pool: Pool, found: Found | None) -> Outcome:
 
 
 def multi(cell: Cell, pool: Pool, found: Found | None) -> Outcome:
-    """Train anew with branches kept around each dilation, their probabilities trained.
+    """Train anew with branches around each found dilation, their probabilities trained.
 
     Around the hand-designed dilations, without a search, it shows what having more branches does by itself.
     """
@@ -29,7 +29,7 @@ def multi(cell: Cell, pool: Pool, found: Found | None) -> Outcome:
 
 
 def merged(cell: Cell, pool: Pool, found: Found | None) -> Outcome:
-    """Fold the branches of each conv of the local search's network into one larger kernel, then fine-tune (rfmerge)."""
+    """Merge the branches of each conv of the local search's network into a larger kernel, then fine-tune (rfmerge)."""
     assert found is not None
     model = searched_network(cell, found)
     merge(model)

@@ -93,7 +93,7 @@ def one_shot_ranked(job: Searching) -> Found:
     rng = np.random.default_rng([cell.seed, cell.fold])
     count = min(job.settings["candidates"], cell.config.epochs)
     distinct = dict.fromkeys((search.structure("log2"), search.structure("argmax")))
-    for _ in range(100 * count):  # confident probabilities repeat themselves
+    for _ in range(100 * count):  # probabilities near 0 and 1 give the same structure again and again
         if len(distinct) >= count:
             break
         distinct.setdefault(search.sample(rng))

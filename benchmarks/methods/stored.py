@@ -23,10 +23,10 @@ FOUND = "found.json"
 
 
 def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
-    """What a search finds for a cell, after the searches that it goes on from.
+    """What a search finds for a cell, after the searches from whose results it continues.
 
     A shared one is done now, or taken over from the cell that did it: it is stored with its protocol, so that every
-    method which starts from it sees the same structure, and a second process waits instead of searching again.
+    method which starts from it has the same structure, and a second process waits instead of searching again.
     """
     start = find(cell, stage.start, pool) if stage.start else None
     if not stage.shared:

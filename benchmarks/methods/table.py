@@ -55,7 +55,7 @@ GLOBAL = SearchStage(
 GLOBAL_TO_LOCAL = SearchStage("global_to_local", "genetic search, then local search", searches.local, start=GLOBAL)
 
 SINGLE = Finish("single", "trained with one dilation per conv", retrain.single, alone="baseline")
-MULTI = Finish("multi", "trained with branches kept around each dilation", retrain.multi, alone="baseline_multi")
+MULTI = Finish("multi", "trained with branches around each dilation", retrain.multi, alone="baseline_multi")
 MERGE = Finish("merge", "the search's network, branches merged into larger kernels, fine-tuned", retrain.merged)
 AS_SEARCHED = Finish("as_searched", "the search's own network, not retrained", retrain.as_searched, trains=False)
 KERNEL_ENLARGEMENT = Finish(

@@ -99,7 +99,7 @@ def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any)
         }
     )
     folder = training.folder
-    marker = folder.with_name(f"{folder.name}.json")  # not inside: engines like to find their folder empty
+    marker = folder.with_name(f"{folder.name}.json")  # not inside: some training engines require an empty folder
     if cell.resume and folder.is_dir() and marker.exists() and marker.read_text("utf-8") == purpose:
         return True
     shutil.rmtree(folder, ignore_errors=True)

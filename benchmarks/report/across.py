@@ -71,7 +71,7 @@ def suites(every: Sequence[Gathered]) -> dict[tuple[str, str], list[Gathered]]:
 def suite_table(suite: str, members: Sequence[Gathered]) -> Across:
     """The networks of a suite of presets against the papers' columns, one row per network and metric.
 
-    Published numbers stand beside ours for records that carry their key, and nowhere else.
+    Published numbers are shown beside ours only for records with their key.
     """
     notes, task = Notes(), members[0].task
     methods = [name for name in PAPER if any(name in found.methods for found in members)]
@@ -109,7 +109,7 @@ def suite_table(suite: str, members: Sequence[Gathered]) -> Across:
 
 
 def _beside(row: Mapping[str, Any] | None, metric: Metric, notes: Notes) -> Entry:
-    """The published number that stands beside ours."""
+    """The published number that is shown beside ours."""
     if row is None or metric.name not in row["values"]:
         return Entry("")
     return published(row["values"], metric, notes.mark("Source: " + row["source"]))

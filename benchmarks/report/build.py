@@ -43,7 +43,7 @@ def build(results: Path) -> tuple[list[Path], list[str]]:
         drop_outdated(found, records.own)
         folder = results / found.name
         if not found.records or folder / "records.jsonl" in records.broken:
-            continue  # the error of the broken file says all there is
+            continue  # the error of the broken file is reported already
         try:
             check_protocols(found, results)
         except RecordError as error:

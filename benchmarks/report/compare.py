@@ -33,12 +33,14 @@ from tasks.spec import Metric
 
 @dataclass(frozen=True)
 class Options:
-    """Compare the records of two results folders; trains nothing."""
+    """Compare the records of two results folders: prints B - A of every metric; trains nothing.
+
+    Exit status: 0 compared, 1 if something was refused or is broken, 2 if there is nothing to compare."""
 
     a: tyro.conf.Positional[Path]
-    """Results folder that differences are taken from."""
+    """A, the reference results folder."""
     b: tyro.conf.Positional[Path]
-    """Results folder that is compared with it."""
+    """B, the results folder that is compared with A; B - A is printed."""
     csv: Path | None = None
     """Also write every number to this file."""
 

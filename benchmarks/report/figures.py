@@ -23,7 +23,7 @@ from benchmarks.report.content import Column
 from benchmarks.report.gathered import BASELINE, Gathered, comparisons, scores
 
 INK = "#123456"
-"""Stands for the colour of the surrounding text in what matplotlib draws."""
+"""Placeholder for the colour of the surrounding text in what matplotlib draws."""
 
 THEME = """svg { color: #1c2430; } @media (prefers-color-scheme: dark) { svg { color: #e4e8ee; } }"""
 
@@ -171,7 +171,7 @@ def _log2(panel: Axes) -> None:
 
 
 def _colours(count: int) -> list[Any]:
-    """From blue over green to yellow, of a brightness that both themes can carry."""
+    """From blue over green to yellow, of a brightness that is legible in both themes."""
     return [colormaps["turbo"](0.1 + 0.8 * place / max(1, count - 1)) for place in range(count)]
 
 

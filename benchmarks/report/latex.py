@@ -23,7 +23,7 @@ SYMBOLS = str.maketrans(
         "|": r"\textbar{}",
     }
 )
-"""What pdflatex does not know or prints as something else."""
+"""What pdflatex does not support or prints as something else."""
 
 TALLEST = 32
 """Rows of a table; more are continued in another one."""

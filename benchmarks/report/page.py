@@ -52,7 +52,7 @@ class Section:
 
     @property
     def drawn(self) -> list[tuple[str, str]]:
-        """(what it shows, data URI) of every figure; as images, so that their ids and styles do not meet."""
+        """(what it shows, data URI) of every figure; as images, so that their ids and styles do not clash."""
         encoded = {kind: base64.b64encode(content).decode() for kind, content in self.figures.items()}
         shown = [kind for kind in FIGURES if kind in encoded]
         return [(FIGURES[kind], f"data:image/svg+xml;base64,{encoded[kind]}") for kind in shown]

@@ -51,7 +51,7 @@ class _Choices(logging.Handler):
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Measure what the options ask for."""
+    """Measure what the options name."""
     logger = logging.getLogger("rfnext.ops")
     logger.setLevel(logging.INFO)
     for subject in (*LAYERS, *MODELS):

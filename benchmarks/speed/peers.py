@@ -18,7 +18,7 @@ def has_mmcv() -> bool:
 
 
 def mmcv_operator(conv: nn.Conv2d, branches: int) -> Any:
-    """The published operator around a conv; it knows 2 or 3 branches."""
+    """The published operator around a conv; it takes 2 or 3 branches."""
     config = {"init_alphas": 0.01, "num_branches": branches, "exp_rate": 0.5, "mmin": 1, "mmax": 24}
     assert Conv2dRFSearchOp is not None
     return Conv2dRFSearchOp(conv, config, verbose=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# The profiler, which is asked for memory only, otherwise reports on hardware that it does not find.
+# The profiler, which measures memory only, otherwise reports on hardware that it does not find.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 from torch.profiler import ProfilerActivity, profile

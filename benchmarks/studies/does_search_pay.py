@@ -83,15 +83,15 @@ class Options:
     """All methods on one data set, and their paired differences."""
 
     data: tyro.conf.Positional[Data] = "seglearn"
-    """What to run on."""
+    """Data set to run on."""
     root: Path | None = None
     """Folder of 50 Salads."""
     methods: tuple[str, ...] = tuple(METHODS)
-    """What to run."""
+    """Methods to run."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds on every fold."""
     only_table: bool = False
-    """Run nothing, gather the records."""
+    """Run nothing; write the table from the records that there are."""
     results: Path = ROOT / "results"
     """Folder of the records."""
 
@@ -171,8 +171,8 @@ def _epochs(done: Sequence[Record]) -> str:
 
 SAID = (
     "Mean ± half width of the 95 % interval over folds (seeds of a fold averaged); test part, epoch chosen on "
-    "validation data. Differences are paired by fold and seed. Local searches use a spread of 0.1 unless "
-    "the row names another."
+    "validation data. Differences are paired by fold and seed. Local searches use a spread of 0.1 unless the "
+    "row names another."
 )
 
 

@@ -46,7 +46,7 @@ class Options:
 
 
 def judged(data: Data, structure: Structure, epochs: int) -> dict[str, Any]:
-    """Fitness of a structure as the published search sees it, and its test accuracy after a full training."""
+    """Fitness of a structure as the published search computes it, and its test accuracy after a full training."""
     short, full = build(data.seed, structure), build(data.seed, structure)
     train(short, data, SHORT)
     train(full, data, EPOCHS)

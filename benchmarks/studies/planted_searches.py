@@ -94,7 +94,7 @@ def searched_once(data: Data) -> OneShotSearch:
 
 
 def one_shot(data: Data, found: Entries, *, readout: Readout) -> Found:
-    """One training for all ways to read its probabilities out; the method that is asked first has its seconds."""
+    """One training for all ways to read its probabilities out; the method that comes first has its seconds."""
     return searched_once(data).structure(readout), EPOCHS
 
 

@@ -20,7 +20,7 @@ SMOOTHNESS = 6.0
 """Standard deviation in frames of the Gaussian that the noise is smoothed with."""
 EPOCHS = 40
 STEPS = 10
-"""Optimizer steps per epoch; every step sees new sequences."""
+"""Optimizer steps per epoch; every step draws new sequences."""
 BATCH = 16
 LEARNING_RATE = 0.005
 ROUNDS = EPOCHS // 2

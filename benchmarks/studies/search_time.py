@@ -45,7 +45,7 @@ SAME = ("task", "preset", "overrides", "device", "threads")
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be measured here."""
+    """The task or preset cannot be measured here."""
 
 
 @dataclass(frozen=True)

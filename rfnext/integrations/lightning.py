@@ -52,7 +52,7 @@ class LocalSearchCallback(pl.Callback):
         self._optimizer_steps = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise RuntimeError unless the optimizers have the branch weights in the groups that the search asks for."""
+        """Raise RuntimeError unless the optimizers have the branch weights in the groups that the search requires."""
         self._optimizer_steps = trainer.global_step
         optimized = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
         if not all(id(weight) in optimized for weight in self.search.branch_weights()):

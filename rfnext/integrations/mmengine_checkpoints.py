@@ -23,7 +23,7 @@ def checkpoint_globals() -> contextlib.AbstractContextManager[Any]:
 
 
 def _statistic(owner: Any, name: str) -> Any:
-    """Stands in for getattr(), which a HistoryBuffer in a file uses for its four statistics alone."""
+    """Replaces getattr(), which a HistoryBuffer in a file uses for its four statistics alone."""
     if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
-        raise ValueError(f"the checkpoint asks for {owner!r}.{name}, which has no place in one")
+        raise ValueError(f"the checkpoint names {owner!r}.{name}, which a checkpoint must not hold")
     return getattr(owner, name)

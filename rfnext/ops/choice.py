@@ -74,12 +74,12 @@ def check_implementation(name: str, origin: str = "") -> None:
         raise ValueError(f"{origin}unknown implementation {name!r}; known are {', '.join(get_args(Implementation))}")
 
 
-# What the user asks for.
+# What the user chose.
 
 _RULE = "the rule"
 """Pinned, it leaves every choice to `_rule`."""
 
-_pinned = os.environ.get("RFNEXT_IMPLEMENTATION") or None  # None: nothing was asked for
+_pinned = os.environ.get("RFNEXT_IMPLEMENTATION") or None  # None: the user chose nothing
 
 
 class _Pin:

@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 
 
 def remembered(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Keep the results of a function of integers: every layer of a network asks for the same ones in every step.
+    """Keep the results of a function of integers: every layer of a network needs the same ones in every step.
 
     Under torch.compile sizes are symbols, so nothing is kept there; it calls the function once per graph.
     """

@@ -30,7 +30,7 @@ def copy(source: Tensor, target: Tensor) -> None:
 
 
 def laid_out(x: Tensor, channel_last: bool) -> Tensor:
-    """x (batch, channel, *size) in the asked layout, copied only if it has the other one."""
+    """x (batch, channel, *size) in the given layout, copied only if it has the other one."""
     if (x.movedim(1, -1) if channel_last else x).is_contiguous():
         return x
     target = empty(x, x.shape, channel_last)

@@ -34,7 +34,7 @@ FLAGS_TRIED: tuple[tuple[str, ...], ...] = (
     ("-fopenmp",),
     (),
 )
-"""Tried in this order: not every compiler knows OpenMP, and they name the processor at hand in different ways."""
+"""Tried in this order: not every compiler has OpenMP, and their options for the present processor differ."""
 
 
 class _Unavailable(Exception):
@@ -46,7 +46,7 @@ def failure() -> str | None:
     return _library()[1]
 
 
-# torch.compile takes the answer as a constant and does not trace how it is found. torch.compiler.assume_constant_result
+# torch.compile takes the result as a constant and does not trace how it is found. torch.compiler.assume_constant_result
 # does the same, but also imports the compiler into every program that imports rfnext.
 failure._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
@@ -59,7 +59,7 @@ def library() -> ctypes.CDLL:
 
 
 def forget() -> None:
-    """Drop the loaded library: it is looked for, or compiled, anew when it is next needed. See `native.forget`."""
+    """Drop the loaded library: it is searched for, or compiled, anew when it is next needed. See `native.forget`."""
     _library.cache_clear()
 
 
@@ -68,7 +68,7 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
     try:
         return _find(), None
     except Exception as error:
-        # Any fault at all: a program that never asked for this library must work without it.
+        # Any fault at all: a program that does not need this library must work without it.
         reason = f"{_SOURCE.name} could not be compiled or loaded: {error}"
         logger.info("%s", reason)
         return None, reason
@@ -164,7 +164,7 @@ def _key() -> str:
     processor = [platform.processor()]
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        # Of the first core: what differs between cores, as its clock, says nothing about the code.
+        # Of the first core: what differs between cores, such as its clock, does not change the code.
         names = ("flags", "features", "model name", "cpu", "isa", "uarch", "cpu implementer", "cpu part")
         lines = cpuinfo.read_text(errors="replace").partition("\n\n")[0].splitlines()
         processor = [line for line in lines if line.partition(":")[0].strip().lower() in names]

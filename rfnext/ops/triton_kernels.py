@@ -1,9 +1,9 @@
 """The Triton kernels of the implementation `triton`, which `triton.py` launches.
 
-All see images (batch, channel, height, width), 1-d inputs with a height of 1, by their strides. A position is one of
-(batch, height, width) of the output, flattened. A tap of a branch reads position * MUL + shift if that lies inside the
-input. The gradient of x is computed the other way round: from position - shift, where DIV, the stride, divides it.
-Kernels take plain numbers only, hence their many parameters.
+All address images (batch, channel, height, width), 1-d inputs with a height of 1, by their strides. A position is
+one of (batch, height, width) of the output, flattened. A tap of a branch reads position * MUL + shift if that lies
+inside the input. The gradient of x is computed the other way round: from position - shift, where DIV, the stride,
+divides it. Kernels take plain numbers only, hence their many parameters.
 """
 
 # pyright: reportInvalidTypeForm=false

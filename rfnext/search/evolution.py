@@ -1,7 +1,6 @@
 """Global search: a genetic algorithm over structures (Global2Local, arXiv 2101.00910).
 
-It never sees a model. `ask()` returns structures, the caller scores them in any way and anywhere, and `tell()` takes
-the scores:
+It uses no model. `ask()` returns structures, the caller scores them, on any machine, and `tell()` takes the scores:
 
     template = Structure.read(model)
     evolution = Evolution(template, EvolutionConfig(population=10, generations=5), np.random.default_rng(0))
@@ -100,13 +99,13 @@ def roulette(fitness: Sequence[float], count: int, rng: "np.random.Generator") -
 
 
 class Evolution:
-    """A genetic search by ask and tell.
+    """A genetic search; `ask` returns structures to evaluate, `tell` takes their fitness.
 
     The first generation is random. Each further one is bred from the survivors of the last: parents are drawn
     by roulette, in proportion to fitness; every pair is crossed between two points; some children get a
     mutated copy in addition. Parents and children together are ranked, and the best `population` survive, without
     those that are more than `drop_below` worse than the best. Random structures replace these in the next generation. A
-    structure that was evaluated before is not asked for again.
+    structure that was evaluated before is not returned again.
 
     Args:
         template: the layers to search and their numbers of axes, e.g. `Structure.read(model)`. Its dilations
@@ -135,12 +134,12 @@ class Evolution:
 
     @property
     def scored(self) -> list[Scored]:
-        """Every evaluation so far in the order told, failed ones included."""
+        """Every evaluation so far in the order of the calls of `tell`, failed ones included."""
         return [self._scored(genome) for genome in self._fitness]
 
     @property
     def best(self) -> Scored:
-        """The fittest structure evaluated so far, the first one told among equals.
+        """The fittest structure evaluated so far, the first one given to `tell` among equals.
 
         Raises ValueError if no evaluation has succeeded yet.
         """
@@ -152,11 +151,11 @@ class Evolution:
     def ask(self) -> list[Structure]:
         """The structures to evaluate next, none of which has been before; empty when the search is over.
 
-        What was asked for and not told yet is returned again: a partly evaluated generation can be resumed.
+        What was returned before and has no result yet is returned again: a partly evaluated generation can be resumed.
 
         Raises:
             RuntimeError: if every evaluation of a generation failed. The failures are forgotten, and the next
-                call asks for the same structures again.
+                call returns the same structures again.
         """
         while not (pending := self._pending()):
             self._select()
@@ -167,7 +166,7 @@ class Evolution:
         return [_structure(self.template, genome) for genome in pending]
 
     def tell(self, scored: Iterable[Scored]) -> None:
-        """Take the results of all or some of the structures asked for.
+        """Take the results of all or some of the structures that `ask` returned.
 
         Raises:
             ValueError: for a structure that is not awaited, or a fitness that is negative (roulette draws in

@@ -31,10 +31,11 @@ class LocalConfig:
     """Steps between two rounds: calls of `after_step`, after every epoch or every iteration."""
     rounds: int = 10
     """How many rounds are run; after the last one the probabilities are still trained until training ends.
-    The published max_step, which is exclusive, gives (max_step - 1) // interval rounds."""
+    To copy a published max_step: rounds = (max_step - 1) // interval."""
     spread: float = 0.5
-    """Distance of the outermost branches from the centre, as a share of the centre. By rule "default" it is at least
-    1: with a spread well below 0.5, a round changes small dilations by a larger share than large ones."""
+    """Distance of the outermost branches from the centre, as a share of the centre. In (0, 1]. With rule "default"
+    every branch lies at least one step from the next, so with a spread well below 0.5 a round changes small dilations
+    by a larger share than large ones."""
     branches: int = 2
     """Dilations per conv."""
     bounds: Bounds = field(default_factory=lambda: Bounds(1, 24))
@@ -59,7 +60,7 @@ class LocalSearch(SearchedNetwork):
     """Searches the dilations of a model's convs while the model is trained.
 
         search = LocalSearch(model, LocalConfig(interval=1, rounds=10))
-        optimizer = torch.optim.AdamW(model.parameters())       # after the search: it must see the branch weights
+        optimizer = torch.optim.AdamW(model.parameters())       # after the search: it trains the branch weights, too
         for epoch in range(20):
             train_one_epoch(model, optimizer)
             search.after_step()

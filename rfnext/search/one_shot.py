@@ -55,10 +55,10 @@ class OneShotConfig:
     steps can raise a candidate's share over another's by the factor e squared."""
     sharpen: float = 1.0
     """Annealing: after every step the logits are multiplied by this, so that the softmax comes closer to a choice;
-    1.0 leaves them alone."""
+    1.0 does not change them."""
     warmup: int = 0
     """Steps in which all candidates keep the same share and only the weights are trained: the output of a random kernel
-    says nothing about a dilation."""
+    does not depend usefully on a dilation."""
     interval: int = 1
     """Steps between two entries of `history`."""
 

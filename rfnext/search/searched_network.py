@@ -100,7 +100,7 @@ class SearchedNetwork:
     # For the searches.
 
     def _plain(self) -> list[tuple[str, Conv]]:
-        """The same convs, typed as the convs that they also are."""
+        """The same convs, annotated as plain convs, from which their class inherits."""
         self._check_going()
         return [(name, cast(Conv, conv)) for name, conv in self.convs.items()]
 

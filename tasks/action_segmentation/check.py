@@ -1,6 +1,6 @@
 """Check a data folder in the MS-TCN layout: `python -m tasks.action_segmentation.check PATH [--fold N]`.
 
-Prints every problem found, one a line, as "file:line: problem; mend", and exits with 1; or a summary, and 0.
+Prints every problem found, one a line, as "file:line: problem; how to fix it", and exits with 1; or a summary, and 0.
 It is stricter than a training in one point: here, any difference between the numbers of labels and feature frames is a
 problem; a training uses the common frames if the difference is small.
 """
@@ -46,8 +46,8 @@ def check(root: str | Path, fold: int | None = None) -> Findings:
     """Read everything that the given fold, or all folds, name; raises nothing for bad data."""
     problems: list[Problem] = []
 
-    def report(path: Path, line: int | None, what: str, mend: str) -> None:
-        problems.append(Problem(path, line, what, mend))
+    def report(path: Path, line: int | None, what: str, fix: str) -> None:
+        problems.append(Problem(path, line, what, fix))
 
     layout = open_layout(root, report)
     if problems:
@@ -55,8 +55,8 @@ def check(root: str | Path, fold: int | None = None) -> Findings:
     index = read_mapping(layout, report)
     folds = layout.folds() if fold is None else (fold,)
     if not folds:
-        mend = "add train.split1.bundle and test.split1.bundle, one <video>.txt a line"
-        report(layout.root / "splits", None, "there is no bundle", mend)
+        fix = "add train.split1.bundle and test.split1.bundle, one <video>.txt a line"
+        report(layout.root / "splits", None, "there is no bundle", fix)
     videos: dict[str, None] = {}  # an ordered set
     for number in folds:
         train, test = read_fold(layout, number, report)
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.action_segmentation.check",
         description="Check a data folder in the MS-TCN layout: features/*.npy (D, T), groundTruth/*.txt, "
-        "mapping.txt and splits/*.bundle. Prints every problem as file:line: problem; mend, and exits with 1 "
+        "mapping.txt and splits/*.bundle. Prints every problem as file:line: problem; how to fix it, and exits with 1 "
         "if there is one.",
     )
     parser.add_argument("path", type=Path, help="the data folder")

@@ -25,7 +25,7 @@ class Config:
     root: Path | None = field(default=None, metadata={"protocol": False})
     """Data folder; by default $RFNEXT_DATA/<dataset>, or data/<dataset> in this repository."""
     folds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """Numbers of the train/test splits, as in splits/train.split<fold>.bundle; none: every one in the data folder."""
+    """Folds that the data has, as in splits/train.split<fold>.bundle; none given: every one in the data folder."""
     stride: int = 1
     """Use every stride-th frame; predictions are up-sampled and scored at all frames."""
     validation: float = 0.2
@@ -33,7 +33,8 @@ class Config:
     group: str | None = GROUP
     """Regular expression: videos whose names have the same match (one subject, say) are held out together."""
     last_segment: LastSegment = "i+1"
-    """Where F1 takes the last segment to end: "i+1", or "i" as in RF-Next's own score."""
+    """Where F1 ends the last segment of T frames: "i+1" at T, behind the last frame; "i" one frame earlier, at T - 1,
+    as RF-Next's own score does."""
 
     model: Model = "ms_tcn"
     """ms_tcn: dilations 1, 2, 4, ... in every stage. ms_tcn_pp: MS-TCN++, dual dilations in the first stage."""
@@ -117,7 +118,7 @@ PRESETS = {
     "compact-50salads": COMPACT_50SALADS,
     "compact-50salads-spread-0.1": replace(COMPACT_50SALADS, search=NARROW),
     "compact-50salads-paper-rule": replace(COMPACT_50SALADS, search=AS_PUBLISHED),
-    # The same questions on the embedded data. Validation is carved by recording, as in the committed records.
+    # The same questions on the embedded data. Validation is carved by session, as in the committed records.
     "compact-seglearn": COMPACT_SEGLEARN,
     "compact-seglearn-spread-0.1": replace(COMPACT_SEGLEARN, search=NARROW),
     "compact-seglearn-paper-rule": replace(COMPACT_SEGLEARN, search=AS_PUBLISHED),

@@ -125,7 +125,7 @@ def open_dataset(
 
     stride: use every stride-th frame.
     validation, group: see `carve_validation`.
-    Raises DataError with file, line and mend at the first problem. NaN or infinity is found when a video's
+    Raises DataError with file, line and how to fix it, at the first problem. NaN or infinity is found when a video's
     features are read; `python -m tasks.action_segmentation.check` reads everything beforehand.
     """
     if stride < 1:
@@ -174,7 +174,7 @@ def carve_validation(
     except re.error as error:
         raise ValueError(f"group {group!r} is not a regular expression: {error}") from error
     if group is not None and not any(matches):
-        raise ValueError(f"group {group!r} matches none of the training videos, such as {videos[0]!r}; mend it")
+        raise ValueError(f"group {group!r} matches none of the training videos, such as {videos[0]!r}; fix it")
     keys = [
         video if match is None else match.group(1 if match.re.groups else 0)
         for match, video in zip(matches, videos, strict=True)
@@ -183,7 +183,7 @@ def carve_validation(
     if len(sizes) < 2:
         raise ValueError(
             f"fold {fold} has no validation video: the training videos ({len(videos)}) are of one group and "
-            "cannot be divided; add training videos or mend the group expression"
+            "cannot be divided; add training videos or fix the group expression"
         )
     target, count, held_out = share * len(videos), 0, set[str]()
     # By a hash, not a random generator: it is the same in every version of numpy and does not depend on other groups.

@@ -1,6 +1,15 @@
 """The data sets that a config can name: where they are, which folds they have, and what tables call them.
 
-To add one: a name in `config.DatasetName`, a preset, and its entry in `LABELS`.
+To add one in the layout of the MS-TCN release:
+1. its name in `config.DatasetName`, and in the docstring of `config.Config.dataset`, which --help shows;
+2. a preset in `config.PRESETS` with its folds, stride and group;
+3. here: what tables call it in `LABELS`, and where to get it in `DOWNLOADS`;
+4. if papers have numbers on it: its name in `config.PAPER`, and the numbers in `benchmarks/published.toml` under
+   "action_segmentation.<name>". Sets of `config.PAPER` must have the release's features (D = `I3D_SIZE`);
+5. a row in the table of `README.md`.
+Its folder is then data/<name>, $RFNEXT_DATA/<name> or --root PATH. Data in another format: write a converter to this
+layout that makes a cache folder, as `seglearn_sessions.prepare` does, and call it in `data_folder`, `folds` and
+`unavailable`.
 """
 
 import functools
@@ -19,6 +28,9 @@ RELEASE = "https://zenodo.org/records/3625992"
 
 I3D_SIZE = 2048
 """D of the release's features."""
+
+DOWNLOADS = {name: f"Download data.zip (about 30 GB) of {RELEASE} and put its data/{name} there" for name in PAPER}
+"""How to get a data set that is missing."""
 
 LABELS = {
     "seglearn": "seglearn wrist recordings in composed sessions (embedded)",
@@ -61,13 +73,11 @@ def unavailable(config: Config) -> str | None:
             seglearn_sessions.source()
             return None
         folder = data_folder(config)
-        if not folder.is_dir() and config.dataset == "folder":
-            return f"no folder {folder}; name your data by --root PATH, or link it there"
+        if not folder.is_dir() and config.dataset in DOWNLOADS:
+            advice = f"{DOWNLOADS[config.dataset]}, or set RFNEXT_DATA to the folder that holds {config.dataset}"
+            return f"no folder {folder}. {advice}"
         if not folder.is_dir():
-            return (
-                f"no folder {folder}. Download data.zip (about 30 GB) of {RELEASE} and put its "
-                f"data/{config.dataset} there, or set RFNEXT_DATA to the folder that holds {config.dataset}"
-            )
+            return f"no folder {folder}; name your data by --root PATH, or link it there"
         layout = open_layout(folder, fail)
         read_mapping(layout, fail)
         for fold in folds(config):

@@ -58,8 +58,8 @@ def open_layout(root: str | Path, report: Report) -> Layout:
     """The layout of a folder; a missing folder is reported."""
     layout = Layout(Path(root))
     if not layout.root.is_dir():
-        mend = "give a folder with features/, groundTruth/, splits/ and mapping.txt"
-        report(layout.root, None, "no such folder", mend)
+        fix = "give a folder with features/, groundTruth/, splits/ and mapping.txt"
+        report(layout.root, None, "no such folder", fix)
     return layout
 
 
@@ -91,9 +91,9 @@ def read_mapping(layout: Layout, report: Report) -> dict[str, int]:
 def read_fold(layout: Layout, fold: int, report: Report) -> tuple[dict[str, int], dict[str, int]]:
     """The videos of the training and of the test bundle, each with the line that names it."""
     train_path, test_path = layout.bundle("train", fold), layout.bundle("test", fold)
-    mend = f"add it or choose another fold (there are: {', '.join(map(str, layout.folds())) or 'none'})"
-    train = read_bundle(train_path, report, mend)
-    test = read_bundle(test_path, report, mend)
+    fix = f"add it or choose another fold (there are: {', '.join(map(str, layout.folds())) or 'none'})"
+    train = read_bundle(train_path, report, fix)
+    test = read_bundle(test_path, report, fix)
     for video, line in test.items():
         if video in train:
             what = f"{video} is also in the training part, {train_path.name}:{train[video]}"
@@ -145,8 +145,8 @@ def _open_features(path: Path, report: Report) -> NDArray | None:
     except FileNotFoundError:
         report(path, None, "no such file", f"add it or take {path.stem} out of the bundles")
     except Exception as error:  # numpy's header parser lets errors of many kinds through, TokenError for one
-        mend = "save the features with numpy.save as a (D, T) array of floats"
-        report(path, None, f"not a readable .npy file ({' '.join(str(error).split())})", mend)
+        fix = "save the features with numpy.save as a (D, T) array of floats"
+        report(path, None, f"not a readable .npy file ({' '.join(str(error).split())})", fix)
     else:
         if features.ndim == 2 and features.size > 0 and features.dtype.kind in "fiu":
             return features
@@ -195,15 +195,15 @@ def read_labels(layout: Layout, video: str, index: Mapping[str, int], report: Re
 def common_length(layout: Layout, video: str, frames: int, labels: int, report: Report, *, strict: bool = False) -> int:
     """Of `frames` feature frames and a number of labels, how many frames have both.
 
-    They differ by a few frames in some releases, and the MS-TCN code silently cuts the longer one. This function cuts
+    They differ by a few frames in some releases, and the MS-TCN code cuts the longer one. This function cuts
     it with a warning if the difference is at most 5 frames and 1 % of the video. A larger difference, or any if
     `strict`, is reported.
     """
     shorter, longer = sorted((frames, labels))
     if shorter < longer:
         what = f"{labels} labels, but {layout.features(video)} has {frames} frames"
-        mend = f"extract the features again, or cut both to {shorter} frames"
-        problem = Problem(layout.ground_truth(video), min(labels, shorter + 1), what, mend)
+        fix = f"extract the features again, or cut both to {shorter} frames"
+        problem = Problem(layout.ground_truth(video), min(labels, shorter + 1), what, fix)
         if strict or longer - shorter > min(5, longer // 100):
             report(*problem)
         else:

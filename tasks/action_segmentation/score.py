@@ -38,13 +38,13 @@ def score_folders(
     truth = _files(Path(ground_truth))
     for video, path in predicted.items():
         if video not in truth:
-            fail(path, None, f"there is no {video}.txt in {ground_truth}", "take it away or add the truth")
+            fail(path, None, f"there is no {video}.txt in {ground_truth}", "remove it or add the truth")
     if videos is not None:
         expected = set(videos)
         if missing := sorted(expected - set(predicted)):
             fail(Path(predictions), None, f"no prediction of {', '.join(missing)}", "add it")
         if extra := sorted(set(predicted) - expected):
-            fail(predicted[extra[0]], None, "a prediction of a video that is not asked for", "take it away")
+            fail(predicted[extra[0]], None, "a prediction of a video that is not to be scored", "remove it")
     pairs = (_pair(path, truth[video]) for video, path in predicted.items())
     return metrics.score(pairs, background=background, last_segment=last_segment)
 
@@ -88,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--last-segment",
         choices=["i", "i+1"],
         default="i+1",
-        help="where the last segment ends, in frames counted from 0: i (RF-Next, MS-TCN++, ASFormer) "
-        "or i+1 (MS-TCN today, LTContext); default: %(default)s",
+        help="where the last segment of T frames ends: i+1 at T, behind the last frame (MS-TCN today, LTContext); "
+        "i at T - 1 (RF-Next, MS-TCN++, ASFormer); default: %(default)s",
     )
     parser.add_argument(
         "--background",

@@ -1,7 +1,7 @@
 """Check a data folder in COCO's layout: `python -m tasks.coco_detection.check PATH [--train NAME] [--test NAME]`.
 
-Prints every problem found, one a line, as "file: problem; mend", and exits with 1; or a summary, and 0. Panoptic
-annotations are checked where there are any, or if --panoptic asks for them.
+Prints every problem found, one a line, as "file: problem; how to fix it", and exits with 1; or a summary, and 0.
+Panoptic annotations are checked where there are any, or with --panoptic.
 """
 
 import argparse
@@ -28,14 +28,14 @@ class Findings:
 
 
 def check(layout: Layout, *, panoptic: bool = False, pixels: bool = False) -> Findings:
-    """Read all annotations and look for all files; raises nothing for bad data.
+    """Read all annotations and check that all files exist; raises nothing for bad data.
 
     panoptic: panoptic annotations must be there. pixels: open every image, too, which takes minutes for COCO.
     """
     found = Findings()
 
-    def report(path: Path, line: int | None, what: str, mend: str) -> None:
-        found.problems.append(Problem(path, line, what, mend))
+    def report(path: Path, line: int | None, what: str, fix: str) -> None:
+        found.problems.append(Problem(path, line, what, fix))
 
     if not layout.root.is_dir():
         report(layout.root, None, "no such folder", "give the folder that holds annotations/ and the folders of images")
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tasks.coco_detection.check",
         description="Check a data folder in COCO's layout: annotations/instances_<part>.json, <part>/*.jpg and, for "
         "panoptic detectors, annotations/panoptic_<part>.json and annotations/panoptic_<part>/*.png. Prints every "
-        "problem as file: problem; mend, and exits with 1 if there is one.",
+        "problem as file: problem; how to fix it, and exits with 1 if there is one.",
     )
     parser.add_argument("path", type=Path, help="the data folder")
     parser.add_argument("--train", default="train2017", help="name of the training part (default: %(default)s)")

@@ -1,8 +1,8 @@
 """Stand-in for `mmcv._ext`, mmcv's compiled operators, so that mmdet runs with mmcv-lite and needs no compiler.
 
-mmdet 3.3 asks for mmcv below 2.2, for which no wheels fit today's PyTorch; mmcv-lite has everything of it but the
+mmdet 3.3 requires mmcv below 2.2, for which no wheels fit today's PyTorch; mmcv-lite has everything of it but the
 compiled module. What the five detectors call of that module, non-maximum suppression and RoI align, torchvision has as
-well, on CPU and GPU. Nothing else is pretended: any other operator raises NotImplementedError when it is called.
+well, on CPU and GPU. Nothing else is replaced: any other operator raises NotImplementedError when it is called.
 """
 
 import importlib

@@ -28,7 +28,7 @@ class Config:
     test_part: str = "val2017"
     """Test part, likewise. Of no effect on the embedded data."""
     folds: tuple[int, ...] = (1,)
-    """Folds to run: 1 to 3 of the embedded data; all other data is one fold."""
+    """Folds that the data has: up to 1, 2 and 3 of the embedded data; all other data is one fold."""
     scenes: int = 240
     """Training scenes of the embedded data, validation included; there are a quarter as many test scenes."""
     digits: int = 10

@@ -47,7 +47,7 @@ def open_dataset(layout: Layout, kind: Kind, *, validation: float) -> Dataset:
     An image's part depends on its id alone.
 
     Raises:
-        DataError: with file and mend, at the first problem.
+        DataError: with file and how to fix it, at the first problem.
     """
     if not 0 < validation < 1:
         raise ValueError(f"the validation share is {validation}; give a fraction above 0 and below 1")

@@ -1,4 +1,15 @@
-"""The data of a config: where it lies, what is missing, its folds, classes and name."""
+"""The data sets that a config can name: where they are, what is missing, their folds and classes.
+
+To add one in COCO's layout:
+1. its name in `config.DatasetName`, and in the docstring of `config.Config.dataset`, which --help shows;
+2. a preset in `config.PRESETS`, with `train_part` and `test_part` where its parts are not train2017 and val2017;
+3. here: what tables call it in `LABELS`, and where to get it in `DOWNLOADS`;
+4. if one of COCO's sizes does not occur in it: its name beside "folder" in `metrics.py`;
+5. if papers have numbers on it: its presets in `PUBLISHED`, the numbers in `benchmarks/published.toml`;
+6. a row in the table of `README.md`.
+Its folder is then data/<name>, $RFNEXT_DATA/<name> or --root PATH. Data in another format: write a converter that makes
+a cache folder, as `scenes.prepare` does, and call it in `layout_of`, `folds` and `unavailable`.
+"""
 
 import dataclasses
 import functools
@@ -9,8 +20,14 @@ from pathlib import Path
 from tasks.coco_detection import scenes
 from tasks.coco_detection.config import PRESETS, Config
 from tasks.coco_detection.data import Dataset, open_dataset
-from tasks.coco_detection.layout import DOWNLOADS, Kind, Layout
+from tasks.coco_detection.layout import DOWNLOADS as COCO_DOWNLOADS
+from tasks.coco_detection.layout import Kind, Layout
 from tasks.spec import DataError
+
+LABELS = {"scenes": "digits on photographs (embedded)", "coco": "COCO 2017, scored on val2017"}
+
+DOWNLOADS = {"coco": COCO_DOWNLOADS}
+"""How to get a data set that is missing."""
 
 
 def classes(config: Config) -> tuple[str, ...]:
@@ -42,8 +59,8 @@ def unavailable(config: Config) -> str | None:
     for name in (layout.train, layout.test):
         for path in (layout.file(kind_of(config), name), layout.images(name)):
             if not path.exists():
-                advice = DOWNLOADS if config.dataset == "coco" else "python -m tasks.coco_detection.check says more"
-                return f"{path} is missing; {advice}"
+                check = f"python -m tasks.coco_detection.check {layout.root} lists all problems"
+                return f"{path} is missing; {DOWNLOADS.get(config.dataset, check)}"
     try:
         if config.dataset == "folder":  # COCO takes a minute to read
             open_fold(config, 1)
@@ -65,7 +82,7 @@ def layout_of(config: Config, fold: int) -> Layout:
     """Where the data is, which may be missing; the embedded data is made on first use."""
     if _embedded(config):
         return Layout(scenes.prepare(fold, config.scenes, -(-config.scenes // 4), config.digits), "train", "test")
-    default = Path(os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data") / "coco"
+    default = Path(os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data") / config.dataset
     return Layout(config.root or default, config.train_part, config.test_part)
 
 
@@ -94,12 +111,9 @@ def _opened(layout: Layout, kind: Kind, validation: float, states: tuple[tuple[i
     return open_dataset(layout, kind, validation=validation)
 
 
-LABELS = {"scenes": "digits on photographs (embedded)", "coco": "COCO 2017, scored on val2017"}
-
-
 def data_label(config: Config) -> str:
     """What the numbers are measured on."""
-    if config.dataset == "folder" or (config.dataset == "coco" and config.root is not None):
+    if config.dataset == "folder" or (config.root is not None and not _embedded(config)):
         return f"own data in {(config.root or Path('folder')).resolve().name}"
     return LABELS[config.dataset]
 

@@ -1,4 +1,3 @@
-# ruff: noqa: E402  (the stand-in for mmcv's operators comes before mmdet)
 """How long a training by an mmengine config takes here: a few steps on made-up images of the published size."""
 
 from tasks.coco_detection import compiled_ops

@@ -1,4 +1,3 @@
-# ruff: noqa: E402  (the stand-in for mmcv's operators comes before mmdet)
 """Prediction and scoring on a part of the data, and what receptive fields are measured on."""
 
 from tasks.coco_detection import compiled_ops
@@ -31,7 +30,7 @@ from tasks.coco_detection.quiet import quiet
 from tasks.spec import Part, Probe, Split
 
 Sample = Any
-"""mmdet's DetDataSample, whose fields are set at run time and known to no checker."""
+"""mmdet's DetDataSample, whose fields are set at run time, so no checker finds them."""
 
 
 def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:

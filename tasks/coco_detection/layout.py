@@ -119,7 +119,7 @@ def _entries_are_sound(path: Path, kind: Kind, content: Content, report: Report)
             for field, type_ in fields.items():
                 if not isinstance(entry, dict) or not isinstance(entry.get(field), type_):
                     value = entry.get(field) if isinstance(entry, dict) else entry
-                    report(path, None, f"{key}[{number}] has {field} = {value!r}", "mend that entry")
+                    report(path, None, f"{key}[{number}] has {field} = {value!r}", "fix that entry")
                     return False
     for key, field in (("images", "id"), ("categories", "id"), ("categories", "name")):
         values = [entry[field] for entry in content[key]]
@@ -130,8 +130,8 @@ def _entries_are_sound(path: Path, kind: Kind, content: Content, report: Report)
     if kind == "panoptic":
         things = [bool(category["isthing"]) for category in content["categories"]]
         if things != sorted(things, reverse=True) or len(set(things)) < 2:
-            mend = "list all things (isthing 1), then all stuff (isthing 0), at least one of each"
-            report(path, None, "the categories are not things followed by stuff", mend)
+            fix = "list all things (isthing 1), then all stuff (isthing 0), at least one of each"
+            report(path, None, "the categories are not things followed by stuff", fix)
             return False
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
@@ -143,7 +143,7 @@ def _entries_are_sound(path: Path, kind: Kind, content: Content, report: Report)
         for segment in entry["segments_info"] if kind == "panoptic" else [entry]:
             problem = _segment_problem(segment, categories)
             if problem is not None:
-                report(path, None, f"annotations[{number}] {problem}", "mend that entry")
+                report(path, None, f"annotations[{number}] {problem}", "fix that entry")
                 return False
     return True
 
@@ -169,12 +169,12 @@ def _check_files(folder: Path, annotations: Path, names: Iterable[str], report: 
     # Own exports may use subfolders, whose files are looked for one by one.
     lost = [name for name in wanted if name not in there and not (("/" in name) and (folder / name).is_file())]
     if len(lost) == len(wanted):
-        mend = "are these annotations of another part?" if there else "unpack its files there"
-        report(folder, None, f"none of the {len(wanted)} files that {annotations.name} names, such as {lost[0]}", mend)
+        fix = "are these annotations of another part?" if there else "unpack its files there"
+        report(folder, None, f"none of the {len(wanted)} files that {annotations.name} names, such as {lost[0]}", fix)
     elif lost:
-        mend = "was the download cut off? Get them again, or take them out of the annotations"
+        fix = "was the download cut off? Get them again, or take them out of the annotations"
         report(
-            folder, None, f"{len(lost)} of the {len(wanted)} files of {annotations.name} are missing: {lost[0]}", mend
+            folder, None, f"{len(lost)} of the {len(wanted)} files of {annotations.name} are missing: {lost[0]}", fix
         )
 
 

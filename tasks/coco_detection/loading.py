@@ -1,4 +1,3 @@
-# ruff: noqa: E402  (the stand-in for mmcv's operators comes before mmdet)
 """Reading a part of the data as mmdet's datasets and batches."""
 
 from tasks.coco_detection import compiled_ops

@@ -107,7 +107,7 @@ class PanopticQuality:
 
 
 def _overlaps(truth: Ids, predicted: Ids) -> dict[tuple[int, int], int]:
-    """Pixels of every pair of a truth and a predicted segment that meet."""
+    """Pixels of every pair of a truth and a predicted segment that overlap."""
     offset = int(predicted.max()) + 1
     pairs, areas = np.unique(truth * offset + predicted, return_counts=True)
     return {divmod(pair, offset): area for pair, area in zip(pairs.tolist(), areas.tolist(), strict=True)}

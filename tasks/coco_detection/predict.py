@@ -1,12 +1,11 @@
-# ruff: noqa: E402  (the stand-in for mmcv's operators comes before mmdet)
 """Detect on images: `python -m tasks.coco_detection.predict IMAGE... --checkpoint FILE --config FILE [--out DIR]`.
 
 Writes a picture with boxes and masks (or panoptic segments) for each image, and predictions.json with all of them:
 boxes as [x1, y1, x2, y2] in pixels of the image, masks as COCO's compressed RLE.
 
 A checkpoint of a search or of a multi-branch training holds its branches, and is opened with them whatever the config
-says. That is the trap of the published tools, where such a checkpoint opened with the plain config loads without a
-word and computes something else. Dilations of a single-branch network are not in its checkpoint: give the structure
+says. In the published tools such a checkpoint loads into the plain config without an error, and the network computes
+something else. Dilations of a single-branch network are not in its checkpoint: give the structure
 file that it was trained with, by --structure or in the config.
 """
 
@@ -141,7 +140,7 @@ def load_with_branches(model: nn.Module, state: Mapping[str, Tensor], path: Path
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        # torch lists every key on a line of its own; the first few tell.
+        # torch lists every key on a line of its own; the first few are enough.
         lines = str(error).splitlines()
         raise ValueError(f"{path} does not fit the config's detector: {' '.join(lines[:2])[:400]}") from None
 

@@ -73,7 +73,7 @@ def recipe(config: Config) -> Recipe:
         else {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
     )
     resize = {"type": "Resize", "scale": (config.image, config.image), "keep_ratio": True}
-    # A mirrored digit is no digit.
+    # No flips: a mirrored digit is no digit.
     flip = [] if config.dataset == "scenes" else [{"type": "RandomFlip", "prob": 0.5}]
     read = {"type": "LoadImageFromFile"}
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")

@@ -6,7 +6,7 @@ skimage/data/README.txt). Real: every glyph's shape and every photograph's pixel
 seed alone: which lies where, at what size and in what colour. So this is a small detection problem with exact
 annotations, not a substitute for COCO.
 
-A scene is 256 x 256: two photographs meet at a random straight line, and up to eight digits lie on them, the larger
+A scene is 256 x 256: two photographs, divided by a random straight line, and up to eight digits lie on them, the larger
 below the smaller. A digit's height is drawn log-uniformly from 15 to 240 pixels, four octaves, so that no single
 receptive field suits all. Things are the digits 0 to 9, stuff is the kind of photograph. Masks are the very
 pixels that were painted and that no later digit covers; boxes are tight around them.
@@ -171,7 +171,7 @@ class Scene:
 
 def compose(source: Source, seed: str) -> Scene:
     """The scene of a seed."""
-    # Only `random()` is used: of all generators' methods, its numbers are promised to stay the same for ever.
+    # Only `random()` is used: of all generators' methods, only its numbers are guaranteed to stay the same.
     draw = random.Random(seed).random
     kinds = sorted(source.photographs, key=lambda _: draw())[:2]
     image = _background(_choose(source.photographs[kinds[0]], draw), draw)

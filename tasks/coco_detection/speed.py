@@ -1,4 +1,3 @@
-# ruff: noqa: E402  (the stand-in for mmcv's operators comes before mmdet)
 """What searching costs a detector: training steps in a search against plain ones, and against mmcv's own operator.
 
     python -m tasks.coco_detection.speed [--detectors res2net hrnet] [--repetitions 5] [--threads 1]

@@ -1,4 +1,3 @@
-# ruff: noqa: E402  (the stand-in for mmcv's operators comes before mmdet)
 """Train by an mmengine config as mmdet does, on one or many GPUs, with or without a search.
 
     torchrun --nproc_per_node 8 -m tasks.coco_detection.train_published CONFIG --resume
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.coco_detection.train_published",
-        description="Train by an mmengine config, with the search that its RFSearchHook asks for.",
+        description="Train by an mmengine config, with the search of its RFSearchHook.",
     )
     parser.add_argument("config", type=Path)
     parser.add_argument("--work-dir", type=Path, help="default: work_dirs/<name of the config>")
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _place_data(config: Any, folder: Path) -> None:
-    """Point everything in the config that reads mmdet's default data folder to another one."""
+    """Replace mmdet's default data folder by another one everywhere in the config."""
 
     def placed(value: Any) -> Any:
         if isinstance(value, dict):

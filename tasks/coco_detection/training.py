@@ -1,4 +1,3 @@
-# ruff: noqa: E402  (the stand-in for mmcv's operators comes before mmdet)
 """Training on one fold by mmengine's Runner.
 
 A run that is killed and resumed gives the weights of the uninterrupted one, bit for bit on CPUs: every epoch starts
@@ -43,7 +42,7 @@ from tasks.spec import SELECTED, Run
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "last.pth"
-"""What training goes on from after the last whole epoch, in `Run.folder`; `Run.resume` looks for it."""
+"""The state after the last whole epoch, in `Run.folder`, from which training continues if `Run.resume` is set."""
 
 
 def fit(model: nn.Module, config: Config, run: Run) -> None:
@@ -99,7 +98,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
 
 
 def _optimizer(model: nn.Module, settings: dict[str, Any], search: Search | None) -> OptimWrapper:
-    """mmengine's optimizer; parameters that the search wants a learning rate of their own for have it."""
+    """mmengine's optimizer, with a learning rate of their own for those parameters for which the search sets one."""
     with DefaultScope.overwrite_default_scope("mmdet"):
         wrapper: Any = build_optim_wrapper(model, settings)
     own_groups = [group for group in search.parameter_groups() if "lr" in group] if search else []
@@ -127,7 +126,7 @@ class _Runner(Runner):
         pass
 
     def _log_env(self, env_cfg: Any) -> None:
-        pass  # takes a second and starts compilers to ask for their version
+        pass  # takes a second and starts compilers to get their version
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:
@@ -183,7 +182,7 @@ class _Validation(Hook):
 
 
 class _Checkpoint(Hook):
-    """Writes what a run goes on from, whole or not at all, after each epoch and all other hooks.
+    """Writes what a run continues from, whole or not at all, after each epoch and all other hooks.
 
     mmengine's own CheckpointHook overwrites files in place and stores pickled objects, the history of what was logged.
     """
@@ -196,13 +195,13 @@ class _Checkpoint(Hook):
         self.path = run.folder / CHECKPOINT
 
     def after_train_epoch(self, runner: Runner) -> None:
-        # Of mmengine's types no checker knows that all is built by now.
+        # mmengine's annotations allow None, which these attributes are not after the runner has built them.
         data: Any = runner.train_dataloader.dataset
         optimizer, schedulers = cast(Any, runner.optim_wrapper), cast(Any, runner.param_schedulers)
         checkpoint: dict[str, Any] = {
             "run": self.run,
             "meta": {"epoch": runner.epoch + 1, "iter": runner.iter, "dataset_meta": data.metainfo},
-            "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},  # mmengine asks for them
+            "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},  # mmengine requires them
             "state_dict": runner.model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "param_schedulers": [scheduler.state_dict() for scheduler in schedulers],

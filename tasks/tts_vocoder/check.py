@@ -1,7 +1,7 @@
 """Check a folder of recordings: `python -m tasks.tts_vocoder.check PATH`.
 
-Prints every problem found, one a line, as "file:line: problem; mend", and exits with 1; or a summary, and 0. It is
-stricter than a training in one point: clipped clips are problems here, while a training warns and uses them. The
+Prints every problem found, one a line, as "file:line: problem; how to fix it", and exits with 1; or a summary, and 0.
+It is stricter than a training in one point: clipped clips are problems here, while a training warns and uses them. The
 summary says what a training changes (rate, channels).
 """
 
@@ -28,8 +28,8 @@ def check(root: str | Path, shape: Shape) -> Findings:
     """Read every clip; raises nothing for bad data."""
     problems: list[Problem] = []
 
-    def report(path: Path, line: int | None, what: str, mend: str) -> None:
-        problems.append(Problem(path, line, what, mend))
+    def report(path: Path, line: int | None, what: str, fix: str) -> None:
+        problems.append(Problem(path, line, what, fix))
 
     headers: list[Header] = []
     for name, path in list_clips(Path(root), report).items():
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.tts_vocoder.check",
         description="Check recordings in LJSpeech's layout (wavs/*.wav, metadata.csv), or any folder of audio files. "
-        "Prints every problem as file:line: problem; mend, and exits with 1 if there is one.",
+        "Prints every problem as file:line: problem; how to fix it, and exits with 1 if there is one.",
     )
     parser.add_argument("path", type=Path, help="the data folder")
     parser.add_argument(

@@ -21,7 +21,7 @@ from tasks.tts_vocoder.generators import Generator, build, remove_weight_norm, s
 from tasks.tts_vocoder.mel import MelConfig
 
 FORMAT = "rfnext vocoder 1"
-MEND = "give the generator.pt of a training, in results/work"
+FIX = "give the generator.pt of a training, in results/work"
 
 
 def save(path: str | Path, network: Generator, name: str, sizes: Mapping[str, Any]) -> None:
@@ -48,9 +48,9 @@ def load(path: str | Path) -> Generator:
     except OSError:
         raise
     except Exception as error:  # broken bytes raise errors of any kind in torch
-        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}); {MEND}") from error
+        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}); {FIX}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of format {FORMAT!r}; {MEND}")
+        raise ValueError(f"{path} is not a checkpoint of format {FORMAT!r}; {FIX}")
     try:
         network = build(content["generator"], MelConfig.from_dict(content["mel"]), **content["sizes"])
         convs = named_convs(network)
@@ -58,7 +58,7 @@ def load(path: str | Path) -> Generator:
             _reshape(convs[layer], **description)
         network.load_state_dict(content["state_dict"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} contradicts itself ({error}); {MEND}") from error
+        raise ValueError(f"{path} contradicts itself ({error}); {FIX}") from error
     return network.eval()
 
 

@@ -5,7 +5,7 @@
 
 Without a folder wavs/, all audio files anywhere below ROOT are the clips.
 
-A clip that cannot be used is an error that names the file and how to mend it: missing, unreadable, empty, truncated,
+A clip that cannot be used is an error that names the file and how to fix it: missing, unreadable, empty, truncated,
 silent, not finite, or with too low a sample rate for the mel. All others are prepared, and the log says how: channels
 are averaged, the clip is resampled, silence at the ends trimmed, the loudness set. Clipping is only reported, since it
 cannot be undone.
@@ -143,7 +143,7 @@ def read_header(path: Path, shape: Shape, report: Report) -> Header | None:
     if info.frames == 0:
         report(path, None, "it has a length of 0", "record it again or take it out")
         return None
-    # libsndfile reads a truncated WAV file without an error; only this text tells.
+    # libsndfile reads a truncated WAV file without an error; only this text shows it.
     if cut := re.search(r"^data\s*: (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE):
         report(path, None, f"truncated: {cut[2]} of {cut[1]} bytes are there", "copy it again or take it out")
         return None

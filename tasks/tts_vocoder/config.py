@@ -30,7 +30,7 @@ class Config:
     clips: int | None = None
     """Use only this many clips, evenly spaced in the order of their names; None: all."""
     folds: tuple[int, ...] = (1,)
-    """Folds; the test part of fold f is the f-th block of clips from the end."""
+    """Folds that the data has; the test part of fold f is the f-th block of clips from the end."""
     test: float = 0.1
     """Test clips of a fold: their number, or, below 1, their share of all clips."""
     validation: float = 0.1

@@ -103,8 +103,8 @@ def open_recordings(
 
     test, validation: see `split`.
     clips: use only this many, evenly spaced in the order of names.
-    Raises DataError with file and mend at the first problem. Problems of the samples, such as silence, are found when a
-    clip is read. `python -m tasks.tts_vocoder.check` reads everything beforehand.
+    Raises DataError with file and how to fix it, at the first problem. Problems of the samples, such as silence, are
+    found when a clip is read. `python -m tasks.tts_vocoder.check` reads everything beforehand.
     """
     files = list_clips(Path(root), fail)
     if clips is not None and clips < len(files):

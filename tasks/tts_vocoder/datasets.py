@@ -1,6 +1,13 @@
 """The data sets that a config can name: where they are, and what tables call them.
 
-To add one: a name in `config.DatasetName`, a preset, and its entry in `LABELS`.
+To add one in LJSpeech's layout, or any folder of audio files:
+1. its name in `config.DatasetName`, and in the docstring of `config.Config.dataset`, which --help shows;
+2. a preset in `config.PRESETS` with its sample rate, mel and folds;
+3. here: what tables call it in `LABELS`, and where to get it in `DOWNLOADS`;
+4. a row in the table of `README.md`.
+Its folder is then data/<name>, $RFNEXT_DATA/<name> or --root PATH. Data in another format: write a converter that makes
+a cache folder, as `embedded.prepare` does, and call it in `data_folder` and `unavailable`. Papers with numbers on it:
+return the key of `benchmarks/published.toml` in `published`.
 """
 
 import functools
@@ -20,6 +27,11 @@ LJSPEECH_CLIPS = 13100
 
 NEEDS = ("auraloss", "librosa", "lightning", "pystoi", "scipy", "soundfile")
 """Packages that the task needs besides those of the library."""
+
+DOWNLOADS = {
+    "ljspeech": f"Download LJSpeech-1.1.tar.bz2 (2.6 GB) from {LJSPEECH} and unpack its LJSpeech-1.1 as that folder"
+}
+"""How to get a data set that is missing."""
 
 LABELS = {
     "asterisk": "Asterisk's English prompts, real speech (embedded)",
@@ -47,7 +59,7 @@ def folds(config: Config) -> tuple[int, ...]:
 
 
 def unavailable(config: Config) -> str | None:
-    """Why the config cannot run here and how to mend it; None if no reason was found.
+    """Why the config cannot run here and how to fix it; None if no reason was found.
 
     Lists the clips and their metadata. Problems inside the clips, `python -m tasks.tts_vocoder.check` finds.
     """
@@ -57,13 +69,10 @@ def unavailable(config: Config) -> str | None:
         if config.root is None and (config.dataset == "asterisk" or config.dataset == "espeak"):
             return embedded.unavailable(config.dataset)
         folder = data_folder(config)
-        if not folder.is_dir() and config.dataset == "folder":
-            return f"no folder {folder}; name your recordings by --root PATH, or link them there"
+        if not folder.is_dir() and config.dataset in DOWNLOADS:
+            return f"no folder {folder}. {DOWNLOADS[config.dataset]}, or name it by --root PATH"
         if not folder.is_dir():
-            return (
-                f"no folder {folder}. Download LJSpeech-1.1.tar.bz2 (2.6 GB) from {LJSPEECH} and unpack its "
-                "LJSpeech-1.1 as that folder, or name it by --root PATH"
-            )
+            return f"no folder {folder}; name your recordings by --root PATH, or link them there"
         clips = list_clips(folder, fail)
         if config.dataset == "ljspeech" and len(clips) != LJSPEECH_CLIPS:
             return (
@@ -79,7 +88,7 @@ def unavailable(config: Config) -> str | None:
 
 def data_label(config: Config) -> str:
     """What the numbers are measured on."""
-    if config.dataset == "folder" or (config.dataset != "ljspeech" and config.root is not None):
+    if config.dataset == "folder" or (config.dataset not in DOWNLOADS and config.root is not None):
         folder = config.root or Path(os.environ.get("RFNEXT_DATA") or "data") / config.dataset
         return f"own recordings in {folder.resolve().name}"
     return LABELS[config.dataset]

@@ -1,4 +1,4 @@
-"""Discriminators: each a bundle of small ones that see the waveform in different ways.
+"""Discriminators: each is several small networks on different views of the waveform (periods, scales, resolutions).
 
 All take waves (B, 1, T) and return the scores of their members, each (B, n), high where the wave seems real, and
 their feature maps, the outputs of every layer, for feature matching.

@@ -1,4 +1,4 @@
-"""Generators for use elsewhere: ONNX, torch.export, and synthesis chunk by chunk.
+"""Export of generators: ONNX, torch.export, and synthesis chunk by chunk.
 
 Exports hold the merged generator (every searched conv one plain conv, weight normalisation folded in) for any number
 of frames, and the mel configuration. Their inputs are "mel" (B, mels, F) and, for Parallel WaveGAN, "noise"

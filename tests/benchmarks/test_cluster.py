@@ -28,7 +28,7 @@ def test_a_cluster_that_cannot_be_reached_is_one_clear_error(
         for given in (address, f"ray://{address}"):
             assert suite.main(["tiny", "--results", str(tmp_path), "--ray-address", given]) == 2
             error = capsys.readouterr().err
-            assert error.startswith(f"error: no Ray cluster answers at {given} (")
+            assert error.startswith(f"error: no Ray cluster found at {given} (")
             assert "ray start --head" in error
             assert len(error.splitlines()) == 1
     with pytest.raises(clusters.ClusterError, match="'nonsense' is no cluster address"):

@@ -75,7 +75,9 @@ def test_a_worker_without_the_folder_works_in_a_temporary_one_or_says_so(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     far = dataclasses.replace(in_worker(Tell(), cell()), mark="of another machine")
-    with pytest.raises(NotShared, match=r"does not see .*results, .*give --results a folder that all machines share"):
+    with pytest.raises(
+        NotShared, match=r"has no access to .*results, .*give --results a folder that all machines share"
+    ):
         far("a")
     alone = dataclasses.replace(far, work=Tell(needs_shared_folder=False))
     folder = alone("a")[0]

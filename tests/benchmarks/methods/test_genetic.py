@@ -163,7 +163,7 @@ def test_if_all_fail_the_cell_says_why(cell: Make) -> None:
     made = run_cell(cell("global_single", preset="raise", fold=2))
     assert made.status == "failed"
     assert "evaluations of generation 0 failed" in (made.reason or "")
-    assert "the last one by RuntimeError: the toy was told to fail; mend what made them fail" in (made.reason or "")
+    assert "the last one by RuntimeError: the toy was told to fail; fix what made them fail" in (made.reason or "")
 
 
 def test_one_that_diverges_is_trained_from_its_first_epoch_by_whoever_goes_on(

@@ -90,7 +90,7 @@ class TestLargerKernels:
         enlarge_kernels(network, everything, groups=4)
         assert [conv.kernel_size for conv in network] == [(3,), (3,), (11,), (3,)]
         assert all(torch.equal(network[i].weight, weight) for i, weight in enumerate(weights))
-        assert "0 is left as it is: kernel (3,) at dilation (1,) reaches less far" in caplog.text
+        assert "0 is left as it is: kernel (3,) at dilation (1,) covers fewer inputs" in caplog.text
         assert "1 is left as it is: 8 and 8 channels in 8 groups do not divide into 4 times as many" in caplog.text
 
     def test_a_network_without_room_is_an_error(self) -> None:

@@ -53,6 +53,13 @@ def test_missing_release(monkeypatch, tmp_path, name):
         TASK.build(PRESETS[name])
 
 
+def test_only_the_release_is_to_be_downloaded(tmp_path):
+    reason = TASK.unavailable(Config(dataset="seglearn", root=tmp_path / "none"))
+    assert str(tmp_path / "none") in reason
+    assert "--root" in reason
+    assert "zenodo.org" not in reason
+
+
 def test_folder_without_root(monkeypatch, tmp_path, embedded):
     monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
     assert TASK.unavailable(PRESETS["folder"]).startswith(f"no folder {tmp_path / 'folder'}; name your data by --root")

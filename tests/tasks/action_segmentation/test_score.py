@@ -76,7 +76,7 @@ def test_bundle(folders, capsys):
     bundle.write_text("v1.txt\nv2.txt\nv3.txt\n")
     assert "results: no prediction of v3; add it" in error(capsys, *folders, "--bundle", bundle)
     bundle.write_text("v1.txt\n")
-    assert "v2.txt: a prediction of a video that is not asked for" in error(capsys, *folders, "--bundle", bundle)
+    assert "v2.txt: a prediction of a video that is not to be scored" in error(capsys, *folders, "--bundle", bundle)
     bundle.write_text("")
     assert "test.split1.bundle:1: the bundle is empty" in error(capsys, *folders, "--bundle", bundle)
 

@@ -30,7 +30,7 @@ class TestBadClips:
         with pytest.raises(DataError, match=match) as caught:
             read(path, shape)
         assert str(path) in str(caught.value)
-        assert "; " in str(caught.value), "no mend"
+        assert "; " in str(caught.value), "the message does not say how to fix it"
 
     def test_missing(self, tmp_path):
         self.refused(tmp_path / "no.wav", "not readable as audio")

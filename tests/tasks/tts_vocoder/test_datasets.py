@@ -46,6 +46,13 @@ def test_what_is_not_the_release(espeak):
     assert "holds 84 clips, LJSpeech-1.1 has 13,100" in reason
 
 
+def test_only_the_release_is_to_be_downloaded(tmp_path):
+    reason = TASK.unavailable(dataclasses.replace(PRESETS["ljspeech"], dataset="espeak", root=tmp_path / "none"))
+    assert str(tmp_path / "none") in reason
+    assert "--root" in reason
+    assert "LJSpeech" not in reason
+
+
 def test_folder_without_root(monkeypatch, tmp_path, espeak):
     monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
     assert TASK.unavailable(PRESETS["folder"]).startswith(f"no folder {tmp_path / 'folder'}; name your recordings")
