@@ -43,7 +43,8 @@ def set_dilation(conv: Conv, dilation: Dilation) -> None:
 
     The padding moves with the dilation, p' = p + (d' - d) (k - 1) / 2, so explicit paddings (0, or those of strided
     convs) keep their meaning. Padding "same" needs no change. A causal conv, which needs its last tap in place, does
-    not stay causal (see the module's docstring).
+    not stay causal (see the module's docstring). If the conv's class has a forward() of its own that cannot be tried,
+    the log warns that its place is not verified.
 
     Raises:
         ValueError: if `dilation` does not fit the conv's number of axes or is not positive; if an even kernel makes
@@ -52,6 +53,11 @@ def set_dilation(conv: Conv, dilation: Dilation) -> None:
     """
     if not isinstance(conv, SearchConv):
         check_plain(conv, dilation)
+    set_checked_dilation(conv, dilation)
+
+
+def set_checked_dilation(conv: Conv, dilation: Dilation) -> None:
+    """What `set_dilation` does, for a dilation that `check_plain` has accepted."""
     padding = size_keeping_padding(conv, dilation)
     if conv.padding != "same":
         conv.padding = tuple(before for before, _ in padding)

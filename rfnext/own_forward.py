@@ -1,27 +1,82 @@
-"""What a conv class with a forward() of its own does with its input, found by calling that forward() once.
+"""What a conv class with a forward() of its own does with its input, found by calling that forward().
 
-It is called on a copy of the conv, in eval mode, on a small input that is zero but for one marked element. No
-convolution is computed: calls of one are intercepted, noted and answered with zeros of the right size. The conv, its
-parametrisations and the random number generators stay as they are. Two convs of one class may differ (by a flag
-`causal`, say), so the result is not kept for the class.
+It is called on deep copies of the conv, in eval and in training mode, on a small input of random values, and once more
+with one position of the input changed, the mark: where the input of the convolution differs, there the mark is. The
+class's own convolutions are not computed: calls of one are intercepted, noted and answered with zeros of the right
+size. Layers inside the conv are called as they are.
+
+The conv stays as it is, with its layers, buffers and attributes, and so do the random number generators of torch and of
+Python. What forward() changes outside the conv (a class attribute, a global variable, a file) cannot be restored. Two
+convs of one class may differ (by a flag `causal`, say), so the result is not kept for the class.
 """
 
-import contextlib
 import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from rfnext.dilation import Dilation, searched_axis
 from rfnext.ops.branches import CONV
 from rfnext.ops.geometry import size_out
-from rfnext.padding import Conv, size_keeping_padding
+from rfnext.padding import Conv
+from rfnext.twin import generators_restored, twin_of, type_of
+
+log = logging.getLogger(__name__)
 
 _TORCH = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+class _Trial(NamedTuple):
+    """How forward() is called: at which dilation, on which size, in which mode.
+
+    by_method: intercept `_conv_forward`, which a search overrides, and torch's convolutions beside it; else only these.
+    """
+
+    conv: Conv
+    plain: type[nn.Module]
+    dilation: Dilation
+    size: tuple[int, ...]
+    training: bool
+    by_method: bool
+
+
+class _Convolution(NamedTuple):
+    """One that forward() asked for. Per axis, before: padding; place: of the mark in the input, None if it is unclear.
+
+    It is unclear if no position or several of the input change with the mark: by a norm over positions, say.
+    """
+
+    input: Tensor
+    kernel: tuple[int, ...]
+    dilation: tuple[int, ...]
+    before: tuple[int, ...]
+    size_out: tuple[int, ...]
+    place: tuple[int, ...] | None = None
+
+    @property
+    def size_in(self) -> tuple[int, ...]:
+        return tuple(self.input.shape[2:])
+
+
+class _Tried(NamedTuple):
+    """What forward() did: its convolutions, whether it convolves beside `_conv_forward`, and its output size.
+
+    The size is None for an output of another kind, which cannot be compared: one with other axes, or no tensor.
+    """
+
+    convolutions: list[_Convolution]
+    beside: bool
+    size_out: tuple[int, ...] | None
+
+
+class _Untried(Exception):
+    """forward() cannot be called: on which input, and why."""
 
 
 def own_methods(plain: type) -> set[str]:
@@ -43,31 +98,60 @@ def why_unsearchable(conv: Conv, plain: type[nn.Module]) -> str | None:
         return None
     # Not the conv's own dilation: at 1, a class that pads by d - 1 pads nothing.
     dilation = tuple(d + 1 if searched_axis(k) else d for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
-    tried = _call(conv, plain, dilation, _size(conv, dilation), by_method=True)
-    if tried is None or len(tried.convolutions) != 1:
-        return lost
-    (convolution,) = tried.convolutions
-    if (convolution.size_in, convolution.place) != (tried.size_in, tried.place):
-        return _pads_by_itself(plain)
-    return None if convolution.size_out == tried.size_out else _pads_by_itself(plain)
+    for training in (False, True):
+        trial = _Trial(conv, plain, dilation, _size(conv, dilation), training, by_method=True)
+        try:
+            tried = _try(trial)
+            if len(tried.convolutions) != 1 or tried.beside:
+                return lost
+            if _pads(trial, tried):
+                return _pads_by_itself(plain)
+        except _Untried as error:
+            return f"{plain.__name__} overrides forward(), which could not be tried on {error}"
+    return None
 
 
 def why_not_in_place(conv: Conv, plain: type[nn.Module], dilation: Dilation) -> str | None:
     """Why a conv of class `plain` would not keep its output size or its centre tap's place at another dilation.
 
     None if it would. Other than for a search, a class may convolve in its own forward() here, and pad symmetrically by
-    its dilation, as TensorFlow's "same" does.
+    its dilation, as TensorFlow's "same" does. A forward() that cannot be tried is given the benefit of the doubt, with
+    a warning in the log.
     """
     if not own_methods(plain) or why_unsearchable(conv, plain) is None:
         return None
     size = _size(conv, dilation)
-    before, after = (_call(conv, plain, d, size, by_method=False) for d in (tuple(conv.dilation), dilation))
-    if before is None or after is None or not before.convolutions:
-        return f"{plain.__name__} overrides forward(), and whether it stays in place at other dilations is unknown"
+    untried: _Untried | None = None
+    for training in (False, True):
+        trial = _Trial(conv, plain, tuple(conv.dilation), size, training, by_method=False)
+        try:
+            if reason := _why_moved(trial, dilation):
+                return reason
+        except _Untried as error:
+            untried = error
+    if untried:
+        log.warning(
+            "%s overrides forward(), which could not be tried on %s; whether it stays in place at dilation %s is not "
+            "verified",
+            *(plain.__name__, untried, dilation),
+        )
+    return None
+
+
+def _why_moved(trial: _Trial, dilation: Dilation) -> str | None:
+    """What `why_not_in_place` returns, for one mode; raises _Untried if forward() fails at the dilation of `trial`."""
+    name = trial.plain.__name__
+    before = _try(trial)
+    try:
+        after = _try(trial._replace(dilation=dilation))
+    except _Untried as error:
+        return f"{name} overrides forward(), which fails at dilation {dilation} on {error}"
+    if not before.convolutions:
+        return f"{name} overrides forward(), and whether it stays in place at other dilations is unknown"
     same_size = (before.size_out, len(before.convolutions)) == (after.size_out, len(after.convolutions))
-    if same_size and all(map(_stays, before.convolutions, after.convolutions)):
-        return None
-    return _pads_by_itself(plain)
+    if not same_size or not all(map(_stays, before.convolutions, after.convolutions)):
+        return _pads_by_itself(trial.plain)
+    return _pads_by_itself(trial.plain) if len(before.convolutions) == 1 and _pads(trial, before) else None
 
 
 def _pads_by_itself(plain: type) -> str:
@@ -77,32 +161,48 @@ def _pads_by_itself(plain: type) -> str:
     )
 
 
-class _Convolution(NamedTuple):
-    """One that forward() asked for. Per axis, place: of the marked element in the input; before: padding."""
+def _pads(trial: _Trial, tried: _Tried) -> bool:
+    """Whether forward() pads, crops or moves the input of its one convolution, or pads or crops the output.
 
-    size_in: tuple[int, ...]
-    place: tuple[int, ...]
-    kernel: tuple[int, ...]
-    dilation: tuple[int, ...]
-    before: tuple[int, ...]
-    size_out: tuple[int, ...]
+    A class that convolves by itself may pad its input, if it does so on both sides: TensorFlow's "same" may differ by
+    one.
+    """
+    (convolution,) = tried.convolutions
+    places = zip(convolution.place or (), _middle(trial.size), trial.size, convolution.size_in, strict=False)
+    for place, marked, n, padded in places:
+        before = place - marked
+        if abs(padded - n - 2 * before) > 1:
+            return True
+    if convolution.size_in == trial.size and tried.size_out in (None, convolution.size_out):
+        return False
+    # Sizes differ. Pooling and upsampling change them by a factor: by another amount on a larger input.
+    larger = trial._replace(size=tuple(n + 16 * s for n, s in zip(trial.size, trial.conv.stride, strict=True)))
+    tried_larger = _try(larger)
+    if len(tried_larger.convolutions) != 1:
+        raise _Untried(f"inputs of sizes {trial.size} and {larger.size}: they are treated differently")
+    amounts, grown = _growth(trial, tried), _growth(larger, tried_larger)
+    if not trial.by_method and convolution.place is not None:
+        amounts, grown = amounts[1:], grown[1:]
+    return any(x == y != 0 for a, b in zip(amounts, grown, strict=True) for x, y in zip(a, b, strict=True))
 
 
-class _Tried(NamedTuple):
-    """A call of forward(). Per axis: size of its input, place of the marked element, size of its output."""
-
-    size_in: tuple[int, ...]
-    place: tuple[int, ...]
-    convolutions: list[_Convolution]
-    size_out: tuple[int, ...]
+def _growth(trial: _Trial, tried: _Tried) -> list[list[int]]:
+    """By how much forward() enlarges the input and the output of its first convolution, per axis."""
+    convolution = tried.convolutions[0]
+    sizes = (trial.size, convolution.size_in), (convolution.size_out, tried.size_out or convolution.size_out)
+    return [[after - before for before, after in zip(*pair, strict=True)] for pair in sizes]
 
 
 def _stays(before: _Convolution, after: _Convolution) -> bool:
     """Whether the kernel's centre is in the same place at both dilations."""
+    if before.place is None or after.place is None:
+        if before.size_in != after.size_in:
+            return False
+        before, after = before._replace(place=(0,) * len(before.kernel)), after._replace(place=(0,) * len(after.kernel))
     return all(
         2 * (p2 + m2 - p1 - m1) == (d2 - d1) * (k - 1)
         for p1, m1, p2, m2, d1, d2, k in zip(
-            *(before.before, before.place, after.before, after.place),
+            *(before.before, before.place or (), after.before, after.place or ()),
             *(before.dilation, after.dilation, before.kernel),
             strict=True,
         )
@@ -112,125 +212,140 @@ def _stays(before: _Convolution, after: _Convolution) -> bool:
 def _size(conv: Conv, dilation: Dilation) -> tuple[int, ...]:
     """Of an input on which forward() can be tried at the conv's own and another dilation.
 
-    Larger than what a causal conv pads: reflecting takes less than the input's size.
+    Larger than what a causal conv pads: reflecting takes less than the input's size. A multiple of 4, since forward()
+    may halve it.
     """
     return tuple(
-        max(d, new) * (k - 1) + s + 2
+        (max(d, new) * (k - 1) + s + 5) // 4 * 4
         for d, new, k, s in zip(conv.dilation, dilation, conv.kernel_size, conv.stride, strict=True)
     )
 
 
-def _call(
-    conv: Conv, plain: type[nn.Module], dilation: Dilation, size: tuple[int, ...], by_method: bool
-) -> _Tried | None:
-    """Call forward() of a copy of the conv at another dilation; None if that fails.
+def _middle(size: Sequence[int]) -> tuple[int, ...]:
+    """Where the mark is put."""
+    return tuple(n // 2 for n in size)
 
-    by_method: intercept `_conv_forward`, which a search overrides, instead of torch's convolutions.
-    """
-    # First with a weight that takes no memory. A class that changes its weight in place needs a real one.
-    for real_weight in (False, True):
+
+def _try(trial: _Trial) -> _Tried:
+    """Call forward() of copies of the conv; raises _Untried if that fails."""
+    # First with a weight that takes no memory. A class that changes its weight in place needs a real one, a norm over
+    # pooled values two images.
+    failed = _Untried()
+    for batch, real_weight in ((1, False), (1, True), (2, True)):
+        shape = batch, trial.conv.in_channels, *trial.size
         try:
-            return _tried(conv, plain, dilation, size, by_method, real_weight)
-        except Exception:  # of any kind: forward() may expect another input
-            continue
-    return None
+            return _tried(trial, shape, real_weight)
+        except Exception as error:  # of any kind: forward() may expect another input, or the conv cannot be copied
+            first_line = str(error).partition("\n")[0]
+            failed = _Untried(f"an input of shape {shape}: {type(error).__name__}: {first_line}")
+    raise failed
 
 
-def _tried(
-    conv: Conv, plain: type[nn.Module], dilation: Dilation, size: tuple[int, ...], by_method: bool, real_weight: bool
-) -> _Tried:
-    like = next(itertools.chain(conv.parameters(), conv.buffers()), torch.empty(()))
-    device = torch.device("cpu") if like.is_meta else like.device
-    place = tuple(n // 2 for n in size)
+def _tried(trial: _Trial, shape: tuple[int, ...], real_weight: bool) -> _Tried:
+    dtype, device = type_of(trial.conv)
+    generator = torch.Generator().manual_seed(0)
+    channels = torch.randn((*shape[:2], *[1] * len(trial.size)), generator=generator, device="cpu")
+    positions = torch.randn(trial.size, generator=generator, device="cpu")
+    x = (channels + positions).to(device, dtype)
+    marked = x.clone()
+    marked[(..., *_middle(trial.size))] *= -3  # another sign and another size
+    unmarked, tried = (_forward(trial, each, real_weight) for each in (x, marked))
+    if len(unmarked.convolutions) == len(tried.convolutions):
+        pairs = zip(unmarked.convolutions, tried.convolutions, strict=True)
+        tried = tried._replace(convolutions=[b._replace(place=_place(a.input, b.input)) for a, b in pairs])
+    return tried
+
+
+def _place(a: Tensor, b: Tensor) -> tuple[int, ...] | None:
+    """The one position in which two inputs of a convolution differ; None if there is none or several."""
+    if a.shape != b.shape:
+        return None
+    differ = ((a != b) & ~(a.isnan() & b.isnan())).flatten(0, 1).any(0).nonzero()
+    return tuple(differ[0].tolist()) if len(differ) == 1 else None
+
+
+def _forward(trial: _Trial, x: Tensor, real_weight: bool) -> _Tried:
+    """Call forward() of one copy of the conv; places are not known yet."""
+    with generators_restored(trial.conv), torch.no_grad(), torch.device(x.device):
+        twin = twin_of(trial.conv, trial.plain, trial.dilation, trial.training, real_weight)
+        functions = _NotingFunctions(twin)
+        noted = functions.noted
+        if trial.by_method:
+            noted = _note_method(twin)
+        with functions:
+            y = type(twin).forward(twin, x.clone())
+        beside = trial.by_method and functions.beside
+        first: Any = y[0] if isinstance(y, (tuple, list)) and y else y
+        comparable = isinstance(first, Tensor) and first.dim() == x.dim()
+        return _Tried(noted, beside, tuple(first.shape[2:]) if comparable else None)
+
+
+def _note_method(twin: nn.Module) -> list[_Convolution]:
+    """Make the twin's `_conv_forward` note its calls, in the list that is returned, and answer with zeros."""
     noted: list[_Convolution] = []
-    with _leaving_no_trace(conv, device), torch.device(device):
-        x = torch.zeros(1, conv.in_channels, *size, dtype=like.dtype)
-        x[(slice(None), slice(None), *place)] = 1
-        shape = conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size
-        weight = torch.zeros((), dtype=like.dtype).expand(shape)
-        twin = _twin(conv, plain, dilation, weight.clone() if real_weight else weight)
-        if by_method:
-            _note_method(twin, noted)
-        with contextlib.nullcontext() if by_method else _NotingFunctions(noted):
-            y = twin.forward(x)
-        return _Tried(size, place, noted, tuple(y.shape[2:]))
-
-
-@contextlib.contextmanager
-def _leaving_no_trace(conv: Conv, device: torch.device) -> Iterator[None]:
-    training = [(module, module.training) for module in conv.modules()]
-    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            for module, _ in training:
-                module.training = False
-            yield
-        finally:
-            for module, was in training:
-                module.training = was
-
-
-def _twin(conv: Conv, plain: type[nn.Module], dilation: Dilation, weight: Tensor) -> nn.Module:
-    """A shallow copy of the conv at another dilation, of a class of its own, with this weight and a bias of zero.
-
-    Not with its own weight: reading a parametrised one computes it.
-    """
-    bias = None
-    if conv._parameters.get("bias", conv) is not None:  # no entry: it is parametrised
-        bias = weight.new_zeros(conv.out_channels)
-    values = {"weight": property(lambda _: weight), "bias": property(lambda _: bias)}
-    kind = type(plain.__name__, (plain,), values)
-    twin = cast(nn.Module, object.__new__(kind))
-    buffers = {name: None if buffer is None else buffer.clone() for name, buffer in conv._buffers.items()}
-    twin.__dict__.update(vars(conv), _buffers=buffers, _parameters=dict(conv._parameters))
-    sides = size_keeping_padding(conv, dilation)
-    padding = conv.padding if conv.padding == "same" else tuple(before for before, _ in sides)
-    twin.__dict__.update(dilation=dilation, padding=padding)
-    twin.__dict__["_reversed_padding_repeated_twice"] = [side for pair in reversed(sides) for side in pair]
-    return twin
-
-
-def _note_method(twin: nn.Module, noted: list[_Convolution]) -> None:
-    """Make the twin's `_conv_forward` note its calls and return zeros."""
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         noted.append(found := _note(input, self.kernel_size, self.stride, self.padding, self.dilation))
         return input.new_zeros(len(input), self.out_channels, *found.size_out)
 
     type(twin)._conv_forward = _conv_forward  # type: ignore[attr-defined]
+    return noted
 
 
 class _NotingFunctions(TorchFunctionMode):
-    """Answers torch's convolutions instead of computing them."""
+    """Answers torch's convolutions instead of computing them, but for those that layers inside the twin ask for.
 
-    def __init__(self, noted: list[_Convolution]) -> None:
+    beside: whether there was any, transposed ones included.
+    """
+
+    def __init__(self, twin: nn.Module) -> None:
         super().__init__()
-        self.noted = noted
+        self.noted: list[_Convolution] = []
+        self.beside = False
+        self._weight = _pointer(cast(Tensor, twin.weight))
+        self._inside = 0
+        for module in itertools.islice(twin.modules(), 1, None):
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks; its convolutions are not seen from here
+                continue
+            module.register_forward_pre_hook(lambda *_: self._move(1), prepend=True)
+            module.register_forward_hook(lambda *_: self._move(-1), always_call=True)
+
+    def _move(self, step: int) -> None:
+        self._inside += step
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        if func not in CONV.values():
-            return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func not in CONV.values() and func not in _TRANSPOSED:
+            return func(*args, **kwargs)
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
         given: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1} | dict(zip(names, args, strict=False))
-        given |= kwargs or {}
+        given |= kwargs
         input, weight = given["input"], given["weight"]
+        if self._inside and _pointer(weight) != self._weight:
+            return func(*args, **kwargs)
+        self.beside = True
+        if func in _TRANSPOSED:
+            return func(*args, **kwargs)
         self.noted.append(found := _note(input, weight.shape[2:], given["stride"], given["padding"], given["dilation"]))
         return input.new_zeros(len(input), len(weight), *found.size_out)
 
 
+def _pointer(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 def _note(x: Tensor, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> _Convolution:
-    kernel, size = tuple(kernel), tuple(x.shape[2:])
+    kernel = tuple(kernel)
     stride, dilation = _per_axis(stride, kernel), _per_axis(dilation, kernel)
     if padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         sides = [(total // 2, total - total // 2) for total in totals]
     else:
         sides = [(p, p) for p in _per_axis(0 if padding == "valid" else padding, kernel)]
-    marked = int(x.float().abs().amax((0, 1)).argmax())
-    place = tuple(marked // math.prod(size[axis + 1 :]) % n for axis, n in enumerate(size))
     before = tuple(before for before, _ in sides)
-    return _Convolution(size, place, kernel, dilation, before, size_out(size, kernel, dilation, stride, sides))
+    return _Convolution(x.clone(), kernel, dilation, before, size_out(x.shape[2:], kernel, dilation, stride, sides))
 
 
 def _per_axis(value: Any, kernel: Sequence[int]) -> tuple[int, ...]:

@@ -1,9 +1,10 @@
 """Which convs can be searched, and why the others cannot.
 
 A search evaluates a conv at several dilations at once, by overriding its `_conv_forward`. That fits torch's own convs,
-with any parametrisation of the weight. A class with a forward() of its own fits only if forward() passes an input of
-the same size to `_conv_forward` once. It may prepare its input, scale its weight or apply an activation, as subclasses
-in mmcv do, but not convolve, pad or crop by itself.
+with any parametrisation of the weight. A class with a forward() of its own fits only if forward() can be called with a
+batch alone and passes it to `_conv_forward` once, in training and in evaluation. It may prepare or resample its input,
+scale its weight or apply an activation, as subclasses in mmcv do, and have layers that convolve, but not convolve, pad
+or crop by itself. `rfnext.own_forward` finds that out.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import Any, Self
 from torch import nn
 
 from rfnext import files
-from rfnext.conv import SearchConv, check_plain, check_release, release, set_dilation
+from rfnext.conv import SearchConv, check_plain, check_release, release, set_checked_dilation
 from rfnext.dilation import Dilation
 from rfnext.padding import Conv, check_dilation, warn_of_causal
 from rfnext.searchable import Where, everything, is_conv, unsearchable
@@ -143,7 +143,7 @@ class Structure(Mapping[str, Dilation]):
                 raise ValueError(f"layer {name!r}: {error}") from None
         warn_of_causal({name: conv for name, conv, dilation in pairs if dilation != tuple(conv.dilation)})
         for _, conv, dilation in pairs:
-            set_dilation(conv, dilation)
+            set_checked_dilation(conv, dilation)
             if isinstance(conv, SearchConv):
                 release(conv)
 

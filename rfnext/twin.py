@@ -1,0 +1,136 @@
+"""A copy of a conv on which its class's forward() can be called, without a trace on the conv.
+
+A deep copy of everything but the weight, which may be large. What is outside the conv (a class attribute, a global
+variable, a file, torch's hooks for all modules) is not copied.
+"""
+
+import contextlib
+import copy
+import itertools
+import random
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer
+from torch.overrides import TorchFunctionMode
+
+from rfnext.dilation import Dilation
+from rfnext.padding import Conv, size_keeping_padding
+
+
+@contextlib.contextmanager
+def generators_restored(conv: Conv) -> Iterator[None]:
+    """Restore the random number generators of Python and torch, on the CPU and on the devices that the conv is on."""
+    state = random.getstate()
+    tensors = itertools.chain(conv.parameters(), conv.buffers())
+    devices = {tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta")}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([]))
+        for device in devices:
+            stack.enter_context(torch.random.fork_rng([device], device_type=device.type))
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
+def type_of(conv: Conv) -> tuple[torch.dtype, torch.device]:
+    """dtype and device of a conv's weight; "cpu" for one on the meta device."""
+    originals = conv.parametrizations.weight.parameters() if _is_parametrised(conv, "weight") else ()  # type: ignore
+    weight = _stored(conv, "weight")
+    found = itertools.chain([] if weight is None else [weight], originals, conv.parameters(), conv.buffers())
+    like = next(found, torch.empty(()))
+    return like.dtype, torch.device("cpu") if like.is_meta else like.device
+
+
+def _stored(conv: Conv, name: str) -> Tensor | None:
+    """A conv's weight or bias, wherever it is kept; None if it is computed: reading a parametrised one would do so."""
+    for kept in (conv._parameters, conv._buffers, vars(conv)):
+        if isinstance(kept.get(name), Tensor):
+            return kept[name]
+    return None
+
+
+def _is_parametrised(conv: Conv, name: str) -> bool:
+    return name in conv._modules.get("parametrizations", ())  # type: ignore[operator]
+
+
+def twin_of(conv: Conv, plain: type[nn.Module], dilation: Dilation, training: bool, real_weight: bool) -> nn.Module:
+    """A deep copy of the conv at another dilation, of a class of its own, with a weight and a bias of zero.
+
+    Its hooks, and those of its layers, are left out: they do not belong to what forward() computes, and may refer to
+    anything. Only hooks that are methods of their own module remain: by these, lazy layers are initialised.
+    """
+    dtype, device = type_of(conv)
+    shape = conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size
+    weight = torch.zeros((), dtype=dtype, device=device).expand(shape)
+    zeros = {"weight": weight.clone() if real_weight else weight, "bias": weight.new_zeros(conv.out_channels)}
+    computed = {name: property(lambda _, v=v: v) for name, v in zeros.items() if _is_parametrised(conv, name)}
+    twin = cast(nn.Module, object.__new__(type(plain.__name__, (plain,), computed)))
+
+    memo: dict[int, Any] = {id(conv): twin}
+    for name, value in zeros.items():
+        if (own := _stored(conv, name)) is not None:
+            memo[id(own)] = nn.Parameter(value, own.requires_grad) if isinstance(own, nn.Parameter) else value
+        if _is_parametrised(conv, name):
+            for original in conv.parametrizations[name].parameters():  # type: ignore[operator,union-attr,index]
+                memo[id(original)] = nn.Parameter(original.new_zeros(()).expand(original.shape), False)
+    modules = list(conv.modules())
+    for module in modules:
+        hooks = {name: v for name, v in vars(module).items() if name.endswith("_hooks") and isinstance(v, dict)}
+        memo |= {id(v): type(v)() for v in hooks.values()}
+    # A forward() that was replaced on the conv itself is none of the class.
+    left_out = ("forward", "_conv_forward", "_compiled_call_impl")
+    with _Copying():
+        twin.__dict__.update(copy.deepcopy({k: v for k, v in vars(conv).items() if k not in left_out}, memo))
+    for module in modules:
+        for key, hook in module._forward_pre_hooks.items():
+            if getattr(hook, "__self__", None) is module and id(module) in memo:
+                new = memo[id(module)]
+                new._forward_pre_hooks[key] = types.MethodType(cast(types.MethodType, hook).__func__, new)
+    _set_dilation(twin, conv, dilation)
+    for module in twin.modules():
+        module.training = training  # not by train(), which a class may override
+    return twin
+
+
+def _set_dilation(twin: nn.Module, conv: Conv, dilation: Dilation) -> None:
+    sides = size_keeping_padding(conv, dilation)
+    padding = conv.padding if conv.padding == "same" else tuple(before for before, _ in sides)
+    twin.__dict__.update(dilation=dilation, padding=padding)
+    twin.__dict__["_reversed_padding_repeated_twice"] = [side for pair in reversed(sides) for side in pair]
+
+
+class _Copying(TorchFunctionMode):
+    """Inside, deepcopy also copies tensors that have a graph or are lazy, and makes those on the meta device real."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and _is_special(args[0]):
+            tensor, memo = args
+            if id(tensor) not in memo:
+                memo[id(tensor)] = _copy(tensor)
+            return memo[id(tensor)]
+        if func is Tensor.clone and args[0].is_meta:  # of a parameter
+            return _real(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _is_special(tensor: Tensor) -> bool:
+    return isinstance(tensor, UninitializedBuffer) or not tensor.is_leaf or tensor.is_meta
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    if isinstance(tensor, UninitializedBuffer):
+        return cast(Any, type(tensor))(False, tensor.device, tensor.dtype)
+    return _real(tensor) if tensor.is_meta else tensor.detach().clone()
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Ones, by which one can divide, or for integers zeros, which are the index of something."""
+    value = int(tensor.is_floating_point() or tensor.is_complex())
+    return torch.full(tensor.shape, value, dtype=tensor.dtype, device="cpu")
