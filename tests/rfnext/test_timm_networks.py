@@ -42,7 +42,8 @@ def test_the_five_lines_of_the_readme(name: str, tmp_path: Path, monkeypatch: py
     hand_designed = rfnext.Structure.read(model)
 
     with rfnext.reproducible(torch.device("cpu")):  # what is found must not hang on a stopwatch
-        search = rfnext.LocalSearch(model, rfnext.LocalConfig(interval=1, rounds=2))
+        bounds = rfnext.Bounds(1, 512)
+        search = rfnext.LocalSearch(model, rfnext.LocalConfig(interval=1, rounds=2, bounds=bounds))
         optimizer = torch.optim.AdamW(model.parameters())
         for epoch in range(3):  # noqa: B007
             train(model, optimizer)
