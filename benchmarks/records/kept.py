@@ -1,4 +1,7 @@
-"""What decides whether a cell is run again: its record, if it is done and has the planned protocol, is kept."""
+"""What decides whether a suite runs a cell again: its record, if it is done and has the planned protocol, is kept.
+
+`benchmarks.run` always runs its cell. A search that several methods share is kept by itself, see `methods.stored`.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -22,7 +22,7 @@ class Config:
     """scenes: embedded, digits on photographs. coco: COCO 2017. folder: your own data in COCO's layout
     (`python -m tasks.coco_detection.check PATH` validates it)."""
     root: Path | None = field(default=None, metadata={"protocol": False})
-    """Data folder; by default $RFNEXT_DATA/coco, or data/coco in this repository."""
+    """Data folder; by default $RFNEXT_DATA/<dataset>, or data/<dataset> in this repository."""
     train_part: str = "train2017"
     """Training part: images in ROOT/<part>, annotations in ROOT/annotations/instances_<part>.json."""
     test_part: str = "val2017"
