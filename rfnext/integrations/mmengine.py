@@ -298,17 +298,17 @@ class RFSearchRunner(Runner):
 
     def train(self) -> nn.Module:
         """Wrap the model, then train it as mmengine does."""
-        self._prepare(training=True)
+        self.prepare(training=True)
         return super().train()
 
     def val(self) -> dict[str, Any]:
         """Wrap the model, then validate it as mmengine does."""
-        self._prepare(training=False)
+        self.prepare(training=False)
         return super().val()
 
     def test(self) -> dict[str, Any]:
         """Wrap the model, then test it as mmengine does."""
-        self._prepare(training=False)
+        self.prepare(training=False)
         return super().test()
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
@@ -316,7 +316,12 @@ class RFSearchRunner(Runner):
         # DDP registers the parameters that there are, so it must come after the branch weights.
         return model if self.distributed and not self._ready else super().wrap_model(model_wrapper_cfg, model)
 
-    def _prepare(self, training: bool) -> None:
+    def prepare(self, training: bool) -> None:
+        """Let the hook wrap the model, once; for a training, after its weights are initialised or loaded.
+
+        Raises:
+            ValueError: if there are several such hooks.
+        """
         if training:
             self._init_model_weights()
         if self._ready:

@@ -41,7 +41,7 @@ def synthetic(names: Mapping[str, object]) -> nn.Module:
         *path, leaf = name.removeprefix("module.").split(".")
         parent = root
         for part in path:
-            if part not in parent._modules:
+            if not hasattr(parent, part):
                 parent.add_module(part, nn.Module())
             parent = parent.get_submodule(part)
         parent.add_module(leaf, nn.Conv2d(1, 1, 3, padding=1))

@@ -212,7 +212,7 @@ def test_the_runner_of_a_config_loads_the_weights_that_it_names_before_it_wraps(
     config.experiment_name = "weights"
     runner = RUNNERS.build(config)
     assert isinstance(runner, RFSearchRunner)
-    runner._prepare(training=True)
+    runner.prepare(training=True)
     searched = searched_convs(runner.model)
     assert len(searched) == 279
     loaded = runner.model.backbone.state_dict()
