@@ -102,6 +102,8 @@ def why_unsearchable(conv: Conv, plain: type[nn.Module]) -> str | None:
         trial = _Trial(conv, plain, dilation, _size(conv, dilation), training, by_method=True)
         try:
             tried = _try(trial)
+            if training and not tried.convolutions and not tried.beside:
+                continue  # faster products that a plain conv trains by; once searched, the class may leave them out
             if len(tried.convolutions) != 1 or tried.beside:
                 return lost
             if _pads(trial, tried):

@@ -343,3 +343,17 @@ def test_masked_convs_take_a_structure(kind: type[nn.Conv1d], device: str, caplo
     assert conv.dilation == (3,)
     assert device == "meta" or torch.equal(conv.weight, weight)
     assert not caplog.records
+
+
+class FasterInTraining(nn.Conv1d):
+    """Trains by a product of its own unless it is searched, and evaluates by torch's conv."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and not isinstance(self, rfnext.SearchConv):
+            return torch.einsum("oik,bitk->bot", self.weight, input[..., None].expand(-1, -1, -1, 3))
+        return super().forward(input)
+
+
+def test_a_plain_conv_may_train_by_products_of_its_own() -> None:
+    conv = FasterInTraining(2, 3, 3, padding=2, dilation=2)
+    assert unsearchable(conv) is None
