@@ -150,6 +150,15 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT, SELECTED]
 
 
+@pytest.fixture
+def _ctrl_c_works():
+    """Tests that were started in the background have Ctrl-C switched off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_works")
 def test_ctrl_c_reaches_the_caller(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     network = nn.Linear(3, 1)
