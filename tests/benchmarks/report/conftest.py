@@ -89,29 +89,6 @@ def define(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return one
 
 
-@pytest.fixture
-def receptive_field() -> dict[str, Any]:
-    """What a record keeps of a network with three input positions in its field, along one axis."""
-    return {
-        "unit": "frames",
-        "output": "the logit of a class",
-        "inputs": 2,
-        "part": "validation",
-        "seconds": 0.1,
-        "axes": [
-            {
-                "step": 4.0,
-                "size": 64,
-                "edges": [-6.0, -2.0, 2.0, 6.0],
-                "share": [0.25, 0.5, 0.25],
-                "radius": {"0.5": 0.0, "0.95": 4.0},
-                "theoretical": [-12.0, 16.0],
-                "farther_than": None,
-            }
-        ],
-    }
-
-
 HISTORY = [
     {"step": step, "structure": {f"stages.{i // 3}.conv.{i % 3}": [2**i + step] for i in range(6)}} for step in range(4)
 ]
