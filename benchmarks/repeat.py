@@ -19,8 +19,10 @@ from benchmarks.arguments import UsageError, parse_both, pick
 from benchmarks.cell import Cell
 from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.table import METHODS
-from benchmarks.records.protocol import differences, protocol, rebuild
+from benchmarks.records.identity import identify
+from benchmarks.records.protocol import differences, protocol, rebuild, same_but_data
 from benchmarks.records.record import Record, RecordError, read, read_lines
+from tasks.spec import Task
 
 FLAG = "--from"
 
@@ -91,7 +93,8 @@ def parse(arguments: Sequence[str], scratch: Path) -> tuple[Cell, Record]:
     except ValueError as error:
         raise UsageError(f"{options.record}: {error}; its config is not one of this code's {old.task}") from error
     options, config = parse_both(options, config, arguments, prog=prog, description=f"The cell of {options.record}.")
-    if differing := differences(old.protocol, protocol(task, config, method.settings)):
+    identity = identify(task, config)
+    if differing := _differences(old, task, config, protocol(task, config, method.settings, identity)):
         raise UsageError(f"{options.record}: cannot be run again by this code: {', '.join(differing)}")
     results = options.results or scratch
     record = options.record.resolve()
@@ -102,9 +105,20 @@ def parse(arguments: Sequence[str], scratch: Path) -> tuple[Cell, Record]:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"the record was made on {old.device['name']}, there is no GPU here; --device cpu runs it")
     base = old.base if old.base in task.presets else next(iter(task.presets))
-    threads = old.device["threads"]
-    cell = Cell(task, old.preset, config, method, old.fold, old.seed, results, base, device=device, threads=threads)
-    return cell, old
+    where = {"device": device, "threads": old.device["threads"], "identity": identity}
+    return Cell(task, old.preset, config, method, old.fold, old.seed, results, base, **where), old
+
+
+def _differences(old: Record, task: Task[Any], config: Any, here: Mapping[str, Any]) -> list[str]:
+    """In what a record's protocol differs from that of its cell here; empty if the cell can be run again."""
+    data = here["data"]
+    if old.protocol.get("data") == old.data:  # the name of the data alone, as before its files counted
+        data = task.data_label(config)
+    elif data == task.data_label(config):  # its files are not here, and running the cell says so
+        data = old.protocol.get("data")
+    if data != old.protocol.get("data") and same_but_data(old.protocol, here):
+        return ["the data is not the record's; name that by --root PATH", *differences(old.protocol, here)]
+    return differences(old.protocol, {**here, "data": data})
 
 
 def compare(old: Record, new: Record) -> tuple[list[str], list[str]]:

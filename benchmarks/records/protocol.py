@@ -10,20 +10,25 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from benchmarks.records.identity import Identity
 from tasks.spec import Task
 
 Kind = TypeVar("Kind")
 
 
-def protocol(task: Task[Any], config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+def protocol(
+    task: Task[Any], config: Any, settings: Mapping[str, Any], identity: Identity | None = None
+) -> dict[str, Any]:
     """What decides a cell's result besides fold, seed and machine, as plain JSON values.
 
-    Config fields with metadata {"protocol": False} (paths) are left out, in nested dataclasses too.
+    Config fields with metadata {"protocol": False} (paths) are left out, in nested dataclasses too. Data in files is
+    what its fingerprint says, wherever it lies; other data, and files that are not here, are what tables call them.
 
     Args:
         task: the task.
         config: its config.
         settings: the method's own. They may differ between the rows of a table; the rest (`shared`) may not.
+        identity: of the config's data; None if it has no files, or if they are not here.
 
     Raises:
         TypeError: naming the field whose value has no JSON form.
@@ -31,7 +36,7 @@ def protocol(task: Task[Any], config: Any, settings: Mapping[str, Any]) -> dict[
     return {
         "task": task.name,
         "version": task.version,
-        "data": task.data_label(config),
+        "data": f"files {identity.fingerprint}" if identity else task.data_label(config),
         "config": plain(config, "config"),
         "settings": plain(dict(settings), "settings"),
     }
@@ -47,6 +52,11 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     old, new = ({name: repr(value) for name, value in flat(side).items()} for side in (before, after))
     pairs = {name: (old.get(name, "missing"), new.get(name, "missing")) for name in {**old, **new}}
     return [f"{name} is {there} instead of {here}" for name, (here, there) in pairs.items() if here != there]
+
+
+def same_but_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two protocols have everything in common except, perhaps, the data."""
+    return {**before, "data": None} == {**after, "data": None}
 
 
 def overrides(preset: Any, config: Any) -> dict[str, Any]:

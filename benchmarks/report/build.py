@@ -66,7 +66,10 @@ def build(results: Path) -> tuple[list[Path], list[str]]:
 
 
 def drop_outdated(found: Gathered, own: Collection[Key]) -> None:
-    """Take out committed records that cannot share a table with those that were run here on the same data."""
+    """Take out committed records that cannot share a table with those that were run here on the same data.
+
+    Those of before files counted (`records.identity`) have the same data if it has the same name.
+    """
     mine = [record for record in found.records if record.key in own]
     if not mine:
         return
@@ -77,6 +80,7 @@ def drop_outdated(found: Gathered, own: Collection[Key]) -> None:
         for record in found.records
         if record.key not in own
         and record.data == latest.data
+        and record.protocol.get("data") in (record.data, latest.protocol.get("data"))
         and (
             shared(record.protocol) != shared(latest.protocol)
             or record.protocol != of_method.get(record.method, record.protocol)
