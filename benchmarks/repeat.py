@@ -20,7 +20,7 @@ from benchmarks.cell import Cell
 from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.table import METHODS
 from benchmarks.records.identity import identify
-from benchmarks.records.protocol import differences, protocol, rebuild, same_but_data
+from benchmarks.records.protocol import differences, of_files, protocol, rebuild, same_but_data
 from benchmarks.records.record import Record, RecordError, read, read_lines
 from tasks.spec import Task
 
@@ -112,9 +112,9 @@ def parse(arguments: Sequence[str], scratch: Path) -> tuple[Cell, Record]:
 def _differences(old: Record, task: Task[Any], config: Any, here: Mapping[str, Any]) -> list[str]:
     """In what a record's protocol differs from that of its cell here; empty if the cell can be run again."""
     data = here["data"]
-    if old.protocol.get("data") == old.data:  # the name of the data alone, as before its files counted
+    if not of_files(old.protocol):  # made by the code, or of before files counted
         data = task.data_label(config)
-    elif data == task.data_label(config):  # its files are not here, and running the cell says so
+    elif not of_files(here):  # the files are missing, and running the cell says so
         data = old.protocol.get("data")
     if data != old.protocol.get("data") and same_but_data(old.protocol, here):
         return ["the data is not the record's; name that by --root PATH", *differences(old.protocol, here)]

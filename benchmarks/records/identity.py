@@ -66,11 +66,12 @@ Entry = tuple[int, int, int, bool, str]
 
 def _digests(files: DataFiles) -> dict[str, str]:
     """Name of each file -> digest of its content, empty if it is missing or cannot be read."""
-    root = files.root.absolute()
-    cache = cache_folder() / f"data-v{VERSION}" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
+    place = hashlib.sha256(os.fsencode(files.root.absolute())).hexdigest()[:16]
+    cache = cache_folder() / f"data-v{VERSION}" / f"{place}.json"
     known = _read(cache)
-    paths = {_name(path.absolute(), root): (path, False) for path in files.inputs}
-    paths |= {_name(path.absolute(), root): (path, True) for path in files.labels}
+    root = f"{files.root}/"
+    paths = {str(path).removeprefix(root): (path, False) for path in files.inputs}
+    paths |= {str(path).removeprefix(root): (path, True) for path in files.labels}
     entries: dict[str, Entry] = {}
     changed: list[str] = []
     for name, (path, whole) in paths.items():
@@ -80,18 +81,13 @@ def _digests(files: DataFiles) -> dict[str, str]:
         else:
             changed.append(name)
     if changed:
-        if len(changed) > 1000:
-            log.info("reading %d files in %s for the fingerprint of the data", len(changed), root)
+        log.info("reading %d files in %s for the fingerprint of the data", len(changed), root)
         with ThreadPoolExecutor(16) as readers:  # most of the time is the disk's
             found = readers.map(lambda name: _digest(*paths[name]), changed)
         new = {name: entry for name, entry in zip(changed, found, strict=True) if entry is not None}
         _write(cache, known, new)
         entries |= new
     return {name: entries[name][4] if name in entries else "" for name in paths}
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def _state(path: Path) -> tuple[int, int, int]:

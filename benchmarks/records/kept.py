@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.records.protocol import same_but_data
+from benchmarks.records.protocol import of_files, same_but_data
 from benchmarks.records.record import Key, Record, Records
 
 
@@ -41,7 +41,7 @@ def data_change(key: Key, planned: Mapping[str, Any], data: str, records: Record
             own data follow its files.
         records: of the results folder.
     """
-    if planned["data"] == data:  # made by the code, or not here
+    if not of_files(planned):
         return None
     found = [
         record
@@ -56,7 +56,7 @@ def data_change(key: Key, planned: Mapping[str, Any], data: str, records: Record
         return None
     latest = max(found, key=lambda record: (record.preset == key.preset, record.finished))
     of = f"the record of {latest.finished[:16].replace('T', ' ')}"
-    of += f" in {latest.preset}, which stays there" if latest.preset != key.preset else ""
-    if latest.protocol.get("data") == latest.data:
-        return f"which files the data was is not said by {of}"
-    return f"data changed since {of}"
+    of += f" (in {latest.preset}, where it stays)" if latest.preset != key.preset else ""
+    if of_files(latest.protocol):
+        return f"data changed since {of}"
+    return f"{of} does not say which files it was measured on"

@@ -15,6 +15,9 @@ from tasks.spec import Task
 
 Kind = TypeVar("Kind")
 
+FILES = "files "
+"""Begins the data of a protocol that is known by the fingerprint of its files, and not by what tables call it."""
+
 
 def protocol(
     task: Task[Any], config: Any, settings: Mapping[str, Any], identity: Identity | None = None
@@ -36,7 +39,7 @@ def protocol(
     return {
         "task": task.name,
         "version": task.version,
-        "data": f"files {identity.fingerprint}" if identity else task.data_label(config),
+        "data": f"{FILES}{identity.fingerprint}" if identity else task.data_label(config),
         "config": plain(config, "config"),
         "settings": plain(dict(settings), "settings"),
     }
@@ -52,6 +55,11 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     old, new = ({name: repr(value) for name, value in flat(side).items()} for side in (before, after))
     pairs = {name: (old.get(name, "missing"), new.get(name, "missing")) for name in {**old, **new}}
     return [f"{name} is {there} instead of {here}" for name, (here, there) in pairs.items() if here != there]
+
+
+def of_files(protocol: Mapping[str, Any]) -> bool:
+    """Whether a protocol has the fingerprint of its data's files."""
+    return str(protocol.get("data")).startswith(FILES)
 
 
 def same_but_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

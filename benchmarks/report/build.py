@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.records.places import ROOT
-from benchmarks.records.protocol import differences, shared
+from benchmarks.records.protocol import differences, of_files, shared
 from benchmarks.records.record import Key, RecordError, read_all, write_lines
 from benchmarks.report import figures, markdown
 from benchmarks.report.across import across
@@ -80,7 +80,7 @@ def drop_outdated(found: Gathered, own: Collection[Key]) -> None:
         for record in found.records
         if record.key not in own
         and record.data == latest.data
-        and record.protocol.get("data") in (record.data, latest.protocol.get("data"))
+        and (not of_files(record.protocol) or record.protocol["data"] == latest.protocol.get("data"))
         and (
             shared(record.protocol) != shared(latest.protocol)
             or record.protocol != of_method.get(record.method, record.protocol)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from rfnext import Bounds, LocalConfig
-from tasks.spec import SELECTED, Metric, Probe, Run, Split, Task
+from tasks.spec import SELECTED, DataFiles, Metric, Probe, Run, Split, Task
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Config:
     """none; raise, die, exit, nan, interrupt: strike in fold 2 only; mixed: the first four of them, by
     seed; slow; missing."""
     root: Path = field(default=Path("unused"), metadata={"protocol": False})
-    """A path, which belongs to no protocol."""
+    """A path, which belongs to no protocol; an absolute one is the folder of own data, inputs *.bin and labels *.txt."""
     search: LocalConfig = field(
         default_factory=lambda: LocalConfig(interval=1, rounds=3, branches=3, bounds=Bounds(1, 16))
     )
@@ -136,6 +136,12 @@ def probe(model: nn.Module, config: Config, split: Split) -> Probe:
     return Probe(lambda x: model(x)[:, :1], [x[:1], x[1:2]], "samples", (1.0,), "the first logit")
 
 
+def data_files(config: Config) -> DataFiles | None:
+    if not config.root.is_absolute():
+        return None
+    return DataFiles(config.root, tuple(config.root.glob("*.txt")), tuple(config.root.glob("*.bin")), own=True)
+
+
 FAULTS = ("raise", "die", "exit", "nan", "interrupt", "mixed", "slow", "missing")
 
 TASK = Task(
@@ -154,8 +160,9 @@ TASK = Task(
     where=lambda name, conv: True,
     unavailable=lambda config: "download toy.zip and unpack it" if config.fault == "missing" else None,
     folds=lambda config: config.folds or (1,),
-    data_label=lambda config: "synthetic toy signals",
+    data_label=lambda config: "synthetic toy signals" if data_files(config) is None else f"own {config.root.name}",
     published=lambda config: None,
+    data_files=data_files,
     illustrate=illustrate,
     probe=probe,
     suites={"paper": ("missing", "missing-wide"), "both": ("tiny", "wide")},
