@@ -116,9 +116,10 @@ def _differences(old: Record, task: Task[Any], config: Any, here: Mapping[str, A
         data = task.data_label(config)
     elif not of_files(here):  # the files are missing, and running the cell says so
         data = old.protocol.get("data")
-    if data != old.protocol.get("data") and same_but_data(old.protocol, here):
-        return ["the data is not the record's; name that by --root PATH", *differences(old.protocol, here)]
-    return differences(old.protocol, {**here, "data": data})
+    differing = differences(old.protocol, {**here, "data": data})
+    if differing and same_but_data(old.protocol, here):
+        differing.append("give the folder of the record's data by --root PATH")
+    return differing
 
 
 def compare(old: Record, new: Record) -> tuple[list[str], list[str]]:

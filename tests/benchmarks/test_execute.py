@@ -186,3 +186,31 @@ def test_without_workers_a_search_fails_with_that_reason(cell: Make) -> None:
     made = run_cell(cell("global_single"), pool.Pool([]))
     assert made.status == "failed"
     assert (made.reason or "").startswith("NoWorkerLeft: ")
+
+
+def test_data_that_changes_while_a_cell_runs_fails_it(own: Make, toy: ModuleType, mine: list[Path]) -> None:
+    def fit(model: Any, config: Any, run: Any) -> None:
+        toy.fit(model, config, run)
+        (config.root / "labels.txt").write_text("background")
+
+    here = own(mine[0], task=dataclasses.replace(toy.TASK, fit=fit))
+    made = run_cell(here)
+    assert made.status == "failed"
+    assert "the data is not what it was when the cell was planned" in (made.reason or "")
+    # Planned before the change, and on a machine that has other data.
+    for late in (here, own(mine[1], identity=here.identity)):
+        assert "the data is not what it was" in (run_cell(late).reason or "")
+    assert run_cell(own(mine[0])).status == "done"
+
+
+def test_missing_data_replaces_no_finished_record(own: Make, mine: list[Path]) -> None:
+    here = own(mine[0], preset="ours")
+    done = run_cell(here)
+    assert done.protocol["data"] == f"files {here.identity.fingerprint}"
+    assert done.data == "own mine"
+    gone = dataclasses.replace(here, identity=None, task=dataclasses.replace(here.task, unavailable=lambda c: "get it"))
+    assert run_cell(gone).status == "failed"
+    assert record_failure(gone, f"{UNAVAILABLE}get it").status == "failed"
+    assert read(here.key.path(here.results)) == done
+    record_failure(gone, "killed")
+    assert read(here.key.path(here.results)).reason == "killed"

@@ -35,7 +35,7 @@ class Config:
     """none; raise, die, exit, nan, interrupt: strike in fold 2 only; mixed: the first four of them, by
     seed; slow; missing."""
     root: Path = field(default=Path("unused"), metadata={"protocol": False})
-    """A path, which belongs to no protocol; an absolute one is the folder of own data, inputs *.bin and labels *.txt."""
+    """A path, which belongs to no protocol; an absolute one is a folder of own data: inputs *.bin, labels *.txt."""
     search: LocalConfig = field(
         default_factory=lambda: LocalConfig(interval=1, rounds=3, branches=3, bounds=Bounds(1, 16))
     )
