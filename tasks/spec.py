@@ -155,7 +155,7 @@ class DataFiles:
 def _state(path: Path) -> tuple[int, int] | None:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # of a name that no file can have
         return None
     return found.st_size, found.st_mtime_ns
 

@@ -94,7 +94,7 @@ def _state(path: Path) -> tuple[int, int, int]:
     """What changes when a file is written or replaced; of a missing one nothing that a file has."""
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # of a name that no file can have
         return -1, 0, 0
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
@@ -110,7 +110,7 @@ def _digest(path: Path, whole: bool) -> Entry | None:
             for number in range(BLOCKS):
                 file.seek(number * (state[0] - BLOCK) // (BLOCKS - 1))
                 digest.update(file.read(BLOCK))
-    except OSError:
+    except (OSError, ValueError):
         return None
     return *state, whole, digest.hexdigest()
 

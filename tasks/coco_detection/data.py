@@ -86,7 +86,9 @@ def named_files(annotations: Path) -> tuple[list[str], list[str]]:
 
 def _names(content: Any, key: str) -> list[str]:
     entries = content.get(key) if isinstance(content, dict) else None
-    named = (entry.get("file_name") for entry in entries or () if isinstance(entry, dict))
+    if not isinstance(entries, list):
+        return []
+    named = (entry.get("file_name") for entry in entries if isinstance(entry, dict))
     return [name for name in named if isinstance(name, str)]
 
 

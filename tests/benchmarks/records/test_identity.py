@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks.records.identity import BLOCK, BLOCKS, WHOLE, Identity, identify
+from tasks.spec import DataFiles
 
 Identify = Callable[[Path], Identity | None]
 
@@ -178,3 +179,11 @@ def test_what_has_no_files_here_has_no_identity(look: Identify, toy: ModuleType,
 
     named = identify(dataclasses.replace(toy.TASK, data_files=public), toy.Config(root=root))
     assert named == (reference(root), None)
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_file(toy: ModuleType, root: Path) -> None:
+    def files(config: object) -> DataFiles:
+        return DataFiles(root, (), (root / "x.bin", root / "a\0b", root / "\udcff", root / ("x" * 999), root), own=True)
+
+    assert files(None).state()[1:4] == (None, None, None)
+    assert identify(dataclasses.replace(toy.TASK, data_files=files), toy.Config()) is not None
