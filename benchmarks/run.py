@@ -5,8 +5,8 @@
     python -m benchmarks.run --from RECORD [--results DIR] [paths of the data]      # again, see benchmarks.repeat
 
 `--help` lists tasks and methods; with a TASK also every field of its config with the preset's defaults. A config with
-fields of the protocol that differ from the preset has a name of its own, --name or the preset's plus a hash, so that
-its record neither replaces nor mixes with the preset's.
+fields of the protocol that differ from the preset, or with own data, has a name of its own, --name or the preset's plus
+hashes, so that its record neither replaces nor mixes with the preset's.
 
 Exit status: 0 done (--from: and equal), 1 failed (or different), 2 wrong usage, 3 the task's data is missing,
 4 different on another machine or with other versions, 130 interrupted.
