@@ -25,14 +25,14 @@ def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]
 def score(network: nn.Module, dataset: Dataset, videos: Videos, last_segment: metrics.LastSegment) -> dict[str, float]:
     """All metrics of a network on some videos of a dataset; see `metrics.score`."""
     return metrics.score(
-        ((predict(network, video, dataset.stride), video.full_labels) for video in videos),
+        ((predict(network, video, dataset.step), video.full_labels) for video in videos),
         background=[index for index, name in enumerate(dataset.classes) if name == "background"],
         last_segment=last_segment,
     )
 
 
 @torch.no_grad()
-def predict(network: nn.Module, video: Video, stride: int) -> NDArray[np.int64]:
+def predict(network: nn.Module, video: Video, step: int) -> NDArray[np.int64]:
     """Class index of every frame of the video, (T): the last stage's prediction, up-sampled.
 
     Runs on the network's device in evaluation mode and leaves the mode as it was.
@@ -44,14 +44,14 @@ def predict(network: nn.Module, video: Video, stride: int) -> NDArray[np.int64]:
             logits = network(torch.from_numpy(video.features)[None].to(device))[-1, 0]
     finally:
         network.train(training)
-    return upsample(logits.argmax(0).cpu().numpy(), stride, len(video.full_labels))
+    return upsample(logits.argmax(0).cpu().numpy(), step, len(video.full_labels))
 
 
 def probe(model: nn.Module, config: Config, split: Split) -> Probe:
     """What receptive fields are measured on: up to `PROBED` whole videos, spread evenly over the part.
 
     The output is the last stage's logit of the predicted class, at every frame. The sum over all classes would mean
-    nothing: softmax does not depend on it. One input position is `config.stride` frames.
+    nothing: softmax does not depend on it. One input position is `Dataset.step` frames.
     """
     dataset = open_fold(config, split.fold)
     videos, device = dataset.part(split.part), next(model.parameters()).device
@@ -60,6 +60,6 @@ def probe(model: nn.Module, config: Config, split: Split) -> Probe:
         forward=lambda x: model(x)[-1].amax(1, keepdim=True),
         inputs=[torch.from_numpy(videos[index].features)[None].to(device) for index in chosen],
         unit="frames",
-        step=(float(dataset.stride),),
+        step=(float(dataset.step),),
         output="the last stage's logit of the predicted class",
     )

@@ -43,7 +43,7 @@ def strips(network: nn.Module, dataset: Dataset, videos: Videos, path: Path) -> 
     shown: set[int] = set()
     for axes, index in zip(rows, chosen, strict=True):
         video = videos[index]
-        labels = np.stack([video.full_labels, predict(network, video, dataset.stride)])
+        labels = np.stack([video.full_labels, predict(network, video, dataset.step)])
         shown |= set(np.unique(labels).tolist())
         axes.imshow(
             labels,
