@@ -25,7 +25,7 @@ def test_prediction_covers_every_frame_and_restores_the_mode(model, dataset):
     video = dataset.test[0]
     for training_mode in (False, True):
         model.train(training_mode)
-        found = predict(model, video, dataset.step)
+        found = predict(model, video.features, dataset.step, len(video.full_labels))
         assert all(module.training is training_mode for module in model.modules())
     assert found.shape == video.full_labels.shape
     batch = collate([video])
