@@ -1,0 +1,89 @@
+"""The README's way from an empty folder to a prediction: its commands are typed, at the smallest sizes."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[3]
+README = ROOT / "tasks" / "action_segmentation" / "README.md"
+SIZES = shlex.split("--epochs 60 --stages 1 --layers 3 --maps 8 --search.interval 1 --search.rounds 3")
+
+
+def commands() -> dict[str, list[str]]:
+    """The words of each command of the section, by its module."""
+    section = README.read_text("utf-8").partition("## Your own videos")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"^```bash\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
+    assert all(line[:2] == ["python", "-m"] for line in lines)
+    return {line[2]: line[2:] for line in lines}
+
+
+def write_videos(folder: Path) -> None:
+    """Six videos whose features say the class, with noise."""
+    random = np.random.default_rng(0)
+    names = np.array(["pour", "stir", "wait"])
+    for part in ("features", "groundTruth", "splits"):
+        (folder / part).mkdir(parents=True)
+    (folder / "mapping.txt").write_text("".join(f"{index} {name}\n" for index, name in enumerate(names)))
+    for number in range(6):
+        labels = np.repeat(random.integers(0, 3, 8), 10 + number)
+        features = random.normal(size=(5, len(labels)))
+        features[labels, np.arange(len(labels))] += 3
+        np.save(folder / f"features/v{number}.npy", features)
+        (folder / f"groundTruth/v{number}.txt").write_text("".join(f"{name}\n" for name in names[labels]))
+    (folder / "splits/train.split1.bundle").write_text("".join(f"v{number}.txt\n" for number in range(4)))
+    (folder / "splits/test.split1.bundle").write_text("v4.txt\nv5.txt\n")
+
+
+@pytest.mark.slow
+def test_from_an_empty_folder_to_a_prediction(tmp_path: Path):
+    write_videos(tmp_path / "mine")
+    typed = commands()
+    check, run, predict, score = (typed[name] for name in typed)
+    run += [*SIZES, "--results", str(tmp_path / "results")]
+
+    def start(words: list[str]) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def output(words: list[str]) -> str:
+        process = start(words)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        return out
+
+    assert output(check).startswith("fine: 6 videos, ")
+    training = start(run)
+    last = tmp_path / "results/work/action_segmentation/mine/local_single/fold1-seed0/train/last.ckpt"
+    while not last.exists() and training.poll() is None:
+        time.sleep(0.02)
+    training.send_signal(signal.SIGINT)
+    _, err = training.communicate(timeout=60)
+    assert training.returncode == 130, err
+    assert "The same command goes on" in err
+
+    output(run)
+    record = json.loads((tmp_path / "results/runs/action_segmentation/mine/local_single/fold1-seed0.json").read_text())
+    assert record["resumed"]
+    output(predict)
+    scores = json.loads(output(score))
+    assert scores == pytest.approx(record["metrics"], rel=1e-12)
+    assert scores["accuracy"] > 60
+    (segment, *_) = json.loads((tmp_path / "predicted/segments.json").read_text())["videos"]["v4"]["segments"]
+    assert segment["end_seconds"] == pytest.approx(segment["end"] / 30)
