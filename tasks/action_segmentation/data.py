@@ -128,15 +128,29 @@ def open_dataset(
     layout = open_layout(root, fail)
     index = read_mapping(layout, fail)
     train, test = read_fold(layout, fold, fail)
-    shapes = read_shapes(layout, [*train, *test], fail)
-    read = ((video, read_labels(layout, video, index, fail)) for video in shapes)
-    labels = {video: found for video, found in read if found is not None}
-    vectors = fit_lengths(layout, shapes, {video: len(found) for video, found in labels.items()}, sampling, fail)
+    size, labels, vectors = read_videos(layout, [*train, *test], index, sampling)
     fit, held_out = carve_validation(list(train), fold=fold, share=validation, group=group)
     features = _FeatureCache(layout, vectors, sampling.stride, cache_bytes)
     parts = (Videos(names, labels, features, sampling.step) for names in (fit, held_out, list(test)))
     classes = tuple(sorted(index, key=index.__getitem__))
-    return Dataset(classes, next(iter(shapes.values()))[0], sampling.step, *parts)
+    return Dataset(classes, size, sampling.step, *parts)
+
+
+def read_videos(
+    layout: Layout, videos: Sequence[str], index: Mapping[str, int], sampling: Sampling
+) -> tuple[int, dict[str, NDArray[np.int64]], dict[str, int]]:
+    """D, the labels of every frame of each video, and how many of its feature vectors are used.
+
+    The features themselves are not read yet.
+
+    Raises DataError if a video cannot be read, or its features do not fit its labels.
+    """
+    shapes = read_shapes(layout, videos, fail)
+    read = ((video, read_labels(layout, video, index, fail)) for video in shapes)
+    labels = {video: found for video, found in read if found is not None}
+    counts = {video: len(found) for video, found in labels.items()}
+    vectors = fit_lengths(layout, shapes, counts, sampling, fail)
+    return shapes[next(iter(vectors))][0], labels, vectors
 
 
 def carve_validation(

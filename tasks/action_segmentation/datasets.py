@@ -20,7 +20,7 @@ from typing import Any
 
 from tasks.action_segmentation import seglearn_sessions
 from tasks.action_segmentation.config import PAPER, PRESETS, Config
-from tasks.action_segmentation.data import Dataset, open_dataset
+from tasks.action_segmentation.data import Dataset, open_dataset, read_videos
 from tasks.action_segmentation.layout import Layout, open_layout, read_fold, read_labels, read_mapping
 from tasks.action_segmentation.lengths import Sampling, difference, read_shapes
 from tasks.spec import DataError, fail
@@ -123,7 +123,7 @@ def facts(config: Config) -> dict[str, Any]:
 
 def longest_input(config: Config) -> int:
     """Feature vectors of the longest training or test video, after `config.stride`."""
-    return _longest_input(data_folder(config), folds(config), config.stride)
+    return _longest_input(data_folder(config), folds(config), config.sampling)
 
 
 def open_fold(config: Config, fold: int) -> Dataset:
@@ -140,10 +140,11 @@ def _opened(root: Path, fold: int, sampling: Sampling, validation: float, group:
 
 
 @functools.lru_cache(maxsize=1)
-def _longest_input(root: Path, folds: tuple[int, ...], stride: int) -> int:
+def _longest_input(root: Path, folds: tuple[int, ...], sampling: Sampling) -> int:
     layout = open_layout(root, fail)
-    names = {name for fold in folds for part in read_fold(layout, fold, fail) for name in part}
-    return max(math.ceil(frames / stride) for _, frames in read_shapes(layout, sorted(names), fail).values())
+    names = {name: None for fold in folds for part in read_fold(layout, fold, fail) for name in part}
+    _, _, vectors = read_videos(layout, list(names), read_mapping(layout, fail), sampling)
+    return max(math.ceil(count / sampling.stride) for count in vectors.values())
 
 
 def _feature_size(layout: Layout, config: Config) -> int:

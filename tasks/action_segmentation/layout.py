@@ -10,6 +10,7 @@ Every function that reads takes a `report`, which is called with each problem fo
 """
 
 import re
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.spec import Report
+
+LONGEST = 2**28
+"""Bytes of the longest text file: more labels than a hundred hours of video have."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ def read_labels(layout: Layout, video: str, index: Mapping[str, int], report: Re
     # If there is no class at all, the mapping is wrong, not every label.
     unknown = Counter(lines[k] for k in np.flatnonzero(labels < 0)) if index else {}
     for name, count in unknown.items():
-        what = f"{name!r} ({count} of {len(lines)} lines) is no class of {layout.mapping.name}"
+        shown = repr(name) if len(name) <= 80 else f"{name[:80]!r}..."
+        what = f"{shown} ({count} of {len(lines)} lines) is no class of {layout.mapping.name}"
         report(path, lines.index(name) + 1, what, "correct it or add the class")
     return labels
 
@@ -139,9 +144,17 @@ def _read_lines(path: Path, report: Report, mend_missing: str = "add it") -> lis
 
 
 def read_text(path: Path, report: Report, mend_missing: str = "add it") -> str | None:
-    """The text of a UTF-8 file; None, once reported, if the file cannot be read."""
+    """The text of a UTF-8 file; None, once reported, if the file cannot be read or is longer than `LONGEST`."""
     try:
-        return path.read_text("utf-8-sig")
+        found = path.stat()
+        if stat.S_ISFIFO(found.st_mode):  # opening it would wait for its other end
+            report(path, None, "cannot be read (it is a pipe)", "make it a readable file")
+        elif found.st_size > LONGEST:
+            report(path, None, f"{found.st_size} bytes, more than any list of labels", "write it again as text")
+        elif "\0" in (text := path.read_text("utf-8-sig")):
+            report(path, None, "not a text file (it has zero bytes)", "save it as UTF-8")
+        else:
+            return text
     except FileNotFoundError:
         report(path, None, "no such file", mend_missing)
     except UnicodeDecodeError as error:

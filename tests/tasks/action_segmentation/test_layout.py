@@ -108,6 +108,22 @@ BROKEN = {
         lambda r: (r / "groundTruth/s5_a.txt").write_bytes(b"\xff\xfe\x00"),
         "groundTruth/s5_a.txt: not a text file (invalid start byte); save it as UTF-8",
     ),
+    "labels with zero bytes": (
+        lambda r: (r / "groundTruth/s5_a.txt").write_text("cut\n" * 156, "utf-16-le"),
+        "groundTruth/s5_a.txt: not a text file (it has zero bytes); save it as UTF-8",
+    ),
+    "labels longer than any": (
+        lambda r: os.truncate(r / "groundTruth/s5_a.txt", 2**32),
+        "groundTruth/s5_a.txt: 4294967296 bytes, more than any list of labels",
+    ),
+    "all labels in one line": (
+        lambda r: (r / "groundTruth/s5_a.txt").write_text("cut " * 156),
+        "groundTruth/s5_a.txt:1: 'cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut '...",
+    ),
+    "labels are a pipe": (
+        lambda r: (r / "groundTruth/s5_a.txt").unlink() or os.mkfifo(r / "groundTruth/s5_a.txt"),
+        "groundTruth/s5_a.txt: cannot be read (it is a pipe)",
+    ),
     "labels are a folder": (
         lambda r: (r / "groundTruth/s5_a.txt").unlink() or (r / "groundTruth/s5_a.txt").mkdir(),
         "groundTruth/s5_a.txt: cannot be read (Is a directory)",
