@@ -69,8 +69,12 @@ def difference(vectors: int, labels: int, stride: int) -> int:
 
 def read_shapes(layout: Layout, videos: Iterable[str], report: Report) -> dict[str, tuple[int, int]]:
     """Shape of the features of each video as stored, from the headers of the files; unusable ones are reported."""
-    found = {video: open_features(layout.features(video), report) for video in videos}
-    return {video: (mapped.shape[0], mapped.shape[1]) for video, mapped in found.items() if mapped is not None}
+    shapes: dict[str, tuple[int, int]] = {}
+    for video in videos:
+        features = open_features(layout.features(video), report)
+        if features is not None:
+            shapes[video] = features.shape[0], features.shape[1]
+    return shapes
 
 
 def fit_lengths(

@@ -85,8 +85,9 @@ def check_video(path: Path, feature_size: int, sampling: Sampling) -> Source:
     if rows != feature_size:
         turned = "these are (frames, features), transpose them" if vectors == feature_size else "extract the same ones"
         fail(path, None, f"features are {rows} x {vectors}, the network takes D = {feature_size}", turned)
-    truth = Layout(path.parent.parent).ground_truth(path.stem)
-    if path.parent.name != "features" or not truth.exists():
+    folder = path.absolute().parent
+    truth = Layout(folder.parent).ground_truth(path.stem)
+    if folder.name != "features" or not truth.exists():
         return Source(path, vectors, vectors * sampling.feature_stride, None)
     labels = read_prediction(truth)
     off = abs(difference(vectors, len(labels), sampling.feature_stride))
@@ -141,8 +142,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         work.replace(path)
 
 
-def run(given: argparse.Namespace) -> int:
-    """Segment what the command line says; returns the number of videos. Raises ValueError and OSError."""
+def run(given: argparse.Namespace) -> str:
+    """Segment what the command line says, and return what was done. Raises ValueError and OSError."""
     model = checkpoint.load(given.checkpoint, "action_segmentation")
     classes, trained = model.facts["classes"], model.config.sampling
     tolerance = trained.tolerance if given.length_tolerance is None else given.length_tolerance
@@ -159,7 +160,8 @@ def run(given: argparse.Namespace) -> int:
             videos[video] = {"frames": len(names), "segments": as_json(names, given.fps)}
         content = {"checkpoint": str(given.checkpoint), "classes": classes, "fps": given.fps, "videos": videos}
         write_text(folder / "segments.json", json.dumps(content, indent=1))
-    return len(videos)
+    labelled = sum(source.labels is not None for source in sources.values())
+    return f"{given.out}: {len(videos)} videos segmented, {labelled} of them with labels beside them"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

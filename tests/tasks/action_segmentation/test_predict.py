@@ -103,6 +103,13 @@ def test_without_labels_a_video_is_as_long_as_its_features(saved, sampled, tmp_p
     assert len(list((tmp_path / "elsewhere/results").iterdir())) == 10
 
 
+def test_labels_are_found_from_the_folder_of_the_features(saved, sampled, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(sampled / "features")
+    run(saved, "s5_a.npy", "--out", tmp_path / "out")
+    assert "1 videos segmented, 1 of them with labels" in capsys.readouterr().out
+    assert len(read_prediction(tmp_path / "out/results/s5_a.txt")) == 156
+
+
 def test_labels_may_be_of_classes_that_the_network_does_not_know(saved, sampled, tmp_path):
     path = sampled / "groundTruth/s5_a.txt"
     path.write_text(path.read_text().replace("mix", "stir"))
