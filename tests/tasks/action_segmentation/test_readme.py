@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 README = ROOT / "tasks" / "action_segmentation" / "README.md"
-SIZES = shlex.split("--epochs 60 --stages 1 --layers 3 --maps 8 --search.interval 1 --search.rounds 3")
+SIZES = shlex.split("--epochs 40 --stages 1 --layers 3 --maps 8 --search.interval 1 --search.rounds 3")
 
 
 def commands() -> dict[str, list[str]]:
@@ -84,6 +84,6 @@ def test_from_an_empty_folder_to_a_prediction(tmp_path: Path):
     output(predict)
     scores = json.loads(output(score))
     assert scores == pytest.approx(record["metrics"], rel=1e-12)
-    assert scores["accuracy"] > 60
+    assert scores["accuracy"] > 50
     (segment, *_) = json.loads((tmp_path / "predicted/segments.json").read_text())["videos"]["v4"]["segments"]
     assert segment["end_seconds"] == pytest.approx(segment["end"] / 30)
