@@ -56,7 +56,7 @@ def same_but_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 def overrides(preset: Any, config: Any) -> dict[str, Any]:
     """Fields of the protocol in which a config differs from its preset: dotted name -> value, as plain JSON values."""
-    before, after = flat(plain(preset, "config")), flat(plain(config, "config"))
+    before, after = (flat(plain(one, "config", whole=True)) for one in (preset, config))
     return {name: value for name, value in after.items() if name not in before or before[name] != value}
 
 

@@ -20,15 +20,9 @@ from typing import Any
 
 from tasks.action_segmentation import seglearn_sessions
 from tasks.action_segmentation.config import PAPER, PRESETS, Config
-from tasks.action_segmentation.data import Dataset, open_dataset
-from tasks.action_segmentation.layout import (
-    Layout,
-    open_layout,
-    read_bundle,
-    read_fold,
-    read_mapping,
-    read_shapes,
-)
+from tasks.action_segmentation.data import Dataset, open_dataset, read_videos
+from tasks.action_segmentation.layout import Layout, open_layout, read_bundle, read_fold, read_labels, read_mapping
+from tasks.action_segmentation.lengths import Sampling, difference, read_shapes
 from tasks.spec import DataError, DataFiles, fail
 
 RELEASE = "https://zenodo.org/records/3625992"
@@ -128,7 +122,7 @@ def published(config: Config) -> str | None:
     if config.dataset not in PAPER:
         return None
     preset = PRESETS[config.dataset]
-    same = (config.folds, config.stride) == (preset.folds, preset.stride)
+    same = all(getattr(config, name) == getattr(preset, name) for name in ("folds", "stride", "feature_stride"))
     return f"action_segmentation.{config.dataset}" if same else None
 
 
@@ -143,15 +137,15 @@ def facts(config: Config) -> dict[str, Any]:
 
 
 def longest_input(config: Config) -> int:
-    """Frames of the longest training or test video, after `config.stride`."""
-    return _longest_input(data_folder(config), folds(config), config.stride, _state(config))
+    """Feature vectors of the longest training or test video, after `config.stride`."""
+    return _longest_input(data_folder(config), folds(config), config.sampling, _state(config))
 
 
 def open_fold(config: Config, fold: int) -> Dataset:
     """One fold of the config's data. Raises ValueError if the config lacks the fold, DataError for unusable data."""
     if fold not in folds(config):
         raise ValueError(f"fold {fold} is not one of {folds(config)}")
-    return _opened(data_folder(config), fold, config.stride, config.validation, config.group, _state(config))
+    return _opened(data_folder(config), fold, config.sampling, config.validation, config.group, _state(config))
 
 
 State = tuple[tuple[int, int] | None, ...]
@@ -164,19 +158,26 @@ def _state(config: Config) -> State:
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(root: Path, fold: int, stride: int, validation: float, group: str | None, state: State) -> Dataset:
+def _opened(root: Path, fold: int, sampling: Sampling, validation: float, group: str | None, state: State) -> Dataset:
     # Training and scoring of one cell read the same fold; its features stay in memory from one to the next.
-    return open_dataset(root, fold=fold, stride=stride, validation=validation, group=group)
+    return open_dataset(root, fold=fold, sampling=sampling, validation=validation, group=group)
 
 
 @functools.lru_cache(maxsize=1)
-def _longest_input(root: Path, folds: tuple[int, ...], stride: int, state: State) -> int:
+def _longest_input(root: Path, folds: tuple[int, ...], sampling: Sampling, state: State) -> int:
     layout = open_layout(root, fail)
-    names = {name for fold in folds for part in read_fold(layout, fold, fail) for name in part}
-    return max(math.ceil(frames / stride) for _, frames in read_shapes(layout, sorted(names), fail).values())
+    names = {name: None for fold in folds for part in read_fold(layout, fold, fail) for name in part}
+    _, _, vectors = read_videos(layout, list(names), read_mapping(layout, fail), sampling)
+    return max(math.ceil(count / sampling.stride) for count in vectors.values())
 
 
 def _feature_size(layout: Layout, config: Config) -> int:
-    train, _ = read_fold(layout, folds(config)[0], fail)
-    ((size, _),) = read_shapes(layout, [next(iter(train))], fail).values()
+    """D, read from the first training video; if its features do not fit its labels, all videos are compared."""
+    fold = folds(config)[0]
+    video = next(iter(read_fold(layout, fold, fail)[0]))
+    ((size, vectors),) = read_shapes(layout, [video], fail).values()
+    labels = read_labels(layout, video, read_mapping(layout, fail), fail)
+    sampling = config.sampling
+    if labels is not None and abs(difference(vectors, len(labels), sampling.feature_stride)) > sampling.tolerance:
+        return open_fold(config, fold).feature_size
     return size
