@@ -262,7 +262,8 @@ class RFSearchHook(Hook):
         return LocalSearchHook(search, "epoch" if self.by_epoch else "iteration", settings, self.verbose)
 
     def _apply(self, structure: Structure, model: nn.Module) -> None:
-        used = Structure({name: d for name, conv, d in structure.match(model) if self.where(name, conv)})
+        used = {name: d for name, conv, d in structure.match(model) if self.where(name, conv)}
+        used = Structure(used, {name: anchor for name, anchor in structure.anchors.items() if name in used})
         if self.mode != "fixed_multi_branch":
             used.apply(model, self.where)
             return

@@ -108,7 +108,7 @@ class Evolution:
     structure that was evaluated before is not returned again.
 
     Args:
-        template: the layers to search and their numbers of axes, e.g. `Structure.read(model)`. Its dilations
+        template: the layers to search, their numbers of axes and anchors, e.g. `Structure.read(model)`. Its dilations
             do not matter.
         config: settings.
         rng: all randomness comes from here; its state is saved and restored with the search's.
@@ -317,7 +317,8 @@ def _crossed(first: Genome, second: Genome, rng: "np.random.Generator") -> tuple
 def _structure(template: Structure, genome: Genome) -> Structure:
     pairs = zip(template.items(), genome, strict=True)
     # EveryAxis, the type of an integer in the template, stays that.
-    return Structure({name: type(dilation)((gene,) * len(dilation)) for (name, dilation), gene in pairs})
+    genes = {name: type(dilation)((gene,) * len(dilation)) for (name, dilation), gene in pairs}
+    return Structure(genes, template.anchors)
 
 
 def _is_amount(value: float) -> bool:
