@@ -38,7 +38,7 @@ def anchor_of(conv: Conv) -> tuple[Anchor, ...]:
 
 def anchor_per_axis(anchor: Anchors, axes: int) -> tuple[Anchor, ...]:
     """The anchor of each of so many axes; raises ValueError if it is none."""
-    anchors = (anchor,) * axes if isinstance(anchor, str) else tuple(anchor)
+    anchors = (anchor,) * axes if isinstance(anchor, str) else tuple(anchor) if isinstance(anchor, tuple) else ()
     if len(anchors) != axes or not all(a in get_args(Anchor) for a in anchors):
         raise ValueError(
             f"anchor {anchor!r} is neither 'centre' nor 'last', nor {axes} of them, one per axis of the kernel"

@@ -275,13 +275,9 @@ def _checked(name: str, dilation: Any) -> Dilation | int:
 
 def _checked_anchor(name: str, anchor: Any, dilation: Dilation | int) -> Anchors:
     """The anchor as one word where all axes have the same."""
-    if not isinstance(anchor, (str, list, tuple)):
-        raise ValueError(f"layer {name!r}: anchor {anchor!r} is neither a word nor a list of them")
-    axes = len(anchor) if isinstance(dilation, int) and not isinstance(anchor, str) else 1
+    anchor = tuple(anchor) if isinstance(anchor, list) else anchor
     try:
-        anchors = anchor_per_axis(
-            anchor if isinstance(anchor, str) else tuple(anchor), axes if isinstance(dilation, int) else len(dilation)
-        )
+        anchors = anchor_per_axis(anchor, 1 if isinstance(dilation, int) else len(dilation))
     except ValueError as error:
         raise ValueError(f"layer {name!r}: {error}") from None
     return anchors[0] if len(set(anchors)) == 1 else anchors
