@@ -182,7 +182,7 @@ def warn_of_causal(model: nn.Module, convs: Mapping[str, Conv]) -> None:
             "%s: padded as causal convs are, by (kernel - 1) * dilation or by the parent module; other dilations keep "
             "the kernel's centre in place, so that outputs of a causal network would depend on later inputs; if it is "
             'causal, give anchor="last"; rfnext.is_causal(model, input) finds out',
-            ", ".join(names),
+            ", ".join(name or "The model itself" for name in names),
         )
 
 

@@ -85,7 +85,7 @@ class Structure(Mapping[str, Dilation]):
     """
 
     def __init__(
-        self, dilations: Mapping[str, Dilation | int], anchor: Mapping[str, Anchors] | Anchors | None = None
+        self, dilations: Mapping[str, Dilation | int], anchor: Mapping[str, Anchors | None] | Anchors | None = None
     ) -> None:
         self._dilations: dict[str, Dilation | int] = {}
         self._anchors: dict[str, Anchors] = {}
