@@ -72,7 +72,8 @@ def _restore(conv: Conv, described: Mapping[str, Any], weight: Tensor | None) ->
         conv.weight = nn.Parameter(torch.empty_like(weight), requires_grad=conv.weight.requires_grad)
         conv.kernel_size, conv.groups = kernel, described["groups"]
     padding = described["padding"]
-    set_anchor(conv, tuple(described.get("anchor") or ["centre"] * len(kernel)))  # files of before have no anchor
+    anchor = described.get("anchor")  # files of before have none
+    set_anchor(conv, "centre" if anchor is None else tuple(anchor))
     conv.dilation, conv.padding = dilation, padding if isinstance(padding, str) else (0,) * len(kernel)
     if not isinstance(padding, str):
         set_padding(conv, [(p, p) if isinstance(p, int) else (p[0], p[1]) for p in padding])
