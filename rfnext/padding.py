@@ -102,18 +102,17 @@ def check_dilation(dilation: Dilation, conv: Conv) -> None:
     """Raise ValueError unless `dilation` is one positive integer per axis of the conv's kernel."""
     if len(dilation) != len(conv.kernel_size):
         raise ValueError(f"dilation {dilation} has {len(dilation)} axes, the kernel {tuple(conv.kernel_size)} has not")
-    if not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in dilation):
+    if not all(type(d) is int and d >= 1 for d in dilation):  # bool is a type of its own here
         raise ValueError(f"dilation {dilation} is not made of positive integers")
 
 
 def sides_of(conv: Conv) -> list[tuple[int, int]]:
     """The conv's padding (before, after) per axis; negative numbers crop."""
-    if conv.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    if isinstance(conv.padding, str):
+        same = conv.padding == "same"
+        totals = [same * d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
-    if conv.padding == "valid":
-        return [(0, 0)] * len(conv.kernel_size)
-    symmetric = [(int(p), int(p)) for p in conv.padding]
+    symmetric = [(p, p) for p in map(int, conv.padding)]
     if conv.padding_mode == "zeros":
         return symmetric
     flat = conv._reversed_padding_repeated_twice
