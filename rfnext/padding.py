@@ -52,6 +52,8 @@ def set_anchor(conv: Conv, anchor: Anchors) -> None:
     Raises ValueError if the anchor does not fit the conv.
     """
     anchors = anchor_per_axis(anchor, len(conv.kernel_size))
+    if "last" in anchors and conv.padding_mode == "circular":
+        raise ValueError("padding_mode 'circular' reads the input's end before its start, whatever the anchor")
     vars(conv).pop(_ANCHOR, None)
     if "last" in anchors:  # convs anchored at the centre are left without a trace
         vars(conv)[_ANCHOR] = anchors
@@ -73,7 +75,7 @@ def anchored(convs: Mapping[str, Conv], anchor: AnchorOf, restored: bool = False
         for name, conv in convs.items():
             own = anchor(name, conv) if callable(anchor) else anchor
             try:
-                if own is not None:
+                if own is not None and max(conv.kernel_size) > 1:  # of one tap, nothing moves
                     set_anchor(conv, own)
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}") from None

@@ -195,6 +195,7 @@ class Evolution:
             "version": 3,
             "config": _plain(asdict(self.config)),
             "layers": self._layers(),
+            "anchors": _plain(self.template.anchors),
             "generation": self.generation,
             "fitness": [[list(genome), fitness] for genome, fitness in self._fitness.items()],
             "survivors": _plain(list(self._survivors)),
@@ -238,6 +239,8 @@ class Evolution:
             raise ValueError(f"another template; {len(different)} layers differ, {different[0]!r} first")
         if list(layers) != list(saved):
             raise ValueError("another template; its layers come in another order")
+        if (anchors := state.get("anchors", {})) != _plain(self.template.anchors):
+            raise ValueError(f"another template; its anchors are {anchors}, here {self.template.anchors}")
         config = state["config"]
         for name, wanted in _plain(asdict(self.config)).items():
             if name != "generations" and config[name] != wanted:

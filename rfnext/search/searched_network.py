@@ -196,8 +196,9 @@ def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, 
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         raise ValueError("build the search before DistributedDataParallel, which else leaves the branch weights out")
     wanted = {name: conv for name, conv in named_convs(model).items() if where(name, conv)}
-    with anchored(wanted, layout.anchor):
+    with anchored(wanted, layout.anchor, restored=True):
         picked, passed_over = _pick(model, wanted)
+    with anchored(picked, layout.anchor):
         for name, conv in picked.items():
             if isinstance(conv, SearchConv) and _has_learnt(conv):
                 raise ValueError(

@@ -204,6 +204,13 @@ def test_evolution_proposes_structures_at_the_anchor_of_its_template() -> None:
         built = kind.network([d for (d,) in structure.values()])
         torch.testing.assert_close(candidate(kind.input()), built(kind.input()), rtol=1e-12, atol=1e-12)
     assert not Structure.read(model).anchors  # asking left the model as it was
+    for other in (Structure.read(model), Structure.read(model, anchor="last")):
+        resumed = rfnext.Evolution(other, rfnext.EvolutionConfig(3, 1, (1, 2, 3)), np.random.default_rng(0))
+        if other == template:
+            resumed.load_state_dict(evolution.state_dict())
+            continue
+        with pytest.raises(ValueError, match="another template; its anchors are"):
+            resumed.load_state_dict(evolution.state_dict())
 
 
 def test_one_shot_search_is_causal_and_even_kernels_have_all_candidates() -> None:
@@ -232,6 +239,23 @@ def test_anchors_by_layer() -> None:
         ("0", ((1,), (2,))),
         ("1", ((1,), (2,), (3,))),
     ]
+
+
+def test_anchors_stay_on_what_is_searched_alone() -> None:
+    """One per axis fits the images; 1 x 1 convs have none, whatever their axes, and even kernels are searched."""
+    model = nn.Sequential(nn.Conv2d(4, 4, (3, 2), padding=(1, 0)), nn.Flatten(2), nn.Conv1d(4, 4, 1))
+    search = LocalSearch(model, CONFIG, anchor=("centre", "last"))
+    assert search.structure().anchors == {"0": ("centre", "last")}
+    assert cast(SearchConv, model[0]).dilations == ((1, 1), (2, 2))
+    search.structure().apply(model)
+    picked = nn.Sequential(nn.Conv1d(4, 4, 3), ByItsDilation(4, 4, 3))
+    LocalSearch(picked, CONFIG, anchor="last")
+    assert "rfnext_anchor" not in vars(picked[1])
+
+
+def test_what_wraps_around_is_never_causal() -> None:
+    with pytest.raises(ValueError, match="layer '0': padding_mode 'circular' reads the input's end"):
+        LocalSearch(nn.Sequential(nn.Conv1d(4, 4, 3, padding_mode="circular")), CONFIG, anchor="last")
 
 
 @pytest.mark.parametrize("anchor", ["first", ("last", "last"), (), ("last", "first"), 1])
@@ -279,6 +303,11 @@ def test_is_causal_of_networks_that_are_and_are_not() -> None:
     assert rfnext.is_causal(nn.Conv1d(4, 4, 1), x)
     assert not rfnext.is_causal(lambda x: x - x.mean(-1, keepdim=True), x)
     assert rfnext.is_causal(lambda x: x.cumsum(-1), x)
+    assert not rfnext.is_causal(lambda x: x + 1e-6 * centred(x), x)  # as layer scale begins
+    attention = nn.TransformerEncoderLayer(4, 1, 8, batch_first=True).eval()
+    mask = nn.Transformer.generate_square_subsequent_mask(64)
+    assert rfnext.is_causal(lambda x: attention(x.mT, mask, is_causal=True).mT, x)
+    assert not rfnext.is_causal(lambda x: attention(x.mT).mT, x)
     lstm = nn.LSTM(4, 4)
     assert rfnext.is_causal(lambda x: lstm(x.movedim(-1, 0))[0].movedim(0, -1), x)
     # At another rate: frames of 4 samples, and back.
@@ -299,8 +328,9 @@ def test_is_causal_leaves_the_network_as_it_is_and_says_what_it_cannot_try() -> 
     assert rfnext.is_causal(model, torch.randn(2, 4, 16))
     assert [module.training for module in model] == [True, False, True]
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    with pytest.raises(TypeError, match=r"the input is torch\.int64"):
-        rfnext.is_causal(model, torch.zeros(2, 4, 16, dtype=torch.int64))
+    for dtype in (torch.int64, torch.bfloat16):
+        with pytest.raises(TypeError, match=rf"the input is {dtype}; .* in float32 or float64"):
+            rfnext.is_causal(model, torch.zeros(2, 4, 16, dtype=dtype))
     with pytest.raises(TypeError, match="a tuple"):
         rfnext.is_causal(lambda x: (x, x), torch.randn(2, 4, 16))  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match="of 2 axes"):
