@@ -34,7 +34,11 @@ def is_conv(module: nn.Module) -> TypeGuard[Conv]:
 def unsearchable(conv: Conv) -> str | None:
     """Why the dilation of `conv` cannot be searched, or None if it can."""
     if not any(map(searched_axis, kernel_to_search(conv))):
-        return f"its kernel {tuple(conv.kernel_size)} has no odd axis above 1, so no dilation to choose"
+        return f"its kernel {tuple(conv.kernel_size)} has no odd axis above 1, so no dilation to choose" + (
+            '; an even one is searched where the last tap is in place, by anchor="last"'
+            if max(conv.kernel_size) > 1
+            else ""
+        )
     # Not conv.weight: reading a parametrised weight computes it, which in spectral_norm takes a step of its iteration.
     if isinstance(conv._parameters.get("weight"), nn.parameter.UninitializedParameter):
         return "its weight is not initialised yet; run one batch through the model first"

@@ -70,8 +70,9 @@ class Structure(Mapping[str, Dilation]):
 
     An integer, as in the older published files, means "on every axis". Only a model says how many axes those are, so it
     stays one number until `match` or `apply`, and {"conv": 2} does not equal {"conv": (2, 2)}:
-    `Structure({name: d for name, _, d in structure.match(model)})` spreads it out. The entry is read as an `EveryAxis`
-    of that number, which a Structure takes for the integer again.
+    `Structure({name: d for name, _, d in structure.match(model)}, structure.anchors)` spreads it out. The entry
+    is read as an `EveryAxis` of that number, which a Structure takes for the integer again. `dict(structure)` has the
+    dilations alone, without `anchors`.
 
     Args:
         dilations: by layer.
