@@ -35,7 +35,8 @@ def is_causal(model: Callable[[Tensor], Tensor], input: Tensor, axis: int = -1) 
     Late inputs are changed, from three positions on, and the outputs before are compared, bit by bit: a layer may be
     scaled by as little as 1e-6. An output of another size than the input is taken to run at another rate: of n_out
     outputs for n_in inputs, number j may depend on the inputs before (j + 1) n_in / n_out. So a network whose convs pad
-    nothing, and whose output is shorter for that, is not called causal.
+    nothing, and whose output is shorter for that, is not called causal, nor is one of fewer than 4 outputs, which show
+    nothing.
 
     Args:
         model: maps (batch, channel, *size) to a tensor with the same axes; called 4 times, in eval mode if it is a
@@ -55,6 +56,8 @@ def is_causal(model: Callable[[Tensor], Tensor], input: Tensor, axis: int = -1) 
     # Of cuDNN's algorithms, those by transforms round where they do not read.
     with evaluating(model), torch.backends.cudnn.flags(enabled=False):
         expected = _called(model, input)
+        if min(n, expected.shape[axis]) < 4:
+            return False
         for start in {int(n * share) for share in _STARTS}:
             early, late = input.narrow(axis, 0, start), other.narrow(axis, start, n - start)
             found = _called(model, torch.cat([early, late], axis))

@@ -302,6 +302,7 @@ def test_is_causal_of_networks_that_are_and_are_not() -> None:
     assert not rfnext.is_causal(centred, x)
     assert rfnext.is_causal(nn.Conv1d(4, 4, 1), x)
     assert not rfnext.is_causal(lambda x: x - x.mean(-1, keepdim=True), x)
+    assert not rfnext.is_causal(nn.AdaptiveAvgPool1d(1), x)
     assert rfnext.is_causal(lambda x: x.cumsum(-1), x)
     assert not rfnext.is_causal(lambda x: x + 1e-6 * centred(x), x)  # as layer scale begins
     attention = nn.TransformerEncoderLayer(4, 1, 8, batch_first=True).eval()
