@@ -95,8 +95,10 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
 def _write(record: Record, cell: Cell) -> None:
     """Write a cell's record, unless that says only that the data is missing and there is a finished one."""
     if (record.reason or "").startswith(UNAVAILABLE):
+        path = cell.key.path(cell.results)
         with contextlib.suppress(FileNotFoundError, RecordError):
-            if read(cell.key.path(cell.results)).status == "done":
+            if read(path).status == "done":
+                log.warning("%s: nothing was run, and the finished record in %s stays", cell, path)
                 return
     write(record, cell.results)
 
