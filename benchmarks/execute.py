@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Outcome
 from benchmarks.methods.stored import find
-from benchmarks.methods.training import as_lists, forget
+from benchmarks.methods.training import as_lists, forget, refuse_other_data
 from benchmarks.pool import Pool, in_process
 from benchmarks.records.identity import identify
 from benchmarks.records.kept import is_current
@@ -75,11 +75,11 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
     if missing := cell.task.unavailable(cell.config):
         return make_record(cell, started, reason=UNAVAILABLE + missing)
     try:
-        _refuse_other_data(cell)
+        refuse_other_data(cell)
         method = cell.method
         found = find(cell, method.search, pool) if method.search else None
         outcome = method.finish.run(cell, pool, found)
-        _refuse_other_data(cell)
+        refuse_other_data(cell)
         facts = cell.task.facts(cell.config) if cell.task.facts else None
         checkpoint.save(cell.model, cell.task.name, cell.config, outcome.model, facts)
         return make_record(cell, started, **_findings(outcome), pictures=_illustrate(cell, outcome))
@@ -92,19 +92,13 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
         return make_record(cell, started, reason=f"{type(error).__name__}: {error}")
 
 
-def _refuse_other_data(cell: Cell) -> None:
-    """Raise RuntimeError if the data is not what the cell was planned for: it was changed, or is another machine's."""
-    planned, here = (one.fingerprint if one else "missing" for one in (cell.identity, identify(cell.task, cell.config)))
-    if planned != here:
-        what = f"the data is not what it was when the cell was planned (files {planned}, now {here})"
-        raise RuntimeError(f"{what}; run it again while nothing changes them")
-
-
 def _write(record: Record, cell: Cell) -> None:
     """Write a cell's record, unless that says only that the data is missing and there is a finished one."""
     if (record.reason or "").startswith(UNAVAILABLE):
+        path = cell.key.path(cell.results)
         with contextlib.suppress(FileNotFoundError, RecordError):
-            if read(cell.key.path(cell.results)).status == "done":
+            if read(path).status == "done":
+                log.warning("%s: nothing was run, and the finished record in %s stays", cell, path)
                 return
     write(record, cell.results)
 
