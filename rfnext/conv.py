@@ -33,6 +33,7 @@ from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.own_forward import why_not_in_place
 from rfnext.padding import Conv, size_keeping_padding
 from rfnext.searchable import is_conv, plain_class, unsearchable
+from rfnext.twin import Searched
 
 INITIAL_WEIGHT = 0.01
 """Start of every branch weight, from the published code."""
@@ -100,7 +101,7 @@ def read_extra_state(state: Tensor) -> tuple[Rule, Dilation, list[Dilation]]:
     return _RULES[-1 - rows[0][0]], rows[1], rows[2:]
 
 
-class SearchConv(nn.Module):
+class SearchConv(Searched, nn.Module):
     """Weighted sum over dilations of one shared kernel: sum_i p_i conv(x, W, d_i).
 
     Never constructed directly: `take_over(conv, ...)` turns an existing conv into one and `release(conv)` back.

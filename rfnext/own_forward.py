@@ -24,7 +24,7 @@ from rfnext.dilation import Dilation, searched_axis
 from rfnext.ops.branches import CONV
 from rfnext.ops.geometry import size_out
 from rfnext.padding import Conv
-from rfnext.twin import generators_restored, twin_of, type_of
+from rfnext.twin import Searched, generators_restored, twin_of, type_of, zeros_of
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +99,15 @@ def why_unsearchable(conv: Conv, plain: type[nn.Module]) -> str | None:
     # Not the conv's own dilation: at 1, a class that pads by d - 1 pads nothing.
     dilation = tuple(d + 1 if searched_axis(k) else d for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
     for training in (False, True):
-        trial = _Trial(conv, plain, dilation, _size(conv, dilation), training, by_method=True)
+        trial = _Trial(conv, plain, dilation, trial_size(conv, dilation), training, by_method=True)
         try:
             tried = _try(trial)
-            if training and not tried.convolutions and not tried.beside:
-                continue  # faster products that a plain conv trains by; once searched, the class may leave them out
+            if not tried.convolutions and not tried.beside:
+                return (
+                    f"{plain.__name__} overrides forward(), and in {'training' if training else 'evaluation'} that "
+                    "computes without torch's convolution, so that nothing would be searched; let it call "
+                    "super().forward() if isinstance(self, rfnext.SearchConv)"
+                )
             if len(tried.convolutions) != 1 or tried.beside:
                 return lost
             if _pads(trial, tried):
@@ -122,7 +126,7 @@ def why_not_in_place(conv: Conv, plain: type[nn.Module], dilation: Dilation) -> 
     """
     if not own_methods(plain) or why_unsearchable(conv, plain) is None:
         return None
-    size = _size(conv, dilation)
+    size = trial_size(conv, dilation)
     untried: _Untried | None = None
     for training in (False, True):
         trial = _Trial(conv, plain, tuple(conv.dilation), size, training, by_method=False)
@@ -211,7 +215,7 @@ def _stays(before: _Convolution, after: _Convolution) -> bool:
     )
 
 
-def _size(conv: Conv, dilation: Dilation) -> tuple[int, ...]:
+def trial_size(conv: Conv, dilation: Dilation) -> tuple[int, ...]:
     """Of an input on which forward() can be tried at the conv's own and another dilation.
 
     Larger than what a causal conv pads: reflecting takes less than the input's size. A multiple of 4, since forward()
@@ -269,7 +273,9 @@ def _place(a: Tensor, b: Tensor) -> tuple[int, ...] | None:
 def _forward(trial: _Trial, x: Tensor, real_weight: bool) -> _Tried:
     """Call forward() of one copy of the conv; places are not known yet."""
     with generators_restored(trial.conv), torch.no_grad(), torch.device(x.device):
-        twin = twin_of(trial.conv, trial.plain, trial.dilation, trial.training, real_weight)
+        # Once searched, a class may compute otherwise, if it knows SearchConv.
+        bases = (*Searched.__subclasses__(), trial.plain) if trial.by_method else (trial.plain,)
+        twin = twin_of(trial.conv, bases, trial.dilation, trial.training, zeros_of(trial.conv, real_weight))
         functions = _NotingFunctions(twin)
         noted = functions.noted
         if trial.by_method:
