@@ -126,6 +126,12 @@ class SearchConv(Searched, nn.Module):
     implementation: str
     _dilations: tuple[Dilation, ...]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError(
+            f"{type(self).__name__} is not constructed, rfnext takes over a conv that exists; what builds a layer of a "
+            "searched conv's class, as peft's adapters do, must be applied to the model before the search"
+        )
+
     @property
     def dilations(self) -> tuple[Dilation, ...]:
         """The branches now."""
@@ -168,6 +174,26 @@ class SearchConv(Searched, nn.Module):
             padding_mode=conv.padding_mode,
             implementation=self.implementation,
         )
+
+    def reset_parameters(self) -> None:
+        """What torch's conv does, and the branch weights as at the start."""
+        cast(Any, super()).reset_parameters()
+        with torch.no_grad():
+            self.branch_weight.fill_(INITIAL_WEIGHT)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # to(), half(), to_empty(): the branch weights move with the others, but keep their values and their precision.
+        before = self.branch_weight.detach()
+        super()._apply(fn, recurse)
+        weight = self.branch_weight
+        if weight.dtype in (torch.float16, torch.bfloat16):
+            gradient, weight.grad = weight.grad, None
+            weight.data = weight.data.float()
+            weight.grad = None if gradient is None else gradient.float()
+        if not weight.is_meta:
+            with torch.no_grad():
+                weight.fill_(INITIAL_WEIGHT) if before.is_meta else weight.copy_(before)
+        return self
 
     def extra_repr(self) -> str:
         """What `print` shows of the conv."""
@@ -224,15 +250,37 @@ class SearchConv(Searched, nn.Module):
             error_msgs.append(f"{prefix.removesuffix('.')}: {error}")
         if not own & state_dict.keys():  # the checkpoint of a plain network
             missing_keys[:] = [key for key in missing_keys if key not in own]
+            like = next(p for name, p in self.named_parameters() if name != "branch_weight")
+            if self.branch_weight.is_meta and not like.is_meta:  # assign=True replaced those of the checkpoint alone
+                self.branch_weight = _fresh_weight(self.branch_weight.numel(), like)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so pickle cannot find it by name; it can make it again.
         return _remake, (type(self).plain_class,), self.__getstate__()
 
 
+def _fresh_weight(entries: int, like: Tensor) -> nn.Parameter:
+    """Branch weights as at the start, on a tensor's device, in its dtype or at least float32.
+
+    Half precision cannot resolve the small steps that they take.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return nn.Parameter(torch.full((entries,), INITIAL_WEIGHT, device=like.device, dtype=dtype))
+
+
 @functools.cache
 def _search_class(plain: type[nn.Module]) -> type[SearchConv]:
     return type(f"Search{plain.__name__}", (SearchConv, plain), {"plain_class": plain, "__module__": __name__})
+
+
+def _parametrised_search_class(plain: type[nn.Module]) -> type[SearchConv]:
+    """The class of a searched conv of a class that torch made for a parametrisation.
+
+    It is what torch would have made of the searched conv, so that remove_parametrizations() finds what it deletes.
+    """
+    made = {key: value for key, value in vars(plain).items() if key not in ("__dict__", "__weakref__")}
+    own = {"plain_class": plain, "__module__": __name__}
+    return type(f"Search{plain.__name__}", (_search_class(plain.__bases__[0]),), made | own)
 
 
 def _remake(plain: type[nn.Module]) -> SearchConv:
@@ -264,16 +312,14 @@ def take_over(conv: Conv, dilations: Sequence[Dilation], *, entries: int | None 
     entries = entries or len(dilations)
     check_branches(dilations, conv, entries)
     if not isinstance(conv, SearchConv):
-        conv.__class__ = _search_class(type(conv))  # type: ignore[assignment]
+        parametrised = set(conv._modules.get("parametrizations") or ()) & vars(type(conv)).keys()  # type: ignore
+        conv.__class__ = (_parametrised_search_class if parametrised else _search_class)(type(conv))
         search = cast(SearchConv, conv)
         search.implementation = "auto"
     search = cast(SearchConv, conv)
     weight = conv._parameters.get("branch_weight")
     if weight is None or weight.numel() != entries:
-        like = next(conv.parameters())
-        # Half precision cannot resolve the small steps that the weights take.
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        search.branch_weight = nn.Parameter(torch.full((entries,), INITIAL_WEIGHT, device=like.device, dtype=dtype))
+        search.branch_weight = _fresh_weight(entries, next(conv.parameters()))
     search.rule = rule
     search.set_branches(dilations)
 
@@ -296,7 +342,7 @@ def release(conv: SearchConv) -> None:
 
 def check_release(conv: SearchConv) -> None:
     """Raise ValueError if something changed the conv's class after `take_over`, so that it has no way back."""
-    if type(conv) is not _search_class(type(conv).plain_class):
+    if "plain_class" not in vars(type(conv)):
         raise ValueError(
             f"{type(conv).__name__} was changed after the search began (a parametrisation?); undo that first"
         )

@@ -10,6 +10,7 @@ from torch import nn
 from rfnext.conv import SearchConv, take_over
 from rfnext.dilation import Dilation, Rule
 from rfnext.padding import Conv, warn_of_causal
+from rfnext.search.history import pack, unpack
 from rfnext.search.protocol import Round
 from rfnext.searchable import Where, unsearchable
 from rfnext.structure import Structure, named_convs
@@ -142,7 +143,7 @@ class SearchedNetwork:
         return {
             "step": self.step,
             "initial": {name: list(d) for name, d in self.initial.items()},
-            "history": [r.state_dict() for r in self.history],
+            "history": pack(self.history, self.initial),
             "branches": {name: conv.get_extra_state().tolist() for name, conv in self.convs.items()},
         }
 
@@ -170,11 +171,12 @@ class SearchedNetwork:
     def _load_progress(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `_progress` gave; raises as `_check_branches`, and changes nothing then."""
         branches = self._check_branches(state)
+        initial = Structure({name: tuple(d) for name, d in state["initial"].items()})
+        self.history = unpack(state["history"], initial)
+        self.initial = initial
         for name, conv in self.convs.items():
             conv.set_extra_state(branches[name])
         self.step = int(state["step"])
-        self.initial = Structure({name: tuple(d) for name, d in state["initial"].items()})
-        self.history = [Round.from_state(r) for r in state["history"]]
 
 
 def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, SearchConv]:
