@@ -28,7 +28,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from rfnext.dilation import Dilation, Rule, check_rule
+from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.own_forward import why_not_in_place
 from rfnext.padding import Conv, size_keeping_padding
@@ -118,6 +118,7 @@ class SearchConv(Searched, nn.Module):
             "default": p = softmax(a / 0.01), which has the same slope at the start (a = 0.01), cannot divide by zero
             and gives a negative weight a small share.
         implementation: passed to `mixed_dilation_conv`.
+        longest_input: the largest size of its inputs so far per axis, () before the first.
     """
 
     plain_class: type[nn.Module]
@@ -125,6 +126,7 @@ class SearchConv(Searched, nn.Module):
     rule: Rule
     implementation: str
     _dilations: tuple[Dilation, ...]
+    longest_input: tuple[int, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise TypeError(
@@ -136,6 +138,14 @@ class SearchConv(Searched, nn.Module):
     def dilations(self) -> tuple[Dilation, ...]:
         """The branches now."""
         return self._dilations
+
+    def beyond_input(self) -> list[Dilation]:
+        """The branches of which every tap but the centre's has read zeros, not input, at all inputs so far."""
+        conv = cast(Conv, self)
+        if conv.padding_mode != "zeros":
+            return []
+        axes = [i for i, kernel in enumerate(conv.kernel_size) if self.longest_input and searched_axis(kernel)]
+        return [dilation for dilation in self._dilations if any(dilation[i] >= self.longest_input[i] for i in axes)]
 
     @property
     def probability(self) -> Tensor:
@@ -162,6 +172,9 @@ class SearchConv(Searched, nn.Module):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = cast(Conv, self)
+        size = tuple(input.shape[-len(conv.kernel_size) :])
+        if not torch.compiler.is_compiling() and all(type(n) is int for n in size):  # no symbols of a traced graph
+            self.longest_input = tuple(map(max, size, self.longest_input)) if self.longest_input else size
         return mixed_dilation_conv(
             input,
             weight,
@@ -335,6 +348,7 @@ def release(conv: SearchConv) -> None:
     plain = cast(Conv, conv)
     check_plain(plain, plain.dilation)
     del conv.branch_weight
+    vars(conv).pop("longest_input", None)
     for name in ("rule", "implementation", "_dilations"):
         delattr(conv, name)
     conv.__class__ = type(conv).plain_class  # type: ignore[assignment]

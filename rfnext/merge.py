@@ -149,8 +149,15 @@ _NOT_WEIGHT = ("bias", "branch_weight")
 def plain_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     """A searched network's state_dict without what plain convs lack: it then loads into a plain network, strictly.
 
-    Branches and probabilities are dropped: apply the structure to the plain network as well.
+    Loaded as it is, torch calls the keys "<layer>.branch_weight" and "<layer>._extra_state" unexpected. Branches and
+    probabilities are dropped: apply the structure to the plain network as well.
+
+    Raises TypeError for a checkpoint that holds the state_dict as one of its entries.
     """
+    if nested := [key for key, value in state.items() if isinstance(value, Mapping)]:
+        raise TypeError(
+            f"not a state_dict of tensors, but a checkpoint around one; give the network's, state[{nested[0]!r}] perhaps"
+        )
     prefixes = {key.removesuffix("_extra_state") for key in state if key.endswith("_extra_state")}
     searched = {prefix for prefix in prefixes if prefix + "branch_weight" in state}
     extra = {prefix + key for prefix in searched for key in ("branch_weight", "_extra_state")}

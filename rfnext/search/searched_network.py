@@ -54,6 +54,7 @@ class SearchedNetwork:
         self.model = model
         self.step = 0
         self.history: list[Round] = []
+        self._warned = False
         designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
         self.convs = _take_over_all(model, where, layout)
         self.initial = Structure({name: designed[name] for name in self.convs})
@@ -126,8 +127,23 @@ class SearchedNetwork:
                 type(self).__name__,
             )
 
+    def _warn_of_padding(self) -> None:
+        """Log, once, which layers have branches that read nothing of their input but at the kernel's centre."""
+        beyond = {name: found for name, conv in self.convs.items() if (found := conv.beyond_input())}
+        if not beyond or self._warned:
+            return
+        self._warned = True
+        name, dilations = next(iter(beyond.items()))
+        log.warning(
+            "%d of %d searched layers have branches as long as their inputs, so that all taps but the centre's read "
+            "padding: %s, by dilation %s for example; set smaller bounds (candidates), or leave them out by `where`",
+            *(len(beyond), len(self.convs), ", ".join(list(beyond)[:5]) + (", ..." if len(beyond) > 5 else "")),
+            f"{', '.join(map(str, dilations))} on inputs of at most {self.convs[name].longest_input}",
+        )
+
     def _note_round(self, structure: Structure) -> None:
         """Add a round that arrives at this structure to the history."""
+        self._warn_of_padding()
         self.history.append(
             Round(
                 step=self.step,

@@ -199,10 +199,9 @@ def implementation_in(thread: ThreadPoolExecutor, names: list[str]) -> str:
 def test_a_block_pins_in_its_own_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     names = used(monkeypatch)
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two:
-        for block, expected in [
-            (reproducible(torch.device("cpu")), (NATIVE or ["taps"])[0]),
-            (pin_implementation("branches"), "branches"),
-        ]:
+        blocks = [lambda: reproducible(torch.device("cpu")), lambda: pin_implementation("branches")]
+        for make, expected in zip(blocks, [*(NATIVE or ["taps"]), "branches"], strict=True):
+            block: Any = make()
             one.submit(block.__enter__).result()
             assert implementation_in(one, names) == expected
             assert implementation_in(two, names) == "measured"

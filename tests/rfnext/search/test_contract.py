@@ -4,6 +4,7 @@ import copy
 import inspect
 import io
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -170,3 +171,27 @@ def test_an_averaged_copy_follows(start: Start) -> None:
         assert torch.equal(twin.branch_weight, conv.branch_weight)
     with pytest.raises(ValueError, match="not a searched conv of the copy"):
         search.copy_to(network())
+
+
+@every_search
+def test_branches_that_read_padding_alone_are_named_once(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """On 5 positions, dilations of 5 and more read nothing but at the kernel's centre: those around 4, and up to 8."""
+    for length, expected in [(5, 1), (40, 0)]:
+        search = start(network())
+        caplog.clear()
+        for _ in range(4):
+            search.model(torch.randn(1, 2, length))
+            search.after_step()
+        named = [r.getMessage() for r in caplog.records if "read padding" in r.getMessage()]
+        assert len(named) == expected
+        assert all(re.search(r"of 2 searched layers .*2, .*inputs of at most \(5,\)", message) for message in named)
+
+
+@every_search
+def test_padding_that_is_no_zeros_is_read_as_input(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.Conv1d(2, 2, 3, padding=4, dilation=4, padding_mode="circular"))
+    search = start(model)
+    model(torch.randn(1, 2, 5))
+    for _ in range(2):
+        search.after_step()
+    assert "read padding" not in caplog.text
