@@ -156,7 +156,7 @@ def plain_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     """
     if nested := [key for key, value in state.items() if isinstance(value, Mapping)]:
         raise TypeError(
-            f"not a state_dict of tensors, but a checkpoint around one; give the network's, state[{nested[0]!r}] perhaps"
+            f"not a state_dict of tensors, but a checkpoint around one; give its entry, state[{nested[0]!r}] perhaps"
         )
     prefixes = {key.removesuffix("_extra_state") for key in state if key.endswith("_extra_state")}
     searched = {prefix for prefix in prefixes if prefix + "branch_weight" in state}
