@@ -326,7 +326,8 @@ def take_over(conv: Conv, dilations: Sequence[Dilation], *, entries: int | None 
     check_branches(dilations, conv, entries)
     if not isinstance(conv, SearchConv):
         parametrised = set(conv._modules.get("parametrizations") or ()) & vars(type(conv)).keys()  # type: ignore
-        conv.__class__ = (_parametrised_search_class if parametrised else _search_class)(type(conv))
+        made = (_parametrised_search_class if parametrised else _search_class)(type(conv))
+        conv.__class__ = made  # type: ignore[assignment]
         search = cast(SearchConv, conv)
         search.implementation = "auto"
     search = cast(SearchConv, conv)

@@ -60,8 +60,14 @@ def effective(conv: Conv, plain: type[nn.Module], weight: Tensor, fold: Fold) ->
 
     Raises:
         ValueError: if the class makes another weight of the merged one and also changes its input or its output, so
-            that torch's conv cannot take its place; if the class cannot be tried, on the meta device for instance.
+            that torch's conv cannot take its place; if the class cannot be tried, on the meta device for instance; if
+            forward() was replaced on the conv itself.
     """
+    if "forward" in vars(conv):
+        raise ValueError(
+            "its forward() was replaced on the conv itself (by accelerate's hooks, for instance), and what that makes "
+            "of the merged kernel is not known; undo that first"
+        )
     own = Effective(fold(weight), conv.bias, plain=False)
     if not own_methods(plain):
         return own

@@ -88,6 +88,8 @@ def own_methods(plain: type) -> set[str]:
 def why_unsearchable(conv: Conv, plain: type[nn.Module]) -> str | None:
     """Why a search cannot override `_conv_forward` of a conv of class `plain`, or None if it can."""
     own = own_methods(plain)
+    if "_conv_forward" in vars(conv):
+        return "its _conv_forward() was replaced on the conv itself, where a search cannot override it; undo that first"
     lost = (
         f"{plain.__name__} overrides {'_conv_forward()' if '_conv_forward' in own else 'forward()'}, and its own "
         "computation would be lost; express it as a parametrisation of the weight (torch.nn.utils.parametrize) instead"

@@ -217,6 +217,19 @@ def test_a_class_that_does_more_is_named_and_nothing_is_changed(kind: type[nn.Co
     assert torch.equal(model(x), expected)
 
 
+def test_a_forward_that_was_replaced_on_the_conv_itself_is_named() -> None:
+    model, conv = searched(of(nn.Conv2d))
+    conv.forward = lambda x: conv._conv_forward(x, conv.weight - conv.weight.mean(), conv.bias)
+    with pytest.raises(ValueError, match=r"layer '0': its forward\(\) was replaced on the conv itself"):
+        rfnext.merge(model)
+    del conv.forward
+    rfnext.merge(model)
+    other: Any = nn.Conv2d(4, 6, 3)
+    other._conv_forward = lambda x, w, b: nn.Conv2d._conv_forward(other, x, w - w.mean(), b)
+    with pytest.raises(ValueError, match=r"its _conv_forward\(\) was replaced on the conv itself"):
+        rfnext.LocalSearch(nn.Sequential(other), rfnext.LocalConfig())
+
+
 # Parametrisations
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -195,3 +196,20 @@ def test_padding_that_is_no_zeros_is_read_as_input(start: Start, caplog: pytest.
     for _ in range(2):
         search.after_step()
     assert "read padding" not in caplog.text
+
+
+@every_search
+def test_clipping_leaves_the_branch_weights_out_but_by_the_papers_rule(start: Start) -> None:
+    """The network's gradient is then as long as without a search; a training without clipping stays as it is."""
+    search = start(network())
+    x = torch.randn(4, 2, 40)
+    (search.model(x)[..., 6:] - x[..., :-6]).square().mean().backward()
+    gradients = [cast(torch.Tensor, p.grad).clone() for p in search.model.parameters()]
+    clipped = search.parameters_to_clip()
+    branch = {id(weight) for weight in search.branch_weights()}
+    kept = [p for p in search.model.parameters() if id(p) not in branch]
+    paper = next(iter(searched_convs(search.model).values())).rule == "paper"
+    assert [id(p) for p in clipped] == [id(p) for p in (search.model.parameters() if paper else kept)]
+    torch.nn.utils.clip_grad_norm_(clipped, 1e-3)
+    for p, before in zip(search.model.parameters(), gradients, strict=True):
+        assert torch.equal(cast(torch.Tensor, p.grad), before) == (id(p) in branch and not paper)
