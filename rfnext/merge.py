@@ -109,22 +109,14 @@ def _evaluated_weight(conv: nn.Module) -> Tensor:
 
 def _become_torchs(conv: Conv, bias: Tensor | None) -> None:
     """Give a merged conv torch's own class, that bias, and nothing else of its class."""
-    if parametrize.is_parametrized(conv, "bias"):
-        _remove_parametrizations(conv, "bias")
     trainable = conv.bias is not None and conv.bias.requires_grad
+    if parametrize.is_parametrized(conv, "bias"):
+        remove_parametrization(conv, "bias")
     for kept in (conv._parameters, conv._buffers, conv._modules):
         for name in kept.keys() - {"weight"}:
             del kept[name]
     conv.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=trainable)
     cast(Any, conv).__class__ = next(cls for cls in type(conv).__mro__ if cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-
-
-def _remove_parametrizations(conv: nn.Module, name: str) -> None:
-    # torch deletes the tensor's property from the class, which copies of the module share: without a class of
-    # its own, merging a copy would break the network that is still being searched.
-    own = {key: value for key, value in vars(type(conv)).items() if key not in ("__dict__", "__weakref__")}
-    cast(Any, conv).__class__ = type(type(conv).__name__, type(conv).__bases__, own)
-    parametrize.remove_parametrizations(conv, name)
 
 
 def _become_dense(conv: SearchConv, weight: Tensor, dilation: Dilation, padding: tuple[int, ...]) -> None:
@@ -136,7 +128,7 @@ def _become_dense(conv: SearchConv, weight: Tensor, dilation: Dilation, padding:
         plain.padding = padding
     release(conv)
     if parametrize.is_parametrized(plain, "weight"):
-        _remove_parametrizations(plain, "weight")
+        remove_parametrization(plain)
     for _ in _weight_norm_hooks(plain):
         remove_weight_norm(plain)
     plain.weight = nn.Parameter(weight, requires_grad=trainable)
@@ -144,6 +136,17 @@ def _become_dense(conv: SearchConv, weight: Tensor, dilation: Dilation, padding:
 
 
 _NOT_WEIGHT = ("bias", "branch_weight")
+
+
+def remove_parametrization(conv: nn.Module, name: str = "weight") -> None:
+    """Make a parametrised weight (weight_norm, ...) a plain one, as it is now; copies of the module are unharmed."""
+    # torch deletes the weight's property from the class, which copies of the module share: without a class of its
+    # own, changing one copy would break the others.
+    own = {key: value for key, value in vars(type(conv)).items() if key not in ("__dict__", "__weakref__")}
+    cast(Any, conv).__class__ = type(type(conv).__name__, type(conv).__bases__, own)
+    value = cast(Tensor, getattr(conv, name)).detach().clone()
+    parametrize.remove_parametrizations(conv, name)
+    setattr(conv, name, nn.Parameter(value))  # under no_grad, torch leaves a plain tensor
 
 
 def plain_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
