@@ -24,7 +24,13 @@ def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -
     Raises:
         ValueError: naming a layer that the model lacks, whose conv the entry does not fit, or whose dilation lies
             outside the bounds; nothing is changed then.
+        TypeError: if the config is something else.
     """
+    if not isinstance(config, LocalConfig):
+        raise TypeError(
+            f"keep_branches takes a LocalConfig, got a {type(config).__name__}; whichever search found the structure, "
+            "its branches lie around it as those of a local search do"
+        )
     matched = list(structure.match(model))
     convs = {name: conv for name, conv, _ in matched}
     with anchored(convs, structure.anchor):

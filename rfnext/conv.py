@@ -18,7 +18,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from rfnext.dilation import Dilation, Rule, check_rule
+from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.own_forward import why_not_in_place
 from rfnext.padding import (
@@ -27,10 +27,12 @@ from rfnext.padding import (
     Conv,
     anchor_of,
     anchored,
+    kernel_to_search,
     padding_attributes,
     size_keeping_padding,
 )
 from rfnext.searchable import is_conv, plain_class, unsearchable
+from rfnext.twin import Searched
 
 INITIAL_WEIGHT = 0.01
 """Start of every branch weight, from the published code."""
@@ -108,7 +110,7 @@ def _is_anchor(row: Sequence[int]) -> bool:
     return all(-len(_ANCHORS) <= n < 0 for n in row)
 
 
-class SearchConv(nn.Module):
+class SearchConv(Searched, nn.Module):
     """Weighted sum over dilations of one shared kernel: sum_i p_i conv(x, W, d_i).
 
     Never constructed directly: `take_over(conv, ...)` turns an existing conv into one and `release(conv)` back.
@@ -125,6 +127,7 @@ class SearchConv(nn.Module):
             "default": p = softmax(a / 0.01), which has the same slope at the start (a = 0.01), cannot divide by zero
             and gives a negative weight a small share.
         implementation: passed to `mixed_dilation_conv`.
+        longest_input: the largest size of its inputs so far per axis, () before the first.
     """
 
     plain_class: type[nn.Module]
@@ -132,11 +135,26 @@ class SearchConv(nn.Module):
     rule: Rule
     implementation: str
     _dilations: tuple[Dilation, ...]
+    longest_input: tuple[int, ...] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError(
+            f"{type(self).__name__} is not constructed, rfnext takes over a conv that exists; what builds a layer of a "
+            "searched conv's class, as peft's adapters do, must be applied to the model before the search"
+        )
 
     @property
     def dilations(self) -> tuple[Dilation, ...]:
         """The branches now."""
         return self._dilations
+
+    def beyond_input(self) -> list[Dilation]:
+        """The branches of which every tap but the anchor has read zeros, not input, at all inputs so far."""
+        conv = cast(Conv, self)
+        if conv.padding_mode not in ("zeros", "constant"):
+            return []
+        axes = [i for i, k in enumerate(kernel_to_search(conv)) if self.longest_input and searched_axis(k)]
+        return [dilation for dilation in self._dilations if any(dilation[i] >= self.longest_input[i] for i in axes)]
 
     @property
     def probability(self) -> Tensor:
@@ -163,6 +181,9 @@ class SearchConv(nn.Module):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = cast(Conv, self)
+        size = tuple(input.shape[-len(conv.kernel_size) :])
+        if not torch.compiler.is_compiling() and all(type(n) is int for n in size):  # no symbols of a traced graph
+            self.longest_input = tuple(map(max, size, self.longest_input)) if self.longest_input else size
         return mixed_dilation_conv(
             input,
             weight,
@@ -175,6 +196,26 @@ class SearchConv(nn.Module):
             padding_mode="zeros" if conv.padding_mode == "constant" else conv.padding_mode,
             implementation=self.implementation,
         )
+
+    def reset_parameters(self) -> None:
+        """What torch's conv does, and the branch weights as at the start."""
+        cast(Any, super()).reset_parameters()
+        with torch.no_grad():
+            self.branch_weight.fill_(INITIAL_WEIGHT)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # to(), half(), to_empty(): the branch weights move with the others, but keep their values and their precision.
+        before = self.branch_weight.detach()
+        super()._apply(fn, recurse)
+        weight = self.branch_weight
+        if weight.dtype in (torch.float16, torch.bfloat16):
+            gradient, weight.grad = weight.grad, None
+            weight.data = weight.data.float()
+            weight.grad = None if gradient is None else gradient.float()
+        if not weight.is_meta:
+            with torch.no_grad():
+                weight.fill_(INITIAL_WEIGHT) if before.is_meta else weight.copy_(before)
+        return self
 
     def extra_repr(self) -> str:
         """What `print` shows of the conv."""
@@ -241,15 +282,37 @@ class SearchConv(nn.Module):
             error_msgs.append(f"{prefix.removesuffix('.')}: {error}")
         if not own & state_dict.keys():  # the checkpoint of a plain network
             missing_keys[:] = [key for key in missing_keys if key not in own]
+            like = next(p for name, p in self.named_parameters() if name != "branch_weight")
+            if self.branch_weight.is_meta and not like.is_meta:  # assign=True replaced those of the checkpoint alone
+                self.branch_weight = _fresh_weight(self.branch_weight.numel(), like)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so pickle cannot find it by name; it can make it again.
         return _remake, (type(self).plain_class,), self.__getstate__()
 
 
+def _fresh_weight(entries: int, like: Tensor) -> nn.Parameter:
+    """Branch weights as at the start, on a tensor's device, in its dtype or at least float32.
+
+    Half precision cannot resolve the small steps that they take.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return nn.Parameter(torch.full((entries,), INITIAL_WEIGHT, device=like.device, dtype=dtype))
+
+
 @functools.cache
 def _search_class(plain: type[nn.Module]) -> type[SearchConv]:
     return type(f"Search{plain.__name__}", (SearchConv, plain), {"plain_class": plain, "__module__": __name__})
+
+
+def _parametrised_search_class(plain: type[nn.Module]) -> type[SearchConv]:
+    """The class of a searched conv of a class that torch made for a parametrisation.
+
+    It is what torch would have made of the searched conv, so that remove_parametrizations() finds what it deletes.
+    """
+    made = {key: value for key, value in vars(plain).items() if key not in ("__dict__", "__weakref__")}
+    own = {"plain_class": plain, "__module__": __name__}
+    return type(f"Search{plain.__name__}", (_search_class(plain.__bases__[0]),), made | own)
 
 
 def _remake(plain: type[nn.Module]) -> SearchConv:
@@ -291,16 +354,15 @@ def take_over(
             raise ValueError(f"cannot search {conv}: {reason}")
         check_branches(dilations, conv, entries)
     if not isinstance(conv, SearchConv):
-        conv.__class__ = _search_class(type(conv))  # type: ignore[assignment]
+        parametrised = set(conv._modules.get("parametrizations") or ()) & vars(type(conv)).keys()  # type: ignore
+        made = (_parametrised_search_class if parametrised else _search_class)(type(conv))
+        conv.__class__ = made  # type: ignore[assignment]
         search = cast(SearchConv, conv)
         search.implementation = "auto"
     search = cast(SearchConv, conv)
     weight = conv._parameters.get("branch_weight")
     if weight is None or weight.numel() != entries:
-        like = next(conv.parameters())
-        # Half precision cannot resolve the small steps that the weights take.
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        search.branch_weight = nn.Parameter(torch.full((entries,), INITIAL_WEIGHT, device=like.device, dtype=dtype))
+        search.branch_weight = _fresh_weight(entries, next(conv.parameters()))
     search.rule = rule
     search.set_branches(dilations)
 
@@ -315,6 +377,7 @@ def release(conv: SearchConv) -> None:
     """
     check_release(conv)
     del conv.branch_weight
+    vars(conv).pop("longest_input", None)
     for name in ("rule", "implementation", "_dilations"):
         delattr(conv, name)
     conv.__class__ = type(conv).plain_class  # type: ignore[assignment]
@@ -322,7 +385,7 @@ def release(conv: SearchConv) -> None:
 
 def check_release(conv: SearchConv) -> None:
     """Raise ValueError if something changed the conv's class after `take_over`, so that it has no way back."""
-    if type(conv) is not _search_class(type(conv).plain_class):
+    if "plain_class" not in vars(type(conv)):
         raise ValueError(
             f"{type(conv).__name__} was changed after the search began (a parametrisation?); undo that first"
         )

@@ -24,7 +24,7 @@ from rfnext.dilation import Dilation, searched_axis
 from rfnext.ops.branches import CONV
 from rfnext.ops.geometry import size_out
 from rfnext.padding import Anchor, Conv, anchor_of, kernel_to_search, sides_of
-from rfnext.twin import generators_restored, twin_of, type_of
+from rfnext.twin import Searched, generators_restored, twin_of, type_of, zeros_of
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,8 @@ def own_methods(plain: type) -> set[str]:
 def why_unsearchable(conv: Conv, plain: type[nn.Module]) -> str | None:
     """Why a search cannot override `_conv_forward` of a conv of class `plain`, or None if it can."""
     own = own_methods(plain)
+    if "_conv_forward" in vars(conv):
+        return "its _conv_forward() was replaced on the conv itself, where a search cannot override it; undo that first"
     lost = (
         f"{plain.__name__} overrides {'_conv_forward()' if '_conv_forward' in own else 'forward()'}, and its own "
         "computation would be lost; express it as a parametrisation of the weight (torch.nn.utils.parametrize) instead"
@@ -101,11 +103,15 @@ def why_unsearchable(conv: Conv, plain: type[nn.Module]) -> str | None:
         d + 1 if searched_axis(k) else d for d, k in zip(conv.dilation, kernel_to_search(conv), strict=True)
     )
     for training in (False, True):
-        trial = _Trial(conv, plain, dilation, _size(conv, dilation), training, by_method=True)
+        trial = _Trial(conv, plain, dilation, trial_size(conv, dilation), training, by_method=True)
         try:
             tried = _try(trial)
-            if training and not tried.convolutions and not tried.beside:
-                continue  # faster products that a plain conv trains by; once searched, the class may leave them out
+            if not tried.convolutions and not tried.beside:
+                return (
+                    f"{plain.__name__} overrides forward(), and in {'training' if training else 'evaluation'} that "
+                    "computes without torch's convolution, so that nothing would be searched; let it call "
+                    "super().forward() if isinstance(self, rfnext.SearchConv)"
+                )
             if len(tried.convolutions) != 1 or tried.beside:
                 return lost
             if _pads(trial, tried):
@@ -126,7 +132,7 @@ def why_not_in_place(conv: Conv, plain: type[nn.Module], dilation: Dilation) -> 
     """
     if not own_methods(plain) or why_unsearchable(conv, plain) is None:
         return None
-    size = _size(conv, dilation)
+    size = trial_size(conv, dilation)
     untried: _Untried | None = None
     for training in (False, True):
         trial = _Trial(conv, plain, tuple(conv.dilation), size, training, by_method=False)
@@ -239,7 +245,7 @@ def _stays(before: _Convolution, after: _Convolution, anchors: Sequence[Anchor])
     )
 
 
-def _size(conv: Conv, dilation: Dilation) -> tuple[int, ...]:
+def trial_size(conv: Conv, dilation: Dilation) -> tuple[int, ...]:
     """Of an input on which forward() can be tried at the conv's own and another dilation.
 
     Larger than what a causal conv pads: reflecting takes less than the input's size. A multiple of 4, since forward()
@@ -297,7 +303,9 @@ def _place(a: Tensor, b: Tensor) -> tuple[int, ...] | None:
 def _forward(trial: _Trial, x: Tensor, real_weight: bool) -> _Tried:
     """Call forward() of one copy of the conv; places are not known yet."""
     with generators_restored(trial.conv), torch.no_grad(), torch.device(x.device):
-        twin = twin_of(trial.conv, trial.plain, trial.dilation, trial.training, real_weight)
+        # Once searched, a class may compute otherwise, if it knows SearchConv.
+        bases = (*Searched.__subclasses__(), trial.plain) if trial.by_method else (trial.plain,)
+        twin = twin_of(trial.conv, bases, trial.dilation, trial.training, zeros_of(trial.conv, real_weight))
         functions = _NotingFunctions(twin)
         noted = functions.noted
         if trial.by_method:

@@ -1,13 +1,17 @@
 """The receptive field of a network, theoretical and effective, and the multiply-adds of a forward pass."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rfnext.causal import evaluating
+from rfnext.conv import SearchConv
+from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
+from rfnext.padding import Conv, size_keeping_padding
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -109,7 +113,41 @@ def effective_receptive_field(model: Forward, x: Tensor, position: tuple[int, ..
 
 @torch.no_grad()
 def multiply_adds(model: nn.Module, *inputs: Tensor) -> int:
-    """Multiply-adds of one forward pass in eval mode, as torch's flop counter counts convs and matrix products."""
-    with evaluating(model), FlopCounterMode(display=False) as counter:
+    """Multiply-adds of one forward pass in eval mode, as torch's flop counter counts convs and matrix products.
+
+    A searched conv counts as the plain conv at its centre's dilation, whatever implementation computes it: all branches
+    share one kernel, with which the mixed input is multiplied once. Mixing, a few multiply-adds per input element and
+    tap, is not counted, as additions and activations are not. So a searched network, a multi-branch one and the plain
+    network of the same structure have equal counts; a merged one has those of its larger kernels.
+    """
+    with evaluating(model), _as_centres(model), FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _as_centres(model: nn.Module) -> Iterator[None]:
+    """Within the block, searched convs compute by torch's conv at their centres."""
+    convs = {module for module in model.modules() if isinstance(module, SearchConv)}
+
+    def at_centre(conv: SearchConv) -> Callable[..., Tensor]:
+        plain = cast(Conv, conv)
+        sides = size_keeping_padding(plain, tuple(plain.dilation))
+
+        def _conv_forward(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            centre = torch.ones(1, device=input.device), [tuple(plain.dilation)]
+            mode = "zeros" if plain.padding_mode == "constant" else plain.padding_mode
+            settings: Any = {"stride": plain.stride, "groups": plain.groups, "padding_mode": mode}
+            return mixed_dilation_conv(
+                input, weight, bias, *centre, padding=[sides], implementation="branches", **settings
+            )
+
+        return _conv_forward
+
+    for conv in convs:
+        vars(conv)["_conv_forward"] = at_centre(conv)
+    try:
+        yield
+    finally:
+        for conv in convs:
+            del vars(conv)["_conv_forward"]

@@ -16,6 +16,7 @@ from torch import nn
 from rfnext.dilation import searched_axis
 from rfnext.own_forward import why_unsearchable
 from rfnext.padding import Conv, kernel_to_search
+from rfnext.twin import type_of
 
 Where = Callable[[str, Conv], bool]
 """Which convs are searched: called with a module's name, as in `model.named_modules()`, and the conv."""
@@ -42,6 +43,8 @@ def unsearchable(conv: Conv) -> str | None:
     # Not conv.weight: reading a parametrised weight computes it, which in spectral_norm takes a step of its iteration.
     if isinstance(conv._parameters.get("weight"), nn.parameter.UninitializedParameter):
         return "its weight is not initialised yet; run one batch through the model first"
+    if (dtype := type_of(conv)[0]).is_complex:
+        return f"its weight is {dtype}; only real ones are searched, so hold its real and imaginary part in a conv each"
     return why_unsearchable(conv, plain_class(conv))
 
 

@@ -45,6 +45,8 @@ def searched_convs(model: nn.Module) -> dict[str, SearchConv]:
 
 def _named_modules(model: nn.Module, remove_duplicate: bool = True) -> dict[str, nn.Module]:
     """Modules by canonical name; of several with the same, like a wrapper and what it wraps, the conv."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"not a network (torch.nn.Module) but {type(model).__name__}; load a state_dict into one first")
     found: dict[str, tuple[str, nn.Module]] = {}
     for name, module in model.named_modules(remove_duplicate=remove_duplicate):
         first, known = found.get(canonical(name), (name, None))

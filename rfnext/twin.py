@@ -1,7 +1,7 @@
 """A copy of a conv on which its class's forward() can be called, without a trace on the conv.
 
-A deep copy of everything but the weight, which may be large. What is outside the conv (a class attribute, a global
-variable, a file, torch's hooks for all modules) is not copied.
+A deep copy of everything but the weight, which may be large, and the bias. What is outside the conv (a class attribute,
+a global variable, a file, torch's hooks for all modules) is not copied.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import copy
 import itertools
 import random
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from rfnext.dilation import Dilation
 from rfnext.padding import Conv, padding_attributes, size_keeping_padding
+
+
+class Searched:
+    """What `rfnext.SearchConv` derives from, so that files below `conv.py` can make a twin that passes for searched."""
 
 
 @contextlib.contextmanager
@@ -58,21 +62,29 @@ def _is_parametrised(conv: Conv, name: str) -> bool:
     return name in conv._modules.get("parametrizations", ())  # type: ignore[operator]
 
 
-def twin_of(conv: Conv, plain: type[nn.Module], dilation: Dilation, training: bool, real_weight: bool) -> nn.Module:
-    """A deep copy of the conv at another dilation, of a class of its own, with a weight and a bias of zero.
+def zeros_of(conv: Conv, real_weight: bool) -> dict[str, Tensor]:
+    """A weight and a bias of zero for a twin. real_weight: the weight takes memory, so that it can be written to."""
+    dtype, device = type_of(conv)
+    shape = conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size
+    weight = torch.zeros((), dtype=dtype, device=device).expand(shape)
+    return {"weight": weight.clone() if real_weight else weight, "bias": weight.new_zeros(conv.out_channels)}
+
+
+def twin_of(
+    conv: Conv, bases: tuple[type, ...], dilation: Dilation, training: bool, values: Mapping[str, Tensor]
+) -> nn.Module:
+    """A deep copy of the conv at another dilation, of a class of its own, with other values as its weight and bias.
+
+    bases: what its class derives from. values: the tensors called "weight" and "bias"; the copy takes them as they are.
 
     Its hooks, and those of its layers, are left out: they do not belong to what forward() computes, and may refer to
     anything. Only hooks that are methods of their own module remain: by these, lazy layers are initialised.
     """
-    dtype, device = type_of(conv)
-    shape = conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size
-    weight = torch.zeros((), dtype=dtype, device=device).expand(shape)
-    zeros = {"weight": weight.clone() if real_weight else weight, "bias": weight.new_zeros(conv.out_channels)}
-    computed = {name: property(lambda _, v=v: v) for name, v in zeros.items() if _is_parametrised(conv, name)}
-    twin = cast(nn.Module, object.__new__(type(plain.__name__, (plain,), computed)))
+    computed = {name: property(lambda _, v=v: v) for name, v in values.items() if _is_parametrised(conv, name)}
+    twin = cast(nn.Module, object.__new__(type(bases[-1].__name__, bases, computed)))
 
     memo: dict[int, Any] = {id(conv): twin}
-    for name, value in zeros.items():
+    for name, value in values.items():
         if (own := _stored(conv, name)) is not None:
             memo[id(own)] = nn.Parameter(value, own.requires_grad) if isinstance(own, nn.Parameter) else value
         if _is_parametrised(conv, name):

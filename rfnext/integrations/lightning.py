@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +26,9 @@ class LocalSearchCallback(pl.Callback):
         trainer = pl.Trainer(callbacks=[LocalSearchCallback(search)])
 
     Build the search before `fit`, so that `configure_optimizers` includes the branch weights; it is an error if it
-    does not. Averaging callbacks (EMA) get the new branches after each round. Dilations and probabilities go to the
-    trainer's loggers as "dilation/<layer>" and "probability/<layer>/<branch>".
+    does not. The Trainer's gradient_clip_val leaves branch weights out that are not of the search's
+    `parameters_to_clip`. Averaging callbacks (EMA) get the new branches after each round. Dilations and probabilities
+    go to the trainer's loggers as "dilation/<layer>" and "probability/<layer>/<branch>".
 
     A Trainer can have several, told apart by the names of their layers in the searched network. If two parts of the
     module have layers of the same names, search the module itself, LocalSearch(module, config, where=...): then names
@@ -70,6 +72,30 @@ class LocalSearchCallback(pl.Callback):
                     f"the branch weights of a {kind} need their own learning rate: let configure_optimizers() build "
                     f"its optimizer from {kind}.parameter_groups()"
                 )
+
+        clip = pl_module.configure_gradient_clipping
+        vars(pl_module)["configure_gradient_clipping"] = partial(self._clip_apart, clip)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the module its own gradient clipping back."""
+        vars(pl_module).pop("configure_gradient_clipping", None)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the module its own gradient clipping back."""
+        self.on_train_end(trainer, pl_module)
+
+    def _clip_apart(self, clip: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Call the module's gradient clipping while the branch weights have no gradient."""
+        clipped = {id(parameter) for parameter in self.search.parameters_to_clip()}
+        apart = [weight for weight in self.search.branch_weights() if id(weight) not in clipped]
+        gradients = [weight.grad for weight in apart]
+        for weight in apart:
+            weight.grad = None
+        try:
+            clip(*args, **kwargs)
+        finally:
+            for weight, gradient in zip(apart, gradients, strict=True):
+                weight.grad = gradient
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,10 +1,12 @@
 """Which implementation of the operator computes a layer: a pinned one, by a fixed rule, or the fastest measured."""
 
 import contextlib
+import itertools
 import logging
 import math
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
@@ -79,29 +81,62 @@ def check_implementation(name: str, origin: str = "") -> None:
 _RULE = "the rule"
 """Pinned, it leaves every choice to `_rule`."""
 
-_pinned = os.environ.get("RFNEXT_IMPLEMENTATION") or None  # None: the user chose nothing
+_PINS = "rfnext.pins"
+"""Key of a thread's open pins in torch's thread state, which the threads of a backward pass take over."""
+
+_serials = itertools.count(1)
+_in_thread = threading.local()
 
 
 class _Pin:
-    """Sets `_pinned`, from now on or within a `with` block."""
+    """Pins within a `with` block, in the thread that enters it. Of the open ones the newest counts."""
 
     def __init__(self, implementation: str | None) -> None:
-        global _pinned
-        self._previous, _pinned = _pinned, implementation
+        self._implementation = implementation
+        self._serial = next(_serials)
+        self._open = False
 
     def __enter__(self) -> None:
-        pass
+        if self in _everywhere:  # it was made for this block alone
+            _everywhere.remove(self)
+        self._serial, self._open = next(_serials), True
+        _set_pins((*_pins(), self))
 
     def __exit__(self, *_: object) -> None:
-        global _pinned
-        _pinned = self._previous
+        self._open = False
+        _set_pins(tuple(pin for pin in _pins() if pin._open))
+
+
+def _pins() -> tuple[_Pin, ...]:
+    """Those entered in this thread, the newest last."""
+    if not torch.compiler.is_compiling() and torch._C._is_key_in_tls(_PINS):
+        return torch._C._get_obj_in_tls(_PINS)
+    return getattr(_in_thread, "pins", ())  # which torch.compile can trace
+
+
+def _set_pins(pins: tuple[_Pin, ...]) -> None:
+    _in_thread.pins = pins
+    torch._C._stash_obj_in_tls(_PINS, pins)
+
+
+# For the whole process, the newest last. None: the user chose nothing.
+_everywhere = [_Pin(os.environ.get("RFNEXT_IMPLEMENTATION") or None)]
+
+
+def _pinned() -> str | None:
+    """What is pinned for this thread: by a block in it or for the whole process, whichever came last."""
+    newest = _everywhere[-1]
+    for pin in _pins():
+        if pin._open and pin._serial > newest._serial:
+            newest = pin
+    return newest._implementation
 
 
 class pin_implementation(_Pin):
     """Make implementation="auto" mean one implementation, from now on or within a `with` block.
 
         pin_implementation("taps")  # for the rest of the process; None ends it
-        with pin_implementation("branches"): ...
+        with pin_implementation("branches"): ...  # in this thread, and in backward passes that it begins
 
     The environment variable RFNEXT_IMPLEMENTATION does the same from the start of the process; an empty one is ignored.
 
@@ -120,6 +155,7 @@ class pin_implementation(_Pin):
         if implementation is not None:
             check_implementation(implementation)
         super().__init__(implementation)
+        _everywhere.append(self)
 
 
 def reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -130,20 +166,23 @@ def reproducible(device: torch.device) -> contextlib.AbstractContextManager[obje
         with rfnext.reproducible(torch.device("cpu")):
             train(...)
 
+    It concerns the thread that enters the block; others go on as they were.
+
     The rule is "native" if the kernels can be compiled and were written for the layer, else "taps". Equal bits are
     those of one machine and one number of threads, as with torch's own convs; pin "taps" to depend on no compiler.
 
     On GPUs it does nothing: there torch.use_deterministic_algorithms(True) makes runs repeat, searched convs included.
     """
-    return _Pin(_RULE) if device.type == "cpu" and _pinned is None else contextlib.nullcontext()
+    return _Pin(_RULE) if device.type == "cpu" and _pinned() is None else contextlib.nullcontext()
 
 
 def choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The name of the implementation that "auto" means for these arguments."""
-    if _pinned not in (None, "auto", _RULE):
-        check_implementation(_pinned, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
-        return _pinned
-    if _pinned == _RULE or not _may_measure(x):
+    pinned = _pinned()
+    if pinned not in (None, "auto", _RULE):
+        check_implementation(pinned, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
+        return pinned
+    if pinned == _RULE or not _may_measure(x):
         return _rule(x, weight, bias, probability, geometry)
     probability, geometry = merge_equal(probability, geometry)
     if len(geometry.dilations) == 1:

@@ -183,7 +183,7 @@ class LocalSearch(SearchedNetwork):
 
         The branch weights are parameters and saved with the model's own state_dict.
         """
-        return {"version": 1, "config": asdict(self.config), **self._progress()}
+        return {"version": 2, "config": asdict(self.config), **self._progress()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`. The branches and counters are set; the config stays the one given.
@@ -192,7 +192,7 @@ class LocalSearch(SearchedNetwork):
             ValueError: if it is no such state, or the searched layers differ; nothing is changed then.
         """
         keys = {"version", "config", "step", "initial", "history", "branches"}
-        if not isinstance(state, Mapping) or set(state) != keys or state["version"] != 1:
+        if not isinstance(state, Mapping) or set(state) != keys or state["version"] not in (1, 2):
             raise ValueError("not the state of a LocalSearch of this version of rfnext")
         self._load_progress(state)
         if (before := state["config"]) != asdict(self.config):

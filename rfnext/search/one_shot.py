@@ -205,7 +205,7 @@ class OneShotSearch(SearchedNetwork):
         The branch weights are parameters and saved with the model's own state_dict.
         """
         config = {**asdict(self.config), "candidates": list(self.config.candidates)}
-        return {"version": 1, "kind": "one_shot", "config": config, **self._progress()}
+        return {"version": 2, "kind": "one_shot", "config": config, **self._progress()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`.
@@ -214,7 +214,8 @@ class OneShotSearch(SearchedNetwork):
             ValueError: if it is no such state, or the layers or candidates differ; nothing is changed then.
         """
         keys = {"version", "kind", "config", "step", "initial", "history", "branches"}
-        if not isinstance(state, Mapping) or set(state) != keys or (state["version"], state["kind"]) != (1, "one_shot"):
+        is_state = isinstance(state, Mapping) and set(state) == keys
+        if not is_state or state["version"] not in (1, 2) or state["kind"] != "one_shot":
             raise ValueError("not the state of a OneShotSearch of this version of rfnext")
         self._check_branches(state)
         if state["config"]["candidates"] != list(self.config.candidates):

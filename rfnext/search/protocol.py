@@ -94,6 +94,10 @@ class Search(Protocol):
         """
         ...
 
+    def parameters_to_clip(self) -> list[nn.Parameter]:
+        """The model's parameters without those that would be most of the norm that clipping compares."""
+        ...
+
     def copy_to(self, model: nn.Module) -> None:
         """Give another copy of the searched model the same branches and branch weights (EMA copies need it)."""
         ...

@@ -11,6 +11,7 @@ from rfnext.causal import check_by_example
 from rfnext.conv import SearchConv, take_over
 from rfnext.dilation import Dilation, Rule
 from rfnext.padding import AnchorOf, Conv, anchored, warn_of_causal
+from rfnext.search.history import pack, unpack
 from rfnext.search.protocol import Round
 from rfnext.searchable import Where, unsearchable
 from rfnext.structure import Structure, named_convs
@@ -58,6 +59,7 @@ class SearchedNetwork:
         self.model = model
         self.step = 0
         self.history: list[Round] = []
+        self._warned = False
         designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
         self.convs = _take_over_all(model, where, layout)
         self.initial = self._structure_of({name: designed[name] for name in self.convs})
@@ -71,6 +73,18 @@ class SearchedNetwork:
         """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
         self._check_going()
         return [conv.branch_weight for conv in self.convs.values()]
+
+    def parameters_to_clip(self) -> list[nn.Parameter]:
+        """The model's parameters whose gradients are clipped together: all but branch weights; by rule "paper" all.
+
+            torch.nn.utils.clip_grad_norm_(search.parameters_to_clip(), 1.0)
+
+        Of a branch weight a, which moves in steps of a hundredth, the gradient is a hundred times that of the logit
+        a / 0.01. In some networks it is most of the norm of all, and a clipped step of the others is then several times
+        smaller than without a search. The published searches, which rule "paper" follows, clip all parameters together.
+        """
+        own = {id(conv.branch_weight) for conv in self.convs.values() if conv.rule == "default"}
+        return [parameter for parameter in self.model.parameters() if id(parameter) not in own]
 
     def probability(self) -> dict[str, list[float]]:
         """Share of each branch now, per layer."""
@@ -134,8 +148,23 @@ class SearchedNetwork:
                 type(self).__name__,
             )
 
+    def _warn_of_padding(self) -> None:
+        """Log, once, which layers have branches that read nothing of their input but at the kernel's centre."""
+        beyond = {name: found for name, conv in self.convs.items() if (found := conv.beyond_input())}
+        if not beyond or self._warned:
+            return
+        self._warned = True
+        name, dilations = next(iter(beyond.items()))
+        log.warning(
+            "%d of %d searched layers have branches as long as their inputs, so that all taps but the centre's read "
+            "padding: %s, by dilation %s for example; set smaller bounds (candidates), or leave them out by `where`",
+            *(len(beyond), len(self.convs), ", ".join(list(beyond)[:5]) + (", ..." if len(beyond) > 5 else "")),
+            f"{', '.join(map(str, dilations))} on inputs of at most {self.convs[name].longest_input}",
+        )
+
     def _note_round(self, structure: Structure) -> None:
         """Add a round that arrives at this structure to the history."""
+        self._warn_of_padding()
         self.history.append(
             Round(
                 step=self.step,
@@ -151,7 +180,7 @@ class SearchedNetwork:
         return {
             "step": self.step,
             "initial": {name: list(d) for name, d in self.initial.items()},
-            "history": [r.state_dict() for r in self.history],
+            "history": pack(self.history, self.initial),
             "branches": {name: conv.get_extra_state().tolist() for name, conv in self.convs.items()},
         }
 
@@ -179,11 +208,12 @@ class SearchedNetwork:
     def _load_progress(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `_progress` gave; raises as `_check_branches`, and changes nothing then."""
         branches = self._check_branches(state)
+        initial = self._structure_of({name: tuple(d) for name, d in state["initial"].items()})
+        self.history = unpack(state["history"], initial)
+        self.initial = initial
         for name, conv in self.convs.items():
             conv.set_extra_state(branches[name])
         self.step = int(state["step"])
-        self.initial = self._structure_of({name: tuple(d) for name, d in state["initial"].items()})
-        self.history = [Round.from_state(r) for r in state["history"]]
 
 
 def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, SearchConv]:

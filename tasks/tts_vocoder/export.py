@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rfnext import merge
 from rfnext.files import write_bytes
+from rfnext.structure import searched_convs
 from tasks.tts_vocoder.generators import Generator, remove_weight_norm
 from tasks.tts_vocoder.mel import MelConfig, check_same
 
@@ -32,7 +33,8 @@ KEY = "mel_config"
 def merged(generator: Generator) -> Generator:
     """A copy in eval mode whose convs are all plain: branches merged, weight normalisation folded in."""
     plain = copy.deepcopy(generator).eval()
-    merge(plain)
+    if searched_convs(plain):
+        merge(plain)
     remove_weight_norm(plain)
     return plain.requires_grad_(False)
 

@@ -85,3 +85,10 @@ def test_keep_branches_refuses_centres_that_the_bounds_leave_out(rule: rfnext.Ru
     mixed = nn.Conv2d(1, 1, (3, 2), dilation=(1, 99))
     rfnext.keep_branches(mixed, Structure({"": (24, 99)}), LocalConfig(rule=rule))
     assert Structure.read(mixed)[""] == (24, 99)
+
+
+def test_a_config_of_another_search_is_named() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1))
+    with pytest.raises(TypeError, match="keep_branches takes a LocalConfig, got a OneShotConfig"):
+        rfnext.keep_branches(model, rfnext.Structure({"0": 1}), rfnext.OneShotConfig())  # type: ignore[arg-type]
+    assert type(model[0]) is nn.Conv1d

@@ -1,14 +1,18 @@
 """Checkpoints of searched and plain networks: what loads into what, and that it computes the same."""
 
+import copy
 import io
+import pickle
+from collections.abc import Callable
 from typing import cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rfnext
 from rfnext import SearchConv
+from rfnext.conv import INITIAL_WEIGHT
 from rfnext.structure import searched_convs
 from tests.rfnext.networks import CONFIG, network, searched_network
 
@@ -107,3 +111,110 @@ def test_branches_saved_without_a_rule_are_refused() -> None:
     state = {key: value[1:] if key.endswith("_extra_state") else value for key, value in model.state_dict().items()}
     with pytest.raises(RuntimeError, match="0: not the rule, centre and branches of a searched conv"):
         model.load_state_dict(state)
+
+
+# Initialisation: where a plain checkpoint meets branch weights that have no values yet
+
+
+def on_meta() -> nn.Sequential:
+    with torch.device("meta"):
+        model = network()
+    rfnext.LocalSearch(model, CONFIG)
+    assert all(p.is_meta for p in model.parameters())
+    return model
+
+
+def reset_all(model: nn.Module) -> None:
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()  # type: ignore[operator]
+
+
+MATERIALISE: dict[str, Callable[[nn.Module, dict[str, Tensor]], object]] = {
+    "to_empty": lambda model, state: (model.to_empty(device="cpu"), model.load_state_dict(state)),
+    "to_empty, reset_parameters": lambda model, state: (
+        *(model.to_empty(device="cpu"), reset_all(model)),
+        model.load_state_dict(state),
+    ),
+    "assign": lambda model, state: model.load_state_dict(state, assign=True),
+}
+
+
+@pytest.mark.parametrize("way", MATERIALISE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_a_network_from_the_meta_device_has_fresh_branch_weights_with_a_plain_checkpoint(
+    way: str, dtype: torch.dtype
+) -> None:
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network().state_dict().items()}
+    model, usual = on_meta(), network()
+    MATERIALISE[way](model, state)
+    usual.load_state_dict(state)
+    rfnext.LocalSearch(usual, CONFIG)
+    for conv in searched_convs(model).values():
+        assert torch.equal(conv.branch_weight, torch.full((3,), INITIAL_WEIGHT, dtype=conv.branch_weight.dtype))
+        assert conv.branch_weight.device.type == "cpu"
+        assert conv.branch_weight.dtype in (torch.float32, torch.float64)  # half cannot resolve its steps
+    if dtype != torch.float16 or way != "assign":
+        x = torch.randn(2, 3, 16, 16, dtype=model[0].weight.dtype)  # type: ignore[arg-type]
+        torch.testing.assert_close(model.eval()(x), usual.to(x.dtype).eval()(x))
+    model.train()(torch.randn(2, 3, 16, 16, dtype=model[0].weight.dtype)).sum().backward()  # type: ignore[arg-type]
+    assert all(conv.branch_weight.grad is not None for conv in searched_convs(model).values())
+
+
+def test_a_searched_checkpoint_gives_a_network_from_the_meta_device_its_branches() -> None:
+    model, _ = searched_network()
+    for assign in (True, False):
+        fresh = on_meta()
+        fresh = fresh if assign else fresh.to_empty(device="cpu")
+        fresh.load_state_dict(model.state_dict(), assign=assign)
+        x = torch.randn(2, 3, 16, 16)
+        torch.testing.assert_close(fresh.eval()(x), model.eval()(x))
+
+
+MOVES: dict[str, tuple[Callable[[nn.Module], nn.Module], torch.dtype]] = {
+    "half": (lambda model: model.half(), torch.float32),
+    "bfloat16": (lambda model: model.bfloat16(), torch.float32),
+    "double": (lambda model: model.double(), torch.float64),
+    "to": (lambda model: model.to("cpu", torch.bfloat16), torch.float32),
+    "to_empty": (lambda model: model.to_empty(device="cpu"), torch.float32),
+    "share_memory": (lambda model: model.share_memory(), torch.float32),
+    "deepcopy": (copy.deepcopy, torch.float32),
+    "pickle": (lambda model: pickle.loads(pickle.dumps(model)), torch.float32),  # noqa: S301
+    "half and back": (lambda model: model.half().float(), torch.float32),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_branch_weights_keep_their_values_wherever_the_network_goes(move: str) -> None:
+    model, _ = searched_network()
+    before = {name: conv.branch_weight.detach().clone() for name, conv in searched_convs(model).items()}
+    favour = before["0"] + 1.2345e-4  # finer than half precision
+    cast(SearchConv, model[0]).branch_weight.data.copy_(favour)
+    model(torch.randn(2, 3, 16, 16)).sum().backward()
+    moved, dtype = MOVES[move][0](model), MOVES[move][1]
+    for name, conv in searched_convs(moved).items():
+        expected = favour if name == "0" else before[name]
+        assert conv.branch_weight.dtype == dtype
+        assert torch.equal(conv.branch_weight, expected.to(dtype))
+        assert conv.branch_weight.grad is None or conv.branch_weight.grad.dtype == dtype
+    torch.optim.SGD(moved.parameters(), lr=0.1).step()
+    like = cast(SearchConv, moved[0]).weight  # type: ignore[index]
+    assert moved(torch.randn(2, 3, 16, 16, dtype=like.dtype)).dtype == like.dtype
+
+
+def test_reset_parameters_starts_the_branch_weights_anew() -> None:
+    model, _ = searched_network()
+    conv = cast(SearchConv, model[0])
+    weight = cast(Tensor, conv.weight).detach().clone()
+    conv.reset_parameters()
+    assert (conv.branch_weight == INITIAL_WEIGHT).all()
+    assert not torch.equal(cast(Tensor, conv.weight), weight)
+
+
+def test_a_checkpoint_around_a_state_dict_is_named() -> None:
+    model, _ = searched_network()
+    with pytest.raises(TypeError, match=r"not a state_dict of tensors, .*state\['model'\]"):
+        rfnext.plain_state_dict({"model": model.state_dict(), "epoch": 3})
+    for take in (rfnext.merge, rfnext.Structure.read):
+        with pytest.raises(TypeError, match=r"not a network \(torch.nn.Module\) but OrderedDict"):
+            take(cast(nn.Module, model.state_dict()))

@@ -526,3 +526,53 @@ def test_a_plain_conv_crops_where_it_must(padding_mode: str) -> None:
     set_dilation(conv, (4,))
     torch.testing.assert_close(conv(x), designed)
     assert (conv.padding, conv.padding_mode) == ((0,), padding_mode)
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_a_parametrisation_can_be_removed_while_the_conv_is_searched(leave: bool) -> None:
+    class Doubled(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return 2 * weight
+
+    conv = nn.Conv1d(2, 2, 3, padding=1)
+    parametrize.register_parametrization(conv, "weight", Doubled())
+    search = searching(cast(Conv, conv), [0.02, 0.01])
+    x = torch.randn(1, 2, 9)
+    expected = conv(x)
+    original = conv.parametrizations.weight.original.detach().clone()  # type: ignore[union-attr]
+    parametrize.remove_parametrizations(conv, "weight", leave_parametrized=leave)
+    assert isinstance(conv, SearchConv)
+    assert set(dict(conv.named_parameters())) == {"weight", "bias", "branch_weight"}
+    torch.testing.assert_close(conv.weight, 2 * original if leave else original)
+    if leave:
+        torch.testing.assert_close(conv(x), expected)
+    release(search)
+    assert type(conv) is nn.Conv1d
+
+
+def test_a_copy_of_a_parametrised_conv_is_searched_on_its_own() -> None:
+    conv = parametrizations.weight_norm(nn.Conv1d(2, 2, 3, padding=1))
+    plain = type(conv)
+    searching(cast(Conv, conv), [0.02, 0.01])
+    twin, x = copy.deepcopy(conv), torch.randn(1, 2, 9)
+    torch.testing.assert_close(twin(x), conv(x))
+    release(cast(SearchConv, twin))
+    assert type(twin) is plain
+    assert isinstance(conv, SearchConv)
+    torch.testing.assert_close(conv.state_dict(), copy.deepcopy(conv).state_dict())
+
+
+def test_what_builds_a_layer_of_a_searched_convs_class_is_told_to_come_first() -> None:
+    """As peft does for its adapters: type(base_layer)(...)."""
+    conv = nn.Conv2d(4, 8, 3)
+    searching(cast(Conv, conv))
+    with pytest.raises(
+        TypeError, match="SearchConv2d is not constructed.*must be applied to the model before the search"
+    ):
+        type(conv)(4, 2, 3)
+
+
+def test_complex_weights_are_named() -> None:
+    conv = nn.Conv1d(2, 2, 3, dtype=torch.complex64)
+    with pytest.raises(ValueError, match=r"torch\.complex64; only real ones are searched"):
+        take_over(conv, [(1,), (2,)])

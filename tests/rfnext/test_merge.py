@@ -204,6 +204,16 @@ def test_a_shared_conv_is_merged_once() -> None:
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_network_that_is_not_searched_is_no_silent_success() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 2, 3, padding=1))
+    with pytest.raises(ValueError, match="nothing to merge: the model has no searched conv"):
+        rfnext.merge(model)
+    LocalSearch(model, LocalConfig())
+    rfnext.merge(model)
+    with pytest.raises(ValueError, match="nothing to merge"):
+        rfnext.merge(model)
+
+
 def test_convs_that_crop_on_every_branch_are_merged() -> None:
     model = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.Conv1d(1, 1, 3, dilation=8))
     for conv, branches in zip(model, ([(1,), (2,)], [(2,), (4,)]), strict=True):

@@ -357,3 +357,20 @@ class FasterInTraining(nn.Conv1d):
 def test_a_plain_conv_may_train_by_products_of_its_own() -> None:
     conv = FasterInTraining(2, 3, 3, padding=2, dilation=2)
     assert unsearchable(conv) is None
+
+
+class FasterInAnyTraining(FasterInTraining):
+    """Does not know SearchConv: its branches would never be trained."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            return torch.einsum("oik,bitk->bot", self.weight, input[..., None].expand(-1, -1, -1, 3))
+        return nn.Conv1d.forward(self, input)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_class_that_trains_by_products_of_its_own_though_it_is_searched_is_refused(training: bool) -> None:
+    conv = FasterInAnyTraining(2, 3, 3, padding=2, dilation=2).train(training)
+    assert "in training that computes without torch's convolution" in (unsearchable(conv) or "")
+    with pytest.raises(ValueError, match=r"super\(\)\.forward\(\) if isinstance\(self, rfnext\.SearchConv\)"):
+        rfnext.LocalSearch(nn.Sequential(conv), rfnext.LocalConfig())

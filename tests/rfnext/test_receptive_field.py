@@ -5,8 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+import rfnext
+from rfnext.ops.native_build import failure
 from rfnext.receptive_field import effective_receptive_field, multiply_adds, theoretical_receptive_field
+from rfnext.structure import searched_convs
 
 
 def chain(*dilations: int) -> nn.Sequential:
@@ -84,3 +88,46 @@ def test_effective_field_of_equal_weights_is_the_convolution_of_boxes() -> None:
 
 def test_multiply_adds_of_a_conv() -> None:
     assert multiply_adds(nn.Conv2d(8, 16, 3, padding=1, groups=2), torch.randn(2, 8, 10, 10)) == 2 * 16 * 4 * 9 * 100
+
+
+def by_hand() -> tuple[nn.Sequential, int]:
+    """Three convs on 12 x 10 and a linear layer: output channels x input channels per group x kernel x positions."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8),
+        nn.Conv2d(8, 4, (3, 5), stride=2, padding=(1, 2)),
+        nn.Flatten(),
+        nn.Linear(4 * 6 * 5, 2),
+    )
+    return model, 8 * 3 * 9 * 120 + 8 * 1 * 9 * 120 + 4 * 8 * 15 * 30 + 2 * 120
+
+
+@pytest.mark.parametrize("implementation", ["auto", "branches", "taps", "dense", "native"])
+def test_multiply_adds_of_a_searched_network_are_those_of_its_centres(implementation: str) -> None:
+    model, expected = by_hand()
+    x = torch.randn(1, 3, 12, 10)
+    with FlopCounterMode(display=False) as counter:
+        model(x)
+    assert counter.get_total_flops() == 2 * expected
+    assert multiply_adds(model, x) == expected
+    if implementation == "native" and failure() is not None:
+        pytest.skip("no C compiler")
+    rfnext.LocalSearch(model, rfnext.LocalConfig(branches=3))
+    for conv in searched_convs(model).values():
+        conv.implementation = implementation
+    y = model.eval()(x)
+    assert multiply_adds(model, x) == expected
+    assert torch.equal(model(x), y)  # it computes with its branches again
+
+
+def test_multiply_adds_of_a_merged_network_are_those_of_its_kernels() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 3, padding=1))
+    rfnext.LocalSearch(model, rfnext.LocalConfig(branches=2))  # dilations 1 and 2: five taps
+    rfnext.merge(model)
+    assert multiply_adds(model, torch.randn(1, 2, 20)) == 4 * 2 * 5 * 20
+
+
+def test_multiply_adds_count_searched_convs_that_crop() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 3, dilation=4))
+    rfnext.LocalSearch(model, rfnext.LocalConfig(bounds=rfnext.Bounds(1, 2)))  # at 2 it crops its input by 2
+    assert multiply_adds(model, torch.randn(1, 2, 20)) == 4 * 2 * 3 * 12

@@ -353,3 +353,42 @@ def test_loggers_write_into_the_folder(tmp_path: Path) -> None:
         logger.log_metrics({"loss": 1.5}, step=3)
         logger.save()
     assert "1.5" in (tmp_path / "csv" / "metrics.csv").read_text()
+
+
+class Stepped(Net):
+    """Plain gradient descent: a step is the gradient itself."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+@pytest.mark.parametrize("rule", ["default", "paper"])
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_the_trainers_clipping_leaves_the_branch_weights_apart(
+    rule: rfnext.Rule, algorithm: str, tmp_path: Path
+) -> None:
+    """By rule "paper" all are clipped together, as published."""
+    module = Stepped()
+    for conv in searched_convs(module.network).values():
+        conv.rule = rule
+        with torch.no_grad():
+            conv.branch_weight.copy_(torch.tensor([0.01, 0.012, 0.008]))
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    batch = next(iter(loader(1)))[0]
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    gradients = dict(zip(names, torch.autograd.grad(module.loss(batch), parameters), strict=True))
+    clipped = {name for name in names if rule == "paper" or not name.endswith("branch_weight")}
+    norm = sum(gradients[name].square().sum() for name in clipped) ** 0.5
+
+    fit(module, tmp_path, 1, gradient_clip_val=0.001, gradient_clip_algorithm=algorithm, limit_train_batches=1,
+        max_steps=1, every="step")  # fmt: skip
+    assert vars(module).get("configure_gradient_clipping") is None
+    rounds = {"network.0.branch_weight", "network.2.branch_weight"}  # a round has started them anew
+    for name, p in module.named_parameters():
+        if name in rounds:
+            continue
+        expected = gradients[name] * (0.001 / norm) if algorithm == "norm" else gradients[name].clamp(-0.001, 0.001)
+        torch.testing.assert_close(before[name] - p, expected, rtol=1e-3, atol=1e-6)
+    (seen,) = module.search.history
+    moved = max(abs(p - 1 / 3) for shares in seen.probability.values() for p in shares)
+    assert moved > 0.1 or rule == "paper"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import rfnext
 from rfnext import Bounds, LocalConfig, LocalSearch, Structure
+from rfnext.search.history import unpack
 from rfnext.structure import searched_convs
 
 pytest.importorskip("mmengine", reason="mmengine is not installed")
@@ -343,9 +344,9 @@ def test_all_ranks_come_to_the_same_and_the_first_one_writes(tmp_path: Path) -> 
     for result in results:
         assert result["search"] == results[0]["search"]
         assert all(torch.equal(result["state"][key], results[0]["state"][key]) for key in shared)
-    history = results[0]["search"]["history"]
+    history = unpack(results[0]["search"]["history"], results[0]["search"]["initial"])
     assert len(history) == 3
-    assert any(len(set(p)) > 1 for p in history[0]["probability"].values())  # the weights were trained, under DDP, too
+    assert any(len(set(p)) > 1 for p in history[0].probability.values())  # the weights were trained, under DDP, too
     assert len(list((tmp_path / "rank0").glob("local_search_config*.json"))) == 3
     assert not list((tmp_path / "rank1").glob("local_search_config*.json"))
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,65 @@ def test_equal_runs_on_a_cpu_do_not_measure_unless_that_is_asked_for(monkeypatch
     with pin_implementation("auto"), reproducible(torch.device("cpu")):
         mixed_dilation_conv(**layer())
     assert len(names) > 3  # measured
+
+
+def implementation_in(thread: ThreadPoolExecutor, names: list[str]) -> str:
+    """Which implementation a layer gets in a thread of its own."""
+    names.clear()
+    choice.forget_measurements()
+    thread.submit(lambda: mixed_dilation_conv(**layer())).result()
+    return names[-1] if len(names) == 1 else "measured"
+
+
+def test_a_block_pins_in_its_own_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = used(monkeypatch)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two:
+        blocks = [lambda: reproducible(torch.device("cpu")), lambda: pin_implementation("branches")]
+        for make, expected in zip(blocks, [*(NATIVE or ["taps"]), "branches"], strict=True):
+            block: Any = make()
+            one.submit(block.__enter__).result()
+            assert implementation_in(one, names) == expected
+            assert implementation_in(two, names) == "measured"
+            one.submit(block.__exit__, None, None, None).result()
+            assert implementation_in(one, names) == "measured"
+        pin_implementation("dense")  # no block: for the process
+        assert implementation_in(two, names) == "dense"
+        pin_implementation(None)
+
+
+def test_blocks_of_two_threads_may_begin_and_end_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = used(monkeypatch)
+    first, second = pin_implementation("branches"), pin_implementation("taps")  # both are made before either begins
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two:
+        one.submit(first.__enter__).result()
+        two.submit(second.__enter__).result()
+        assert (implementation_in(one, names), implementation_in(two, names)) == ("branches", "taps")
+        one.submit(first.__exit__).result()
+        assert (implementation_in(one, names), implementation_in(two, names)) == ("measured", "taps")
+        two.submit(second.__exit__).result()
+        assert implementation_in(two, names) == "measured"
+
+
+def test_blocks_closed_out_of_order_leave_none_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = used(monkeypatch)
+    outer, inner = pin_implementation("branches"), pin_implementation("taps")
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__()
+    mixed_dilation_conv(**layer())
+    inner.__exit__()
+    assert names == ["taps"]
+    mixed_dilation_conv(**layer())
+    assert len(names) > 2  # measured
+
+
+def test_a_block_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = used(monkeypatch)
+    run = torch.compile(lambda arguments: mixed_dilation_conv(**arguments), backend="eager", fullgraph=True)
+    for name in ("branches", "dense"):
+        with pin_implementation(name):
+            run(layer())
+    assert names == ["branches", "dense"]
 
 
 def test_a_pin_must_be_known() -> None:

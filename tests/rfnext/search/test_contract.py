@@ -4,7 +4,9 @@ import copy
 import inspect
 import io
 import json
+import re
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -173,3 +175,44 @@ def test_an_averaged_copy_follows(start: Start) -> None:
         assert torch.equal(twin.branch_weight, conv.branch_weight)
     with pytest.raises(ValueError, match="not a searched conv of the copy"):
         search.copy_to(network())
+
+
+@every_search
+def test_branches_that_read_padding_alone_are_named_once(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """On 5 positions, dilations of 5 and more read nothing but at the kernel's centre: those around 4, and up to 8."""
+    for length, expected in [(5, 1), (40, 0)]:
+        search = start(network())
+        caplog.clear()
+        for _ in range(4):
+            search.model(torch.randn(1, 2, length))
+            search.after_step()
+        named = [r.getMessage() for r in caplog.records if "read padding" in r.getMessage()]
+        assert len(named) == expected
+        assert all(re.search(r"of 2 searched layers .*2, .*inputs of at most \(5,\)", message) for message in named)
+
+
+@every_search
+def test_padding_that_is_no_zeros_is_read_as_input(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.Conv1d(2, 2, 3, padding=4, dilation=4, padding_mode="replicate"))
+    search = start(model)
+    model(torch.randn(1, 2, 5))
+    for _ in range(2):
+        search.after_step()
+    assert "read padding" not in caplog.text
+
+
+@every_search
+def test_clipping_leaves_the_branch_weights_out_but_by_the_papers_rule(start: Start) -> None:
+    """The network's gradient is then as long as without a search; a training without clipping stays as it is."""
+    search = start(network())
+    x = torch.randn(4, 2, 40)
+    (search.model(x)[..., 6:] - x[..., :-6]).square().mean().backward()
+    gradients = [cast(torch.Tensor, p.grad).clone() for p in search.model.parameters()]
+    clipped = search.parameters_to_clip()
+    branch = {id(weight) for weight in search.branch_weights()}
+    kept = [p for p in search.model.parameters() if id(p) not in branch]
+    paper = next(iter(searched_convs(search.model).values())).rule == "paper"
+    assert [id(p) for p in clipped] == [id(p) for p in (search.model.parameters() if paper else kept)]
+    torch.nn.utils.clip_grad_norm_(clipped, 1e-3)
+    for p, before in zip(search.model.parameters(), gradients, strict=True):
+        assert torch.equal(cast(torch.Tensor, p.grad), before) == (id(p) in branch and not paper)

@@ -414,7 +414,7 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing(caplog: pytest.Lo
     with pytest.raises(ValueError, match="not the state of a LocalSearch"):
         search.load_state_dict({"step": 3})
     with pytest.raises(ValueError, match="not the state of a LocalSearch"):
-        search.load_state_dict(before | {"version": 2})
+        search.load_state_dict(before | {"version": 3})
     other = LocalSearch(Stages(), LocalConfig()).state_dict()
     with pytest.raises(ValueError, match="a search over other layers; 4 differ, '0' first"):
         search.load_state_dict(other)
