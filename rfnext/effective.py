@@ -6,6 +6,7 @@ what the class makes of the sum: the mean of a larger kernel is another. So both
 with its own values, and compared.
 """
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -79,7 +80,8 @@ def effective(conv: Conv, plain: type[nn.Module], weight: Tensor, fold: Fold) ->
     for dtype in dict.fromkeys((torch.float64, weight.dtype)):
         kept = kept.to(dtype)
         centre = Kernel(kept, tuple(conv.dilation), [])
-        modes = [_handed(conv, (*Searched.__subclasses__(), plain), centre, training) for training in (False, True)]
+        bases = (*Searched.__subclasses__(), plain)
+        modes = [_handed(conv, bases, centre, training) for training in (False, True)]
         branches = [handed for handed in modes if handed is not None]
         if len(branches) == len(modes):
             break
@@ -94,17 +96,26 @@ def effective(conv: Conv, plain: type[nn.Module], weight: Tensor, fold: Fold) ->
             "take its place, since it changes its input or output, too; express what it does to the weight as a "
             "parametrisation (torch.nn.utils.parametrize), which merge() folds in, or keep the branches"
         )
+    again = _handed(conv, bases, centre, training=False, seed=1)
+    if again is None or not _equal(again.weight, branches[0].weight) or not _equal(again.bias, branches[0].bias):
+        raise ValueError(
+            f"{plain.__name__} makes another weight of the merged kernel than of its branches, and one that depends on "
+            "the input or on chance, so that no plain conv computes the same; keep the branches"
+        )
     kernel, bias = fold(branches[0].weight), branches[0].bias
     return Effective(
         kernel._replace(weight=kernel.weight.to(weight)), None if bias is None else bias.to(weight), plain=True
     )
 
 
-def _handed(conv: Conv, bases: tuple[type, ...], kernel: Kernel, training: bool) -> _Handed | None:
+def _handed(conv: Conv, bases: tuple[type, ...], kernel: Kernel, training: bool, seed: int = 0) -> _Handed | None:
     """What a copy of the conv does with that kernel; None if it fails or does not call `_conv_forward` just once."""
     noted: list[_Handed] = []
     try:
-        returned = _call(conv, bases, kernel, training, noted)
+        with generators_restored(conv), torch.no_grad(), torch.device(type_of(conv)[1]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            returned = _call(conv, bases, kernel, training, noted)
     except Exception:  # of any kind: a mask of the old kernel's shape, say
         return None
     return noted[0]._replace(returned=returned) if len(noted) == 1 else None
@@ -114,29 +125,22 @@ def _call(conv: Conv, bases: tuple[type, ...], kernel: Kernel, training: bool, n
     """Call forward() of a copy of the conv, whose `_conv_forward` notes its calls and answers with random values."""
     centre, dtype, device = tuple(conv.dilation), kernel.weight.dtype, type_of(conv)[1]
     sides = size_keeping_padding(conv, centre)
-    x = _random((2, conv.in_channels, *trial_size(conv, centre)), dtype, device)
+    x = torch.randn(2, conv.in_channels, *trial_size(conv, centre), device="cpu").to(device, dtype)
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        size = size_out(input.shape[2:], conv.kernel_size, centre, conv.stride, sides)
-        answer = _random((len(input), conv.out_channels, *size), dtype, device)
+        shape = len(input), conv.out_channels, *size_out(input.shape[2:], conv.kernel_size, centre, conv.stride, sides)
+        answer = torch.linspace(-1, 2, math.prod(shape)).view(shape).to(device, dtype)
         noted.append(_Handed(x, input.clone(), weight.clone(), None if bias is None else bias.clone(), answer, None))
         return answer.clone()
 
-    with generators_restored(conv), torch.no_grad(), torch.device(device):
-        torch.manual_seed(0)
-        random.seed(0)
-        bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
-        values = {"weight": kernel.weight.clone(), "bias": bias.to(dtype, copy=True)}
-        twin = twin_of(conv, bases, centre, training, values).to(dtype)
-        if kernel.padding:
-            twin.__dict__.update(kernel_size=tuple(kernel.weight.shape[2:]), dilation=kernel.dilation)
-            twin.__dict__.update(padding_attributes(conv, kernel.padding))
-        type(twin)._conv_forward = _conv_forward  # type: ignore[attr-defined]
-        return type(twin).forward(twin, x.clone())
-
-
-def _random(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1), device="cpu").to(device, dtype)
+    bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
+    values = {"weight": kernel.weight.clone(), "bias": bias.to(dtype, copy=True)}
+    twin = twin_of(conv, bases, centre, training, values).to(dtype)
+    if kernel.padding:
+        twin.__dict__.update(kernel_size=tuple(kernel.weight.shape[2:]), dilation=kernel.dilation)
+        twin.__dict__.update(padding_attributes(conv, kernel.padding))
+    type(twin)._conv_forward = _conv_forward  # type: ignore[attr-defined]
+    return type(twin).forward(twin, x.clone())
 
 
 def _same(branches: _Handed, merged: _Handed | None, fold: Fold) -> bool:
@@ -161,6 +165,10 @@ def _close(a: Tensor, b: Tensor) -> bool:
         return False
     tolerance = 1e-9 if a.dtype == torch.float64 else 100 * torch.finfo(a.dtype).eps
     return bool(((a - b).abs() <= tolerance * a.abs().max()).all())
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)
 
 
 def _leaves_all_but_weight(handed: _Handed) -> bool:

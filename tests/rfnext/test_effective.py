@@ -217,6 +217,43 @@ def test_a_class_that_does_more_is_named_and_nothing_is_changed(kind: type[nn.Co
     assert torch.equal(model(x), expected)
 
 
+class OfItsInput(Standardised):
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.made(self.weight) * input.std(), self.bias)
+
+
+class Noisy(Standardised):
+    """A weight of chance, in evaluation, too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.made(self.weight) + torch.randn_like(self.weight), self.bias)
+
+
+@pytest.mark.parametrize("kind", [OfItsInput, Noisy])
+def test_a_weight_that_is_another_in_every_call_is_named(kind: type[nn.Conv2d]) -> None:
+    model, conv = searched(of(kind))
+    with pytest.raises(ValueError, match=f"layer '0': {kind.__name__} makes .* depends on the input or on chance"):
+        rfnext.merge(model)
+    assert searched_convs(model) == {"0": conv}
+
+
+class Gated(nn.Conv2d):
+    """A factor of its input, which a larger kernel takes as well."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight * input.std(), self.bias)
+
+
+def test_a_factor_of_the_input_is_kept() -> None:
+    model, conv = searched(of(Gated))
+    x = torch.randn(2, 4, 15, 13)
+    with torch.no_grad():
+        expected = by_definition(conv, conv.weight * x.std(), conv.bias, x)
+        rfnext.merge(model)
+        torch.testing.assert_close(model(x), expected)
+    assert type(model[0]) is Gated
+
+
 def test_a_forward_that_was_replaced_on_the_conv_itself_is_named() -> None:
     model, conv = searched(of(nn.Conv2d))
     conv.forward = lambda x: conv._conv_forward(x, conv.weight - conv.weight.mean(), conv.bias)
