@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import Any, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from rfnext.dilation import Dilation, Rule, check_rule
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
@@ -100,6 +100,11 @@ def read_extra_state(state: Tensor) -> tuple[Rule, Dilation, list[Dilation]]:
     return _RULES[-1 - rows[0][0]], rows[1], rows[2:]
 
 
+def whole(weight: Tensor) -> Tensor:
+    """A branch weight, or for one that fully_shard() has split over the ranks all of it, which every rank must ask for."""
+    return cast(Any, weight).full_tensor() if hasattr(weight, "full_tensor") else weight
+
+
 class SearchConv(nn.Module):
     """Weighted sum over dilations of one shared kernel: sum_i p_i conv(x, W, d_i).
 
@@ -117,12 +122,14 @@ class SearchConv(nn.Module):
             "default": p = softmax(a / 0.01), which has the same slope at the start (a = 0.01), cannot divide by zero
             and gives a negative weight a small share.
         implementation: passed to `mixed_dilation_conv`.
+        frozen: the branch weights get a gradient of zero.
     """
 
     plain_class: type[nn.Module]
     branch_weight: nn.Parameter
     rule: Rule
     implementation: str
+    frozen: bool = False
     _dilations: tuple[Dilation, ...]
 
     @property
@@ -133,11 +140,14 @@ class SearchConv(nn.Module):
     @property
     def probability(self) -> Tensor:
         """Share of each branch in the output, shape (branches,), differentiable."""
-        weight = self.branch_weight[: len(self._dilations)]
+        weights = whole(self.branch_weight)
+        weight = weights[: len(self._dilations)]
+        if len(self._dilations) == 1 or self.frozen:
+            # The weight stays in the graph, at a gradient of zero: distributed training fails on parameters that get
+            # none.
+            weight = weight.detach() + 0 * weights.sum()
         if len(self._dilations) == 1:
-            # Always 1, but with the weight in the graph, at a gradient of zero: distributed training fails on
-            # parameters that get none.
-            return torch.ones_like(weight) + 0 * self.branch_weight.sum()
+            return torch.ones_like(weight) + 0 * weight
         if self.rule == "paper":
             return weight.abs() / weight.abs().sum()
         return torch.softmax(weight / INITIAL_WEIGHT, dim=0)
@@ -152,6 +162,14 @@ class SearchConv(nn.Module):
         self._dilations = tuple(dilations)
         with torch.no_grad():
             self.branch_weight.fill_(INITIAL_WEIGHT)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call forward(); in torch.fx, which cannot trace it, one node that calls the conv."""
+        proxy = next((value for value in (*args, *kwargs.values()) if isinstance(value, fx.Proxy)), None)
+        if proxy is None:
+            return super().__call__(*args, **kwargs)
+        tracer = cast(fx.Tracer, proxy.tracer)
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = cast(Conv, self)
@@ -288,13 +306,15 @@ def release(conv: SearchConv) -> None:
     plain = cast(Conv, conv)
     check_plain(plain, plain.dilation)
     del conv.branch_weight
-    for name in ("rule", "implementation", "_dilations"):
-        delattr(conv, name)
+    for name in ("rule", "implementation", "frozen", "_dilations"):
+        vars(conv).pop(name, None)
     conv.__class__ = type(conv).plain_class  # type: ignore[assignment]
 
 
 def check_release(conv: SearchConv) -> None:
     """Raise ValueError if something changed the conv's class after `take_over`, so that it has no way back."""
+    if hasattr(conv.branch_weight, "full_tensor"):
+        raise ValueError("it is sharded; apply the structure to a fresh model, or load the full state_dict into one")
     if type(conv) is not _search_class(type(conv).plain_class):
         raise ValueError(
             f"{type(conv).__name__} was changed after the search began (a parametrisation?); undo that first"

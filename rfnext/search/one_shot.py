@@ -110,10 +110,14 @@ class OneShotSearch(SearchedNetwork):
             raise TypeError(f"OneShotSearch takes a OneShotConfig, got a {type(config).__name__}")
         self.config = config
         super().__init__(model, where, Layout(self._candidates, entries=len(config.candidates), rule="default"))
-        if config.warmup:
-            for weight in self.branch_weights():
-                # Not requires_grad_(False): DDP would then leave the weight out for good.
-                weight.register_hook(lambda gradient: gradient if self.step >= config.warmup else 0 * gradient)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """Keep the shares while it warms up."""
+        for conv in self.convs.values():
+            # Not requires_grad_(False): DDP would then leave the weight out for good. Nor a hook, which is lost when
+            # fully_shard() replaces the weight.
+            conv.frozen = self.step < self.config.warmup
 
     def _candidates(self, conv: Conv) -> list[Dilation]:
         free = [searched_axis(k) for k in conv.kernel_size]
@@ -141,6 +145,7 @@ class OneShotSearch(SearchedNetwork):
         Returns whether an entry was added to `history`. Under distributed training call it on every rank.
         """
         self.step += 1
+        self._freeze()
         if self.config.sharpen > 1:
             with torch.no_grad():
                 for weight in self.branch_weights():
@@ -218,6 +223,7 @@ class OneShotSearch(SearchedNetwork):
                 f"{list(self.config.candidates)}"
             )
         self._load_progress(state)
+        self._freeze()
 
 
 def _read_out(name: str, share: Sequence[float], dilations: Sequence[Dilation], readout: Readout) -> Dilation:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from rfnext.conv import SearchConv, take_over
+from rfnext.conv import SearchConv, take_over, whole
 from rfnext.dilation import Dilation, Rule
 from rfnext.padding import Conv, warn_of_causal
 from rfnext.search.protocol import Round
+from rfnext.search.ranks import check_ranks, check_unwrapped
 from rfnext.searchable import Where, unsearchable
 from rfnext.structure import Structure, named_convs
 
@@ -95,7 +96,8 @@ class SearchedNetwork:
                 raise ValueError(f"layer {name!r} is not a searched conv of the copy; copy the model after wrapping it")
             copy.set_extra_state(conv.get_extra_state())
             with torch.no_grad():  # an average over weights that were of other branches means nothing
-                copy.branch_weight.copy_(conv.branch_weight)
+                sharded = hasattr(copy.branch_weight, "full_tensor")
+                copy.branch_weight.copy_(conv.branch_weight if sharded else whole(conv.branch_weight))
 
     # For the searches.
 
@@ -114,8 +116,12 @@ class SearchedNetwork:
                 )
 
     def _check_learning(self, since: str) -> None:
-        """Log a warning if no branch weight was ever updated, so that nothing is searched."""
+        """Log a warning if no branch weight was ever updated, so that nothing is searched.
+
+        Raises RuntimeError, on every rank, if the ranks differ.
+        """
         self._check_going()
+        check_ranks(self.step, self.convs)
         searching = [conv for conv in self.convs.values() if len(conv.dilations) > 1]
         if searching and all(map(_is_untrained, searching)):
             log.warning(
@@ -184,9 +190,8 @@ def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, 
             f"where is {where!r}, not a function of a layer's name and conv; "
             "lambda name, conv: name.startswith('layer4.'), for example"
         )
-    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
-        raise ValueError("build the search before DistributedDataParallel, which else leaves the branch weights out")
     picked, passed_over = _pick(model, where)
+    check_unwrapped(model, picked)
     for name, conv in picked.items():
         if isinstance(conv, SearchConv) and _has_learnt(conv):
             raise ValueError(
@@ -236,5 +241,5 @@ def _has_learnt(conv: SearchConv) -> bool:
 
 def _is_untrained(conv: SearchConv) -> bool:
     """Whether all branches have equal weights, as at the start; decay or sharpening alone leave them equal."""
-    weight = conv.branch_weight[: len(conv.dilations)]
+    weight = whole(conv.branch_weight)[: len(conv.dilations)]
     return bool((weight == weight[0]).all())
