@@ -101,7 +101,7 @@ def read_extra_state(state: Tensor) -> tuple[Rule, Dilation, list[Dilation]]:
 
 
 def whole(weight: Tensor) -> Tensor:
-    """A branch weight, or for one that fully_shard() has split over the ranks all of it, which every rank must ask for."""
+    """A branch weight; if fully_shard() has split it over the ranks, all of it, for which every rank must ask."""
     return cast(Any, weight).full_tensor() if hasattr(weight, "full_tensor") else weight
 
 

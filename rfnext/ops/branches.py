@@ -41,4 +41,4 @@ def by_branches(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Ten
 
 def is_recorded() -> bool:
     """Whether torch.jit.trace, torch.export or torch.onnx records the call as a graph, for use without this library."""
-    return torch.jit.is_tracing() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+    return torch._C._get_tracing_state() is not None or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()

@@ -41,7 +41,8 @@ class LocalConfig:
     bounds: Bounds = field(default_factory=lambda: Bounds(1, 24))
     """Smallest and largest dilation. Designed dilations outside are brought inside, which is logged."""
     rule: Rule = "default"
-    """"default", or "paper" for exactly the published arithmetic."""
+    """"default", or "paper" for exactly the published arithmetic. By either, a layer that has learnt nothing since the
+    last round keeps its dilation."""
 
     def __post_init__(self) -> None:
         check_rule(self.rule)
@@ -143,6 +144,8 @@ class LocalSearch(SearchedNetwork):
     def _estimate(self) -> Structure:
         c = self.config
         probability = self.probability()
+        # By the published arithmetic, rounding moves even a layer that has learnt nothing: 1 to 2 by branches 1 and 2.
+        unmoved = self._unmoved() if c.rule == "paper" else ()
         estimates = {}
         for name, conv in self._plain():
             dilations = self.convs[name].dilations
@@ -150,6 +153,8 @@ class LocalSearch(SearchedNetwork):
                 estimates[name] = expectation(probability[name], dilations, c.bounds, c.rule, tuple(conv.dilation))
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}; did the training diverge?") from None
+            if name in unmoved:
+                estimates[name] = c.bounds.clip_searched(tuple(conv.dilation), conv.kernel_size)
         return Structure(estimates)
 
     def structure(self) -> Structure:

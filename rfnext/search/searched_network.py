@@ -54,6 +54,7 @@ class SearchedNetwork:
         self.model = model
         self.step = 0
         self.history: list[Round] = []
+        self._reported: set[str] = set()  # layers that do not learn
         designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
         self.convs = _take_over_all(model, where, layout)
         self.initial = Structure({name: designed[name] for name in self.convs})
@@ -116,20 +117,35 @@ class SearchedNetwork:
                 )
 
     def _check_learning(self, since: str) -> None:
-        """Log a warning if no branch weight was ever updated, so that nothing is searched.
+        """Log a warning with the layers, once each, whose branch weights were not updated, so that nothing is searched.
 
         Raises RuntimeError, on every rank, if the ranks differ.
         """
         self._check_going()
         check_ranks(self.step, self.convs)
-        searching = [conv for conv in self.convs.values() if len(conv.dilations) > 1]
-        if searching and all(map(_is_untrained, searching)):
+        unmoved = self._unmoved()
+        if unmoved and len(unmoved) == sum(len(conv.dilations) > 1 for conv in self.convs.values()):
             log.warning(
                 "no branch weight has changed since %s: was the optimizer built before %s, "
                 "or from parameters that leave `branch_weights()` out?",
                 since,
                 type(self).__name__,
             )
+        elif unmoved := unmoved - self._reported:
+            self._reported |= unmoved
+            log.warning(
+                "%d of %d searched layers do not learn: their branch weights have not changed since %s, and they keep "
+                "their dilations (%s); are they frozen, under torch.no_grad(), replaced, or not called (by a parent "
+                "that reads their weight), or does the optimizer leave them out?",
+                *(len(unmoved), len(self.convs), since, ", ".join(name for name in self.convs if name in unmoved)),
+            )
+
+    def _unmoved(self) -> set[str]:
+        """The layers with several branches, all of equal weight, as at the start: they have learnt nothing.
+
+        A gradient that is not zero moves the weights apart by either rule, weight decay or sharpening alone do not.
+        """
+        return {name for name, conv in self.convs.items() if len(conv.dilations) > 1 and _is_untrained(conv)}
 
     def _note_round(self, structure: Structure) -> None:
         """Add a round that arrives at this structure to the history."""

@@ -14,7 +14,6 @@ import rfnext
 from rfnext.structure import searched_convs
 from tests.rfnext.networks import CONFIG, favour_the_widest, network
 
-
 jit_is_deprecated = pytest.mark.filterwarnings(
     "ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning"
 )

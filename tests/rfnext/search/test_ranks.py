@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -103,7 +103,7 @@ def worker(rank: int, rendezvous: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     rendezvous = (tmp_path_factory.mktemp("ranks") / "rendezvous").as_uri()
     processes = [
         subprocess.Popen(
@@ -118,7 +118,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, A
     outputs = [process.communicate(timeout=120) for process in processes]
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors
-    yield [json.loads(output) for output, _ in outputs]
+    return [json.loads(output) for output, _ in outputs]
 
 
 @pytest.mark.slow
