@@ -21,6 +21,7 @@ the search and after it, merged or not:
     torch.nn.utils.parametrize.register_parametrization(conv, "weight", Past())
 """
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any, cast, get_args
@@ -28,6 +29,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, fx, nn
 
+from rfnext.copies import forget_copy, note_copy
 from rfnext.dilation import Dilation, Rule, check_rule
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.own_forward import why_not_in_place
@@ -242,6 +244,16 @@ class SearchConv(nn.Module):
         if not own & state_dict.keys():  # the checkpoint of a plain network
             missing_keys[:] = [key for key in missing_keys if key not in own]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if own := getattr(super(), "__deepcopy__", None):  # of a class that torch parametrised
+            twin = own(memo)
+        else:
+            twin = memo[id(self)] = object.__new__(type(self))
+            kept = {key: value for key, value in vars(self).items() if key != "_compiled_call_impl"}
+            twin.__dict__.update(copy.deepcopy(kept, memo))
+        note_copy(self, twin)
+        return twin
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so pickle cannot find it by name; it can make it again.
         return _remake, (type(self).plain_class,), self.__getstate__()
@@ -285,6 +297,7 @@ def take_over(conv: Conv, dilations: Sequence[Dilation], *, entries: int | None 
         search = cast(SearchConv, conv)
         search.implementation = "auto"
     search = cast(SearchConv, conv)
+    forget_copy(search)
     weight = conv._parameters.get("branch_weight")
     if weight is None or weight.numel() != entries:
         like = next(conv.parameters())

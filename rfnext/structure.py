@@ -10,6 +10,7 @@ from torch import nn
 
 from rfnext import files
 from rfnext.conv import SearchConv, check_plain, check_release, release, set_checked_dilation
+from rfnext.deployment import guard
 from rfnext.dilation import Dilation
 from rfnext.padding import Conv, check_dilation, warn_of_causal
 from rfnext.searchable import Where, everything, is_conv, unsearchable
@@ -146,6 +147,7 @@ class Structure(Mapping[str, Dilation]):
             set_checked_dilation(conv, dilation)
             if isinstance(conv, SearchConv):
                 release(conv)
+        guard(model, {name: conv for name, conv, _ in pairs})
 
     def match(self, model: nn.Module) -> Iterator[tuple[str, Conv, Dilation]]:
         """(name, conv, dilation with one entry per axis) for every entry; raises ValueError as `apply` does."""

@@ -19,6 +19,7 @@ from rfnext.padding import Conv
 from rfnext.search.searched_network import Layout, SearchedNetwork
 from rfnext.searchable import Where, everything
 from rfnext.structure import Structure
+from rfnext.ties import Tie
 
 log = logging.getLogger(__name__)
 
@@ -78,18 +79,20 @@ class LocalSearch(SearchedNetwork):
         model: any network.
         config: settings.
         where: which of the searchable convs take part.
+        tie: groups of layer names that get one dilation. Convs whose kernels are added for deployment, as by timm's
+            `reparameterize_model`, and LoRA's beside the ones that they adapt are found without.
 
     Raises:
         ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps it already.
             If another search of the model has learnt probabilities that would be lost.
-        TypeError: if the config or `where` is something else.
+        TypeError: if the config, `where` or `tie` is something else.
     """
 
-    def __init__(self, model: nn.Module, config: LocalConfig, where: Where = everything) -> None:
+    def __init__(self, model: nn.Module, config: LocalConfig, where: Where = everything, tie: Tie = ()) -> None:
         if not isinstance(config, LocalConfig):
             raise TypeError(f"LocalSearch takes a LocalConfig, got a {type(config).__name__}")
         self.config = config
-        layout = Layout(lambda conv: self._neighbours(tuple(conv.dilation), conv), config.branches, config.rule)
+        layout = Layout(lambda conv: self._neighbours(tuple(conv.dilation), conv), config.branches, config.rule, tie)
         super().__init__(model, where, layout)
         self._warn_of_bounds()
         if config.rule == "default":
@@ -124,6 +127,7 @@ class LocalSearch(SearchedNetwork):
         Call it after every epoch, or after every iteration: `LocalConfig.interval` counts these calls. Under
         distributed training call it on every rank: all have the same weights and arrive at the same dilations.
         """
+        self._averages.check()
         self.step += 1
         if self.round >= self.config.rounds or self.step % self.config.interval:
             return False
@@ -134,6 +138,7 @@ class LocalSearch(SearchedNetwork):
         for name, conv in self._plain():
             set_dilation(conv, structure[name])
             self.convs[name].set_branches(self._neighbours(structure[name], conv))
+        self._averages.note_round(self.convs)
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()  # the compiled graphs hold the old dilations; after 8 such, torch compiles no more
         moved = sum(structure[name] != d for name, d in before.items())

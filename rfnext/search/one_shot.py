@@ -21,6 +21,7 @@ from rfnext.padding import Conv
 from rfnext.search.searched_network import Layout, SearchedNetwork
 from rfnext.searchable import Where, everything
 from rfnext.structure import Structure
+from rfnext.ties import Tie
 
 if TYPE_CHECKING:  # the library itself needs torch alone
     import numpy as np
@@ -98,18 +99,20 @@ class OneShotSearch(SearchedNetwork):
         model: any network; what its dilations are does not matter to the search.
         config: settings.
         where: which of the searchable convs take part.
+        tie: groups of layer names that get one dilation. Convs whose kernels are added for deployment, as by timm's
+            `reparameterize_model`, and LoRA's beside the ones that they adapt are found without.
 
     Raises:
         ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps it already.
             If another search of the model has learnt probabilities that would be lost.
-        TypeError: if the config or `where` is something else.
+        TypeError: if the config, `where` or `tie` is something else.
     """
 
-    def __init__(self, model: nn.Module, config: OneShotConfig, where: Where = everything) -> None:
+    def __init__(self, model: nn.Module, config: OneShotConfig, where: Where = everything, tie: Tie = ()) -> None:
         if not isinstance(config, OneShotConfig):
             raise TypeError(f"OneShotSearch takes a OneShotConfig, got a {type(config).__name__}")
         self.config = config
-        super().__init__(model, where, Layout(self._candidates, entries=len(config.candidates), rule="default"))
+        super().__init__(model, where, Layout(self._candidates, len(config.candidates), "default", tie))
         self._freeze()
 
     def _freeze(self) -> None:

@@ -8,12 +8,15 @@ import torch
 from torch import nn
 
 from rfnext.conv import SearchConv, take_over, whole
+from rfnext.deployment import guard
 from rfnext.dilation import Dilation, Rule
 from rfnext.padding import Conv, warn_of_causal
+from rfnext.search.averages import Averages
 from rfnext.search.protocol import Round
 from rfnext.search.ranks import check_ranks, check_unwrapped
 from rfnext.searchable import Where, unsearchable
 from rfnext.structure import Structure, named_convs
+from rfnext.ties import Tie, check_ties, share_weights, tied
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +25,13 @@ class Layout(NamedTuple):
     """Which branches the convs get.
 
     dilations: the branches of a conv, given the conv. entries: the most that a conv can have. rule: see `SearchConv`.
+    tie: groups of layers that get one dilation, besides those that `rfnext.ties` finds.
     """
 
     dilations: Callable[[Conv], Sequence[Dilation]]
     entries: int
     rule: Rule
+    tie: Tie = ()
 
 
 class SearchedNetwork:
@@ -54,6 +59,7 @@ class SearchedNetwork:
         self.model = model
         self.step = 0
         self.history: list[Round] = []
+        self._averages = Averages()
         self._reported: set[str] = set()  # layers that do not learn
         designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
         self.convs = _take_over_all(model, where, layout)
@@ -65,9 +71,12 @@ class SearchedNetwork:
         return len(self.history)
 
     def branch_weights(self) -> list[nn.Parameter]:
-        """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
+        """The trainable weights of all branches, for a parameter group of their own (no weight decay, say).
+
+        Tied convs have one together.
+        """
         self._check_going()
-        return [conv.branch_weight for conv in self.convs.values()]
+        return list({id(conv.branch_weight): conv.branch_weight for conv in self.convs.values()}.values())
 
     def probability(self) -> dict[str, list[float]]:
         """Share of each branch now, per layer."""
@@ -84,7 +93,14 @@ class SearchedNetwork:
     def copy_to(self, model: nn.Module) -> None:
         """Give another copy of the searched model the same branches and branch weights.
 
-        Copies that average the weights (EMA) need it after a round.
+        Copies that average the weights need it after a round: timm's ModelEmaV2 and V3, torch's AveragedModel.
+
+            ema.update(model)                   # after every optimizer step
+            if search.after_step():
+                search.copy_to(ema)
+
+        The averaged weights stay, the averaged probabilities begin anew, as the model's own. An average that goes on
+        by its old branches is an error in the next `after_step()`.
 
         Raises:
             ValueError: naming a layer that the copy lacks or that is not searched there.
@@ -215,13 +231,18 @@ def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, 
                 "search's structure() and apply it to the model, or to a fresh one, before the next search begins"
             )
     branches = {name: layout.dilations(conv) for name, conv in picked.items()}
+    groups = tied(model, picked, layout.tie)
+    check_ties(groups, branches)
     warn_of_causal(picked)
     for name, conv in picked.items():
         if len(branches[name]) < 2:
             log.info("%s: the bounds leave only dilation %s", name, branches[name][0])
         take_over(conv, branches[name], entries=layout.entries, rule=layout.rule)
+    searched = {name: cast(SearchConv, conv) for name, conv in picked.items()}
+    share_weights(groups, searched)
+    guard(model, picked)
     log.info("searching %d of %d convs", len(picked), len(picked) + passed_over)
-    return {name: cast(SearchConv, conv) for name, conv in picked.items()}
+    return searched
 
 
 def _pick(model: nn.Module, where: Where) -> tuple[dict[str, Conv], int]:
