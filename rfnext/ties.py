@@ -53,8 +53,9 @@ def check_ties(groups: Iterable[Sequence[str]], branches: Mapping[str, Sequence[
         for other in others:
             if tuple(branches[first]) != tuple(branches[other]):
                 raise ValueError(
-                    f"layers {first!r} and {other!r} cannot be tied: their dilations would be chosen from "
-                    f"{list(branches[first])} and {list(branches[other])}; give them one dilation before the search"
+                    f"layers {first!r} and {other!r} cannot be tied: their branches are {list(branches[first])} and "
+                    f"{list(branches[other])}; give them one dilation before the search, and go on from a state of a "
+                    "search in which they were tied"
                 )
 
 

@@ -181,12 +181,18 @@ class OneShotSearch(SearchedNetwork):
         )
 
     def sample(self, rng: "np.random.Generator") -> Structure:
-        """A structure drawn from the probabilities, every layer on its own; to be ranked by a short evaluation."""
-        drawn = {}
+        """A structure drawn from the probabilities, every layer on its own (tied ones together).
+
+        To be ranked by a short evaluation.
+        """
+        drawn: dict[int, Dilation] = {}
         for name, share in self.probability().items():
             total = sum(share)  # float32 sums to 1 only nearly
-            drawn[name] = self.convs[name].dilations[rng.choice(len(share), p=[p / total for p in share])]
-        return Structure(drawn)
+            conv = self.convs[name]
+            if id(conv.branch_weight) not in drawn:
+                choice = rng.choice(len(share), p=[p / total for p in share])
+                drawn[id(conv.branch_weight)] = conv.dilations[choice]
+        return Structure({name: drawn[id(conv.branch_weight)] for name, conv in self.convs.items()})
 
     def choose(self, structure: Mapping[str, Dilation]) -> None:
         """Make the model compute with one branch per layer, for ranking structures by the shared weights.

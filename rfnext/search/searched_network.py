@@ -62,7 +62,7 @@ class SearchedNetwork:
         self._averages = Averages()
         self._reported: set[str] = set()  # layers that do not learn
         designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
-        self.convs = _take_over_all(model, where, layout)
+        self.convs, self._ties = _take_over_all(model, where, layout)
         self.initial = Structure({name: designed[name] for name in self.convs})
 
     @property
@@ -135,10 +135,11 @@ class SearchedNetwork:
     def _check_learning(self, since: str) -> None:
         """Log a warning with the layers, once each, whose branch weights were not updated, so that nothing is searched.
 
-        Raises RuntimeError, on every rank, if the ranks differ.
+        Raises RuntimeError, on every rank, if the ranks differ; ValueError if tied convs do, by a loaded checkpoint.
         """
         self._check_going()
         check_ranks(self.step, self.convs)
+        check_ties(self._ties, {name: conv.dilations for name, conv in self.convs.items()})
         unmoved = self._unmoved()
         if unmoved and len(unmoved) == sum(len(conv.dilations) > 1 for conv in self.convs.values()):
             log.warning(
@@ -203,6 +204,7 @@ class SearchedNetwork:
                 conv.check_extra_state(branches[name])
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}") from None
+        check_ties(self._ties, {name: [tuple(row) for row in r[2:]] for name, r in rows.items()})
         return branches
 
     def _load_progress(self, state: Mapping[str, Any]) -> None:
@@ -215,8 +217,11 @@ class SearchedNetwork:
         self.history = [Round.from_state(r) for r in state["history"]]
 
 
-def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, SearchConv]:
-    """Make every searchable conv that `where` picks a SearchConv with the branches that `layout` gives it."""
+def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> tuple[dict[str, SearchConv], list[list[str]]]:
+    """Make every searchable conv that `where` picks a SearchConv with the branches that `layout` gives it.
+
+    Returns the convs, and the names of those that are tied.
+    """
     if not callable(where):
         raise TypeError(
             f"where is {where!r}, not a function of a layer's name and conv; "
@@ -242,7 +247,7 @@ def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, 
     share_weights(groups, searched)
     guard(model, picked)
     log.info("searching %d of %d convs", len(picked), len(picked) + passed_over)
-    return searched
+    return searched, groups
 
 
 def _pick(model: nn.Module, where: Where) -> tuple[dict[str, Conv], int]:

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,27 @@ def test_groups_that_cannot_be_tied_are_an_error_and_change_nothing(
     with pytest.raises(error, match=message):
         LocalSearch(model, LocalConfig(), tie=tie)
     assert before.keys() == model.state_dict().keys()
+
+
+def test_states_of_a_search_without_the_tie_are_refused() -> None:
+    untied = LocalSearch(network(), LocalConfig(rounds=3))
+    untied.convs["0"].branch_weight.data[-1] = 0.1
+    untied.after_step()
+    assert untied.structure()["0"] != untied.structure()["2"]
+    search = LocalSearch(network(), LocalConfig(rounds=3), tie=TIE)
+    with pytest.raises(ValueError, match="'0' and '2' cannot be tied"):
+        search.load_state_dict(untied.state_dict())
+    search.model.load_state_dict(untied.model.state_dict())
+    with pytest.raises(ValueError, match="'0' and '2' cannot be tied"):
+        search.after_step()
+
+
+def test_samples_draw_tied_layers_together() -> None:
+    search = OneShotSearch(network(), OneShotConfig((1, 2, 4)), tie=TIE)
+    rng = np.random.default_rng(0)
+    drawn = [search.sample(rng) for _ in range(20)]
+    assert all(structure["0"] == structure["2"] for structure in drawn)
+    assert any(structure["0"] != structure["1.base_layer"] for structure in drawn)
 
 
 def test_a_search_without_the_tie_of_the_one_before(caplog: pytest.LogCaptureFixture) -> None:
