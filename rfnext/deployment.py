@@ -6,8 +6,9 @@ conv gets the dilation of those that it replaces, and if the block then computes
 """
 
 import copy
+import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from rfnext.searchable import is_conv
 log = logging.getLogger(__name__)
 
 METHODS = ("reparameterize", "switch_to_deploy", "fuse_convs", "merge_kernel", "fuse")
-"""What timm, RepVGG, RepLKNet and YOLO call it. The last may belong to a whole network, the others to a block."""
+"""What timm, RepVGG, RepLKNet and YOLO call it. "fuse" may belong to a whole network, the others to a block."""
 
 _TOLERANCE = 1e-4  # of the largest output; float32 rounds to about 1e-6 of it
 
@@ -29,10 +30,24 @@ def guard(model: nn.Module, convs: Mapping[str, Conv]) -> None:
     """Put a `Guard` in front of the deployment methods of all blocks that these convs are in."""
     guarded = {id(conv) for conv in convs.values()}
     for name, block in model.named_modules():
-        own = [method for method in METHODS if callable(getattr(type(block), method, None))]
+        own = deployment_methods(block)
         if own and id(block) not in guarded and any(id(part) in guarded for part in block.modules()):
             for method in own:
                 vars(block).setdefault(method, Guard(block, name, method))
+
+
+def deployment_methods(block: nn.Module) -> list[str]:
+    """Those of `METHODS` that a block has, and that can be called without arguments: others join features."""
+    found = ((method, getattr(type(block), method, None)) for method in METHODS)
+    return [method for method, function in found if callable(function) and _takes_nothing(function)]
+
+
+def _takes_nothing(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except (TypeError, ValueError):  # ValueError: a function of C has no signature
+        return False
+    return True
 
 
 class Guard:
@@ -48,15 +63,17 @@ class Guard:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method."""
         block = self.block
+        if any(isinstance(value, (Tensor, list, tuple)) for value in (*args, *kwargs.values())):  # features
+            return getattr(type(block), self.method)(block, *args, **kwargs)
         for name, part in block.named_modules():
             if isinstance(part, SearchConv):
                 raise ValueError(
                     f"{self.method}() of {self._called()} would drop the branches of its layer {name!r}: apply the "
                     "structure first, search.structure().apply(model), or merge what can be merged, rfnext.merge(model)"
                 )
-        twin = copy.deepcopy(block).float().eval()
         with torch.no_grad():
             try:
+                twin = copy.deepcopy(block).float().eval()
                 x, before = _first_output(twin)
             except Exception as error:  # of any kind: a block may take more than one tensor
                 log.warning("%s() of %s is not checked: %s", self.method, self._called(), error)
@@ -96,11 +113,11 @@ def _first_output(block: nn.Module) -> tuple[Tensor, Tensor]:
     convs = list(_convs(block).values())
     width = 1 + max(d * (k - 1) for each in convs for d, k in zip(each.dilation, each.kernel_size, strict=True))
     size = [4 * (width // 4 + 1)] * len(convs[0].kernel_size)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     device = next(block.parameters()).device
     failed: Exception | None = None
     for conv in (*convs, *filter(is_conv, block.modules())):  # whose input the block's is, is not known
-        x = torch.randn(2, conv.in_channels, *size, generator=generator).to(device)
+        x = torch.randn(2, conv.in_channels, *size, generator=generator, device="cpu").to(device)
         try:
             if isinstance(y := block(x), Tensor):
                 return x, y

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import nn
 
 from rfnext.conv import SearchConv
-from rfnext.deployment import METHODS
+from rfnext.deployment import deployment_methods
 from rfnext.dilation import Dilation
 from rfnext.padding import Conv
 from rfnext.structure import canonical, named_convs
@@ -74,11 +74,7 @@ def share_weights(groups: Iterable[Sequence[str]], convs: Mapping[str, SearchCon
 def _found(model: nn.Module) -> list[list[str]]:
     convs = named_convs(model)
     blocks: dict[tuple[object, ...], list[str]] = {}
-    deployed = [
-        canonical(name)
-        for name, block in model.named_modules()
-        if any(callable(getattr(type(block), method, None)) for method in METHODS[:-1])
-    ]
+    deployed = [canonical(name) for name, block in model.named_modules() if set(deployment_methods(block)) - {"fuse"}]
     for name, conv in convs.items():
         inside = [block for block in deployed if name.startswith(f"{block}.")]
         if inside and max(conv.kernel_size) > 1:

@@ -44,7 +44,8 @@ def check_ranks(step: int, convs: Mapping[str, SearchConv]) -> None:
     if any(int(other) != own for other in layouts):
         raise RuntimeError(
             f"at step {step} the ranks search different layers, or by different branches: build the same search on "
-            "every rank, resume it from the same state, and call after_step() on every rank equally often"
+            "every rank, resume it from the same state, and call after_step() on every rank equally often; "
+            "fully_shard() is supported, FullyShardedDataParallel, which cuts the branch weights up, is not"
         )
     values = [each.tolist() for each in _gather(torch.cat(weights))]
     end = 0

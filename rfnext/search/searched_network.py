@@ -162,7 +162,10 @@ class SearchedNetwork:
 
         A gradient that is not zero moves the weights apart by either rule, weight decay or sharpening alone do not.
         """
-        return {name for name, conv in self.convs.items() if len(conv.dilations) > 1 and _is_untrained(conv)}
+        several = {name: conv for name, conv in self.convs.items() if len(conv.dilations) > 1}
+        # One transfer for all layers, as in `probability`.
+        equal = torch.stack([_equal_weights(conv) for conv in several.values()]).tolist() if several else []
+        return {name for name, same in zip(several, equal, strict=True) if same}
 
     def _note_round(self, structure: Structure) -> None:
         """Add a round that arrives at this structure to the history."""
@@ -278,10 +281,10 @@ def _has_learnt(conv: SearchConv) -> bool:
 
     By rule "paper" they never do: the structure of such a search is that of its last round.
     """
-    return conv.rule == "default" and not _is_untrained(conv)
+    return conv.rule == "default" and not bool(_equal_weights(conv))
 
 
-def _is_untrained(conv: SearchConv) -> bool:
+def _equal_weights(conv: SearchConv) -> torch.Tensor:
     """Whether all branches have equal weights, as at the start; decay or sharpening alone leave them equal."""
     weight = whole(conv.branch_weight)[: len(conv.dilations)]
-    return bool((weight == weight[0]).all())
+    return (weight == weight[0]).all()

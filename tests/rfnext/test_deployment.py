@@ -119,3 +119,25 @@ def test_a_network_that_fuses_itself(caplog: pytest.LogCaptureFixture) -> None:
     assert "is not checked: its output is a list" in caplog.text
     torch.testing.assert_close(fused, expected, rtol=1e-4, atol=1e-5)
     assert rfnext.Structure.read(model) == Structure({"conv": (3, 3)})
+
+
+class Pyramid(nn.Module):
+    """Its fuse() joins features in forward(), and has nothing to do with deployment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fuse(self.conv(x), 2)
+
+    def fuse(self, x: Tensor = torch.zeros(()), factor: int = 1) -> Tensor:  # noqa: B008
+        return factor * x
+
+
+def test_methods_that_join_features_go_on_working() -> None:
+    model, x = Pyramid(), images()
+    search = LocalSearch(model, LocalConfig())
+    torch.testing.assert_close(model(x), 2 * model.conv(x))
+    search.structure().apply(model)
+    torch.testing.assert_close(model(x), 2 * model.conv(x))
