@@ -20,8 +20,9 @@ from rfnext.searchable import is_conv
 
 log = logging.getLogger(__name__)
 
-METHODS = ("reparameterize", "switch_to_deploy", "fuse_convs", "merge_kernel", "fuse")
-"""What timm, RepVGG, RepLKNet and YOLO call it. "fuse" may belong to a whole network, the others to a block."""
+METHODS = ("reparameterize", "switch_to_deploy", "fuse_convs", "merge_kernel", "fuse", "merge")
+"""What timm, RepVGG, RepLKNet, YOLO and peft call it. "fuse" may belong to a whole network, the others to a block.
+"merge" adds LoRA's kernel to the conv's own, which stays."""
 
 _TOLERANCE = 1e-4  # of the largest output; float32 rounds to about 1e-6 of it
 
@@ -63,10 +64,10 @@ class Guard:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method."""
         block = self.block
-        if any(isinstance(value, (Tensor, list, tuple)) for value in (*args, *kwargs.values())):  # features
+        if any(map(_is_features, (*args, *kwargs.values()))):
             return getattr(type(block), self.method)(block, *args, **kwargs)
         for name, part in block.named_modules():
-            if isinstance(part, SearchConv):
+            if isinstance(part, SearchConv) and self.method != "merge":
                 raise ValueError(
                     f"{self.method}() of {self._called()} would drop the branches of its layer {name!r}: apply the "
                     "structure first, search.structure().apply(model), or merge what can be merged, rfnext.merge(model)"
@@ -101,6 +102,10 @@ class Guard:
 
     def _called(self) -> str:
         return f"block {self.name!r}" if self.name else f"the {type(self.block).__name__}"
+
+
+def _is_features(value: object) -> bool:
+    return any(isinstance(part, Tensor) for part in (value if isinstance(value, (list, tuple)) else [value]))
 
 
 def _convs(block: nn.Module) -> dict[str, Conv]:

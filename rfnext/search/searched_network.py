@@ -143,8 +143,8 @@ class SearchedNetwork:
         unmoved = self._unmoved()
         if unmoved and len(unmoved) == sum(len(conv.dilations) > 1 for conv in self.convs.values()):
             log.warning(
-                "no branch weight has changed since %s: was the optimizer built before %s, "
-                "or from parameters that leave `branch_weights()` out?",
+                "no branch weight has changed since %s: was the optimizer built before %s, from parameters that leave "
+                "`branch_weights()` out, or has it made no step (gradients are accumulated, or AMP skipped it)?",
                 since,
                 type(self).__name__,
             )

@@ -2,10 +2,12 @@
 
 import copy
 import logging
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import rfnext
 from rfnext import Bounds, LocalConfig, LocalSearch, Structure
@@ -141,3 +143,14 @@ def test_methods_that_join_features_go_on_working() -> None:
     torch.testing.assert_close(model(x), 2 * model.conv(x))
     search.structure().apply(model)
     torch.testing.assert_close(model(x), 2 * model.conv(x))
+
+
+def test_torch_fuses_a_searched_conv_and_its_norm() -> None:
+    """It copies the conv and changes its weight, so the branches stay."""
+    model, x = Yolo().eval(), images()
+    model.norm.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    search = LocalSearch(model, LocalConfig())
+    search.convs["conv"].branch_weight.data[0] = 0.02
+    (expected,) = model(x)
+    norm = cast(nn.BatchNorm2d, model.norm)
+    torch.testing.assert_close(fuse_conv_bn_eval(model.conv, norm)(x), expected, rtol=1e-4, atol=1e-5)

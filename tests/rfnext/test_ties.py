@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, Search
+from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, Search, Structure
 
 
 class Lora(nn.Module):
@@ -22,8 +21,16 @@ class Lora(nn.Module):
         self.lora_A = nn.ModuleDict({"default": nn.Conv1d(4, rank, 3, padding=1, bias=False)})
         self.lora_B = nn.ModuleDict({"default": nn.Conv1d(rank, 4, 1, bias=False)})
 
+        self.merged = False
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x))
+        y = self.base_layer(x)
+        return y if self.merged else y + self.lora_B["default"](self.lora_A["default"](x))
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        down, up = (part.get_parameter("default.weight") for part in (self.lora_A, self.lora_B))
+        self.base_layer.weight.data += torch.einsum("or,rik->oik", up[..., 0], down)
+        self.merged = True
 
 
 def network() -> nn.Sequential:
@@ -69,18 +76,31 @@ def test_tied_layers_get_one_dilation(start: Callable[[nn.Module], Search]) -> N
     assert resumed.structure() == search.structure()
 
 
-def test_a_lora_pair_merges_into_one_conv_after_the_search() -> None:
-    search = LocalSearch(network(), LocalConfig(rounds=3))
+def test_a_lora_pair_merges_into_one_conv() -> None:
+    """After the search, and even before its end: both have the same branches and probabilities."""
+    search, x = LocalSearch(network(), LocalConfig(rounds=3)), torch.randn(1, 2, 40)
     train(search)
-    search.structure().apply(search.model)
-    lora = search.model.get_submodule("1")
+    assert len(set(search.probability()["1.base_layer"])) > 1
+    for model in (copy.deepcopy(search.model), search.model):
+        if model is search.model:
+            search.structure().apply(model)
+            assert search.history[-1].structure["1.base_layer"] != (1,)
+        expected = model(x)
+        lora = model.get_submodule("1")
+        assert isinstance(lora, Lora)
+        lora.merge(safe_merge=True, adapter_names=["default"])
+        assert lora.merged
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_lora_pair_of_unlike_dilations_does_not_merge() -> None:
+    model = network()
+    Structure({"1.base_layer": 3}).apply(model)
+    lora = model[1]
     assert isinstance(lora, Lora)
-    base, x = lora.base_layer, torch.randn(1, 4, 40)
-    assert base.dilation != (1,)
-    down, up = lora.lora_A["default"].weight, lora.lora_B.get_parameter("default.weight")[..., 0]
-    kernel = base.weight + torch.einsum("or,rik->oik", up, down)  # type: ignore[arg-type]
-    merged = F.conv1d(x, kernel, base.bias, padding=base.dilation, dilation=base.dilation)  # type: ignore[arg-type]
-    torch.testing.assert_close(merged, lora(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"merge\(\) of block '1' would change what it computes"):
+        lora.merge()
+    assert not lora.merged
 
 
 def test_a_pair_of_which_one_is_not_searched_is_logged(caplog: pytest.LogCaptureFixture) -> None:
