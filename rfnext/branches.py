@@ -3,6 +3,7 @@
 from torch import nn
 
 from rfnext.conv import set_dilation, take_over
+from rfnext.deployment import guard
 from rfnext.dilation import Dilation, neighbours
 from rfnext.padding import Conv, anchored, kernel_to_search, size_keeping_padding, warn_of_causal
 from rfnext.search.local import LocalConfig
@@ -39,6 +40,7 @@ def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -
     for conv, centre, branches in plans:
         take_over(conv, branches, entries=config.branches, rule=config.rule)
         set_dilation(conv, centre)
+    guard(model, convs)
 
 
 def _branches(name: str, conv: Conv, centre: Dilation, config: LocalConfig) -> list[Dilation]:

@@ -11,13 +11,15 @@ causal: the parent pads one side, or crops what a padding of (k - 1) d adds. So 
 structure; `rfnext.is_causal` tries a network.
 """
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from rfnext.copies import forget_copy, note_copy
 from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.own_forward import why_not_in_place
@@ -97,6 +99,11 @@ def read_extra_state(state: Tensor) -> tuple[Rule, Dilation, list[Dilation]]:
     return _RULES[-1 - rows[0][0]], rows[1], rows[2:]
 
 
+def whole(weight: Tensor) -> Tensor:
+    """A branch weight; if fully_shard() has split it over the ranks, all of it, for which every rank must ask."""
+    return cast(Any, weight).full_tensor() if hasattr(weight, "full_tensor") else weight
+
+
 def read_anchor(state: Tensor) -> tuple[Anchor, ...]:
     """The anchor out of an extra state that `read_extra_state` reads, per axis.
 
@@ -127,6 +134,7 @@ class SearchConv(Searched, nn.Module):
             "default": p = softmax(a / 0.01), which has the same slope at the start (a = 0.01), cannot divide by zero
             and gives a negative weight a small share.
         implementation: passed to `mixed_dilation_conv`.
+        frozen: the branch weights get a gradient of zero.
         longest_input: the largest size of its inputs so far per axis, () before the first.
     """
 
@@ -134,6 +142,7 @@ class SearchConv(Searched, nn.Module):
     branch_weight: nn.Parameter
     rule: Rule
     implementation: str
+    frozen: bool = False
     _dilations: tuple[Dilation, ...]
     longest_input: tuple[int, ...] = ()
 
@@ -159,11 +168,14 @@ class SearchConv(Searched, nn.Module):
     @property
     def probability(self) -> Tensor:
         """Share of each branch in the output, shape (branches,), differentiable."""
-        weight = self.branch_weight[: len(self._dilations)]
+        weights = whole(self.branch_weight)
+        weight = weights[: len(self._dilations)]
+        if len(self._dilations) == 1 or self.frozen:
+            # The weight stays in the graph, at a gradient of zero: distributed training fails on parameters that get
+            # none.
+            weight = weight.detach() + 0 * weights.sum()
         if len(self._dilations) == 1:
-            # Always 1, but with the weight in the graph, at a gradient of zero: distributed training fails on
-            # parameters that get none.
-            return torch.ones_like(weight) + 0 * self.branch_weight.sum()
+            return torch.ones_like(weight) + 0 * weight
         if self.rule == "paper":
             return weight.abs() / weight.abs().sum()
         return torch.softmax(weight / INITIAL_WEIGHT, dim=0)
@@ -178,6 +190,14 @@ class SearchConv(Searched, nn.Module):
         self._dilations = tuple(dilations)
         with torch.no_grad():
             self.branch_weight.fill_(INITIAL_WEIGHT)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call forward(); in torch.fx, which cannot trace it, one node that calls the conv."""
+        proxy = next((value for value in (*args, *kwargs.values()) if isinstance(value, fx.Proxy)), None)
+        if proxy is None:
+            return super().__call__(*args, **kwargs)
+        tracer = cast(fx.Tracer, proxy.tracer)
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = cast(Conv, self)
@@ -286,6 +306,16 @@ class SearchConv(Searched, nn.Module):
             if self.branch_weight.is_meta and not like.is_meta:  # assign=True replaced those of the checkpoint alone
                 self.branch_weight = _fresh_weight(self.branch_weight.numel(), like)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if own := getattr(super(), "__deepcopy__", None):  # of a class that torch parametrised
+            twin = own(memo)
+        else:
+            twin = memo[id(self)] = object.__new__(type(self))
+            kept = {key: value for key, value in vars(self).items() if key != "_compiled_call_impl"}
+            twin.__dict__.update(copy.deepcopy(kept, memo))
+        note_copy(self, twin)
+        return twin
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so pickle cannot find it by name; it can make it again.
         return _remake, (type(self).plain_class,), self.__getstate__()
@@ -360,6 +390,7 @@ def take_over(
         search = cast(SearchConv, conv)
         search.implementation = "auto"
     search = cast(SearchConv, conv)
+    forget_copy(search)
     weight = conv._parameters.get("branch_weight")
     if weight is None or weight.numel() != entries:
         search.branch_weight = _fresh_weight(entries, next(conv.parameters()))
@@ -377,14 +408,15 @@ def release(conv: SearchConv) -> None:
     """
     check_release(conv)
     del conv.branch_weight
-    vars(conv).pop("longest_input", None)
-    for name in ("rule", "implementation", "_dilations"):
-        delattr(conv, name)
+    for name in ("rule", "implementation", "frozen", "longest_input", "_dilations"):
+        vars(conv).pop(name, None)
     conv.__class__ = type(conv).plain_class  # type: ignore[assignment]
 
 
 def check_release(conv: SearchConv) -> None:
     """Raise ValueError if something changed the conv's class after `take_over`, so that it has no way back."""
+    if hasattr(conv.branch_weight, "full_tensor"):
+        raise ValueError("it is sharded; apply the structure to a fresh model, or load the full state_dict into one")
     if "plain_class" not in vars(type(conv)):
         raise ValueError(
             f"{type(conv).__name__} was changed after the search began (a parametrisation?); undo that first"

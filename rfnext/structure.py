@@ -10,6 +10,7 @@ from torch import nn
 
 from rfnext import files
 from rfnext.conv import SearchConv, check_plain, check_release, release, set_checked_dilation
+from rfnext.deployment import guard
 from rfnext.dilation import Dilation
 from rfnext.padding import AnchorOf, Anchors, Conv, anchor_of, anchor_per_axis, anchored, check_dilation, warn_of_causal
 from rfnext.searchable import Where, everything, is_conv, unsearchable
@@ -182,6 +183,7 @@ class Structure(Mapping[str, Dilation]):
             set_checked_dilation(conv, dilation)
             if isinstance(conv, SearchConv):
                 release(conv)
+        guard(model, {name: conv for name, conv, _ in pairs})
 
     def anchor(self, name: str, conv: Conv) -> Anchors | None:
         """The anchor that the conv gets by this name; None to leave it as it is.

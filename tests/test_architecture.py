@@ -26,8 +26,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 ABOVE = (
     "dilation files _version",
     "ops",
-    "conv searchable own_forward twin padding causal effective",
-    "structure",
+    "conv searchable own_forward twin padding causal effective copies deployment",
+    "structure ties",
     "search",
     "",
     "integrations cli",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,8 +32,13 @@ def conv(
 def by_branches(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     """x (batch, channel_in, *size_in) -> (batch, channel_out, *size_out)."""
     total: Tensor | None = None
-    for share, dilation, padding in zip(probability, geometry.dilations, geometry.padding, strict=True):
+    for share, dilation, padding in zip(probability.unbind(), geometry.dilations, geometry.padding, strict=True):
         y = share * conv(x, weight, bias, dilation, padding, geometry)
         total = y if total is None else total + y
     assert total is not None
     return total
+
+
+def is_recorded() -> bool:
+    """Whether torch.jit.trace, torch.export or torch.onnx records the call as a graph, for use without this library."""
+    return torch._C._get_tracing_state() is not None or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()

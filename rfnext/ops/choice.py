@@ -144,8 +144,9 @@ class pin_implementation(_Pin):
     and powers of two of batch and size), it times a forward and backward pass of each candidate. The fastest is logged
     and used for the rest of the process. Two runs may choose differently and then differ in rounding: pin an
     implementation, or use `reproducible`, for searches that repeat. Nothing is measured, and a fixed rule decides,
-    under torch.compile, under torch.use_deterministic_algorithms and for tensors that are not plain (fake, distributed,
-    inside torch.func).
+    under torch.compile, under torch.use_deterministic_algorithms and for tensors that are not plain (fake,
+    distributed). Inside torch.func, and where torch.jit.trace, torch.export or torch.onnx records a graph, it is
+    "branches", pinned or not: torch cannot transform or store the others.
 
     Raises:
         ValueError: if the name is unknown.
@@ -178,6 +179,8 @@ def reproducible(device: torch.device) -> contextlib.AbstractContextManager[obje
 
 def choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The name of the implementation that "auto" means for these arguments."""
+    if torch._C._are_functorch_transforms_active():  # they cannot differentiate our autograd functions
+        return "branches"
     pinned = _pinned()
     if pinned not in (None, "auto", _RULE):
         check_implementation(pinned, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
@@ -200,15 +203,12 @@ def _may_measure(x: Tensor) -> bool:
         or type(x) not in (Tensor, torch.nn.Parameter)
         or x.device.type not in ("cpu", "cuda")
         or x.numel() == 0
-        or torch._C._are_functorch_transforms_active()
         or (x.is_cuda and torch.cuda.is_current_stream_capturing())
     )
 
 
 def _rule(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The choice where nothing can be measured, from shapes and device alone."""
-    if torch._C._are_functorch_transforms_active():  # they cannot differentiate our autograd functions
-        return "branches"
     if x.device.type == "cpu":
         return "native" if native_is_for(x, weight, bias, probability, geometry) else "taps"
     # On other devices writing and reading the mixed input once per tap costs more than products in low precision.

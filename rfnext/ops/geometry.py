@@ -70,7 +70,7 @@ def extend(x: Tensor, padding: Sequence[tuple[int, int]], mode: str) -> Tensor:
         return x
     size = x.shape[2:]
     limit = {"reflect": -1, "circular": 0}.get(mode, math.inf)  # how much larger than the input F.pad allows it to be
-    if all(max(sides) <= n + limit for sides, n in zip(padding, size, strict=True)):
+    if limit == math.inf or all(max(sides) <= n + limit for sides, n in zip(padding, size, strict=True)):
         grow = [max(side, 0) for sides in reversed(padding) for side in sides]
         x = F.pad(x, grow, mode="constant" if mode == "zeros" else mode) if any(grow) else x
         for axis, (before, after) in enumerate(padding, start=2):

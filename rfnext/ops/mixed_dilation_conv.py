@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from rfnext.ops.branches import CONV
+from rfnext.ops.branches import CONV, by_branches, is_recorded
 from rfnext.ops.choice import IMPLEMENTATIONS, check_implementation, choose
 from rfnext.ops.geometry import Geometry, merge_equal, remembered, size_out
 
@@ -49,7 +49,8 @@ def mixed_dilation_conv(
         padding_mode: "zeros", "reflect", "replicate" or "circular", as in `torch.nn.Conv2d`; paddings as large
             as the input or larger continue the reflection or the wrap (`numpy.pad`) where torch would refuse.
         implementation: how it is computed, see `rfnext.ops.choice.Implementation`; every choice returns the same values
-            up to rounding.
+            up to rounding. Where torch.jit.trace, torch.export or torch.onnx records a graph it is "branches", which
+            consists of torch's own operators, and sizes are not checked.
 
     Returns:
         (batch, channel_out, *size_out), unbatched like x, in the dtype of the plain conv (autocast included).
@@ -59,22 +60,25 @@ def mixed_dilation_conv(
             names what does not fit and says what would.
     """
     check_implementation(implementation)
-    geometry = _geometry(
-        _Given(
-            tuple(x.shape),
-            tuple(weight.shape),
-            None if bias is None else tuple(bias.shape),
-            tuple(probability.shape),
-            tuple(map(tuple, dilations)),
-            stride if isinstance(stride, int) else tuple(stride),
-            None if padding is None else tuple(tuple(map(_side, sides)) for sides in padding),
-            groups,
-            padding_mode,
-        )
+    given = _Given(
+        tuple(x.shape),
+        tuple(weight.shape),
+        None if bias is None else tuple(bias.shape),
+        tuple(probability.shape),
+        tuple(map(tuple, dilations)),
+        stride if isinstance(stride, int) else tuple(stride),
+        None if padding is None else tuple(tuple(map(_side, sides)) for sides in padding),
+        groups,
+        padding_mode,
     )
+    recorded = is_recorded()
+    geometry = _unchecked_geometry(given) if recorded else _geometry(given)
     unbatched = x.dim() == weight.dim() - 1
     if unbatched:
         x = x.unsqueeze(0)
+    if recorded:
+        y = by_branches(x, weight, bias, probability, geometry)
+        return y.squeeze(0) if unbatched else y
     if implementation == "auto":
         implementation = choose(x, weight, bias, probability, geometry)
     if implementation != "branches":
@@ -101,6 +105,14 @@ class _Given(NamedTuple):
 
 def _side(padding: int | Sequence[int]) -> int | tuple[int, int]:
     return padding if isinstance(padding, int) else (padding[0], padding[1])
+
+
+def _unchecked_geometry(given: _Given) -> Geometry:
+    """The arguments where a graph is recorded: sizes are no numbers there, and checking them would fix them."""
+    kernel = given.weight[2:]
+    strides = (given.stride,) * len(kernel) if isinstance(given.stride, int) else tuple(given.stride)
+    paddings = _paddings(given.padding, kernel, given.dilations)
+    return Geometry(kernel, given.dilations, strides, paddings, given.groups, given.padding_mode, (), ())
 
 
 @remembered

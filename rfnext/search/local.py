@@ -19,6 +19,7 @@ from rfnext.padding import AnchorOf, Conv, kernel_to_search
 from rfnext.search.searched_network import Layout, SearchedNetwork
 from rfnext.searchable import Where, everything
 from rfnext.structure import Structure
+from rfnext.ties import Tie
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class LocalConfig:
     bounds: Bounds = field(default_factory=lambda: Bounds(1, 24))
     """Smallest and largest dilation. Designed dilations outside are brought inside, which is logged."""
     rule: Rule = "default"
-    """"default", or "paper" for exactly the published arithmetic."""
+    """"default", or "paper" for exactly the published arithmetic. By either, a layer that has learnt nothing since the
+    last round keeps its dilation."""
 
     def __post_init__(self) -> None:
         check_rule(self.rule)
@@ -83,12 +85,14 @@ class LocalSearch(SearchedNetwork):
         example: an input of the model, (batch, channel, *size), longer than its receptive field. The model is called
             with it, in eval mode, to find the layers by which it would lose its output size, or its causality, at other
             dilations. Without it, there is a warning of convs whose padding looks causal.
+        tie: groups of layer names that get one dilation. Convs whose kernels are added for deployment, as by timm's
+            `reparameterize_model`, and LoRA's beside the ones that they adapt are found without.
 
     Raises:
         ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps it already.
             If another search of the model has learnt probabilities that would be lost. If an anchor does not fit its
             conv or, as the example shows, the model.
-        TypeError: if the config or `where` is something else.
+        TypeError: if the config, `where` or `tie` is something else.
     """
 
     def __init__(
@@ -98,12 +102,13 @@ class LocalSearch(SearchedNetwork):
         where: Where = everything,
         anchor: AnchorOf = None,
         example: Tensor | None = None,
+        tie: Tie = (),
     ) -> None:
         if not isinstance(config, LocalConfig):
             raise TypeError(f"LocalSearch takes a LocalConfig, got a {type(config).__name__}")
         self.config = config
         entries, rule = config.branches, config.rule
-        layout = Layout(lambda conv: self._neighbours(tuple(conv.dilation), conv), entries, rule, anchor, example)
+        layout = Layout(lambda conv: self._neighbours(tuple(conv.dilation), conv), entries, rule, anchor, example, tie)
         super().__init__(model, where, layout)
         self._warn_of_bounds()
         if config.rule == "default":
@@ -139,6 +144,7 @@ class LocalSearch(SearchedNetwork):
         Call it after every epoch, or after every iteration: `LocalConfig.interval` counts these calls. Under
         distributed training call it on every rank: all have the same weights and arrive at the same dilations.
         """
+        self._averages.check()
         self.step += 1
         if self.round >= self.config.rounds or self.step % self.config.interval:
             return False
@@ -149,6 +155,7 @@ class LocalSearch(SearchedNetwork):
         for name, conv in self._plain():
             set_dilation(conv, structure[name])
             self.convs[name].set_branches(self._neighbours(structure[name], conv))
+        self._averages.note_round(self.convs)
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()  # the compiled graphs hold the old dilations; after 8 such, torch compiles no more
         moved = sum(structure[name] != d for name, d in before.items())
@@ -159,6 +166,8 @@ class LocalSearch(SearchedNetwork):
     def _estimate(self) -> Structure:
         c = self.config
         probability = self.probability()
+        # By the published arithmetic, rounding moves even a layer that has learnt nothing: 1 to 2 by branches 1 and 2.
+        unmoved = self._unmoved() if c.rule == "paper" else ()
         estimates = {}
         for name, conv in self._plain():
             dilations = self.convs[name].dilations
@@ -166,6 +175,8 @@ class LocalSearch(SearchedNetwork):
                 estimates[name] = expectation(probability[name], dilations, c.bounds, c.rule, tuple(conv.dilation))
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}; did the training diverge?") from None
+            if name in unmoved:
+                estimates[name] = c.bounds.clip_searched(tuple(conv.dilation), kernel_to_search(conv))
         return self._structure_of(estimates)
 
     def structure(self) -> Structure:

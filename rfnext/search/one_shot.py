@@ -21,6 +21,7 @@ from rfnext.padding import AnchorOf, Conv, kernel_to_search
 from rfnext.search.searched_network import Layout, SearchedNetwork
 from rfnext.searchable import Where, everything
 from rfnext.structure import Structure
+from rfnext.ties import Tie
 
 if TYPE_CHECKING:  # the library itself needs torch alone
     import numpy as np
@@ -98,11 +99,11 @@ class OneShotSearch(SearchedNetwork):
         model: any network; what its dilations are does not matter to the search.
         config: settings.
         where: which of the searchable convs take part.
-        anchor, example: as in `LocalSearch`.
+        anchor, example, tie: as in `LocalSearch`.
 
     Raises:
         ValueError: as `LocalSearch` does.
-        TypeError: if the config or `where` is something else.
+        TypeError: if the config, `where` or `tie` is something else.
     """
 
     def __init__(
@@ -112,15 +113,22 @@ class OneShotSearch(SearchedNetwork):
         where: Where = everything,
         anchor: AnchorOf = None,
         example: Tensor | None = None,
+        tie: Tie = (),
     ) -> None:
         if not isinstance(config, OneShotConfig):
             raise TypeError(f"OneShotSearch takes a OneShotConfig, got a {type(config).__name__}")
         self.config = config
-        super().__init__(model, where, Layout(self._candidates, len(config.candidates), "default", anchor, example))
-        if config.warmup:
-            for weight in self.branch_weights():
-                # Not requires_grad_(False): DDP would then leave the weight out for good.
-                weight.register_hook(lambda gradient: gradient if self.step >= config.warmup else 0 * gradient)
+        super().__init__(
+            model, where, Layout(self._candidates, len(config.candidates), "default", anchor, example, tie)
+        )
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """Keep the shares while it warms up."""
+        for conv in self.convs.values():
+            # Not requires_grad_(False): DDP would then leave the weight out for good. Nor a hook, which is lost when
+            # fully_shard() replaces the weight.
+            conv.frozen = self.step < self.config.warmup
 
     def _candidates(self, conv: Conv) -> list[Dilation]:
         free = [searched_axis(k) for k in kernel_to_search(conv)]
@@ -148,6 +156,7 @@ class OneShotSearch(SearchedNetwork):
         Returns whether an entry was added to `history`. Under distributed training call it on every rank.
         """
         self.step += 1
+        self._freeze()
         if self.config.sharpen > 1:
             with torch.no_grad():
                 for weight in self.branch_weights():
@@ -178,12 +187,18 @@ class OneShotSearch(SearchedNetwork):
         )
 
     def sample(self, rng: "np.random.Generator") -> Structure:
-        """A structure drawn from the probabilities, every layer on its own; to be ranked by a short evaluation."""
-        drawn = {}
+        """A structure drawn from the probabilities, every layer on its own (tied ones together).
+
+        To be ranked by a short evaluation.
+        """
+        drawn: dict[int, Dilation] = {}
         for name, share in self.probability().items():
             total = sum(share)  # float32 sums to 1 only nearly
-            drawn[name] = self.convs[name].dilations[rng.choice(len(share), p=[p / total for p in share])]
-        return self._structure_of(drawn)
+            conv = self.convs[name]
+            if id(conv.branch_weight) not in drawn:
+                choice = rng.choice(len(share), p=[p / total for p in share])
+                drawn[id(conv.branch_weight)] = conv.dilations[choice]
+        return self._structure_of({name: drawn[id(conv.branch_weight)] for name, conv in self.convs.items()})
 
     def choose(self, structure: Mapping[str, Dilation]) -> None:
         """Make the model compute with one branch per layer, for ranking structures by the shared weights.
@@ -224,6 +239,7 @@ class OneShotSearch(SearchedNetwork):
                 f"{list(self.config.candidates)}"
             )
         self._load_progress(state)
+        self._freeze()
 
 
 def _read_out(name: str, share: Sequence[float], dilations: Sequence[Dilation], readout: Readout) -> Dilation:

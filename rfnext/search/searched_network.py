@@ -8,13 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from rfnext.causal import check_by_example
-from rfnext.conv import SearchConv, take_over
+from rfnext.conv import SearchConv, take_over, whole
+from rfnext.deployment import guard
 from rfnext.dilation import Dilation, Rule
 from rfnext.padding import AnchorOf, Conv, anchored, warn_of_causal
+from rfnext.search.averages import Averages
 from rfnext.search.history import pack, unpack
 from rfnext.search.protocol import Round
+from rfnext.search.ranks import check_ranks, check_unwrapped
 from rfnext.searchable import Where, unsearchable
 from rfnext.structure import Structure, named_convs
+from rfnext.ties import Tie, check_ties, share_weights, tied
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +28,7 @@ class Layout(NamedTuple):
 
     dilations: the branches of a conv, given the conv. entries: the most that a conv can have. rule: see `SearchConv`.
     anchor, example: see `LocalSearch`.
+    tie: groups of layers that get one dilation, besides those that `rfnext.ties` finds.
     """
 
     dilations: Callable[[Conv], Sequence[Dilation]]
@@ -31,6 +36,7 @@ class Layout(NamedTuple):
     rule: Rule
     anchor: AnchorOf
     example: Tensor | None
+    tie: Tie = ()
 
 
 class SearchedNetwork:
@@ -60,8 +66,10 @@ class SearchedNetwork:
         self.step = 0
         self.history: list[Round] = []
         self._warned = False
+        self._averages = Averages()
+        self._reported: set[str] = set()  # layers that do not learn
         designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
-        self.convs = _take_over_all(model, where, layout)
+        self.convs, self._ties = _take_over_all(model, where, layout)
         self.initial = self._structure_of({name: designed[name] for name in self.convs})
 
     @property
@@ -70,9 +78,12 @@ class SearchedNetwork:
         return len(self.history)
 
     def branch_weights(self) -> list[nn.Parameter]:
-        """The trainable weights of all branches, for a parameter group of their own (no weight decay, say)."""
+        """The trainable weights of all branches, for a parameter group of their own (no weight decay, say).
+
+        Tied convs have one together.
+        """
         self._check_going()
-        return [conv.branch_weight for conv in self.convs.values()]
+        return list({id(conv.branch_weight): conv.branch_weight for conv in self.convs.values()}.values())
 
     def parameters_to_clip(self) -> list[nn.Parameter]:
         """The model's parameters whose gradients are clipped together: all but branch weights; by rule "paper" all.
@@ -101,7 +112,14 @@ class SearchedNetwork:
     def copy_to(self, model: nn.Module) -> None:
         """Give another copy of the searched model the same branches and branch weights.
 
-        Copies that average the weights (EMA) need it after a round.
+        Copies that average the weights need it after a round: timm's ModelEmaV2 and V3, torch's AveragedModel.
+
+            ema.update(model)                   # after every optimizer step
+            if search.after_step():
+                search.copy_to(ema)
+
+        The averaged weights stay, the averaged probabilities begin anew, as the model's own. An average that goes on
+        by its old branches is an error in the next `after_step()`.
 
         Raises:
             ValueError: naming a layer that the copy lacks or that is not searched there.
@@ -114,7 +132,8 @@ class SearchedNetwork:
                 raise ValueError(f"layer {name!r} is not a searched conv of the copy; copy the model after wrapping it")
             copy.set_extra_state(conv.get_extra_state())
             with torch.no_grad():  # an average over weights that were of other branches means nothing
-                copy.branch_weight.copy_(conv.branch_weight)
+                sharded = hasattr(copy.branch_weight, "full_tensor")
+                copy.branch_weight.copy_(conv.branch_weight if sharded else whole(conv.branch_weight))
 
     # For the searches.
 
@@ -137,16 +156,39 @@ class SearchedNetwork:
                 )
 
     def _check_learning(self, since: str) -> None:
-        """Log a warning if no branch weight was ever updated, so that nothing is searched."""
+        """Log a warning with the layers, once each, whose branch weights were not updated, so that nothing is searched.
+
+        Raises RuntimeError, on every rank, if the ranks differ; ValueError if tied convs do, by a loaded checkpoint.
+        """
         self._check_going()
-        searching = [conv for conv in self.convs.values() if len(conv.dilations) > 1]
-        if searching and all(map(_is_untrained, searching)):
+        check_ranks(self.step, self.convs)
+        check_ties(self._ties, dict(self._plain()), {name: conv.dilations for name, conv in self.convs.items()})
+        unmoved = self._unmoved()
+        if unmoved and len(unmoved) == sum(len(conv.dilations) > 1 for conv in self.convs.values()):
             log.warning(
-                "no branch weight has changed since %s: was the optimizer built before %s, "
-                "or from parameters that leave `branch_weights()` out?",
+                "no branch weight has changed since %s: was the optimizer built before %s, from parameters that leave "
+                "`branch_weights()` out, or has it made no step (gradients are accumulated, or AMP skipped it)?",
                 since,
                 type(self).__name__,
             )
+        elif unmoved := unmoved - self._reported:
+            self._reported |= unmoved
+            log.warning(
+                "%d of %d searched layers do not learn: their branch weights have not changed since %s, and they keep "
+                "their dilations (%s); are they frozen, under torch.no_grad(), replaced, or not called (by a parent "
+                "that reads their weight), or does the optimizer leave them out?",
+                *(len(unmoved), len(self.convs), since, ", ".join(name for name in self.convs if name in unmoved)),
+            )
+
+    def _unmoved(self) -> set[str]:
+        """The layers with several branches, all of equal weight, as at the start: they have learnt nothing.
+
+        A gradient that is not zero moves the weights apart by either rule, weight decay or sharpening alone do not.
+        """
+        several = {name: conv for name, conv in self.convs.items() if len(conv.dilations) > 1}
+        # One transfer for all layers, as in `probability`.
+        equal = torch.stack([_equal_weights(conv) for conv in several.values()]).tolist() if several else []
+        return {name for name, same in zip(several, equal, strict=True) if same}
 
     def _warn_of_padding(self) -> None:
         """Log, once, which layers have branches that read nothing of their input but at the kernel's centre."""
@@ -203,6 +245,7 @@ class SearchedNetwork:
                 conv.check_extra_state(branches[name])
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}") from None
+        check_ties(self._ties, dict(self._plain()), {name: [tuple(row) for row in r[2:]] for name, r in rows.items()})
         return branches
 
     def _load_progress(self, state: Mapping[str, Any]) -> None:
@@ -216,18 +259,20 @@ class SearchedNetwork:
         self.step = int(state["step"])
 
 
-def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, SearchConv]:
-    """Make every searchable conv that `where` picks a SearchConv with the branches that `layout` gives it."""
+def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> tuple[dict[str, SearchConv], list[list[str]]]:
+    """Make every searchable conv that `where` picks a SearchConv with the branches that `layout` gives it.
+
+    Returns the convs, and the names of those that are tied.
+    """
     if not callable(where):
         raise TypeError(
             f"where is {where!r}, not a function of a layer's name and conv; "
             "lambda name, conv: name.startswith('layer4.'), for example"
         )
-    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
-        raise ValueError("build the search before DistributedDataParallel, which else leaves the branch weights out")
     wanted = {name: conv for name, conv in named_convs(model).items() if where(name, conv)}
     with anchored(wanted, layout.anchor, restored=True):
         picked, passed_over = _pick(model, wanted)
+    check_unwrapped(model, picked)
     with anchored(picked, layout.anchor):
         for name, conv in picked.items():
             if isinstance(conv, SearchConv) and _has_learnt(conv):
@@ -237,6 +282,8 @@ def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, 
                     "begins"
                 )
         branches = {name: layout.dilations(conv) for name, conv in picked.items()}
+        groups = tied(model, picked, layout.tie)
+        check_ties(groups, picked, branches)
         if layout.example is not None:
             check_by_example(model, picked, layout.example)
     if layout.example is None:
@@ -245,8 +292,11 @@ def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, 
         if len(branches[name]) < 2:
             log.info("%s: the bounds leave only dilation %s", name, branches[name][0])
         take_over(conv, branches[name], entries=layout.entries, rule=layout.rule)
+    searched = {name: cast(SearchConv, conv) for name, conv in picked.items()}
+    share_weights(groups, searched)
+    guard(model, picked)
     log.info("searching %d of %d convs", len(picked), len(picked) + passed_over)
-    return {name: cast(SearchConv, conv) for name, conv in picked.items()}
+    return searched, groups
 
 
 def _pick(model: nn.Module, wanted: Mapping[str, Conv]) -> tuple[dict[str, Conv], int]:
@@ -277,10 +327,10 @@ def _has_learnt(conv: SearchConv) -> bool:
 
     By rule "paper" they never do: the structure of such a search is that of its last round.
     """
-    return conv.rule == "default" and not _is_untrained(conv)
+    return conv.rule == "default" and not bool(_equal_weights(conv))
 
 
-def _is_untrained(conv: SearchConv) -> bool:
+def _equal_weights(conv: SearchConv) -> torch.Tensor:
     """Whether all branches have equal weights, as at the start; decay or sharpening alone leave them equal."""
-    weight = conv.branch_weight[: len(conv.dilations)]
-    return bool((weight == weight[0]).all())
+    weight = whole(conv.branch_weight)[: len(conv.dilations)]
+    return (weight == weight[0]).all()
