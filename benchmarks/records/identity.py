@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,10 +92,12 @@ def _digests(files: DataFiles) -> dict[str, str]:
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """What changes when a file is written or replaced; of a missing one nothing that a file has."""
+    """What changes when a file is written or replaced; of a missing one, or a pipe, nothing that a file has."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):  # of a name that no file can have
+        return -1, 0, 0
+    if not stat.S_ISREG(found.st_mode):
         return -1, 0, 0
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
@@ -102,6 +105,8 @@ def _state(path: Path) -> tuple[int, int, int]:
 def _digest(path: Path, whole: bool) -> Entry | None:
     """None if the file is missing or cannot be read."""
     state = _state(path)  # before reading: a change meanwhile is found by the next call
+    if state[0] < 0:
+        return None
     try:
         with open(path, "rb", buffering=0) as file:
             if whole or state[0] <= WHOLE:

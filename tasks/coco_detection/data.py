@@ -74,6 +74,8 @@ def named_files(annotations: Path) -> tuple[list[str], list[str]]:
 
     COCO's own takes a minute to parse, so the names are kept in the cache, for each state of the file.
     """
+    if not annotations.is_file():
+        return [], []
     with contextlib.suppress(OSError, ValueError):
         kept = cache_folder() / "coco_detection-names-v1" / f"{_state_key(annotations)}.json"
         if not kept.exists():

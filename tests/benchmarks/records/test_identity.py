@@ -181,6 +181,16 @@ def test_what_has_no_files_here_has_no_identity(look: Identify, toy: ModuleType,
     assert named == (reference(root), None)
 
 
+def test_what_is_no_regular_file_is_not_opened(look: Identify, root: Path) -> None:
+    os.mkfifo(root / "pipe.txt")
+    (root / "endless.txt").symlink_to("/dev/zero")
+    before = look(root)
+    for name in ("pipe.txt", "endless.txt"):
+        (root / name).unlink()
+        (root / name).symlink_to("nowhere")
+    assert look(root) == before
+
+
 def test_a_name_that_no_file_can_have_is_a_missing_file(toy: ModuleType, root: Path) -> None:
     def files(config: object) -> DataFiles:
         return DataFiles(root, (), (root / "x.bin", root / "a\0b", root / "\udcff", root / ("x" * 999), root), own=True)

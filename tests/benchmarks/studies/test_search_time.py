@@ -17,7 +17,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What is measured instead of training."""
     seconds = {name: [2.0, 4.0] for name in WAYS} | {BRANCHES: [6.0, 10.0], NATIVE: [2.0, 5.0]}
     about = {"task": "action_segmentation", "preset": "tiny", "overrides": {"epochs": 4}, "data": "", "epochs": 4}
-    about |= {"branches": 3, "threads": 1, "device": "AMD EPYC", "torch": "2", "commit": "abc"}
+    about |= {"files": None, "branches": 3, "threads": 1, "device": "AMD EPYC", "torch": "2", "commit": "abc"}
     one = about | {"seconds": seconds, "other_structure": []}
     monkeypatch.setattr(search_time, "chosen", lambda options, fields: (SimpleNamespace(), SimpleNamespace()))
     monkeypatch.setattr(search_time, "measure", lambda options, task, config: dict(one))
@@ -43,6 +43,12 @@ def test_a_measurement_replaces_the_older_one_of_the_same_kind(measured: dict[st
     assert main(["--results", str(tmp_path)]) == 0
     assert [(one["threads"], one["commit"]) for one in measurements.read(tmp_path)] == [(1, "abc"), (2, "abc")]
     assert (tmp_path / "table.md").read_text("utf-8").count("EPYC") == 2
+    # Other data is another kind; measurements of before its files counted are known by its name.
+    before = {name: value for name, value in measured.items() if name != "files"} | {"commit": "old"}
+    measurements.write(tmp_path, [measured | {"files": "other"}, before | {"data": "other"}, before])
+    assert main(["--results", str(tmp_path)]) == 0
+    kept = {(one["data"], one.get("files"), one["commit"]) for one in measurements.read(tmp_path)}
+    assert kept == {("", "other", "abc"), ("other", None, "old"), ("", None, "abc")}
 
 
 @pytest.mark.parametrize(
