@@ -16,10 +16,12 @@ import functools
 import importlib.util
 import os
 from pathlib import Path
+from typing import get_args
 
 from tasks.coco_detection import scenes
 from tasks.coco_detection.config import PRESETS, Config
 from tasks.coco_detection.data import Dataset, open_dataset
+from tasks.coco_detection.detectors import BoxDetector
 from tasks.coco_detection.layout import DOWNLOADS as COCO_DOWNLOADS
 from tasks.coco_detection.layout import Kind, Layout
 from tasks.spec import DataError
@@ -75,7 +77,9 @@ def _embedded(config: Config) -> bool:
 
 def kind_of(config: Config) -> Kind:
     """The annotations that the config's detector needs."""
-    return "panoptic" if config.detector == "panoptic" else "instances"
+    if config.detector == "panoptic":
+        return "panoptic"
+    return "boxes" if config.detector in get_args(BoxDetector) else "instances"
 
 
 def layout_of(config: Config, fold: int) -> Layout:

@@ -49,7 +49,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     """Train the detector in place on the run's fold and leave it at its last epoch.
 
     Every `config.validate_every` epochs, and after the last one, the validation part is scored; the state_dict of the
-    epoch with the highest mean of box and mask mAP (panoptic: the highest PQ; the first of equals) goes to
+    epoch with the highest mean of box and mask mAP (or box mAP alone, or PQ; the first of equals) goes to
     `run.folder / SELECTED`. The test part is never read.
 
     Raises:
@@ -168,7 +168,8 @@ class _Validation(Hook):
             return
         scores = score(runner.model, self.dataset, "validation", self.config)
         runner.visualizer.add_scalars({f"validation/{name}": value for name, value in scores.items()}, step=epoch)
-        mean = scores["PQ"] if self.dataset.kind == "panoptic" else (scores["box_mAP"] + scores["mask_mAP"]) / 2
+        means = [scores[name] for name in ("PQ", "box_mAP", "mask_mAP") if name in scores]
+        mean = sum(means) / len(means)
         if mean > self.best:
             self.best = mean
             write_bytes(self.folder / SELECTED, serialised(runner.model.state_dict()))
