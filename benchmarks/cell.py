@@ -67,6 +67,11 @@ class Cell:
         return self.key.work(self.results)
 
     @property
+    def model(self) -> Path:
+        """The network that it scored, written by `tasks.checkpoint`."""
+        return self.work / "model.pt"
+
+    @property
     def log(self) -> Path:
         """What its worker printed."""
         return self.work / "log.txt"

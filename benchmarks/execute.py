@@ -20,6 +20,7 @@ from benchmarks.records.places import claim, portable, work_folder
 from benchmarks.records.record import Record, RecordError, read, said, write
 from benchmarks.wandb_results import log_to_wandb
 from rfnext.files import write_bytes
+from tasks import checkpoint
 from tasks.spec import Split
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
         method = cell.method
         found = find(cell, method.search, pool) if method.search else None
         outcome = method.finish.run(cell, pool, found)
+        facts = cell.task.facts(cell.config) if cell.task.facts else None
+        checkpoint.save(cell.model, cell.task.name, cell.config, outcome.model, facts)
         return make_record(cell, started, **_findings(outcome), pictures=_illustrate(cell, outcome))
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C

@@ -182,6 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(f"{record.key}: {describe(record)}")
     print(f"record: {record.key.path(cell.results)}")
+    if record.status == "done":
+        print(f"network: {cell.model}")
     if cell.logger == "wandb" and (folders := offline_folders(cell)):
         print(f"Weights & Biases, offline; upload with: wandb sync {shlex.join(map(str, folders))}")
     if record.status == "done":

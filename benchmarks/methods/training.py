@@ -26,6 +26,7 @@ from benchmarks.records.protocol import fingerprint, protocol
 from benchmarks.records.record import Cost
 from rfnext import Search, Structure
 from rfnext.files import serialised, write_bytes, write_text
+from tasks import checkpoint
 from tasks.spec import SELECTED, Run, Split
 
 LAST = "last.pt"
@@ -145,7 +146,7 @@ def load_selected(model: nn.Module, folder: Path) -> bool:
     path = folder / SELECTED
     if not path.exists():
         return False
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    checkpoint.load_weights(model, path)
     return True
 
 

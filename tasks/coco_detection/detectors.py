@@ -38,10 +38,7 @@ def published(name: Detector | BoxDetector) -> Any:
 
 
 def build(name: Detector | BoxDetector, size: Size, classes: int, things: int) -> nn.Module:
-    """The initialised detector for so many classes, of which `things` are things.
-
-    Published sizes start from pretrained weights, which mmengine downloads on first use.
-    """
+    """The detector for so many classes, of which `things` are things; `initialise` gives it its weights."""
     model = model_config(name, size, classes, things)
     from mmdet.registry import MODELS
     from mmengine.registry import DefaultScope
@@ -52,9 +49,17 @@ def build(name: Detector | BoxDetector, size: Size, classes: int, things: int) -
         from tasks.coco_detection import small_res2net  # noqa: F401  (registers it)
 
     with quiet(), DefaultScope.overwrite_default_scope("mmdet"):
-        detector = MODELS.build(model)
-        detector.init_weights()
-    return detector
+        return MODELS.build(model)
+
+
+def initialise(detector: nn.Module) -> None:
+    """Initialise in place. Published sizes start from pretrained weights, which mmengine downloads on first use."""
+    from mmengine.registry import DefaultScope
+
+    from tasks.coco_detection.quiet import quiet
+
+    with quiet(), DefaultScope.overwrite_default_scope("mmdet"):
+        cast(Any, detector).init_weights()
 
 
 def model_config(name: Detector | BoxDetector, size: Size, classes: int, things: int) -> Any:

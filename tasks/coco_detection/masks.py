@@ -109,9 +109,9 @@ def area(segmentation: Any, width: int, height: int) -> float:
     """Pixels of a mask without a fault."""
     from pycocotools import mask
 
-    shapes: Any = mask.frPyObjects(usable(segmentation), height, width) if isinstance(segmentation, list) else None
-    if shapes is not None:
-        return float(mask.area(mask.merge(shapes)))
-    if isinstance(segmentation["counts"], list):
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
         return float(sum(segmentation["counts"][1::2]))
+    if isinstance(segmentation, list):
+        polygons: Any = usable(segmentation)
+        segmentation = mask.merge(mask.frPyObjects(polygons, height, width))
     return float(mask.area(segmentation))

@@ -26,7 +26,7 @@ def test_the_baseline_is_a_plain_training(
     toy.fit(model, here.config, Run(seed=0, fold=1, folder=tmp_path))
     outcome = run(here)
     assert outcome.metrics_last == toy.evaluate(model, here.config, Split("test", 1))
-    model.load_state_dict(torch.load(tmp_path / SELECTED, weights_only=True))
+    model.load_state_dict(torch.load(tmp_path / SELECTED, weights_only=True)["state_dict"])
     assert outcome.metrics == toy.evaluate(model, here.config, Split("test", 1))
     assert outcome.validation == toy.evaluate(model, here.config, Split("validation", 1))
     assert outcome.structure == Structure({"0": (2,), "2": (4,)})
