@@ -5,10 +5,13 @@ nothing, is a remark: it is used, and said once.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from tasks.coco_detection import masks
 from tasks.coco_detection.masks import SLACK, Fault
+
+Kind = Literal["instances", "boxes", "panoptic"]
+"""What is read: boxes and masks; the same files, but boxes alone; panoptic segments."""
 
 Content = dict[str, list[dict[str, Any]]]
 """A COCO file: "images", "annotations" and "categories"."""
@@ -39,8 +42,22 @@ class Faults:
             yield what + (f" (and {more} more like it)" if more else ""), fix
 
 
-def check_lists(content: Content, *, panoptic: bool, faults: Faults) -> None:
-    """Images and categories: their fields, ids and names, which everything else relies on."""
+def examine(content: Content, kind: Kind, *, training: bool) -> tuple[Faults, list[str]]:
+    """What is wrong with the annotations, and remarks on what counts as something else than it says.
+
+    To be called after `check_lists` found no fault.
+    training: of the training part, in which objects of no size are skipped instead of refused.
+    """
+    faults = Faults()
+    if kind == "panoptic":
+        check_panoptic(content, faults)
+        return faults, []
+    return faults, check_instances(content, with_masks=kind == "instances", training=training, faults=faults)
+
+
+def check_lists(content: Content, kind: Kind) -> Faults:
+    """What is wrong with images and categories: their fields, ids and names, which everything else relies on."""
+    faults, panoptic = Faults(), kind == "panoptic"
     for key, name in (("images", "file_name"), ("categories", "name")):
         seen: dict[str, set[Any]] = {"id": set(), name: set()}
         for number, entry in enumerate(content[key]):
@@ -63,6 +80,7 @@ def check_lists(content: Content, *, panoptic: bool, faults: Faults) -> None:
         if things != sorted(things, reverse=True) or len(set(things)) < 2:
             fix = "list all things (isthing 1), then all stuff (isthing 0), at least one of each"
             faults.add("the categories are not things followed by stuff", fix)
+    return faults
 
 
 def _bad_fields(entry: dict[str, Any], key: str, *, panoptic: bool) -> Iterator[str]:
@@ -95,10 +113,7 @@ def _check_names(entries: Iterable[dict[str, Any]], faults: Faults) -> None:
 
 
 def check_instances(content: Content, *, with_masks: bool, training: bool, faults: Faults) -> list[str]:
-    """Boxes and masks, after `check_lists` found no fault; returns remarks.
-
-    training: of the training part, in which objects of no size are skipped instead of refused.
-    """
+    """Boxes and masks; returns remarks."""
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     boxes, outside, remarks = _Boxes(), Faults(), _Remarks()
@@ -243,7 +258,7 @@ def area(entry: dict[str, Any], image: dict[str, Any], *, with_mask: bool) -> fl
 
 
 def check_panoptic(content: Content, faults: Faults) -> None:
-    """Panoptic segments, after `check_lists` found no fault."""
+    """Panoptic segments, and that every image has them."""
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     annotated: set[Any] = set()

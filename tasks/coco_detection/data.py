@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from rfnext.files import cache_folder, write_text
 from tasks.coco_detection import masks
-from tasks.coco_detection.annotations import Content, area, area_is_sound
-from tasks.coco_detection.layout import Kind, Layout, read, same_categories
+from tasks.coco_detection.annotations import Content, Kind, area, area_is_sound
+from tasks.coco_detection.layout import Layout, read, same_categories
 from tasks.spec import Part, fail
 
 
@@ -69,19 +69,17 @@ def open_dataset(layout: Layout, kind: Kind, *, validation: float) -> Dataset:
     )
 
 
-def _written(layout: Layout, kind: Kind, train: Content, test: Content, share: float) -> dict[Part, Path]:
+def _written(layout: Layout, kind: Kind, train: Content, test: Content, share: float) -> dict[str, Path]:
     """Files with the training, the validation and the test part, whose annotations were read already."""
     state = [layout.file(kind, name) for name in (layout.train, layout.test)]
     key = " ".join([kind, str(share), *(f"{p.resolve()} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in state)])
     folder = cache_folder() / "coco_detection-parts-v2" / hashlib.sha256(key.encode()).hexdigest()[:16]
-    names: tuple[Part, ...] = ("train", "validation", "test")
-    paths = {name: folder / f"{name}.json" for name in names}
+    paths = {name: folder / f"{name}.json" for name in ("train", "validation", "test")}
     if all(path.exists() for path in paths.values()):
         return paths
-    training = layout.train != layout.test
-    whole, numbers = uniform(train, kind, drop_empty=training)
+    whole, numbers = uniform(train, kind, drop_empty=layout.is_training(layout.train))
     held_out = {numbers[id_] for id_ in carve_validation(numbers, share)}
-    parts: dict[Part, Content] = {"test": uniform(test, kind, drop_empty=False)[0]}
+    parts = {"test": uniform(test, kind, drop_empty=False)[0]}
     for name, wanted in (("train", False), ("validation", True)):
         parts[name] = whole | {
             "images": [image for image in whole["images"] if (image["id"] in held_out) == wanted],

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tasks.coco_detection import scenes
+from tasks.coco_detection.annotations import Kind
 from tasks.coco_detection.config import PRESETS, Config
 from tasks.coco_detection.data import Dataset, open_dataset
 from tasks.coco_detection.detectors import BoxDetector
 from tasks.coco_detection.layout import DOWNLOADS as COCO_DOWNLOADS
-from tasks.coco_detection.layout import Kind, Layout
+from tasks.coco_detection.layout import Layout
 from tasks.spec import DataError
 
 LABELS = {"scenes": "digits on photographs (embedded)", "coco": "COCO 2017, scored on val2017"}

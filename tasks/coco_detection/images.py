@@ -55,7 +55,8 @@ def header(path: Path) -> Header:
         raise OSError(f"{path}: {error}") from error
     if not isinstance(orientation, int) or not 1 <= orientation <= 8:
         orientation = 1
-    return Header(stored[::-1] if orientation >= 5 else stored, stored, orientation)
+    width, height = stored
+    return Header((height, width) if orientation >= 5 else stored, stored, orientation)
 
 
 def check(folder: Path, entries: Sequence[Mapping[str, Any]], report: Report) -> list[str]:

@@ -15,16 +15,12 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from tasks.coco_detection.annotations import Content, Faults, check_instances, check_lists, check_panoptic
+from tasks.coco_detection.annotations import Content, Kind, check_lists, examine
 from tasks.coco_detection.images import check as check_images
 from tasks.spec import Report
 
 log = logging.getLogger(__name__)
-
-Kind = Literal["instances", "boxes", "panoptic"]
-"""What is read: boxes and masks; the same files, but boxes alone; panoptic segments."""
 
 DOWNLOADS = """from https://cocodataset.org/#download get train2017.zip (18 GB), val2017.zip (1 GB), \
 annotations_trainval2017.zip and, for panoptic detectors, panoptic_annotations_trainval2017.zip, and unpack them there \
@@ -61,6 +57,10 @@ class Layout:
         """Folder of a part's panoptic PNGs."""
         return self.annotations / f"panoptic_{name}"
 
+    def is_training(self, name: str) -> bool:
+        """Whether a part is for training alone."""
+        return name == self.train != self.test
+
     def file(self, kind: Kind, name: str) -> Path:
         """The annotations of a kind of a part."""
         return self.panoptic(name) if kind == "panoptic" else self.instances(name)
@@ -84,19 +84,26 @@ def read(layout: Layout, kind: Kind, name: str, report: Report, remark: Remark =
     """
     path = layout.file(kind, name)
     content = parse(path, report)
-    if content is None or not examine(content, layout, kind, name, report, remark):
+    if content is None:
         return None
-    images = [image["file_name"] for image in content["images"]]
-    _check_files(layout.images(name), path, images, report)
+    for what, fix in (unusable := check_lists(content, kind)):
+        report(path, None, what, fix)
+    if unusable:
+        return None
+    _check_files(layout.images(name), path, [image["file_name"] for image in content["images"]], report)
     if turned := check_images(layout.images(name), content["images"], report):
         what = f"{len(turned)} images have an EXIF orientation, such as {turned[0]}: they are turned upright on reading"
         remark(path, f"{what}, so boxes have to be those of the upright pictures")
-    if kind == "panoptic":
-        maps = [annotation["file_name"] for annotation in content["annotations"]]
-        _check_files(layout.panoptic_maps(name), path, maps, report)
+    faults, remarks = examine(content, kind, training=layout.is_training(name))
+    for what, fix in faults:
+        report(path, None, what, fix)
+    for what in remarks:
+        remark(path, what)
+    if kind == "panoptic" and not faults:
         sizes = {image["id"]: image for image in content["images"]}
-        of_maps = [sizes[entry["image_id"]] | {"file_name": entry["file_name"]} for entry in content["annotations"]]
-        check_images(layout.panoptic_maps(name), of_maps, report)
+        maps = [sizes[entry["image_id"]] | {"file_name": entry["file_name"]} for entry in content["annotations"]]
+        _check_files(layout.panoptic_maps(name), path, [entry["file_name"] for entry in maps], report)
+        check_images(layout.panoptic_maps(name), maps, report)
     return content
 
 
@@ -125,23 +132,6 @@ def parse(path: Path, report: Report) -> Content | None:
             report(path, None, f"the list {key} is empty", "export it with at least one entry")
             return None
     return content
-
-
-def examine(content: Content, layout: Layout, kind: Kind, name: str, report: Report, remark: Remark) -> bool:
-    """Whether the entries have what they need; reports faults of each kind once, with their number."""
-    path, faults = layout.file(kind, name), Faults()
-    remarks: list[str] = []
-    check_lists(content, panoptic=kind == "panoptic", faults=faults)
-    if not faults and kind == "panoptic":
-        check_panoptic(content, faults)
-    elif not faults:
-        training = name == layout.train != layout.test
-        remarks = check_instances(content, with_masks=kind == "instances", training=training, faults=faults)
-    for what, fix in faults:
-        report(path, None, what, fix)
-    for what in remarks:
-        remark(path, what)
-    return not faults
 
 
 def _check_files(folder: Path, annotations: Path, names: Iterable[str], report: Report) -> None:

@@ -4,7 +4,7 @@ Nothing that has a fault here may reach pycocotools, whose C code hangs or crash
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,4 +114,4 @@ def area(segmentation: Any, width: int, height: int) -> float:
     if isinstance(segmentation, list):
         polygons: Any = usable(segmentation)
         segmentation = mask.merge(mask.frPyObjects(polygons, height, width))
-    return float(mask.area(segmentation))
+    return float(mask.area(cast(Any, segmentation)))
