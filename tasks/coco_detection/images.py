@@ -33,10 +33,10 @@ def read(path: Path | str) -> NDArray[np.uint8]:
     """The upright image in RGB, (height, width, 3), as detectors see it. Raises OSError if it cannot be decoded."""
     import mmcv
 
-    image = mmcv.imread(str(path), channel_order="rgb")
+    image = mmcv.imread(str(path), backend="cv2")
     if image is None:
         raise OSError(f"{path} cannot be decoded by OpenCV")
-    return image
+    return np.ascontiguousarray(image[..., ::-1])  # OpenCV's order is BGR
 
 
 def header(path: Path) -> Header:
