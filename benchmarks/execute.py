@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Outcome
 from benchmarks.methods.stored import find
-from benchmarks.methods.training import as_lists
+from benchmarks.methods.training import as_lists, forget
 from benchmarks.pool import Pool, in_process
 from benchmarks.records.kept import is_current
 from benchmarks.records.machine import commit, computing_device, describe_device, versions
@@ -48,6 +48,8 @@ def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: b
             return done
         record = _attempt(cell, pool or in_process())
         write(record, cell.results)
+        if record.status == "done":
+            forget(cell.work)
         if cell.logger == "wandb":
             try:
                 log_to_wandb(cell, record)
