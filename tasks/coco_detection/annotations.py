@@ -239,7 +239,7 @@ class _Remarks:
             "annotations are of no size": self.empty,
             "boxes are less than a pixel wide or high: training skips them": self.tiny,
             "masks have polygons of less than three points, which do not count": self.short,
-            "annotations have no id; all are numbered anew": odd,
+            "annotations have no id that is a whole number or text; all are numbered anew": odd,
             "annotations have an id that another one has; all are numbered anew": twice,
             "images have no annotation: training skips them": bare,
         }

@@ -144,7 +144,7 @@ REMARKED = {
     "12 annotations have no iscrowd, which counts as 0": each(lambda a: a.pop("iscrowd")),
     "12 annotations have no area": each(lambda a: a.pop("area")),
     "1 annotations have no area, or one that is no number of pixels": first(area=0),
-    "2 annotations have no id": lambda c: [a.pop("id") for a in c["annotations"][:2]],
+    "2 annotations have no id that is": lambda c: [a.pop("id") for a in c["annotations"][:2]],
     "10 annotations have an id that another one has": each(lambda a: a.update(id=1 + a["id"] % 2)),
     "1 annotations have ignore set: they count as iscrowd 1": first(ignore=1),
     "1 masks have polygons of less than three points": lambda c: c["annotations"][0]["segmentation"].append(

@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
+from PIL import Image
 from pycocotools import mask as rle
 from torch import nn
 
 from tasks.coco_detection import datasets
 from tasks.coco_detection.config import PRESETS
+from tasks.coco_detection.data import open_dataset
 from tasks.coco_detection.evaluation import score
 from tasks.coco_detection.layout import Layout
 
@@ -186,3 +189,47 @@ def test_masks_of_polygons_and_of_run_lengths_are_the_same(own_data):
     root = own_data(as_run_lengths)
     perfect = {name: [(label, 0.9, box) for label, box, _ in rows] for name, rows in truths(root).items()}
     assert scores(root, perfect)["mask_mAP"] == 100
+
+
+class PredictsPanoptic(Predicts):
+    """Predicts the PNGs of a folder: label + 1000 k for the k-th instance of a thing."""
+
+    def __init__(self, layout, dataset):
+        super().__init__({})
+        self.layout, self.dataset = layout, dataset
+        content = json.loads(layout.panoptic("test").read_text())
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        self.rows = {names[entry["image_id"]]: entry for entry in content["annotations"]}
+        self.labels = [category["id"] for category in content["categories"]]
+
+    def predicted(self, sample):
+        entry = self.rows[sample.img_path.rsplit("/", 1)[1]]
+        with Image.open(self.layout.panoptic_maps("test") / entry["file_name"]) as image:
+            ids = np.asarray(image.convert("RGB")).astype(int) @ [1, 256, 256**2]
+        found = np.full(ids.shape, len(self.labels))
+        for number, segment in enumerate(entry["segments_info"]):
+            label = self.labels.index(segment["category_id"])
+            found[ids == segment["id"]] = label + 1000 * number * (label < self.dataset.things)
+        return DetDataSample(
+            metainfo=sample.metainfo, pred_panoptic_seg=PixelData(sem_seg=torch.from_numpy(found[None]))
+        )
+
+
+@pytest.mark.parametrize("first", [None, 0, "a"])
+def test_panoptic_numbering_cannot_matter(config, tmp_path, first):
+    layout = Layout(shutil.copytree(datasets.layout_of(config, 1).root, tmp_path / "data"), "train", "test")
+    for part in ("train", "test"):
+        content = json.loads(layout.panoptic(part).read_text())
+        for key, of in (("images", lambda a: [a]), ("categories", lambda a: a["segments_info"])):
+            numbers = {entry["id"]: k if first == 0 else f"{first}{k}" for k, entry in enumerate(content[key])}
+            reference = "image_id" if key == "images" else "category_id"
+            for entry in content[key] if first is not None else ():
+                entry["id"] = numbers[entry["id"]]
+            for entry in content["annotations"] if first is not None else ():
+                for row in of(entry):
+                    row[reference] = numbers[row[reference]]
+        layout.panoptic(part).write_text(json.dumps(content))
+    dataset = open_dataset(layout, "panoptic", validation=0.2)
+    panoptic = dataclasses.replace(config, detector="panoptic")
+    perfect = PredictsPanoptic(layout, dataset)
+    assert score(perfect, dataset, "test", panoptic) == {"PQ": 100, "SQ": 100, "RQ": 100}
