@@ -4,6 +4,8 @@ from tasks.coco_detection import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,18 @@ class LoadPanoptic(LoadPanopticAnnotations):
     def __init__(self) -> None:
         LoadAnnotations.__init__(self, with_bbox=True, with_label=True, with_mask=True, with_seg=True)
         self.rgb2id = rgb_to_id
+
+
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """DataErrors of loading processes as those of this one: torch puts their whole traceback into the text."""
+    try:
+        yield
+    except DataError as error:
+        *traceback, last = str(error).strip().splitlines()
+        if not traceback:
+            raise
+        raise DataError(last.split("DataError: ", 1)[-1]) from error
 
 
 def test_loader(dataset: Dataset, files: PartFiles, config: Config) -> DataLoader:

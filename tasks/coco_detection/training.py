@@ -37,7 +37,7 @@ from tasks.coco_detection import datasets, recipes
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset
 from tasks.coco_detection.evaluation import device_of, score
-from tasks.coco_detection.loading import read_part
+from tasks.coco_detection.loading import own_errors, read_part
 from tasks.coco_detection.quiet import quiet
 from tasks.spec import SELECTED, Run
 
@@ -56,6 +56,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
 
     Raises:
         ValueError: if `run.resume` is set and the checkpoint is broken or belongs to another run.
+        DataError: naming the file, if an image or its annotations cannot be used; none is passed over.
     """
     dataset = datasets.open_fold(config, run.fold)
     device, recipe = device_of(run.device), recipes.recipe(config)
@@ -96,7 +97,8 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
             randomness={"seed": run.seed},
             experiment_name=f"{run.folder.name}-{next(_NUMBERS)}",
         )
-        runner.train()
+        with own_errors():
+            runner.train()
 
 
 def _optimizer(model: nn.Module, settings: dict[str, Any], search: Search | None) -> OptimWrapper:
