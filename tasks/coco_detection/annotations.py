@@ -233,17 +233,17 @@ class _Remarks:
         twice = len(ids) - odd - len({value for value in ids if is_id(value)})
         bare = len(content["images"]) - len(self.annotated)
         texts = {
-            "annotations have no iscrowd, which counts as 0": self.crowd,
-            "annotations have no area, or one that is no number of pixels in the image; it is computed": self.area,
-            "annotations have ignore set: they count as iscrowd 1, not learnt and not missed": self.ignored,
-            "annotations are of no size": self.empty,
-            "boxes are less than a pixel wide or high: training skips them": self.tiny,
-            "masks have polygons of less than three points, which do not count": self.short,
-            "annotations have no id that is a whole number or text; all are numbered anew": odd,
-            "annotations have an id that another one has; all are numbered anew": twice,
-            "images have no annotation: training skips them": bare,
+            "annotations without iscrowd, which counts as 0": self.crowd,
+            "annotations without an area that their image can have, which is computed": self.area,
+            "annotations with ignore, which counts as iscrowd 1: not learnt and not missed": self.ignored,
+            "annotations of no size": self.empty,
+            "boxes less than a pixel wide or high, which training skips": self.tiny,
+            "masks with polygons of less than three points, which do not count": self.short,
+            "annotations without an id that is a whole number or text, all of which are numbered anew": odd,
+            "annotations with an id that another one has, all of which are numbered anew": twice,
+            "images without an annotation, which training skips": bare,
         }
-        return [f"{count} {text}" for text, count in texts.items() if count]
+        return [f"{text}: {count}" for text, count in texts.items() if count]
 
 
 def area_is_sound(area: Any, image: dict[str, Any]) -> bool:

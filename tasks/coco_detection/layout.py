@@ -92,8 +92,10 @@ def read(layout: Layout, kind: Kind, name: str, report: Report, remark: Remark =
         return None
     _check_files(layout.images(name), path, [image["file_name"] for image in content["images"]], report)
     if turned := check_images(layout.images(name), content["images"], report):
-        what = f"{len(turned)} images have an EXIF orientation, such as {turned[0]}: they are turned upright on reading"
-        remark(path, f"{what}, so boxes have to be those of the upright pictures")
+        what = (
+            "images with an EXIF orientation, turned upright on reading: boxes have to be those of the upright pictures"
+        )
+        remark(path, f"{what}: {len(turned)}, such as {turned[0]}")
     faults, remarks = examine(content, kind, training=layout.is_training(name))
     for what, fix in faults:
         report(path, None, what, fix)

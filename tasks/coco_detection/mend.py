@@ -42,7 +42,7 @@ def mend(layout: Layout, kind: Kind, out: Path) -> list[str]:
         content = parse(path, fail)
         assert content is not None  # `fail` never returns
         counts = _mended(path, content, kind, training=layout.is_training(name))
-        changes += [f"{path}: {count} {what}" for what, count in counts.items()]
+        changes += [f"{path}: {what}: {count}" for what, count in counts.items()]
         written[path] = content
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -107,7 +107,7 @@ def _mend_entry(entry: dict[str, Any], image: dict[str, Any], kind: Kind, change
     size = image["width"], image["height"]
     if "iscrowd" not in entry:
         entry["iscrowd"] = 0
-        changes["annotations got iscrowd 0"] += 1
+        changes["annotations that got iscrowd 0"] += 1
     mask = entry.get("segmentation") if kind == "instances" else None
     if isinstance(mask, list) and mask:
         entry["segmentation"] = mask = _mend_polygons(mask, size, changes)

@@ -136,22 +136,26 @@ def test_an_object_of_no_size_is_skipped_in_training_and_refused_in_the_test_par
     root = own_data(first(bbox=[4, 6, 0, 20]))
     assert main([str(root)]) == 1
     out = capsys.readouterr().out
-    assert "train2017.json: 1 annotations are of no size" in out
+    assert "train2017.json: annotations of no size: 1" in out
     assert "val2017.json: annotations[0] (id 1, of 000.jpg) has bbox [4, 6, 0, 20] of no size; remove it" in out
 
 
 REMARKED = {
-    "12 annotations have no iscrowd, which counts as 0": each(lambda a: a.pop("iscrowd")),
-    "12 annotations have no area": each(lambda a: a.pop("area")),
-    "1 annotations have no area, or one that is no number of pixels": first(area=0),
-    "2 annotations have no id that is": lambda c: [a.pop("id") for a in c["annotations"][:2]],
-    "10 annotations have an id that another one has": each(lambda a: a.update(id=1 + a["id"] % 2)),
-    "1 annotations have ignore set: they count as iscrowd 1": first(ignore=1),
-    "1 masks have polygons of less than three points": lambda c: c["annotations"][0]["segmentation"].append(
-        [1, 2, 3, 4]
+    "annotations without iscrowd, which counts as 0: 12": each(lambda a: a.pop("iscrowd")),
+    "annotations without an area that their image can have, which is computed: 12": each(lambda a: a.pop("area")),
+    "annotations without an area that their image can have, which is computed: 1": first(area=0),
+    "annotations without an id that is a whole number or text, all of which are numbered anew: 2": lambda c: [
+        a.pop("id") for a in c["annotations"][:2]
+    ],
+    "annotations with an id that another one has, all of which are numbered anew: 10": each(
+        lambda a: a.update(id=1 + a["id"] % 2)
     ),
-    "1 boxes are less than a pixel wide or high": first(bbox=[4, 6, 0.5, 20]),
-    "1 images have no annotation": lambda c: [c["annotations"].pop(0) for _ in range(2)],
+    "annotations with ignore, which counts as iscrowd 1: not learnt and not missed: 1": first(ignore=1),
+    "masks with polygons of less than three points, which do not count: 1": lambda c: c["annotations"][0][
+        "segmentation"
+    ].append([1, 2, 3, 4]),
+    "boxes less than a pixel wide or high, which training skips: 1": first(bbox=[4, 6, 0.5, 20]),
+    "images without an annotation, which training skips: 1": lambda c: [c["annotations"].pop(0) for _ in range(2)],
 }
 
 
@@ -160,7 +164,7 @@ def test_what_counts_as_what_is_said_once(own_data, text, capsys, caplog):
     root = own_data(REMARKED[text])
     assert main([str(root)]) == 0
     out = capsys.readouterr().out
-    assert out.count(f"instances_train2017.json: {text}") == 1
+    assert out.count(f"instances_train2017.json: {text}\n") == 1
     with caplog.at_level(logging.WARNING, logger="tasks.coco_detection"):
         open_dataset(Layout(root), "instances", validation=0.2)
     assert caplog.text.count(f"instances_train2017.json: {text}") == 1

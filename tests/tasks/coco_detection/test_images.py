@@ -60,10 +60,10 @@ def test_pixels_as_stored_are_refused_by_check_and_training(own_data, capsys):
 def test_an_orientation_that_keeps_the_size_is_said(own_data, capsys, caplog):
     root = own_data(orientation=3)
     assert main([str(root), "--pixels"]) == 0
-    assert "6 images have an EXIF orientation, such as 000.jpg: they are turned" in capsys.readouterr().out
+    assert "of the upright pictures: 6, such as 000.jpg" in capsys.readouterr().out
     with caplog.at_level(logging.WARNING, logger="tasks.coco_detection"):
         dataset = datasets.open_fold(config(root), 1)
-    assert "6 images have an EXIF orientation" in caplog.text
+    assert "images with an EXIF orientation, turned upright" in caplog.text
     data = read_part(dataset, dataset.test, config(root), training=False)
     upright = images.read(root / "val2017/000.jpg")
     assert np.array_equal(Image.fromarray(upright).rotate(180), Image.open(root / "val2017/000.jpg").convert("RGB"))

@@ -48,14 +48,14 @@ def test_what_has_one_mend(own_data, capsys):
     status, out, content = fixed(root, capsys)
     assert status == 0
     for change in (
-        "1 annotations got iscrowd 0",
-        "1 areas computed",
-        "1 boxes clipped at the border of the image",
-        "1 masks clipped at the border of the image",
-        "1 annotations of no size removed",
-        "1 flat polygons put into a list",
-        "1 polygons of less than three points removed",
-        "7 annotations numbered anew",
+        "annotations that got iscrowd 0: 1",
+        "areas computed: 1",
+        "boxes clipped at the border of the image: 1",
+        "masks clipped at the border of the image: 1",
+        "annotations of no size removed: 1",
+        "flat polygons put into a list: 1",
+        "polygons of less than three points removed: 1",
+        "annotations numbered anew: 7",
     ):
         assert f"{Layout(root).instances('val2017')}: {change}\n" in out
     assert content["info"] == {"kept": True}
@@ -80,7 +80,7 @@ def test_ids_that_are_text(own_data, capsys):
 
     status, out, content = fixed(own_data(change), capsys)
     assert status == 0
-    assert "4 images numbered from 1" in out
+    assert "images numbered from 1: 4" in out
     assert [entry["image_id"] for entry in content["annotations"]] == [1, 1, 2, 2, 3, 3, 4, 4]
     assert {entry["category_id"] for entry in content["annotations"]} == {content["categories"][0]["id"]} == {1}
 
