@@ -5,12 +5,13 @@ Importing it needs nothing beyond torch.
 
 from rfnext._version import __version__
 from rfnext.branches import keep_branches
+from rfnext.causal import is_causal
 from rfnext.conv import SearchConv
 from rfnext.dilation import Bounds, Dilation, Rule, expectation, neighbours
 from rfnext.merge import merge, plain_state_dict
 from rfnext.ops.choice import pin_implementation, reproducible
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
-from rfnext.padding import Conv
+from rfnext.padding import Anchor, Conv
 from rfnext.search.evolution import Evolution, EvolutionConfig, Scored, random_structure
 from rfnext.search.halving import halve
 from rfnext.search.local import LocalConfig, LocalSearch
@@ -20,6 +21,7 @@ from rfnext.searchable import Where, everything
 from rfnext.structure import Structure
 
 __all__ = [
+    "Anchor",
     "Bounds",
     "Conv",
     "Dilation",
@@ -40,6 +42,7 @@ __all__ = [
     "everything",
     "expectation",
     "halve",
+    "is_causal",
     "keep_branches",
     "merge",
     "mixed_dilation_conv",

@@ -3,8 +3,8 @@
 from torch import nn
 
 from rfnext.conv import set_dilation, take_over
-from rfnext.dilation import neighbours
-from rfnext.padding import size_keeping_padding, warn_of_causal
+from rfnext.dilation import Dilation, neighbours
+from rfnext.padding import Conv, anchored, kernel_to_search, size_keeping_padding, warn_of_causal
 from rfnext.search.local import LocalConfig
 from rfnext.searchable import unsearchable
 from rfnext.structure import Structure
@@ -13,7 +13,8 @@ from rfnext.structure import Structure
 def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -> None:
     """Give every conv of the structure branches around its dilation: probabilities are trained, dilations stay.
 
-    This is the papers' multi-branch network ("fixed_multi_branch"), to be trained from scratch or fine-tuned.
+    This is the papers' multi-branch network ("fixed_multi_branch"), to be trained from scratch or fine-tuned. The
+    anchors are those of the structure.
 
     Args:
         model: changed in place; build the optimizer afterwards.
@@ -24,30 +25,30 @@ def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -
         ValueError: naming a layer that the model lacks, whose conv the entry does not fit, or whose dilation lies
             outside the bounds; nothing is changed then.
     """
-    plans = []
-    for name, conv, centre in structure.match(model):
-        if reason := unsearchable(conv):
-            raise ValueError(f"layer {name!r} cannot have branches: {reason}")
-        if config.bounds.clip_searched(centre, conv.kernel_size) != centre:
-            raise ValueError(
-                f"layer {name!r}: dilation {centre} is outside {config.bounds}, within which its branches would lie; "
-                "widen the bounds"
-            )
-        branches = neighbours(
-            centre,
-            conv.kernel_size,
-            spread=config.spread,
-            branches=config.branches,
-            bounds=config.bounds,
-            rule=config.rule,
-        )
-        try:
-            for dilation in (centre, *branches):
-                size_keeping_padding(conv, dilation)
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from None
-        plans.append((conv, centre, branches))
-    warn_of_causal({name: conv for name, conv, _ in structure.match(model)})
+    matched = list(structure.match(model))
+    convs = {name: conv for name, conv, _ in matched}
+    with anchored(convs, structure.anchor):
+        plans = [(conv, centre, _branches(name, conv, centre, config)) for name, conv, centre in matched]
+    warn_of_causal(model, convs)
     for conv, centre, branches in plans:
         take_over(conv, branches, entries=config.branches, rule=config.rule)
         set_dilation(conv, centre)
+
+
+def _branches(name: str, conv: Conv, centre: Dilation, config: LocalConfig) -> list[Dilation]:
+    if reason := unsearchable(conv):
+        raise ValueError(f"layer {name!r} cannot have branches: {reason}")
+    kernel = kernel_to_search(conv)
+    if config.bounds.clip_searched(centre, kernel) != centre:
+        raise ValueError(
+            f"layer {name!r}: dilation {centre} is outside {config.bounds}, within which its branches would lie; "
+            "widen the bounds"
+        )
+    c = config
+    branches = neighbours(centre, kernel, spread=c.spread, branches=c.branches, bounds=c.bounds, rule=c.rule)
+    try:
+        for dilation in (centre, *branches):
+            size_keeping_padding(conv, dilation)
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from None
+    return branches

@@ -5,20 +5,10 @@ conv's own class, and changed back when the search is over. The module object st
 to it still works: state_dict keys, optimizers, forward hooks, weight parametrisations, modules that are used under
 several names, `isinstance(module, nn.Conv2d)`.
 
-Causal networks. When a dilation changes, the tap at the kernel's centre, the anchor, stays in place. A causal conv
-needs its last tap there instead, but nothing in a plain conv says that it is causal: its parent pads one side
-(`F.pad`), or crops what a padding of (k - 1) d adds, by amounts that do not change with the dilation. At other
-dilations such a network reads later inputs. There is a warning for convs padded by (k - 1) d, and classes that pad in a
-forward() of their own are refused; padding in the parent is not found. To search a causal network, write its convs with
-the present at the centre: 2 k - 1 taps, of which the later k - 1 are zeroed. That is causal at every dilation, during
-the search and after it, merged or not:
-
-    class Past(nn.Module):
-        def forward(self, weight):
-            return weight * (torch.arange(weight.shape[-1], device=weight.device) <= weight.shape[-1] // 2)
-
-    conv = nn.Conv1d(64, 64, 2 * k - 1, dilation=d, padding=(k - 1) * d)
-    torch.nn.utils.parametrize.register_parametrization(conv, "weight", Past())
+When a dilation changes, the conv keeps its output size and one tap keeps its place, the anchor: the kernel's centre, or
+its last tap, as convs of causal networks need it (`rfnext.padding`). Nothing in a plain conv says that its network is
+causal: the parent pads one side, or crops what a padding of (k - 1) d adds. So the anchor is given to a search or a
+structure; `rfnext.is_causal` tries a network.
 """
 
 import functools
@@ -31,7 +21,15 @@ from torch import Tensor, nn
 from rfnext.dilation import Dilation, Rule, check_rule
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.own_forward import why_not_in_place
-from rfnext.padding import Conv, size_keeping_padding
+from rfnext.padding import (
+    Anchor,
+    Anchors,
+    Conv,
+    anchor_of,
+    anchored,
+    padding_attributes,
+    size_keeping_padding,
+)
 from rfnext.searchable import is_conv, plain_class, unsearchable
 
 INITIAL_WEIGHT = 0.01
@@ -39,17 +37,15 @@ INITIAL_WEIGHT = 0.01
 
 
 def set_dilation(conv: Conv, dilation: Dilation) -> None:
-    """Give a conv another dilation and the padding that keeps its output size and the position of its centre tap.
+    """Give a conv another dilation and the padding that keeps its output size and the position of its anchor.
 
-    The padding moves with the dilation, p' = p + (d' - d) (k - 1) / 2, so explicit paddings (0, or those of strided
-    convs) keep their meaning. Padding "same" needs no change. A causal conv, which needs its last tap in place, does
-    not stay causal (see the module's docstring). If the conv's class has a forward() of its own that cannot be tried,
-    the log warns that its place is not verified.
+    The padding moves with the dilation, as `size_keeping_padding` says, so explicit paddings (0, or those of strided
+    convs) keep their meaning. A padding that differs before and after, or crops, makes padding_mode "zeros" "constant".
+    If the conv's class has a forward() of its own that cannot be tried, the log warns that its place is not verified.
 
     Raises:
         ValueError: if `dilation` does not fit the conv's number of axes or is not positive; if an even kernel makes
-            it impossible to keep the size; if a plain conv would need a negative padding (a `SearchConv` may); or if
-            the conv's class pads or crops in a forward() of its own.
+            it impossible to keep the size; or if the conv's class pads or crops in a forward() of its own.
     """
     if not isinstance(conv, SearchConv):
         check_plain(conv, dilation)
@@ -58,24 +54,21 @@ def set_dilation(conv: Conv, dilation: Dilation) -> None:
 
 def set_checked_dilation(conv: Conv, dilation: Dilation) -> None:
     """What `set_dilation` does, for a dilation that `check_plain` has accepted."""
-    padding = size_keeping_padding(conv, dilation)
-    if conv.padding != "same":
-        conv.padding = tuple(before for before, _ in padding)
+    set_padding(conv, size_keeping_padding(conv, dilation))
     conv.dilation = dilation
-    # torch keeps a second copy of the padding, last axis first, for the modes that pad by F.pad.
-    conv._reversed_padding_repeated_twice = [side for sides in reversed(padding) for side in sides]
+
+
+def set_padding(conv: Conv, sides: list[tuple[int, int]]) -> None:
+    """Let a conv pad by `sides` (before, after) per axis; negative numbers crop."""
+    for name, value in padding_attributes(conv, sides).items():
+        setattr(conv, name, value)
 
 
 def check_plain(conv: Conv, dilation: Dilation) -> None:
     """Raise ValueError unless a plain conv can keep the output size of `conv` at another dilation."""
-    padding = size_keeping_padding(conv, dilation)
+    size_keeping_padding(conv, dilation)
     if dilation != tuple(conv.dilation) and (reason := why_not_in_place(conv, plain_class(conv), dilation)):
         raise ValueError(reason)
-    if min(before for before, _ in padding) < 0:
-        raise ValueError(
-            f"dilation {dilation} would need padding {padding} to keep the output size of {conv}, and a plain conv "
-            "cannot crop; use rfnext.merge(), which can express it, or forbid it with Bounds.min"
-        )
 
 
 def check_branches(dilations: Sequence[Dilation], conv: Conv, entries: int) -> None:
@@ -86,18 +79,33 @@ def check_branches(dilations: Sequence[Dilation], conv: Conv, entries: int) -> N
         size_keeping_padding(conv, dilation)
 
 
-_RULES = get_args(Rule)  # checkpoints contain the index
+_RULES, _ANCHORS = get_args(Rule), get_args(Anchor)  # checkpoints contain the index
 
 
 def read_extra_state(state: Tensor) -> tuple[Rule, Dilation, list[Dilation]]:
-    """Rule, centre and branches out of a `SearchConv`'s extra state.
+    """Rule, centre and branches out of a `SearchConv`'s extra state; `read_anchor` has the rest.
 
     Raises ValueError if the tensor is something else.
     """
     rows: list[Dilation] = [tuple(row) for row in state.tolist()] if state.dim() == 2 else []
+    if len(rows) > 1 and _is_anchor(rows[1]):
+        rows.pop(1)
     if len(rows) < 3 or not rows[0] or not -len(_RULES) <= rows[0][0] < 0:
         raise ValueError(f"not the rule, centre and branches of a searched conv: {state!r}")
     return _RULES[-1 - rows[0][0]], rows[1], rows[2:]
+
+
+def read_anchor(state: Tensor) -> tuple[Anchor, ...]:
+    """The anchor out of an extra state that `read_extra_state` reads, per axis.
+
+    Convs that are anchored at the centre on every axis have no row for it, as all had before there was another.
+    """
+    row = state[1].tolist()
+    return tuple(_ANCHORS[-1 - n] for n in row) if _is_anchor(row) else (_ANCHORS[0],) * len(row)
+
+
+def _is_anchor(row: Sequence[int]) -> bool:
+    return all(-len(_ANCHORS) <= n < 0 for n in row)
 
 
 class SearchConv(nn.Module):
@@ -105,9 +113,9 @@ class SearchConv(nn.Module):
 
     Never constructed directly: `take_over(conv, ...)` turns an existing conv into one and `release(conv)` back.
     Parameter names, output size and everything else stay those of the conv. A checkpoint of the plain conv loads
-    (the branches stay as they are); its own checkpoint also holds the branches, their weights and the rule, so that it
-    always loads as the same function, or not at all. `rfnext.plain_state_dict` drops these two for loading into a
-    plain network.
+    (the branches stay as they are); its own checkpoint also holds the branches, their weights, the rule and the anchor,
+    so that it always loads as the same function, or not at all. `rfnext.plain_state_dict` drops these two for loading
+    into a plain network.
 
     Attributes:
         dilations: the branches now.
@@ -164,24 +172,29 @@ class SearchConv(nn.Module):
             stride=conv.stride,
             padding=[size_keeping_padding(conv, dilation) for dilation in self._dilations],
             groups=conv.groups,
-            padding_mode=conv.padding_mode,
+            padding_mode="zeros" if conv.padding_mode == "constant" else conv.padding_mode,
             implementation=self.implementation,
         )
 
     def extra_repr(self) -> str:
         """What `print` shows of the conv."""
         branches = ", ".join("x".join(map(str, dilation)) for dilation in self._dilations)
-        return f"{super().extra_repr()}, branches=[{branches}], rule={self.rule}"
+        anchor = anchor_of(cast(Conv, self))
+        return f"{super().extra_repr()}, branches=[{branches}], rule={self.rule}" + (
+            f", anchor={anchor}" if "last" in anchor else ""
+        )
 
-    # The rule, the centre and the branches are saved in the state_dict, as one int64 tensor of shape
-    # (2 + branches, axes): a resumed search, or a checkpoint opened on its own, must compute the same function. The
-    # rule's row is negative, as no dilation is.
+    # The rule, the anchor, the centre and the branches are saved in the state_dict, as one int64 tensor of shape
+    # (2 or 3 + branches, axes): a resumed search, or a checkpoint opened on its own, must compute the same function.
+    # The rows of the rule and the anchor are negative, as no dilation is; there is no row for the anchor "centre".
 
     def get_extra_state(self) -> Tensor:
-        """Rule, centre and branches, for the state_dict; `read_extra_state` takes it apart."""
-        centre = cast(Conv, self).dilation
-        rule = [-1 - _RULES.index(self.rule)] * len(centre)
-        return torch.tensor([rule, centre, *self._dilations], dtype=torch.int64)
+        """Rule, anchor, centre and branches, for the state_dict; `read_extra_state` takes it apart."""
+        conv = cast(Conv, self)
+        rows = [[-1 - _RULES.index(self.rule)] * len(conv.dilation)]
+        if "last" in (anchor := anchor_of(conv)):
+            rows.append([-1 - _ANCHORS.index(a) for a in anchor])
+        return torch.tensor([*rows, conv.dilation, *self._dilations], dtype=torch.int64)
 
     def check_extra_state(self, state: Any) -> None:
         """Raise ValueError unless `state` is a centre and branches that fit this conv, searched by its rule."""
@@ -189,6 +202,11 @@ class SearchConv(nn.Module):
         if not isinstance(state, Tensor) or state.dim() != 2 or state.shape[1] != len(kernel):
             raise ValueError(f"not the branches of a conv with kernel {kernel}: {state!r}")
         rule, centre, dilations = read_extra_state(state)
+        if (anchor := read_anchor(state)) != (own := anchor_of(cast(Conv, self))):
+            raise ValueError(
+                f"it was searched with anchor {anchor}, and here it is {own}, by which other dilations read other "
+                f"inputs; build the search with anchor={anchor}"
+            )
         check_branches(dilations, cast(Conv, self), self.branch_weight.numel())
         size_keeping_padding(cast(Conv, self), centre)
         if rule != self.rule:
@@ -239,7 +257,14 @@ def _remake(plain: type[nn.Module]) -> SearchConv:
     return cls.__new__(cls)
 
 
-def take_over(conv: Conv, dilations: Sequence[Dilation], *, entries: int | None = None, rule: Rule = "default") -> None:
+def take_over(
+    conv: Conv,
+    dilations: Sequence[Dilation],
+    *,
+    entries: int | None = None,
+    rule: Rule = "default",
+    anchor: Anchors | None = None,
+) -> None:
     """Turn a conv into a `SearchConv` in place, with the given branches and fresh branch weights.
 
     The conv's own dilation stays as the centre. If it is a SearchConv already, only the branches, their weights and
@@ -250,6 +275,8 @@ def take_over(conv: Conv, dilations: Sequence[Dilation], *, entries: int | None 
         dilations: the branches.
         entries: size of `branch_weight`, at least the number of branches (default: just that).
         rule: see `SearchConv`.
+        anchor: the tap that stays in place; None leaves it as it is, "centre" in a conv that no search or structure
+            has changed.
 
     Raises:
         ValueError: if the conv cannot be searched or a branch does not fit it.
@@ -258,10 +285,11 @@ def take_over(conv: Conv, dilations: Sequence[Dilation], *, entries: int | None 
     check_rule(rule)
     if not is_conv(conv):
         raise TypeError(f"{type(conv).__name__} is no Conv1d, Conv2d or Conv3d")
-    if reason := unsearchable(conv):
-        raise ValueError(f"cannot search {conv}: {reason}")
     entries = entries or len(dilations)
-    check_branches(dilations, conv, entries)
+    with anchored({type(conv).__name__: conv}, anchor):
+        if reason := unsearchable(conv):
+            raise ValueError(f"cannot search {conv}: {reason}")
+        check_branches(dilations, conv, entries)
     if not isinstance(conv, SearchConv):
         conv.__class__ = _search_class(type(conv))  # type: ignore[assignment]
         search = cast(SearchConv, conv)
@@ -280,13 +308,12 @@ def take_over(conv: Conv, dilations: Sequence[Dilation], *, entries: int | None 
 def release(conv: SearchConv) -> None:
     """Turn a `SearchConv` back into the plain conv that it was, at its centre's dilation. Branches are dropped.
 
+    Its anchor stays, for what changes its dilation next.
+
     Raises:
-        ValueError: if a parametrisation was registered after `take_over` (remove it first), or the centre would need a
-            negative padding, which no plain conv has.
+        ValueError: if a parametrisation was registered after `take_over` (remove it first).
     """
     check_release(conv)
-    plain = cast(Conv, conv)
-    check_plain(plain, plain.dilation)
     del conv.branch_weight
     for name in ("rule", "implementation", "_dilations"):
         delattr(conv, name)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from rfnext.conv import SearchConv, set_checked_dilation, take_over
+from rfnext.conv import SearchConv, set_checked_dilation, set_padding, take_over
 from rfnext.merge import remove_parametrization
-from rfnext.padding import Conv
+from rfnext.padding import Conv, anchor_of, set_anchor, sides_of
 from rfnext.structure import named_convs
 
 Description = dict[str, dict[str, Any]]
@@ -21,17 +21,18 @@ Description = dict[str, dict[str, Any]]
 
 
 def describe(model: nn.Module) -> Description:
-    """Kernel, dilation, padding and branches of every conv of a network; numbers, strings and lists only."""
+    """Kernel, dilation, padding, anchor and branches of every conv; numbers, strings, lists and None only."""
     return {name: _describe(conv) for name, conv in named_convs(model).items()}
 
 
 def _describe(conv: Conv) -> dict[str, Any]:
-    padding = conv.padding if isinstance(conv.padding, str) else [int(side) for side in conv.padding]
+    sides = [before if before == after else [before, after] for before, after in sides_of(conv)]
     return {
         "kernel": list(conv.kernel_size),
         "groups": conv.groups,
         "dilation": list(conv.dilation),
-        "padding": padding,
+        "padding": conv.padding if isinstance(conv.padding, str) else sides,
+        "anchor": list(anchor) if "last" in (anchor := anchor_of(conv)) else None,
         "parametrised": parametrize.is_parametrized(conv, "weight"),
         "branches": [conv.branch_weight.numel(), conv.rule] if isinstance(conv, SearchConv) else None,
     }
@@ -71,7 +72,11 @@ def _restore(conv: Conv, described: Mapping[str, Any], weight: Tensor | None) ->
         conv.weight = nn.Parameter(torch.empty_like(weight), requires_grad=conv.weight.requires_grad)
         conv.kernel_size, conv.groups = kernel, described["groups"]
     padding = described["padding"]
-    conv.dilation, conv.padding = dilation, padding if isinstance(padding, str) else tuple(padding)
+    anchor = described.get("anchor")  # files of before have none
+    set_anchor(conv, "centre" if anchor is None else tuple(anchor))
+    conv.dilation, conv.padding = dilation, padding if isinstance(padding, str) else (0,) * len(kernel)
+    if not isinstance(padding, str):
+        set_padding(conv, [(p, p) if isinstance(p, int) else (p[0], p[1]) for p in padding])
     set_checked_dilation(conv, dilation)  # checks it, and updates torch's second copy of the padding
     if described["branches"] is not None:
         entries, rule = described["branches"]

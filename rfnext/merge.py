@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from rfnext.conv import SearchConv, check_release, release, set_dilation
+from rfnext.conv import SearchConv, check_release, release, set_padding
 from rfnext.dilation import Dilation
 from rfnext.padding import Conv, size_keeping_padding
 from rfnext.structure import searched_convs
@@ -65,20 +65,18 @@ def _check_weight(conv: nn.Module) -> None:
         )
 
 
-def _become_dense(conv: SearchConv, weight: Tensor, dilation: Dilation, padding: tuple[int, ...]) -> None:
+def _become_dense(conv: SearchConv, weight: Tensor, dilation: Dilation, padding: list[tuple[int, int]]) -> None:
     plain = cast(Conv, conv)
     trainable = any(p.requires_grad for name, p in conv.named_parameters() if name.split(".")[-1] not in _NOT_WEIGHT)
     plain.dilation = dilation
     plain.kernel_size = tuple(weight.shape[2:])
-    if plain.padding != "same":
-        plain.padding = padding
+    set_padding(plain, padding)
     release(conv)
     if parametrize.is_parametrized(plain, "weight"):
         remove_parametrization(plain)
     for _ in _weight_norm_hooks(plain):
         remove_weight_norm(plain)
     plain.weight = nn.Parameter(weight, requires_grad=trainable)
-    set_dilation(plain, dilation)  # brings torch's second copy of the padding in line
 
 
 _NOT_WEIGHT = ("bias", "branch_weight")
@@ -106,7 +104,7 @@ def plain_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in state.items() if key not in extra}
 
 
-def dense_kernel(conv: SearchConv) -> tuple[Tensor, Dilation, tuple[int, ...]]:
+def dense_kernel(conv: SearchConv) -> tuple[Tensor, Dilation, list[tuple[int, int]]]:
     """Weight, dilation and padding of the one conv that computes the same function as all branches.
 
     Per axis, the taps of all branches lie on a grid whose step is the greatest common divisor of their distances;
@@ -114,10 +112,7 @@ def dense_kernel(conv: SearchConv) -> tuple[Tensor, Dilation, tuple[int, ...]]:
     (k - 1) d / step + 1 taps.
 
     Returns:
-        weight of shape (channel_out, channel_in / groups, *kernel); dilation and padding (before) per axis.
-
-    Raises:
-        ValueError: if even the widest branch crops its input: no plain conv can do that.
+        weight of shape (channel_out, channel_in / groups, *kernel); dilation and padding (before, after) per axis.
     """
     plain = cast(Conv, conv)
     paddings = [size_keeping_padding(plain, dilation) for dilation in conv.dilations]
@@ -130,17 +125,16 @@ def dense_kernel(conv: SearchConv) -> tuple[Tensor, Dilation, tuple[int, ...]]:
             for dilation, sides in zip(conv.dilations, paddings, strict=True)
         ]
         start, end = min(map(min, taps)), max(map(max, taps))
-        if start > 0:
-            raise ValueError(f"all branches of {conv} crop their input on axis {axis}; no plain conv can do that")
         step = math.gcd(*(position - start for branch in taps for position in branch)) or 1
         indices.append([torch.tensor([(position - start) // step for position in branch]) for branch in taps])
         steps.append(step)
         sizes.append((end - start) // step + 1)
-        padding.append(-start)
+        before, after = paddings[0][axis]
+        padding.append((-start, after + before + end - (kernel - 1) * conv.dilations[0][axis]))
     with torch.no_grad():
         weight = plain.weight
         folded = weight.new_zeros(*weight.shape[:2], *sizes)
         for branch, probability in enumerate(conv.probability.to(weight.dtype)):
             grid = torch.meshgrid(*(axis[branch] for axis in indices), indexing="ij")
             folded[(slice(None), slice(None), *grid)] += probability * weight
-    return folded, tuple(steps), tuple(padding)
+    return folded, tuple(steps), padding

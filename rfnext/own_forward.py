@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from rfnext.dilation import Dilation, searched_axis
 from rfnext.ops.branches import CONV
 from rfnext.ops.geometry import size_out
-from rfnext.padding import Conv
+from rfnext.padding import Anchor, Conv, anchor_of, kernel_to_search, sides_of
 from rfnext.twin import generators_restored, twin_of, type_of
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,9 @@ def why_unsearchable(conv: Conv, plain: type[nn.Module]) -> str | None:
     if not own:
         return None
     # Not the conv's own dilation: at 1, a class that pads by d - 1 pads nothing.
-    dilation = tuple(d + 1 if searched_axis(k) else d for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    dilation = tuple(
+        d + 1 if searched_axis(k) else d for d, k in zip(conv.dilation, kernel_to_search(conv), strict=True)
+    )
     for training in (False, True):
         trial = _Trial(conv, plain, dilation, _size(conv, dilation), training, by_method=True)
         try:
@@ -108,13 +110,15 @@ def why_unsearchable(conv: Conv, plain: type[nn.Module]) -> str | None:
                 return lost
             if _pads(trial, tried):
                 return _pads_by_itself(plain)
+            if "last" in anchor_of(conv) and _follows(trial, tried):
+                return _pads_by_its_dilation(plain)
         except _Untried as error:
             return f"{plain.__name__} overrides forward(), which could not be tried on {error}"
     return None
 
 
 def why_not_in_place(conv: Conv, plain: type[nn.Module], dilation: Dilation) -> str | None:
-    """Why a conv of class `plain` would not keep its output size or its centre tap's place at another dilation.
+    """Why a conv of class `plain` would not keep its output size or its anchor's place at another dilation.
 
     None if it would. Other than for a search, a class may convolve in its own forward() here, and pad symmetrically by
     its dilation, as TensorFlow's "same" does. A forward() that cannot be tried is given the benefit of the doubt, with
@@ -151,15 +155,23 @@ def _why_moved(trial: _Trial, dilation: Dilation) -> str | None:
     if not before.convolutions:
         return f"{name} overrides forward(), and whether it stays in place at other dilations is unknown"
     same_size = (before.size_out, len(before.convolutions)) == (after.size_out, len(after.convolutions))
-    if not same_size or not all(map(_stays, before.convolutions, after.convolutions)):
-        return _pads_by_itself(trial.plain)
+    pairs = zip(before.convolutions, after.convolutions, strict=False)
+    if not same_size or not all(_stays(*pair, anchor_of(trial.conv)) for pair in pairs):
+        return (_pads_by_its_dilation if "last" in anchor_of(trial.conv) else _pads_by_itself)(trial.plain)
     return _pads_by_itself(trial.plain) if len(before.convolutions) == 1 and _pads(trial, before) else None
 
 
 def _pads_by_itself(plain: type) -> str:
     return (
         f"{plain.__name__} overrides forward() and pads or crops there by itself, so that it would not stay in place "
-        "at other dilations; leave the padding to the conv, or, if it is causal, see the docstring of rfnext.conv"
+        'at other dilations; leave the padding to the conv, or, if it is causal, give anchor="last"'
+    )
+
+
+def _pads_by_its_dilation(plain: type) -> str:
+    return (
+        f"{plain.__name__} overrides forward() and pads or crops there by its own dilation or padding, which change "
+        'beside the padding that anchor="last" adds; let it pad by an amount that __init__() computes once'
     )
 
 
@@ -167,13 +179,14 @@ def _pads(trial: _Trial, tried: _Tried) -> bool:
     """Whether forward() pads, crops or moves the input of its one convolution, or pads or crops the output.
 
     A class that convolves by itself may pad its input, if it does so on both sides: TensorFlow's "same" may differ by
-    one.
+    one. Axes that are anchored at the last tap do not count: see `_follows`.
     """
     (convolution,) = tried.convolutions
-    places = zip(convolution.place or (), _middle(trial.size), trial.size, convolution.size_in, strict=False)
-    for place, marked, n, padded in places:
+    centred = [anchor == "centre" for anchor in anchor_of(trial.conv)]
+    places = zip(centred, convolution.place or (), _middle(trial.size), trial.size, convolution.size_in, strict=False)
+    for is_centred, place, marked, n, padded in places:
         before = place - marked
-        if abs(padded - n - 2 * before) > 1:
+        if is_centred and abs(padded - n - 2 * before) > 1:
             return True
     if convolution.size_in == trial.size and tried.size_out in (None, convolution.size_out):
         return False
@@ -185,7 +198,22 @@ def _pads(trial: _Trial, tried: _Tried) -> bool:
     amounts, grown = _growth(trial, tried), _growth(larger, tried_larger)
     if not trial.by_method and convolution.place is not None:
         amounts, grown = amounts[1:], grown[1:]
-    return any(x == y != 0 for a, b in zip(amounts, grown, strict=True) for x, y in zip(a, b, strict=True))
+    pairs = (zip(centred, *pair, strict=True) for pair in zip(amounts, grown, strict=True))
+    return any(is_centred and x == y != 0 for pair in pairs for is_centred, x, y in pair)
+
+
+def _follows(trial: _Trial, tried: _Tried) -> bool:
+    """Whether what forward() pads or crops changes with the dilation, on an axis that is anchored at the last tap."""
+    own = trial._replace(dilation=tuple(trial.conv.dilation))
+    tried_own = _try(own)
+    (convolution,) = tried.convolutions
+    if len(tried_own.convolutions) != 1:
+        raise _Untried(f"dilations {own.dilation} and {trial.dilation}: they are treated differently")
+    (convolution_own,) = tried_own.convolutions
+    amounts = [*_growth(trial, tried), convolution.place or (), *_growth(own, tried_own), convolution_own.place or ()]
+    axes = [axis for axis, anchor in enumerate(anchor_of(trial.conv)) if anchor == "last"]
+    moved = [[amount[axis] for axis in axes if amount] for amount in amounts]
+    return moved[:3] != moved[3:]
 
 
 def _growth(trial: _Trial, tried: _Tried) -> list[list[int]]:
@@ -195,17 +223,17 @@ def _growth(trial: _Trial, tried: _Tried) -> list[list[int]]:
     return [[after - before for before, after in zip(*pair, strict=True)] for pair in sizes]
 
 
-def _stays(before: _Convolution, after: _Convolution) -> bool:
-    """Whether the kernel's centre is in the same place at both dilations."""
+def _stays(before: _Convolution, after: _Convolution, anchors: Sequence[Anchor]) -> bool:
+    """Whether the anchor is in the same place at both dilations."""
     if before.place is None or after.place is None:
         if before.size_in != after.size_in:
             return False
         before, after = before._replace(place=(0,) * len(before.kernel)), after._replace(place=(0,) * len(after.kernel))
     return all(
-        2 * (p2 + m2 - p1 - m1) == (d2 - d1) * (k - 1)
-        for p1, m1, p2, m2, d1, d2, k in zip(
+        (1 if anchor == "last" else 2) * (p2 + m2 - p1 - m1) == (d2 - d1) * (k - 1)
+        for p1, m1, p2, m2, d1, d2, k, anchor in zip(
             *(before.before, before.place or (), after.before, after.place or ()),
-            *(before.dilation, after.dilation, before.kernel),
+            *(before.dilation, after.dilation, before.kernel, anchors),
             strict=True,
         )
     )
@@ -287,7 +315,7 @@ def _note_method(twin: nn.Module) -> list[_Convolution]:
     noted: list[_Convolution] = []
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        noted.append(found := _note(input, self.kernel_size, self.stride, self.padding, self.dilation))
+        noted.append(found := _note(input, self.kernel_size, self.stride, sides_of(self), self.dilation))
         return input.new_zeros(len(input), self.out_channels, *found.size_out)
 
     type(twin)._conv_forward = _conv_forward  # type: ignore[attr-defined]
@@ -330,7 +358,9 @@ class _NotingFunctions(TorchFunctionMode):
         self.beside = True
         if func in _TRANSPOSED:
             return func(*args, **kwargs)
-        self.noted.append(found := _note(input, weight.shape[2:], given["stride"], given["padding"], given["dilation"]))
+        kernel, dilation = weight.shape[2:], _per_axis(given["dilation"], weight.shape[2:])
+        sides = _sides(given["padding"], kernel, dilation)
+        self.noted.append(found := _note(input, kernel, given["stride"], sides, dilation))
         return input.new_zeros(len(input), len(weight), *found.size_out)
 
 
@@ -338,16 +368,22 @@ def _pointer(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _note(x: Tensor, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> _Convolution:
-    kernel = tuple(kernel)
-    stride, dilation = _per_axis(stride, kernel), _per_axis(dilation, kernel)
+def _sides(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """(before, after) per axis of a padding as torch's convolutions take it."""
     if padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        sides = [(total // 2, total - total // 2) for total in totals]
-    else:
-        sides = [(p, p) for p in _per_axis(0 if padding == "valid" else padding, kernel)]
-    before = tuple(before for before, _ in sides)
-    return _Convolution(x.clone(), kernel, dilation, before, size_out(x.shape[2:], kernel, dilation, stride, sides))
+        return [(total // 2, total - total // 2) for total in totals]
+    paddings = _per_axis(0 if padding == "valid" else padding, kernel)
+    if min(paddings) < 0:
+        raise ValueError(f"torch's convolution does not take the negative padding {paddings}")
+    return [(p, p) for p in paddings]
+
+
+def _note(
+    x: Tensor, kernel: Sequence[int], stride: Any, sides: Sequence[tuple[int, int]], dilation: Sequence[int]
+) -> _Convolution:
+    size = size_out(x.shape[2:], kernel, dilation, _per_axis(stride, kernel), sides)
+    return _Convolution(x.clone(), tuple(kernel), tuple(dilation), tuple(before for before, _ in sides), size)
 
 
 def _per_axis(value: Any, kernel: Sequence[int]) -> tuple[int, ...]:

@@ -1,7 +1,17 @@
-"""Paddings: which one keeps a conv's output size, and the position of its kernel's centre, at another dilation."""
+"""Paddings: which one keeps a conv's output size, and its anchor's position, at another dilation.
 
+The anchor is the tap that stays in place when a dilation changes: the kernel's centre, or its last tap in causal convs.
+A conv that is anchored at its last tap carries that as an attribute, `rfnext_anchor`, also when it is no longer
+searched, so that whatever moves its dilation next does it alike.
+
+Plain convs of torch have one padding for both sides. A conv that needs another one before than after, or that has to
+crop, gets padding_mode "constant", by which torch pads by F.pad and keeps the sides apart.
+"""
+
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -12,54 +22,177 @@ log = logging.getLogger(__name__)
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 """A convolution that may be searched."""
 
+Anchor = Literal["centre", "last"]
+"""The tap that stays in place when a dilation changes: the kernel's centre, or its last tap, as causal convs need."""
+
+Anchors = Anchor | tuple[Anchor, ...]
+"""The anchor of a conv: one for all of its axes, or one per axis."""
+
+_ANCHOR = "rfnext_anchor"
+
+
+def anchor_of(conv: Conv) -> tuple[Anchor, ...]:
+    """The conv's anchor, per axis."""
+    return vars(conv).get(_ANCHOR) or ("centre",) * len(conv.kernel_size)
+
+
+def anchor_per_axis(anchor: Anchors, axes: int) -> tuple[Anchor, ...]:
+    """The anchor of each of so many axes; raises ValueError if it is none."""
+    anchors = (anchor,) * axes if isinstance(anchor, str) else tuple(anchor) if isinstance(anchor, tuple) else ()
+    if len(anchors) != axes or not all(a in get_args(Anchor) for a in anchors):
+        raise ValueError(
+            f"anchor {anchor!r} is neither 'centre' nor 'last', nor {axes} of them, one per axis of the kernel"
+        )
+    return anchors
+
+
+def set_anchor(conv: Conv, anchor: Anchors) -> None:
+    """Let another tap of the conv stay in place from now on; what it computes now does not change.
+
+    Raises ValueError if the anchor does not fit the conv.
+    """
+    anchors = anchor_per_axis(anchor, len(conv.kernel_size))
+    if "last" in anchors and conv.padding_mode == "circular":
+        raise ValueError("padding_mode 'circular' reads the input's end before its start, whatever the anchor")
+    vars(conv).pop(_ANCHOR, None)
+    if "last" in anchors:  # convs anchored at the centre are left without a trace
+        vars(conv)[_ANCHOR] = anchors
+
+
+AnchorOf = Anchors | Callable[[str, Conv], Anchors | None] | None
+"""The anchors of a network: one for all convs, or a function of a layer's name and conv; None leaves a conv's as it is,
+which is the centre unless a search or a structure has changed it before."""
+
+
+@contextlib.contextmanager
+def anchored(convs: Mapping[str, Conv], anchor: AnchorOf, restored: bool = False) -> Iterator[None]:
+    """Give all convs their anchor, and the old one back if the block raises, or after it if `restored`.
+
+    Raises ValueError, naming the layer, if an anchor does not fit.
+    """
+    before = [(conv, anchor_of(conv)) for conv in convs.values()]
+    try:
+        for name, conv in convs.items():
+            own = anchor(name, conv) if callable(anchor) else anchor
+            try:
+                if own is not None and max(conv.kernel_size) > 1:  # of one tap, nothing moves
+                    set_anchor(conv, own)
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}: {error}") from None
+        yield
+    except BaseException:
+        restored = True
+        raise
+    finally:
+        if restored:
+            for conv, old in before:
+                set_anchor(conv, old)
+
+
+def kernel_to_search(conv: Conv) -> tuple[int, ...]:
+    """The kernel as `rfnext.dilation` counts it, where even axes keep their dilation because they have no centre.
+
+    Anchored at the last tap they need none, and count as the next odd one.
+    """
+    return tuple(
+        k + 1 if anchor == "last" and k % 2 == 0 else k
+        for k, anchor in zip(conv.kernel_size, anchor_of(conv), strict=True)
+    )
+
 
 def check_dilation(dilation: Dilation, conv: Conv) -> None:
     """Raise ValueError unless `dilation` is one positive integer per axis of the conv's kernel."""
     if len(dilation) != len(conv.kernel_size):
         raise ValueError(f"dilation {dilation} has {len(dilation)} axes, the kernel {tuple(conv.kernel_size)} has not")
-    if not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in dilation):
+    if not all(type(d) is int and d >= 1 for d in dilation):  # bool is a type of its own here
         raise ValueError(f"dilation {dilation} is not made of positive integers")
+
+
+def sides_of(conv: Conv) -> list[tuple[int, int]]:
+    """The conv's padding (before, after) per axis; negative numbers crop."""
+    if isinstance(conv.padding, str):
+        same = conv.padding == "same"
+        totals = [same * d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    symmetric = [(p, p) for p in map(int, conv.padding)]
+    if conv.padding_mode == "zeros":
+        return symmetric
+    flat = conv._reversed_padding_repeated_twice
+    kept = [(flat[i], flat[i + 1]) for i in range(len(flat) - 2, -1, -2)]
+    # Other code may have set conv.padding since.
+    agree = all((b + a) // 2 == p for (b, a), (p, _) in zip(kept, symmetric, strict=True))
+    return kept if agree else symmetric
 
 
 def size_keeping_padding(conv: Conv, dilation: Dilation) -> list[tuple[int, int]]:
     """Padding (before, after) per axis at which `conv` with another dilation keeps its output size.
 
-    It also keeps the kernel's centre in place: both sides grow by (d' - d) (k - 1) / 2. Negative numbers crop.
+    It also keeps the anchor in place: for the kernel's centre both sides grow by (d' - d) (k - 1) / 2, for its last tap
+    the side before by (d' - d) (k - 1). Negative numbers crop.
 
     Raises ValueError if `dilation` does not fit the kernel, or an even kernel cannot keep the size.
     """
     check_dilation(dilation, conv)
     sides = []
-    for axis, (kernel, new, old) in enumerate(zip(conv.kernel_size, dilation, conv.dilation, strict=True)):
-        if conv.padding == "same":
+    axes = zip(conv.kernel_size, dilation, conv.dilation, sides_of(conv), anchor_of(conv), strict=True)
+    for axis, (kernel, new, old, (before, after), anchor) in enumerate(axes):
+        growth = (new - old) * (kernel - 1)
+        if anchor == "last":
+            sides.append((before + growth, after))
+        elif conv.padding == "same":
             total = new * (kernel - 1)
             sides.append((total // 2, total - total // 2))
-            continue
-        growth = (new - old) * (kernel - 1)
-        if growth % 2:
+        elif growth % 2:
             raise ValueError(
                 f"an even kernel {tuple(conv.kernel_size)} cannot keep its size from dilation {old} to {new}; "
                 f"leave axis {axis} as it is"
             )
-        padding = (0 if conv.padding == "valid" else int(conv.padding[axis])) + growth // 2
-        sides.append((padding, padding))
+        else:
+            sides.append((before + growth // 2, after + growth // 2))
     return sides
 
 
-def warn_of_causal(convs: Mapping[str, Conv]) -> None:
-    """Log the names of the convs that are padded as causal ones, and whose dilations are about to change."""
-    if names := [name for name, conv in convs.items() if _is_padded_as_causal(conv)]:
+def padding_attributes(conv: Conv, sides: list[tuple[int, int]]) -> dict[str, Any]:
+    """The attributes of a plain conv that pads by `sides` (before, after) per axis."""
+    mode = conv.padding_mode
+    if conv.padding == "same" and "last" not in anchor_of(conv):
+        padding: Any = "same"
+    else:
+        # Their mean, if they differ: formulas of the output size that read conv.padding stay right.
+        padding = tuple((before + after) // 2 for before, after in sides)
+        if mode in ("zeros", "constant"):
+            mode = "zeros" if all(before == after >= 0 for before, after in sides) else "constant"
+    return {
+        "padding": padding,
+        "padding_mode": mode,
+        # torch keeps a second copy of the padding, last axis first, for the modes that pad by F.pad.
+        "_reversed_padding_repeated_twice": [side for pair in reversed(sides) for side in pair],
+    }
+
+
+def warn_of_causal(model: nn.Module, convs: Mapping[str, Conv]) -> None:
+    """Log the names of the convs that look causal, are anchored at the centre, and whose dilations are about to change.
+
+    model: what the convs are in; a module in it with a true attribute `causal` is believed.
+    """
+    causal = {
+        id(conv) for parent in model.modules() if getattr(parent, "causal", None) is True for conv in parent.modules()
+    }
+    if names := [name for name, conv in convs.items() if _looks_causal(conv, id(conv) in causal)]:
         log.warning(
-            "%s: padded by (kernel - 1) * dilation, as causal convs are; other dilations keep the kernel's centre in "
-            "place, not its last tap, so that outputs depend on later inputs; the docstring of rfnext.conv "
-            "says how to write causal convs that can be searched",
-            ", ".join(names),
+            "%s: padded as causal convs are, by (kernel - 1) * dilation or by the parent module; other dilations keep "
+            "the kernel's centre in place, so that outputs of a causal network would depend on later inputs; if it is "
+            'causal, give anchor="last"; rfnext.is_causal(model, input) finds out',
+            ", ".join(name or "The model itself" for name in names),
         )
 
 
-def _is_padded_as_causal(conv: Conv) -> bool:
-    """Whether an axis is padded by (k - 1) d on both sides: causal convs are, and their parents crop the end."""
+def _looks_causal(conv: Conv, said: bool) -> bool:
+    """Whether an axis is padded by (k - 1) d on both sides, or by nothing though dilated: causal convs are.
+
+    Their parents crop the end or pad the start. said: whether a parent says so.
+    """
     return not isinstance(conv.padding, str) and any(
-        k > 1 and padding == (k - 1) * d
-        for k, d, padding in zip(conv.kernel_size, conv.dilation, conv.padding, strict=True)
+        k > 1 and anchor == "centre" and (said or padding == (k - 1) * d or (padding == 0 and d > 1))
+        for k, d, padding, anchor in zip(conv.kernel_size, conv.dilation, conv.padding, anchor_of(conv), strict=True)
     )

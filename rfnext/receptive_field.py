@@ -1,26 +1,15 @@
 """The receptive field of a network, theoretical and effective, and the multiply-adds of a forward pass."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rfnext.causal import evaluating
+
 Forward = Callable[[Tensor], Tensor]
-
-
-@contextmanager
-def _evaluating(model: Callable[..., Any]) -> Iterator[None]:
-    before = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
-    if isinstance(model, nn.Module):
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:  # not model.train(): parts of it may have been frozen
-            module.training = training
 
 
 def _check_input(x: Tensor) -> None:
@@ -67,7 +56,7 @@ def theoretical_receptive_field(
         TypeError: if the output is not one tensor (a dict of them, say), or the input not floating-point.
     """
     _check_input(x)
-    with _evaluating(model):
+    with evaluating(model):
 
         def reached(axis: int, where: slice) -> bool:
             index: list[slice] = [slice(None)] * x.dim()
@@ -108,7 +97,7 @@ def effective_receptive_field(model: Forward, x: Tensor, position: tuple[int, ..
     Raises ValueError if the gradient is zero everywhere, and else as `theoretical_receptive_field` does.
     """
     _check_input(x)
-    with _evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(_centre(model(x), position).sum(), x)
     field = gradient.abs().sum(1).mean(0)
@@ -121,6 +110,6 @@ def effective_receptive_field(model: Forward, x: Tensor, position: tuple[int, ..
 @torch.no_grad()
 def multiply_adds(model: nn.Module, *inputs: Tensor) -> int:
     """Multiply-adds of one forward pass in eval mode, as torch's flop counter counts convs and matrix products."""
-    with _evaluating(model), FlopCounterMode(display=False) as counter:
+    with evaluating(model), FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() // 2

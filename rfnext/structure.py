@@ -11,11 +11,12 @@ from torch import nn
 from rfnext import files
 from rfnext.conv import SearchConv, check_plain, check_release, release, set_checked_dilation
 from rfnext.dilation import Dilation
-from rfnext.padding import Conv, check_dilation, warn_of_causal
+from rfnext.padding import AnchorOf, Anchors, Conv, anchor_of, anchor_per_axis, anchored, check_dilation, warn_of_causal
 from rfnext.searchable import Where, everything, is_conv, unsearchable
 
 FORMAT = "rfnext-structure"
-VERSION = 1
+VERSIONS = (1, 2)
+"""Of structure files. Those with anchors are of version 2, which versions of rfnext that know no anchors refuse."""
 
 # Wrappers put these into the names of the modules that they wrap.
 _WRAPPER_PARTS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -65,23 +66,40 @@ class Structure(Mapping[str, Dilation]):
     """An immutable mapping from module names, as in `model.named_modules()`, to dilations.
 
     Names are canonical: the same structure fits a model whether or not it is wrapped by DDP or torch.compile.
-    Two structures are equal if they map the same names to the same dilations.
+    Two structures are equal if they map the same names to the same dilations, at the same anchors.
 
     An integer, as in the older published files, means "on every axis". Only a model says how many axes those are, so it
     stays one number until `match` or `apply`, and {"conv": 2} does not equal {"conv": (2, 2)}:
-    `Structure({name: d for name, _, d in structure.match(model)})` spreads it out. The entry is read as an `EveryAxis`
-    of that number, which a Structure takes for the integer again.
+    `Structure({name: d for name, _, d in structure.match(model)}, structure.anchors)` spreads it out. The entry
+    is read as an `EveryAxis` of that number, which a Structure takes for the integer again. `dict(structure)` has the
+    dilations alone, without `anchors`.
+
+    Args:
+        dilations: by layer.
+        anchor: the tap that stays in place when a conv takes its dilation: "last" in causal convs, for all layers or by
+            layer, and per axis as a tuple. Layers without one keep their conv's: "centre", unless a search or a
+            structure with anchors has changed the conv before.
 
     Raises:
-        ValueError: for an entry that is not a positive integer or a sequence of them, or two names that are the same.
+        ValueError: for an entry that is not a positive integer or a sequence of them, two names that are the same, or
+            an anchor that is none or of a layer without an entry.
     """
 
-    def __init__(self, dilations: Mapping[str, Dilation | int]) -> None:
+    def __init__(
+        self, dilations: Mapping[str, Dilation | int], anchor: Mapping[str, Anchors | None] | Anchors | None = None
+    ) -> None:
         self._dilations: dict[str, Dilation | int] = {}
+        self._anchors: dict[str, Anchors] = {}
         for name, dilation in dilations.items():
             if canonical(name) in self._dilations:
                 raise ValueError(f"layer {canonical(name)!r} appears twice")
             self._dilations[canonical(name)] = _checked(name, dilation)
+        anchors = anchor if isinstance(anchor, Mapping) else dict.fromkeys(dilations, anchor)
+        for name, own in anchors.items():
+            if canonical(name) not in self._dilations:
+                raise ValueError(f"there is an anchor for layer {name!r}, but no dilation{_closest(name, self)}")
+            if own is not None:
+                self._anchors[canonical(name)] = _checked_anchor(name, own, self._dilations[canonical(name)])
 
     def __getitem__(self, name: str) -> Dilation:
         dilation = self._dilations[canonical(name)]
@@ -94,32 +112,46 @@ class Structure(Mapping[str, Dilation]):
         return len(self._dilations)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Structure) and self._dilations == other._dilations
+        return isinstance(other, Structure) and (self._dilations, self.anchors) == (other._dilations, other.anchors)
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._dilations.items()))
+        return hash((frozenset(self._dilations.items()), frozenset(self.anchors.items())))
 
     def __repr__(self) -> str:
-        return f"Structure({self._dilations})"
+        return f"Structure({self._dilations}{f', {self.anchors}' if self.anchors else ''})"
+
+    @property
+    def anchors(self) -> dict[str, Anchors]:
+        """The anchors by layer, without those at the centre on every axis; a word where all axes have the same."""
+        return {name: anchor for name, anchor in self._anchors.items() if anchor != "centre"}
 
     @classmethod
-    def read(cls, model: nn.Module, where: Where = everything) -> Self:
-        """The dilations of a model's searchable convs; for a SearchConv that of its centre."""
-        return cls(
-            {
-                name: tuple(conv.dilation)
-                for name, conv in named_convs(model).items()
-                if unsearchable(conv) is None and where(name, conv)
-            }
-        )
+    def of(cls, convs: Mapping[str, Conv], dilations: Mapping[str, Dilation] | None = None) -> Self:
+        """The structure of convs by name: their anchors, and their dilations if no others are given."""
+        found = {name: tuple(conv.dilation) for name, conv in convs.items()} if dilations is None else dilations
+        return cls(found, {name: anchor for name in found if "last" in (anchor := anchor_of(convs[name]))})
+
+    @classmethod
+    def read(
+        cls,
+        model: nn.Module,
+        where: Where = everything,
+        anchor: AnchorOf = None,
+    ) -> Self:
+        """The dilations of a model's searchable convs; for a SearchConv that of its centre.
+
+        anchor: as in `LocalSearch`; the model itself is left as it is.
+        """
+        convs = {name: conv for name, conv in named_convs(model).items() if where(name, conv)}
+        with anchored(convs, anchor, restored=True):
+            return cls.of({name: conv for name, conv in convs.items() if unsearchable(conv) is None})
 
     def apply(self, model: nn.Module, where: Where | None = None) -> None:
-        """Set the dilations of the model's convs, as plain convs; their output sizes and the kernels' centres stay.
+        """Set the dilations of the model's convs, as plain convs; their output sizes and the anchors' places stay.
 
-        A SearchConv among them is released. Nothing is changed if anything is wrong. Causal convs do not stay causal
-        (`rfnext.conv` says why, and how to write them so that they do). With padding_mode "reflect" or "circular" a
-        padding that is too large for the input is an error in the next forward(): torch raises RuntimeError there,
-        where a searched conv continues to reflect or wrap.
+        A SearchConv among them is released. Nothing is changed if anything is wrong. With padding_mode "reflect" or
+        "circular" a padding that is too large for the input is an error in the next forward(): torch raises
+        RuntimeError there, where a searched conv continues to reflect or wrap.
 
         Args:
             model: has a conv of every name in the structure. Other convs are left as they are.
@@ -127,25 +159,40 @@ class Structure(Mapping[str, Dilation]):
 
         Raises:
             ValueError: naming the layer, for one that the model lacks, that is no conv, whose number of axes
-                differs, that pads in a forward() of its own, or that `where` picks but has no entry.
+                differs, that pads in a forward() of its own, that is searched with another anchor, or that `where`
+                picks but has no entry.
         """
         pairs = list(self.match(model))
         if where is not None:
             for name, conv in named_convs(model).items():
                 if unsearchable(conv) is None and where(name, conv) and name not in self:
                     raise ValueError(f"the structure has no entry for layer {name!r}{_closest(name, self)}")
-        for name, conv, dilation in pairs:
-            try:
-                check_plain(conv, dilation)
-                if isinstance(conv, SearchConv):
-                    check_release(conv)
-            except ValueError as error:
-                raise ValueError(f"layer {name!r}: {error}") from None
-        warn_of_causal({name: conv for name, conv, dilation in pairs if dilation != tuple(conv.dilation)})
+        with anchored({name: conv for name, conv, _ in pairs}, self.anchor):
+            for name, conv, dilation in pairs:
+                try:
+                    check_plain(conv, dilation)
+                    if isinstance(conv, SearchConv):
+                        check_release(conv)
+                except ValueError as error:
+                    raise ValueError(f"layer {name!r}: {error}") from None
+        warn_of_causal(model, {name: conv for name, conv, dilation in pairs if dilation != tuple(conv.dilation)})
         for _, conv, dilation in pairs:
             set_checked_dilation(conv, dilation)
             if isinstance(conv, SearchConv):
                 release(conv)
+
+    def anchor(self, name: str, conv: Conv) -> Anchors | None:
+        """The anchor that the conv gets by this name; None to leave it as it is.
+
+        Raises ValueError if the conv is searched with another one.
+        """
+        own = self._anchors.get(canonical(name))
+        axes = len(conv.kernel_size)
+        if own is not None and isinstance(conv, SearchConv) and anchor_per_axis(own, axes) != anchor_of(conv):
+            raise ValueError(
+                f"layer {name!r} is searched with anchor {anchor_of(conv)}, the structure was found with {own!r}"
+            )
+        return own
 
     def match(self, model: nn.Module) -> Iterator[tuple[str, Conv, Dilation]]:
         """(name, conv, dilation with one entry per axis) for every entry; raises ValueError as `apply` does."""
@@ -172,8 +219,9 @@ class Structure(Mapping[str, Dilation]):
         """
         content = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": 2 if self.anchors else 1,
             "structure": {name: d if isinstance(d, int) else list(d) for name, d in self._dilations.items()},
+            **({"anchor": self.anchors} if self.anchors else {}),
         }
         files.write_text(path, json.dumps(content, indent=1) + "\n")
 
@@ -192,13 +240,14 @@ class Structure(Mapping[str, Dilation]):
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not a JSON file: {error}") from None
-        entries = None
+        entries, anchors = None, {}
         if isinstance(content, dict):
-            if content.get("format", FORMAT) != FORMAT or content.get("version", VERSION) != VERSION:
+            if content.get("format", FORMAT) != FORMAT or content.get("version", 1) not in VERSIONS:
                 raise ValueError(
                     f"{path} is a {content.get('format', FORMAT)!r} file of version {content.get('version')!r}; "
-                    f"this version of rfnext reads {FORMAT!r} version {VERSION}"
+                    f"this version of rfnext reads {FORMAT!r} versions {', '.join(map(str, VERSIONS))}"
                 )
+            anchors = content.get("anchor", {})
             entries = content.get("structure", content.get("model"))
         if not isinstance(entries, dict):
             raise ValueError(
@@ -208,7 +257,9 @@ class Structure(Mapping[str, Dilation]):
         if not entries:
             raise ValueError(f"{path} holds an empty structure; was the search run on a model without convs?")
         try:
-            return cls(entries)
+            if not isinstance(anchors, dict):
+                raise ValueError(f"'anchor' is {anchors!r}, not an object that maps layer names to anchors")
+            return cls(entries, anchors)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -221,6 +272,16 @@ def _checked(name: str, dilation: Any) -> Dilation | int:
     if not values or not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in values):
         raise ValueError(f"layer {name!r}: dilation {dilation!r} is not a positive integer or a list of them")
     return dilation if isinstance(dilation, int) else tuple(values)
+
+
+def _checked_anchor(name: str, anchor: Any, dilation: Dilation | int) -> Anchors:
+    """The anchor as one word where all axes have the same."""
+    anchor = tuple(anchor) if isinstance(anchor, list) else anchor
+    try:
+        anchors = anchor_per_axis(anchor, 1 if isinstance(dilation, int) else len(dilation))
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from None
+    return anchors[0] if len(set(anchors)) == 1 else anchors
 
 
 def _closest(name: str, known: Mapping[str, Any]) -> str:

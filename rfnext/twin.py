@@ -18,7 +18,7 @@ from torch.nn.parameter import UninitializedBuffer
 from torch.overrides import TorchFunctionMode
 
 from rfnext.dilation import Dilation
-from rfnext.padding import Conv, size_keeping_padding
+from rfnext.padding import Conv, padding_attributes, size_keeping_padding
 
 
 @contextlib.contextmanager
@@ -98,10 +98,7 @@ def twin_of(conv: Conv, plain: type[nn.Module], dilation: Dilation, training: bo
 
 
 def _set_dilation(twin: nn.Module, conv: Conv, dilation: Dilation) -> None:
-    sides = size_keeping_padding(conv, dilation)
-    padding = conv.padding if conv.padding == "same" else tuple(before for before, _ in sides)
-    twin.__dict__.update(dilation=dilation, padding=padding)
-    twin.__dict__["_reversed_padding_repeated_twice"] = [side for pair in reversed(sides) for side in pair]
+    twin.__dict__.update(padding_attributes(conv, size_keeping_padding(conv, dilation)), dilation=dilation)
 
 
 class _Copying(TorchFunctionMode):

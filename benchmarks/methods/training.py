@@ -22,9 +22,10 @@ from torch import nn
 from benchmarks import receptive_fields
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Outcome, Settings, Trained
+from benchmarks.records.identity import identify
 from benchmarks.records.machine import PeakMemory, commit, versions
 from benchmarks.records.places import work_folder
-from benchmarks.records.protocol import fingerprint, protocol
+from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
 from rfnext import Search, Structure
 from rfnext.files import serialised, write_bytes, write_text
@@ -89,8 +90,23 @@ def fit(cell: Cell, model: nn.Module, training: Training, search: Search | None 
     )
     cell.task.fit(model, config, run)
     seconds = time.perf_counter() - start
+    refuse_other_data(cell, folder)
     cost = Cost(epochs=config.epochs, seconds=seconds, peak_memory_mb=memory.read(), memory_measure=memory.measure)
     return Trained(folder, cost, resume)
+
+
+def refuse_other_data(cell: Cell, trained: Path | None = None) -> None:
+    """Raise RuntimeError if the data is not what the cell was planned for: it was changed, or is another machine's.
+
+    trained: folder of a training that has just ended. It may have seen both, and is not continued then.
+    """
+    planned, here = (one.fingerprint if one else "missing" for one in (cell.identity, identify(cell.task, cell.config)))
+    if planned == here:
+        return
+    if trained is not None:
+        _marker(trained).unlink(missing_ok=True)
+    what = f"the data is not what it was when the cell was planned (files {planned}, now {here})"
+    raise RuntimeError(f"{what}; run it again while nothing changes them")
 
 
 def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any) -> bool:
@@ -99,7 +115,7 @@ def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any)
     known = dataclasses.replace(config, epochs=1) if training.beginning else config
     purpose = json.dumps(
         {
-            "protocol": fingerprint(protocol(cell.task, known, training.settings)),
+            "protocol": fingerprint(cell.protocol(known, training.settings)),
             "structure": as_lists(Structure.read(model, cell.task.where)),
             "commit": commit(),
             "versions": versions(),

@@ -139,6 +139,8 @@ class LocalSearchHook(Hook):
         # The published tools expect names as they are under DDP.
         structure = {f"module.{name}": list(d) for name, d in self.search.history[-1].structure.items()}
         content = {"search": {**(self.settings or {}), "step": self.search.step}, "structure": structure}
+        if anchors := self.search.initial.anchors:  # which the published tools do not know, and would ignore
+            content |= {"version": 2, "anchor": {f"module.{name}": anchor for name, anchor in anchors.items()}}
         files.write_text(path, json.dumps(content, indent=4) + "\n")
 
     def _path(self, model: nn.Module) -> str:
@@ -173,7 +175,8 @@ class RFSearchHook(Hook):
     Args:
         mode: "search"; "fixed_single_branch", plain convs at the dilations of a structure; or "fixed_multi_branch",
             the branches around it kept and their probabilities trained.
-        config: dict(search=dict(...)), and "structure" as in a structure file. Arguments of "search":
+        config: dict(search=dict(...)); "structure" as in a structure file; and "anchor", which tap of all convs stays
+            in place when a dilation changes: "centre" or "last", or a list with one per axis. Arguments of "search":
             step, the steps that count as done already; max_step, which is exclusive: rounds are run at steps below
             it; search_interval, steps between two rounds; exp_rate, the spread; mmin and mmax, the bounds;
             num_branches; init_alphas, 0.01; and skip_layer, names of modules that are left alone with all that is in
@@ -207,8 +210,11 @@ class RFSearchHook(Hook):
         for name in ("search", "structure"):
             if not isinstance(config.get(name) or {}, Mapping):
                 raise ValueError(f"RFSearchHook: {name!r} in config is a dict, got {config[name]!r}")
-        if unknown := set(config) - {"search", "structure"}:
-            raise ValueError(f"RFSearchHook: config has no entry {sorted(unknown)[0]!r}; it has 'search', 'structure'")
+        known = ("search", "structure", "anchor")
+        if unknown := set(config) - set(known):
+            raise ValueError(f"RFSearchHook: config has no entry {sorted(unknown)[0]!r}; it has {', '.join(known)}")
+        anchor = config.get("anchor")
+        self.anchor = tuple(anchor) if isinstance(anchor, list) else anchor
         self.mode = mode
         self.settings = SearchSettings.parse(config.get("search") or {})
         self.local_config = self.settings.local_config(rule)
@@ -256,13 +262,14 @@ class RFSearchHook(Hook):
         self._prepared = model
         if self.mode != "search":
             return None
-        search = LocalSearch(model, self.local_config, self.where)
+        search = LocalSearch(model, self.local_config, self.where, self.anchor)
         search.step = self.settings.step
         settings = asdict(self.settings) | {"skip_layer": list(self.settings.skip_layer)}
         return LocalSearchHook(search, "epoch" if self.by_epoch else "iteration", settings, self.verbose)
 
     def _apply(self, structure: Structure, model: nn.Module) -> None:
-        used = Structure({name: d for name, conv, d in structure.match(model) if self.where(name, conv)})
+        dilations = {name: d for name, conv, d in structure.match(model) if self.where(name, conv)}
+        used = Structure(dilations, {name: structure.anchors.get(name, self.anchor) for name in dilations})
         if self.mode != "fixed_multi_branch":
             used.apply(model, self.where)
             return

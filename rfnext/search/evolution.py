@@ -108,7 +108,7 @@ class Evolution:
     structure that was evaluated before is not returned again.
 
     Args:
-        template: the layers to search and their numbers of axes, e.g. `Structure.read(model)`. Its dilations
+        template: the layers to search, their numbers of axes and anchors, e.g. `Structure.read(model)`. Its dilations
             do not matter.
         config: settings.
         rng: all randomness comes from here; its state is saved and restored with the search's.
@@ -195,6 +195,7 @@ class Evolution:
             "version": 3,
             "config": _plain(asdict(self.config)),
             "layers": self._layers(),
+            "anchors": _plain(self.template.anchors),
             "generation": self.generation,
             "fitness": [[list(genome), fitness] for genome, fitness in self._fitness.items()],
             "survivors": _plain(list(self._survivors)),
@@ -238,6 +239,8 @@ class Evolution:
             raise ValueError(f"another template; {len(different)} layers differ, {different[0]!r} first")
         if list(layers) != list(saved):
             raise ValueError("another template; its layers come in another order")
+        if (anchors := state.get("anchors", {})) != _plain(self.template.anchors):
+            raise ValueError(f"another template; its anchors are {anchors}, here {self.template.anchors}")
         config = state["config"]
         for name, wanted in _plain(asdict(self.config)).items():
             if name != "generations" and config[name] != wanted:
@@ -317,7 +320,8 @@ def _crossed(first: Genome, second: Genome, rng: "np.random.Generator") -> tuple
 def _structure(template: Structure, genome: Genome) -> Structure:
     pairs = zip(template.items(), genome, strict=True)
     # EveryAxis, the type of an integer in the template, stays that.
-    return Structure({name: type(dilation)((gene,) * len(dilation)) for (name, dilation), gene in pairs})
+    genes = {name: type(dilation)((gene,) * len(dilation)) for (name, dilation), gene in pairs}
+    return Structure(genes, template.anchors)
 
 
 def _is_amount(value: float) -> bool:

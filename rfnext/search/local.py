@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rfnext.conv import set_dilation
 from rfnext.dilation import Bounds, Dilation, Rule, as_integer, check_rule, expectation, neighbours
-from rfnext.padding import Conv
+from rfnext.padding import AnchorOf, Conv, kernel_to_search
 from rfnext.search.searched_network import Layout, SearchedNetwork
 from rfnext.searchable import Where, everything
 from rfnext.structure import Structure
@@ -69,35 +69,51 @@ class LocalSearch(SearchedNetwork):
     The convs are taken over in place (`rfnext.conv`), starting from their own dilations. Build the search before or
     after loading the weights, but before the optimizer, DDP and torch.compile.
 
-    A conv keeps its size and the place of its kernel's centre whatever its dilation, so networks that are causal do not
-    stay causal unless they are written as the docstring of `rfnext.conv` shows. Searched convs choose the fastest of
-    several implementations by measuring; for two runs with equal bits, train under `rfnext.reproducible`.
+    Whatever its dilation, a conv keeps its output size and the place of one tap, the anchor: the kernel's centre, or by
+    anchor="last" its last tap, which keeps causal networks causal. Searched convs choose the fastest of several
+    implementations by measuring; for two runs with equal bits, train under `rfnext.reproducible`.
 
     Args:
         model: any network.
         config: settings.
         where: which of the searchable convs take part.
+        anchor: "centre" or "last" for all convs; a tuple with one per axis, such as ("centre", "last") for images of
+            (frequency, time); or a function of a layer's name and conv that returns one of these. None is "centre", but
+            for convs to which an earlier search or structure has given another.
+        example: an input of the model, (batch, channel, *size), longer than its receptive field. The model is called
+            with it, in eval mode, to find the layers by which it would lose its output size, or its causality, at other
+            dilations. Without it, there is a warning of convs whose padding looks causal.
 
     Raises:
         ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps it already.
-            If another search of the model has learnt probabilities that would be lost.
+            If another search of the model has learnt probabilities that would be lost. If an anchor does not fit its
+            conv or, as the example shows, the model.
         TypeError: if the config or `where` is something else.
     """
 
-    def __init__(self, model: nn.Module, config: LocalConfig, where: Where = everything) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: LocalConfig,
+        where: Where = everything,
+        anchor: AnchorOf = None,
+        example: Tensor | None = None,
+    ) -> None:
         if not isinstance(config, LocalConfig):
             raise TypeError(f"LocalSearch takes a LocalConfig, got a {type(config).__name__}")
         self.config = config
-        layout = Layout(lambda conv: self._neighbours(tuple(conv.dilation), conv), config.branches, config.rule)
+        entries, rule = config.branches, config.rule
+        layout = Layout(lambda conv: self._neighbours(tuple(conv.dilation), conv), entries, rule, anchor, example)
         super().__init__(model, where, layout)
         self._warn_of_bounds()
         if config.rule == "default":
             for name, conv in self._plain():
-                set_dilation(conv, config.bounds.clip_searched(self.initial[name], conv.kernel_size))
+                set_dilation(conv, config.bounds.clip_searched(self.initial[name], kernel_to_search(conv)))
 
     def _neighbours(self, centre: Dilation, conv: Conv) -> list[Dilation]:
         c = self.config
-        return neighbours(centre, conv.kernel_size, spread=c.spread, branches=c.branches, bounds=c.bounds, rule=c.rule)
+        kernel = kernel_to_search(conv)
+        return neighbours(centre, kernel, spread=c.spread, branches=c.branches, bounds=c.bounds, rule=c.rule)
 
     def _warn_of_bounds(self) -> None:
         """Log which designed dilations lie outside the bounds, where different ones become equal before the search."""
@@ -105,7 +121,7 @@ class LocalSearch(SearchedNetwork):
         moved = [
             f"{name}: {designed} to branches {', '.join(map(str, self.convs[name].dilations))}"
             for name, conv in self._plain()
-            if bounds.clip_searched(designed := self.initial[name], conv.kernel_size) != designed
+            if bounds.clip_searched(designed := self.initial[name], kernel_to_search(conv)) != designed
         ]
         if moved:
             log.warning(
@@ -150,7 +166,7 @@ class LocalSearch(SearchedNetwork):
                 estimates[name] = expectation(probability[name], dilations, c.bounds, c.rule, tuple(conv.dilation))
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}; did the training diverge?") from None
-        return Structure(estimates)
+        return self._structure_of(estimates)
 
     def structure(self) -> Structure:
         """The structure found so far.
@@ -159,7 +175,7 @@ class LocalSearch(SearchedNetwork):
         centre of the last round, as in the published files.
         """
         if self.config.rule == "paper":
-            return Structure({name: tuple(conv.dilation) for name, conv in self._plain()})
+            return self._structure_of({name: tuple(conv.dilation) for name, conv in self._plain()})
         return self._estimate()
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rfnext.conv import INITIAL_WEIGHT, set_dilation
 from rfnext.dilation import Dilation, as_integer, log2_expectation, searched_axis
-from rfnext.padding import Conv
+from rfnext.padding import AnchorOf, Conv, kernel_to_search
 from rfnext.search.searched_network import Layout, SearchedNetwork
 from rfnext.searchable import Where, everything
 from rfnext.structure import Structure
@@ -90,33 +90,40 @@ class OneShotSearch(SearchedNetwork):
         search.structure().apply(fresh_model)                   # then refine by LocalSearch, or train
 
     It can be used wherever a `LocalSearch` can: in the Lightning callback, in checkpoints, with EMA, DDP and AMP. All
-    axes of a conv get the same dilation; axes whose kernel is 1 or even keep theirs. Probabilities are
-    softmax(branch_weight / 0.01) and start equal. What `LocalSearch` says of causal networks and of equal runs is true
-    here too.
+    axes of a conv get the same dilation; axes whose kernel is 1, or even and anchored at the centre, keep theirs.
+    Probabilities are softmax(branch_weight / 0.01) and start equal. What `LocalSearch` says of equal runs is true here
+    too.
 
     Args:
         model: any network; what its dilations are does not matter to the search.
         config: settings.
         where: which of the searchable convs take part.
+        anchor, example: as in `LocalSearch`.
 
     Raises:
-        ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps it already.
-            If another search of the model has learnt probabilities that would be lost.
+        ValueError: as `LocalSearch` does.
         TypeError: if the config or `where` is something else.
     """
 
-    def __init__(self, model: nn.Module, config: OneShotConfig, where: Where = everything) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OneShotConfig,
+        where: Where = everything,
+        anchor: AnchorOf = None,
+        example: Tensor | None = None,
+    ) -> None:
         if not isinstance(config, OneShotConfig):
             raise TypeError(f"OneShotSearch takes a OneShotConfig, got a {type(config).__name__}")
         self.config = config
-        super().__init__(model, where, Layout(self._candidates, entries=len(config.candidates), rule="default"))
+        super().__init__(model, where, Layout(self._candidates, len(config.candidates), "default", anchor, example))
         if config.warmup:
             for weight in self.branch_weights():
                 # Not requires_grad_(False): DDP would then leave the weight out for good.
                 weight.register_hook(lambda gradient: gradient if self.step >= config.warmup else 0 * gradient)
 
     def _candidates(self, conv: Conv) -> list[Dilation]:
-        free = [searched_axis(k) for k in conv.kernel_size]
+        free = [searched_axis(k) for k in kernel_to_search(conv)]
         return [
             tuple(candidate if f else d for f, d in zip(free, conv.dilation, strict=True))
             for candidate in self.config.candidates
@@ -165,11 +172,9 @@ class OneShotSearch(SearchedNetwork):
         Raises ValueError, naming the layer, if a probability is not a number.
         """
         readout = readout or self.config.readout
-        return Structure(
-            {
-                name: _read_out(name, share, self.convs[name].dilations, readout)
-                for name, share in self.probability().items()
-            }
+        shares = self.probability().items()
+        return self._structure_of(
+            {name: _read_out(name, share, self.convs[name].dilations, readout) for name, share in shares}
         )
 
     def sample(self, rng: "np.random.Generator") -> Structure:
@@ -178,7 +183,7 @@ class OneShotSearch(SearchedNetwork):
         for name, share in self.probability().items():
             total = sum(share)  # float32 sums to 1 only nearly
             drawn[name] = self.convs[name].dilations[rng.choice(len(share), p=[p / total for p in share])]
-        return Structure(drawn)
+        return self._structure_of(drawn)
 
     def choose(self, structure: Mapping[str, Dilation]) -> None:
         """Make the model compute with one branch per layer, for ranking structures by the shared weights.

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from rfnext.causal import check_by_example
 from rfnext.conv import SearchConv, take_over
 from rfnext.dilation import Dilation, Rule
-from rfnext.padding import Conv, warn_of_causal
+from rfnext.padding import AnchorOf, Conv, anchored, warn_of_causal
 from rfnext.search.protocol import Round
 from rfnext.searchable import Where, unsearchable
 from rfnext.structure import Structure, named_convs
@@ -21,11 +22,14 @@ class Layout(NamedTuple):
     """Which branches the convs get.
 
     dilations: the branches of a conv, given the conv. entries: the most that a conv can have. rule: see `SearchConv`.
+    anchor, example: see `LocalSearch`.
     """
 
     dilations: Callable[[Conv], Sequence[Dilation]]
     entries: int
     rule: Rule
+    anchor: AnchorOf
+    example: Tensor | None
 
 
 class SearchedNetwork:
@@ -34,7 +38,7 @@ class SearchedNetwork:
     Args:
         model: any network; its convs are taken over in place.
         where: which of the searchable convs take part.
-        layout: their branches.
+        layout: their branches and anchors.
 
     Attributes:
         convs: the searched convs by name, as in `model.named_modules()`.
@@ -45,7 +49,8 @@ class SearchedNetwork:
     Raises:
         ValueError: if no conv is left to search; the message says why each was passed over. If DDP wraps the model,
             which would leave the branch weights out. If a conv has learnt probabilities in another search, which would
-            be lost. Nothing is changed then.
+            be lost. If an anchor does not fit its conv, or not the network as the example shows. Nothing is changed
+            then.
         TypeError: if `where` is not a function.
     """
 
@@ -55,7 +60,7 @@ class SearchedNetwork:
         self.history: list[Round] = []
         designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
         self.convs = _take_over_all(model, where, layout)
-        self.initial = Structure({name: designed[name] for name in self.convs})
+        self.initial = self._structure_of({name: designed[name] for name in self.convs})
 
     @property
     def round(self) -> int:
@@ -98,6 +103,10 @@ class SearchedNetwork:
                 copy.branch_weight.copy_(conv.branch_weight)
 
     # For the searches.
+
+    def _structure_of(self, dilations: Mapping[str, Dilation]) -> Structure:
+        """The structure of these dilations at the searched convs' anchors."""
+        return Structure.of(cast(dict[str, Conv], self.convs), dilations)
 
     def _plain(self) -> list[tuple[str, Conv]]:
         """The same convs, annotated as plain convs, from which their class inherits."""
@@ -173,7 +182,7 @@ class SearchedNetwork:
         for name, conv in self.convs.items():
             conv.set_extra_state(branches[name])
         self.step = int(state["step"])
-        self.initial = Structure({name: tuple(d) for name, d in state["initial"].items()})
+        self.initial = self._structure_of({name: tuple(d) for name, d in state["initial"].items()})
         self.history = [Round.from_state(r) for r in state["history"]]
 
 
@@ -186,15 +195,22 @@ def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, 
         )
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         raise ValueError("build the search before DistributedDataParallel, which else leaves the branch weights out")
-    picked, passed_over = _pick(model, where)
-    for name, conv in picked.items():
-        if isinstance(conv, SearchConv) and _has_learnt(conv):
-            raise ValueError(
-                f"layer {name!r} is searched already, and what its probabilities have learnt would be lost: read that "
-                "search's structure() and apply it to the model, or to a fresh one, before the next search begins"
-            )
-    branches = {name: layout.dilations(conv) for name, conv in picked.items()}
-    warn_of_causal(picked)
+    wanted = {name: conv for name, conv in named_convs(model).items() if where(name, conv)}
+    with anchored(wanted, layout.anchor, restored=True):
+        picked, passed_over = _pick(model, wanted)
+    with anchored(picked, layout.anchor):
+        for name, conv in picked.items():
+            if isinstance(conv, SearchConv) and _has_learnt(conv):
+                raise ValueError(
+                    f"layer {name!r} is searched already, and what its probabilities have learnt would be lost: read "
+                    "that search's structure() and apply it to the model, or to a fresh one, before the next search "
+                    "begins"
+                )
+        branches = {name: layout.dilations(conv) for name, conv in picked.items()}
+        if layout.example is not None:
+            check_by_example(model, picked, layout.example)
+    if layout.example is None:
+        warn_of_causal(model, picked)
     for name, conv in picked.items():
         if len(branches[name]) < 2:
             log.info("%s: the bounds leave only dilation %s", name, branches[name][0])
@@ -203,12 +219,12 @@ def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> dict[str, 
     return {name: cast(SearchConv, conv) for name, conv in picked.items()}
 
 
-def _pick(model: nn.Module, where: Where) -> tuple[dict[str, Conv], int]:
-    """The convs to search, and how many others there are."""
+def _pick(model: nn.Module, wanted: Mapping[str, Conv]) -> tuple[dict[str, Conv], int]:
+    """Those of the wanted convs that can be searched, and how many others the model has."""
     picked: dict[str, Conv] = {}
     reasons: dict[str, str] = {}
     for name, conv in named_convs(model).items():
-        if not where(name, conv):
+        if name not in wanted:
             reasons[name] = "not picked by `where`"
         elif reason := unsearchable(conv):
             reasons[name] = reason

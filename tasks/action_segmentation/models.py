@@ -254,6 +254,7 @@ class DilatedConv(nn.Conv1d):
             and input.device.type == "cpu"
             and self.kernel_size == (3,)  # a merged conv has a larger one
             and self.padding == self.dilation
+            and self.padding_mode == "zeros"  # else, in causal networks, another padding before than after
             and not isinstance(self, SearchConv)
             and not torch.is_autocast_enabled("cpu")
         )

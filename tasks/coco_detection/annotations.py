@@ -106,10 +106,15 @@ def _check_names(entries: Iterable[dict[str, Any]], faults: Faults) -> None:
     """File names stay inside the folder of images, whoever wrote the annotations."""
     for number, entry in enumerate(entries):
         name = entry["file_name"]
-        parts = name.replace("\\", "/").split("/")
-        if parts[0] in ("", "~") or parts[0].endswith(":") or ".." in parts or "\0" in name:
+        if not stays_inside(name):
             what = f"images[{number}] has file_name {name!r}, which leads out of the folder of images"
             faults.add(what, "give names relative to that folder, without ..")
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a file name is relative and leads to no other folder than one below."""
+    parts = name.replace("\\", "/").split("/")
+    return not (parts[0] in ("", "~") or parts[0].endswith(":") or ".." in parts or "\0" in name)
 
 
 def check_instances(content: Content, *, with_masks: bool, training: bool, faults: Faults) -> list[str]:

@@ -1,5 +1,6 @@
 """One fold of a data folder: its parts, of which the validation part is carved out of the training images."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -9,8 +10,8 @@ from typing import Any, NamedTuple
 
 from rfnext.files import cache_folder, write_text
 from tasks.coco_detection import masks
-from tasks.coco_detection.annotations import Content, Kind, area, area_is_sound
-from tasks.coco_detection.layout import Layout, read, same_categories
+from tasks.coco_detection.annotations import Content, Kind, area, area_is_sound, stays_inside
+from tasks.coco_detection.layout import Layout, parse, read, same_categories
 from tasks.spec import Part, fail
 
 
@@ -69,11 +70,38 @@ def open_dataset(layout: Layout, kind: Kind, *, validation: float) -> Dataset:
     )
 
 
+def named_files(annotations: Path) -> tuple[list[str], list[str]]:
+    """Names of the files of images and of annotations (panoptic PNGs) in a COCO file; none while it cannot be used.
+
+    COCO's own takes a minute to parse, so the names are kept in the cache, for each state of the file.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        kept = cache_folder() / "coco_detection-names-v1" / f"{_state_key(annotations)}.json"
+        if not kept.exists():
+            content = parse(annotations, lambda *problem: None) or {"images": [], "annotations": []}
+            write_text(kept, json.dumps([_names(content[key]) for key in ("images", "annotations")]))
+        images, maps = json.loads(kept.read_text("utf-8"))
+        return images, maps
+    return [], []  # `layout.read` says what is wrong
+
+
+def _names(entries: list[Any]) -> list[str]:
+    named = (entry.get("file_name") for entry in entries if isinstance(entry, dict))
+    return [name for name in named if isinstance(name, str) and stays_inside(name)]
+
+
+def _state_key(source: Path, *more: object) -> str:
+    """Name in the cache of what is made from a state of a file."""
+    state = source.stat()
+    key = " ".join(map(str, (source.resolve(), state.st_size, state.st_mtime_ns, *more)))
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
 def _written(layout: Layout, kind: Kind, train: Content, test: Content, share: float) -> dict[str, Path]:
     """Files with the training, the validation and the test part, whose annotations were read already."""
-    state = [layout.file(kind, name) for name in (layout.train, layout.test)]
-    key = " ".join([kind, str(share), *(f"{p.resolve()} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in state)])
-    folder = cache_folder() / "coco_detection-parts-v2" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    train_file, test_file = (layout.file(kind, name) for name in (layout.train, layout.test))
+    key = _state_key(train_file, kind, share, _state_key(test_file))
+    folder = cache_folder() / "coco_detection-parts-v2" / key
     paths = {name: folder / f"{name}.json" for name in ("train", "validation", "test")}
     if all(path.exists() for path in paths.values()):
         return paths

@@ -479,7 +479,7 @@ def test_an_inplace_activation_may_follow() -> None:
 
 def test_convs_padded_in_other_ways_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     layers = [make(1, settings) for axes, settings in SETTINGS if axes == 1]
-    layers += [nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 3, dilation=2), nn.Conv1d(4, 4, 2, stride=2)]
+    layers += [nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 3, dilation=2, padding=2), nn.Conv1d(4, 4, 2, stride=2)]
     rfnext.LocalSearch(nn.Sequential(*layers), CONFIG)
     assert "causal" not in caplog.text
 
@@ -510,13 +510,19 @@ def test_bad_branches_are_refused_and_leave_the_conv_as_it_was() -> None:
         take_over(cast(Any, nn.Linear(1, 1)), [(1,)])
 
 
-def test_a_plain_conv_cannot_crop() -> None:
-    conv = nn.Conv1d(1, 1, 3, dilation=4)
-    with pytest.raises(ValueError, match=r"a plain conv cannot crop; use rfnext\.merge\(\)"):
-        set_dilation(conv, (2,))
-    assert (conv.dilation, conv.padding) == ((4,), (0,))
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
+def test_a_plain_conv_crops_where_it_must(padding_mode: str) -> None:
+    """padding=0 at dilation 4: at dilation 2 it sees the input without its rim, until it needs none cropped again."""
+    conv = nn.Conv1d(2, 3, 3, dilation=4, padding_mode=padding_mode).double()
+    x = torch.randn(1, 2, 20, dtype=torch.float64)
+    designed = conv(x)
     take_over(conv, [(2,), (6,)])
     set_dilation(conv, (2,))
-    with pytest.raises(ValueError, match="a plain conv cannot crop"):
-        release(cast(SearchConv, conv))
-    assert isinstance(conv, SearchConv)
+    release(cast(SearchConv, conv))
+    assert type(conv) is nn.Conv1d
+    expected = F.conv1d(x[..., 2:-2], conv.weight, conv.bias, dilation=2)
+    torch.testing.assert_close(conv(x), expected)
+    torch.testing.assert_close(copy.deepcopy(conv)(x), expected)
+    set_dilation(conv, (4,))
+    torch.testing.assert_close(conv(x), designed)
+    assert (conv.padding, conv.padding_mode) == ((0,), padding_mode)

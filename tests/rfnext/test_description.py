@@ -38,6 +38,30 @@ def test_a_merged_network_comes_back_through_json() -> None:
     assert all(parameter.requires_grad for parameter in again.parameters())
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_anchored_network_comes_back_with_its_padding(keep: bool) -> None:
+    def built() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.ConstantPad1d((8, 0), 0.0), nn.Conv1d(4, 4, 3, dilation=4), nn.Conv1d(4, 4, 1))
+
+    structure = Structure({"1": 7}, "last")
+    model, again, other = built(), built(), built()
+    structure.apply(model)
+    if keep:
+        keep_branches(model, structure, LocalConfig(branches=3))
+    restore(again, json.loads(json.dumps(describe(model))), model.state_dict())
+    x = torch.randn(1, 4, 40)
+    assert torch.equal(again(x), model(x))
+    assert describe(again) == describe(model)
+    load_into(again, describe(model), model.state_dict())
+    for network in (model, again):
+        Structure({"1": 2}).apply(network)
+    assert torch.equal(again(x), model(x))
+    Structure({"1": 2}).apply(other)
+    with pytest.raises(ValueError, match="layer '1' has (padding|anchor)"):
+        load_into(other, describe(again), again.state_dict())
+
+
 def test_frozen_layers_stay_frozen() -> None:
     model, again = merged(), designed()
     again[1].requires_grad_(False)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations
 
 import rfnext
 from rfnext import Conv, SearchConv
@@ -94,7 +94,7 @@ def test_subclasses_are_accepted_only_if_a_search_can_take_effect() -> None:
         assert f"{kind.__name__} overrides" in (unsearchable(kind(2, 2, 3)) or "")
 
 
-# Causal convs, whose last tap would have to stay in place
+# Causal convs, whose last tap would have to stay in place: test_causal.py has those whose last tap does
 
 
 class LeftPadded(nn.Conv1d):
@@ -119,24 +119,6 @@ class LeftPaddedFunctional(nn.Conv1d):
         return F.conv1d(F.pad(input, (2 * self.dilation[0], 0)), self.weight, self.bias, dilation=self.dilation)
 
 
-class Chomped(nn.Module):
-    """The conv of TCNs: padded on both sides, what that adds at the end is cropped."""
-
-    def __init__(self, dilation: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(1, 1, 3, padding=2 * dilation, dilation=dilation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)[..., : x.shape[-1]]
-
-
-class Past(nn.Module):
-    """As in the docstring of rfnext.conv."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * (torch.arange(weight.shape[-1], device=weight.device) <= weight.shape[-1] // 2)
-
-
 def reads(model: nn.Module, position: int = 30) -> list[int]:
     """Which of 64 inputs an output depends on."""
     x = torch.randn(1, 1, 64, requires_grad=True)
@@ -157,39 +139,6 @@ def test_convs_that_pad_in_their_own_forward_are_refused_with_the_reason(kind: t
         rfnext.keep_branches(model, rfnext.Structure({"0": 8}), CONFIG)
     assert reads(model) == [22, 26, 30]
     rfnext.Structure({"0": 4}).apply(model)  # its own is none to refuse
-
-
-def test_convs_padded_as_causal_ones_are_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    model = Chomped(4)
-    assert reads(model) == [22, 26, 30]
-    rfnext.Structure({"conv": 4}).apply(model)
-    assert not caplog.records
-    rfnext.Structure({"conv": 8}).apply(model)
-    assert reads(model) == [18, 26, 34]  # what the warning is about
-    assert "conv: padded by (kernel - 1) * dilation, as causal convs are" in caplog.text
-    for search in (
-        lambda model: rfnext.LocalSearch(model, CONFIG),
-        lambda model: rfnext.keep_branches(model, rfnext.Structure({"conv": 8}), CONFIG),
-    ):
-        caplog.clear()
-        search(Chomped(4))
-        assert [record.levelname for record in caplog.records if "causal" in record.message] == ["WARNING"]
-
-
-def test_a_causal_conv_with_the_present_at_the_centre_is_searched_and_stays_causal() -> None:
-    conv = nn.Conv1d(1, 1, 5, dilation=4, padding=8)
-    parametrize.register_parametrization(conv, "weight", Past())
-    model = nn.Sequential(conv)
-    assert reads(model) == [22, 26, 30]
-    merged, found = copy.deepcopy(model), rfnext.Structure({"0": 8})
-    rfnext.LocalSearch(merged, CONFIG)
-    searched = reads(merged)
-    assert searched[-1] == 30
-    assert searched != [22, 26, 30]
-    rfnext.merge(merged)
-    assert reads(merged) == searched
-    found.apply(model)
-    assert reads(model) == [14, 22, 30]
 
 
 def test_same_padding_by_the_dilation_follows_a_structure() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 
 from benchmarks.cell import Cell
@@ -97,3 +98,38 @@ def test_networks_are_kept_as_they_ended(cell: Make) -> None:
     assert not load_selected(again, here.work)  # none was selected
     load_network(again, here.work)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["baseline", "local_single", "random_single"])
+def test_what_was_trained_while_the_data_changed_is_never_used(
+    own: Make, run: Callable[..., Outcome], mine: list[Path], toy: ModuleType, method: str
+) -> None:
+    """Not even once the data is what it was: the checkpoints may have seen both."""
+    right = run(own(mine[0], method, preset="right")).metrics
+    label = mine[0] / "labels.txt"
+
+    def fit(model: Any, config: Any, run: Any) -> None:
+        torch.nn.init.zeros_(model[3].weight)  # what changed data does to a training
+        toy.fit(model, config, run)
+        label.write_text("background")
+
+    here = own(mine[0], method)
+    with pytest.raises(RuntimeError, match="the data is not what it was when the cell was planned"):
+        run(dataclasses.replace(here, task=dataclasses.replace(toy.TASK, fit=fit)))
+    label.write_text("cut")
+    again = run(here)
+    assert again.metrics == right
+    assert not again.resumed
+
+
+def test_a_training_never_resumes_on_other_data(own: Make, mine: list[Path]) -> None:
+    def train(root: Path) -> bool:
+        here = own(root, preset="ours", resume=True)
+        return fit(here, build(here), own_training(here)).resumed
+
+    assert not train(mine[0])
+    assert train(mine[0])
+    assert not train(mine[1])
+    (mine[1] / "labels.txt").write_text("background")
+    assert not train(mine[1])
+    assert train(mine[1])

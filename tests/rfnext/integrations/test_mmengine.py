@@ -477,6 +477,36 @@ def test_a_search_may_start_from_a_structure(tmp_path: Path) -> None:
         assert dict(following.search.initial) == {"layer1.1": (6, 6), "layer10.0": (1, 5)}
 
 
+def test_an_anchor_goes_from_the_config_into_files_and_fixed_modes(tmp_path: Path) -> None:
+    anchored = hook()
+    anchored["config"]["anchor"] = ["centre", "last"]
+    runner = train(tmp_path, custom_hooks=[anchored])
+    search = search_of(runner)
+    assert search.structure().anchors == dict.fromkeys(("layer1.1", "layer10.0"), ("centre", "last"))
+    file = tmp_path / "local_search_config_step3.json"
+    assert json.loads(file.read_text())["version"] == 2  # so that versions without anchors refuse it
+    assert Structure.load(file).anchors == search.structure().anchors
+    expected, x = Repeater(), torch.randn(1, 1, 8, 16)
+    Structure(search.history[-1].structure, ("centre", "last")).apply(expected)
+    for mode in ("fixed_single_branch", "fixed_multi_branch"):
+        model = Repeater()
+        HOOKS.build(hook(mode, rfstructure_file=str(file), num_branches=3)).prepare(model)
+        rfnext.Structure({"layer1.1": search.history[-1].structure["layer1.1"]}).apply(model)
+        assert Structure.read(model).anchors == search.structure().anchors
+        if mode == "fixed_single_branch":
+            torch.testing.assert_close(model(x), expected(x))
+    # A file without anchors is found in the published format, and takes the config's.
+    silent = hook(
+        "fixed_single_branch", rfstructure_file=structure_file(tmp_path, {"layer1.1": 6, "layer10.0": [1, 5]})
+    )
+    silent["config"]["anchor"] = ["centre", "last"]
+    HOOKS.build(silent).prepare(model := Repeater())
+    assert Structure.read(model).anchors == search.structure().anchors
+    anchored["config"]["anchor"] = "first"
+    with pytest.raises(ValueError, match=r"layer 'layer1\.1': anchor 'first' is neither"):
+        HOOKS.build(anchored).prepare(Repeater())
+
+
 @pytest.mark.parametrize("mode", ["search", "fixed_single_branch", "fixed_multi_branch"])
 def test_the_structure_of_another_network_is_an_error_and_changes_nothing(mode: str, tmp_path: Path) -> None:
     model = Repeater()

@@ -82,10 +82,13 @@ def pad_by_index(x: Tensor, padding: tuple[tuple[int, int], ...], mode: str) -> 
     return with_zero[:, :, torch.from_numpy(number.copy())]
 
 
-def kept(kernel: tuple[int, ...], dilation: tuple[int, ...], shift: int = 0) -> tuple[tuple[int, int], ...]:
-    """Size-keeping padding, uneven where it must be, moved by `shift`."""
+def kept(
+    kernel: tuple[int, ...], dilation: tuple[int, ...], shift: int = 0, causal: tuple[bool, ...] = (False,) * 3
+) -> tuple[tuple[int, int], ...]:
+    """Size-keeping padding, uneven where it must be, all of it before on causal axes, moved by `shift`."""
     totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-    return tuple((total // 2 + shift, total - total // 2 - shift) for total in totals)
+    befores = [total if c else total // 2 for total, c in zip(totals, causal, strict=False)]
+    return tuple((before + shift, total - before - shift) for total, before in zip(totals, befores, strict=True))
 
 
 @st.composite
@@ -98,12 +101,12 @@ def cases(draw: st.DrawFn) -> Case:
     kernel = per_axis(st.sampled_from([1, 2, 3, 5]))
     # Dilations beyond the input are as welcome as small ones.
     dilations = tuple(per_axis(st.sampled_from([1, 2, 3, 4, 11])) for _ in range(draw(st.integers(1, 4))))
-    shift = draw(st.integers(-2, 2))
+    shift, causal = draw(st.integers(-2, 2)), per_axis(st.booleans())
     return Case(
         size=per_axis(st.integers(1, 8)),
         kernel=kernel,
         dilations=dilations,
-        padding=tuple(kept(kernel, dilation, shift) for dilation in dilations),
+        padding=tuple(kept(kernel, dilation, shift, causal) for dilation in dilations),
         stride=(*per_axis(st.integers(1, 3)), 1, 1),
         batch=draw(st.integers(1, 3)),
         groups=draw(st.sampled_from([1, 1, 2, 3])),
@@ -118,9 +121,12 @@ def keeping_size(size: tuple[int, ...], kernel: tuple[int, ...], *dilations: tup
     return Case(size, kernel, dilations, tuple(kept(kernel, dilation) for dilation in dilations), **more)
 
 
+_CAUSAL = [(1,), (7,), (40,)]
+
 LARGE = {
     "1-d": keeping_size((2000,), (3,), (90,), (100,), (110,), batch=5, channels=(9, 10)),
     "2-d": keeping_size((40, 33), (3, 3), (1, 2), (3, 3), batch=5, channels=(70, 9)),
+    "causal": Case((400,), (2,), tuple(_CAUSAL), tuple(((d, 0),) for (d,) in _CAUSAL), batch=5, channels=(9, 10)),
     "grouped": keeping_size((30, 31), (3, 3), (1, 1), (2, 4), batch=5, groups=3, channels=(16, 8)),
     "depthwise": keeping_size((28, 28), (7, 7), (1, 1), (3, 3), batch=5, groups=20, channels=(1, 1)),
 }

@@ -109,6 +109,15 @@ def test_dense_1d(channels: tuple[int, int], dtype: torch.dtype) -> None:
 
 
 @on_device
+@pytest.mark.parametrize("channels", [(1, 1), (20, 33)])
+def test_causal(channels: tuple[int, int]) -> None:
+    """All of the padding before, by more than the input, and one branch that crops."""
+    assert_equal((30,), (3,), [(1,), (4,), (19,)], channels=channels, padding=[[(2, 0)], [(8, 0)], [(38, 0)]])
+    padding = [[(1, 1), (-1, 0)], [(2, 2), (1, 0)]]  # of (frequency, time)
+    assert_equal((5, 9), (3, 2), [(1, 2), (2, 4)], channels=channels, padding=padding)
+
+
+@on_device
 def test_more_channels_than_a_tile_has() -> None:
     assert_equal((9,), (2,), [(1,), (4,)], channels=(70, 130), padding=[[(1, 0)], [(2, 2)]])
 

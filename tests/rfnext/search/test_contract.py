@@ -19,6 +19,9 @@ Start = Callable[[nn.Module], Search]
 SEARCHES: dict[str, Start] = {
     "local": lambda model: LocalSearch(model, LocalConfig(interval=2, rounds=2, branches=3)),
     "local by the paper's rule": lambda model: LocalSearch(model, LocalConfig(interval=2, rounds=2, rule="paper")),
+    "local, anchored at the last tap": lambda model: LocalSearch(
+        model, LocalConfig(interval=2, rounds=2), anchor="last"
+    ),
     "one-shot": lambda model: OneShotSearch(model, OneShotConfig((1, 2, 4, 8), interval=2)),
 }
 every_search = pytest.mark.parametrize("start", SEARCHES.values(), ids=list(SEARCHES))
@@ -61,7 +64,7 @@ def test_it_is_a_search(start: Start) -> None:
     search = start(model)
     assert isinstance(search, Search)
     assert search.model is model
-    assert search.initial == Structure({"0": (1,), "2": (4,)})
+    assert dict(search.initial) == {"0": (1,), "2": (4,)}
     assert (search.step, list(search.history)) == (0, [])
 
 

@@ -138,7 +138,7 @@ def test_dilations_outside_the_bounds_are_named(caplog: pytest.LogCaptureFixture
     caplog.clear()
     LocalSearch(network(), LocalConfig(rule=rule))
     # What the bounds have no say in: an axis with an even kernel is not searched.
-    LocalSearch(nn.Conv2d(1, 1, (2, 3), dilation=(99, 2)), LocalConfig(rule=rule))
+    LocalSearch(nn.Conv2d(1, 1, (2, 3), padding=(9, 2), dilation=(99, 2)), LocalConfig(rule=rule))
     assert not caplog.text
 
 
