@@ -49,14 +49,24 @@ def header(path: Path) -> Header:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's of large images and odd EXIF data
             with Image.open(path) as image:
-                orientation = image.getexif().get(ORIENTATION, 1) if image.format in TURNED else 1
                 stored = image.size
+                orientation = _orientation(image.info.get("exif", b"")) if image.format in TURNED else 1
     except (Image.DecompressionBombError, SyntaxError, ValueError, OverflowError) as error:
         raise OSError(f"{path}: {error}") from error
-    if not isinstance(orientation, int) or not 1 <= orientation <= 8:
-        orientation = 1
     width, height = stored
     return Header((height, width) if orientation >= 5 else stored, stored, orientation)
+
+
+def _orientation(data: bytes) -> int:
+    """The tag in EXIF data; 1 where OpenCV finds none, too, in broken data for instance."""
+    # Not Pillow's getexif(): it decodes PNGs, and believes XMP data, which OpenCV does not.
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        orientation = exif.get(ORIENTATION, 1)
+    except Exception:  # bytes of any kind lead Pillow to errors of any kind
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def check(folder: Path, entries: Sequence[Mapping[str, Any]], report: Report) -> list[str]:

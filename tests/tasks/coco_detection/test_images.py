@@ -32,11 +32,31 @@ def test_headers_say_what_is_decoded(tmp_path, format_, orientation):
             assert np.abs(np.asarray(ImageOps.exif_transpose(image).convert("RGB")) - pixels.astype(int)).mean() < 2
 
 
+def test_orientations_in_xmp_data_do_not_turn(tmp_path):
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", xmp=xmp)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.getexif()[images.ORIENTATION] == 6
+    assert images.header(tmp_path / "a.jpg").size == (48, 32)
+    assert images.read(tmp_path / "a.jpg").shape == (32, 48, 3)
+
+
+def test_headers_are_read_without_the_pixels(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    assert images.header(tmp_path / "a.png").size == (48, 32)
+
+
 def test_odd_headers(tmp_path):
     exif = Image.Exif()
     exif[images.ORIENTATION] = 77
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
     assert images.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1)
+    for data in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"?"):
+        Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=data)
+        assert images.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1)
+        assert images.read(tmp_path / "a.jpg").shape == (32, 48, 3)
     (tmp_path / "b.jpg").write_bytes(b"no image")
     for read in (images.header, images.read):
         with pytest.raises(OSError, match="b.jpg"):
