@@ -1,7 +1,10 @@
 """Check a data folder in COCO's layout: `python -m tasks.coco_detection.check PATH [--train NAME] [--test NAME]`.
 
-Prints every problem found, one a line, as "file: problem; how to fix it", and exits with 1; or a summary, and 0.
-Panoptic annotations are checked where there are any, or with --panoptic.
+Prints every kind of problem found, one a line, as "file: problem; how to fix it", and exits with 1; or a summary, and
+0. A training makes the same checks before it starts. What counts as something else than it says is remarked on first.
+Panoptic annotations are checked where there are any, or with --panoptic. --boxes: for detectors without masks.
+
+--fix OUT writes a mended copy, see `mend`: a data folder with the mended annotations and links to the images.
 """
 
 import argparse
@@ -12,68 +15,71 @@ from pathlib import Path
 
 from PIL import Image
 
-from tasks.coco_detection.layout import Kind, Layout, read, same_categories
+from tasks.coco_detection import images
+from tasks.coco_detection.annotations import Kind
+from tasks.coco_detection.layout import Layout, read, same_categories
+from tasks.coco_detection.mend import mend
 from tasks.spec import Problem, Report
 
 
 @dataclass
 class Findings:
-    """What a check found; the counts cover what could be read."""
+    """What a check found; the counts cover what could be read. remarks: what is no problem, but worth knowing."""
 
     problems: list[Problem] = field(default_factory=list)
     counts: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return "fine: " + "; ".join(self.counts)
 
 
-def check(layout: Layout, *, panoptic: bool = False, pixels: bool = False) -> Findings:
-    """Read all annotations and check that all files exist; raises nothing for bad data.
+def check(layout: Layout, *, panoptic: bool = False, boxes: bool = False, pixels: bool = False) -> Findings:
+    """Read all annotations and the headers of all images; raises nothing for bad data.
 
-    panoptic: panoptic annotations must be there. pixels: open every image, too, which takes minutes for COCO.
+    panoptic: panoptic annotations must be there. boxes: masks are of no interest. pixels: decode every image, too,
+    which takes minutes for COCO.
     """
     found = Findings()
 
     def report(path: Path, line: int | None, what: str, fix: str) -> None:
         found.problems.append(Problem(path, line, what, fix))
 
+    def remark(path: Path, what: str) -> None:
+        found.remarks.append(f"{path}: {what}")
+
     if not layout.root.is_dir():
         report(layout.root, None, "no such folder", "give the folder that holds annotations/ and the folders of images")
         return found
-    kinds: list[Kind] = ["instances"]
+    kinds: list[Kind] = ["boxes" if boxes else "instances"]
     if panoptic or any(layout.panoptic(name).exists() for name in (layout.train, layout.test)):
         kinds.append("panoptic")
     for kind in kinds:
-        contents = [read(layout, kind, name, report) for name in (layout.train, layout.test)]
+        contents = [read(layout, kind, name, report, remark) for name in (layout.train, layout.test)]
         train, test = contents
         if train is not None and test is not None:
             same_categories(layout, kind, train, test, report)
         for name, content in zip((layout.train, layout.test), contents, strict=True):
             if content is None:
                 continue
-            images, annotations = len(content["images"]), len(content["annotations"])
+            entries, annotations = len(content["images"]), len(content["annotations"])
             found.counts.append(
-                f"{kind} {name}: {images} images, {annotations} annotations, {len(content['categories'])} classes"
+                f"{kind} {name}: {entries} images, {annotations} annotations, {len(content['categories'])} classes"
             )
-            if pixels and kind == "instances":
-                for entry in content["images"]:
-                    _check_pixels(layout.images(name) / entry["file_name"], entry["width"], entry["height"], report)
+            for entry in content["images"] if pixels and kind != "panoptic" else ():
+                _check_pixels(layout.images(name) / entry["file_name"], report)
     return found
 
 
-def _check_pixels(path: Path, width: int, height: int, report: Report) -> None:
+def _check_pixels(path: Path, report: Report) -> None:
     try:
         with Image.open(path) as image:
-            size = image.size
-            image.load()
+            image.load()  # says so if a file is cut off, where OpenCV fills it up with grey
+        images.read(path)
     except FileNotFoundError:
         return  # reported already
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         report(path, None, f"cannot be read ({error})", "get it again")
-        return
-    if size != (width, height):
-        what = f"is {size[0]} x {size[1]}, its annotations are for {width} x {height}"
-        report(path, None, what, "are the images of this part?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,16 +88,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tasks.coco_detection.check",
         description="Check a data folder in COCO's layout: annotations/instances_<part>.json, <part>/*.jpg and, for "
         "panoptic detectors, annotations/panoptic_<part>.json and annotations/panoptic_<part>/*.png. Prints every "
-        "problem as file: problem; how to fix it, and exits with 1 if there is one.",
+        "kind of problem as file: problem; how to fix it, and exits with 1 if there is one.",
     )
     parser.add_argument("path", type=Path, help="the data folder")
     parser.add_argument("--train", default="train2017", help="name of the training part (default: %(default)s)")
     parser.add_argument("--test", default="val2017", help="name of the test part (default: %(default)s)")
     parser.add_argument("--panoptic", action="store_true", help="panoptic annotations are needed, too")
-    parser.add_argument("--pixels", action="store_true", help="open every image")
+    parser.add_argument("--boxes", action="store_true", help="masks are not needed: --detector res2net-boxes, ...")
+    parser.add_argument("--pixels", action="store_true", help="decode every image")
+    parser.add_argument(
+        "--fix",
+        type=Path,
+        metavar="OUT",
+        help="write a data folder with mended annotations and links to the images; nothing in PATH changes",
+    )
     given = parser.parse_args(arguments)
-    found = check(Layout(given.path, given.train, given.test), panoptic=given.panoptic, pixels=given.pixels)
-    print(*(found.problems or [found]), sep="\n")
+    layout = Layout(given.path, given.train, given.test)
+    if given.fix is not None:
+        try:
+            changes = mend(layout, "boxes" if given.boxes else "instances", given.fix)
+        except (ValueError, OSError) as error:
+            print(error, f"{given.fix} is not written", sep="\n")
+            return 1
+        print(*changes, f"{given.fix} is written", sep="\n")
+        layout = Layout(given.fix, given.train, given.test)
+    found = check(layout, panoptic=given.panoptic, boxes=given.boxes, pixels=given.pixels)
+    print(*found.remarks, *(found.problems or [found]), sep="\n")
     return 1 if found.problems else 0
 
 

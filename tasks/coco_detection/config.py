@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rfnext import Bounds, LocalConfig
-from tasks.coco_detection.detectors import Detector, Size
+from tasks.coco_detection.detectors import BoxDetector, Detector, Size
 
 DatasetName = Literal["scenes", "coco", "folder"]
 
@@ -36,8 +36,9 @@ class Config:
     validation: float = 0.2
     """Share of the training images that is held out for validation."""
 
-    detector: Detector = "res2net"
-    """convnext, res2net, hrnet: Cascade Mask R-CNN. pvtv2: Mask R-CNN. panoptic: Res2Net Panoptic FPN."""
+    detector: Detector | BoxDetector = "res2net"
+    """convnext, res2net, hrnet: Cascade Mask R-CNN. pvtv2: Mask R-CNN. panoptic: Res2Net Panoptic FPN. With -boxes
+    (res2net-boxes): trained and scored on boxes alone, for annotations without masks."""
     size: Size = "small"
     """published, or a narrow and shallow detector of the same family: small, tiny."""
     image: int = 128
@@ -60,9 +61,10 @@ class Config:
     """Local search, counted in epochs."""
 
     def __post_init__(self) -> None:
-        for name, known in (("dataset", DatasetName), ("detector", Detector), ("size", Size)):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(get_args(known))}")
+        detectors = get_args(Detector) + get_args(BoxDetector)
+        for name, known in (("dataset", get_args(DatasetName)), ("detector", detectors), ("size", get_args(Size))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
         for name in ("epochs", "batch", "image", "scenes", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rfnext.files import cache_folder, write_text
-from tasks.coco_detection.layout import Content, Kind, Layout, read, same_categories
+from tasks.coco_detection import masks
+from tasks.coco_detection.annotations import Content, Kind, area, area_is_sound, stays_inside
+from tasks.coco_detection.layout import Layout, parse, read, same_categories
 from tasks.spec import Part, fail
 
 
@@ -44,8 +46,8 @@ class Dataset:
 def open_dataset(layout: Layout, kind: Kind, *, validation: float) -> Dataset:
     """Open a data folder, carving `validation` (a share) of the training part's images out for validation.
 
-    mmdet reads one file per part, so the two carved ones are written to the cache, once for each state of the original.
-    An image's part depends on its id alone.
+    mmdet and pycocotools read one file per part. These are written to the cache, once for each state of the originals,
+    with what `uniform` makes of the entries. An image's part depends on its id alone.
 
     Raises:
         DataError: with file and how to fix it, at the first problem.
@@ -56,8 +58,7 @@ def open_dataset(layout: Layout, kind: Kind, *, validation: float) -> Dataset:
     assert train is not None  # `fail` never returns
     assert test is not None
     same_categories(layout, kind, train, test, fail)
-    source = layout.file(kind, layout.train)
-    files = dict(zip(("train", "validation"), _carve(source, train, validation), strict=True))
+    files = _written(layout, kind, train, test, validation)
     maps = {name: layout.panoptic_maps(name) if kind == "panoptic" else None for name in (layout.train, layout.test)}
     return Dataset(
         kind=kind,
@@ -65,7 +66,7 @@ def open_dataset(layout: Layout, kind: Kind, *, validation: float) -> Dataset:
         things=sum(category.get("isthing", 1) for category in train["categories"]),
         train=PartFiles(files["train"], layout.images(layout.train), maps[layout.train]),
         validation=PartFiles(files["validation"], layout.images(layout.train), maps[layout.train]),
-        test=PartFiles(layout.file(kind, layout.test), layout.images(layout.test), maps[layout.test]),
+        test=PartFiles(files["test"], layout.images(layout.test), maps[layout.test]),
     )
 
 
@@ -79,19 +80,16 @@ def named_files(annotations: Path) -> tuple[list[str], list[str]]:
     with contextlib.suppress(OSError, ValueError):
         kept = cache_folder() / "coco_detection-names-v1" / f"{_state_key(annotations)}.json"
         if not kept.exists():
-            content = json.loads(annotations.read_text("utf-8"))
-            write_text(kept, json.dumps([_names(content, key) for key in ("images", "annotations")]))
+            content = parse(annotations, lambda *problem: None) or {"images": [], "annotations": []}
+            write_text(kept, json.dumps([_names(content[key]) for key in ("images", "annotations")]))
         images, maps = json.loads(kept.read_text("utf-8"))
         return images, maps
     return [], []  # `layout.read` says what is wrong
 
 
-def _names(content: Any, key: str) -> list[str]:
-    entries = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        return []
+def _names(entries: list[Any]) -> list[str]:
     named = (entry.get("file_name") for entry in entries if isinstance(entry, dict))
-    return [name for name in named if isinstance(name, str)]
+    return [name for name in named if isinstance(name, str) and stays_inside(name)]
 
 
 def _state_key(source: Path, *more: object) -> str:
@@ -101,27 +99,80 @@ def _state_key(source: Path, *more: object) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _carve(source: Path, content: Content, share: float) -> tuple[Path, Path]:
-    """Files with the training and the validation images of `content`, which was read from `source`."""
-    folder = cache_folder() / "coco_detection-parts-v1" / _state_key(source, share)
-    paths = folder / "train.json", folder / "validation.json"
-    if all(path.exists() for path in paths):
+def _written(layout: Layout, kind: Kind, train: Content, test: Content, share: float) -> dict[str, Path]:
+    """Files with the training, the validation and the test part, whose annotations were read already."""
+    train_file, test_file = (layout.file(kind, name) for name in (layout.train, layout.test))
+    key = _state_key(train_file, kind, share, _state_key(test_file))
+    folder = cache_folder() / "coco_detection-parts-v2" / key
+    paths = {name: folder / f"{name}.json" for name in ("train", "validation", "test")}
+    if all(path.exists() for path in paths.values()):
         return paths
-    held_out = carve_validation([image["id"] for image in content["images"]], share)
-    for path, wanted in zip(paths, (False, True), strict=True):
-        part = {
-            "images": [image for image in content["images"] if (image["id"] in held_out) == wanted],
-            "annotations": [a for a in content["annotations"] if (a["image_id"] in held_out) == wanted],
-            "categories": content["categories"],
+    whole, numbers = uniform(train, kind, drop_empty=layout.is_training(layout.train))
+    held_out = {numbers[id_] for id_ in carve_validation(numbers, share)}
+    parts = {"test": uniform(test, kind, drop_empty=False)[0]}
+    for name, wanted in (("train", False), ("validation", True)):
+        parts[name] = whole | {
+            "images": [image for image in whole["images"] if (image["id"] in held_out) == wanted],
+            "annotations": [a for a in whole["annotations"] if (a["image_id"] in held_out) == wanted],
         }
-        if not part["annotations"]:
-            name = path.stem
-            fail(source, None, f"no annotated image is left for {name}", "add images or change the validation share")
-        write_text(path, json.dumps(part))
+        if not parts[name]["annotations"]:
+            what, fix = f"no annotated image is left for {name}", "add images or change the validation share"
+            fail(layout.file(kind, layout.train), None, what, fix)
+    for name, path in paths.items():
+        write_text(path, json.dumps(parts[name]))
     return paths
 
 
-def carve_validation(ids: Iterable[int], share: float) -> set[int]:
+def uniform(content: Content, kind: Kind, *, drop_empty: bool) -> tuple[Content, dict[Any, int]]:
+    """What mmdet and pycocotools read as it is meant, of annotations without a fault; and image id -> number.
+
+    Images, categories and annotations are numbered from 1 in their order: pycocotools takes an annotation of id 0 for
+    none, and keeps one of several with the same id. iscrowd is 0 or 1, 1 also for what is to be ignored; areas are
+    computed where they are missing. drop_empty: without objects of no size.
+    """
+    images = {image["id"]: number for number, image in enumerate(content["images"], 1)}
+    sizes = {image["id"]: image for image in content["images"]}
+    categories = {category["id"]: number for number, category in enumerate(content["categories"], 1)}
+    made: Content = {
+        "images": [{k: v for k, v in i.items() if k in _OF_IMAGE} | {"id": images[i["id"]]} for i in content["images"]],
+        "categories": [category | {"id": categories[category["id"]]} for category in content["categories"]],
+        "annotations": [],
+    }
+    if kind == "panoptic":
+        maps = {}
+        for entry in content["annotations"]:
+            segments = [_object(s, "boxes", sizes[entry["image_id"]], categories) for s in entry["segments_info"]]
+            made["annotations"].append(entry | {"image_id": images[entry["image_id"]], "segments_info": segments})
+            maps[images[entry["image_id"]]] = entry["file_name"]
+        for image in made["images"]:
+            image["map"] = maps[image["id"]]
+        return made, images
+    for entry in content["annotations"]:
+        if min(entry["bbox"][2:]) or not drop_empty:
+            known = _object(entry, kind, sizes[entry["image_id"]], categories)
+            number = len(made["annotations"]) + 1
+            made["annotations"].append(known | {"id": number, "image_id": images[entry["image_id"]]})
+    return made, images
+
+
+_OF_IMAGE = ("file_name", "width", "height")
+
+
+def _object(entry: dict[str, Any], kind: Kind, image: dict[str, Any], categories: dict[Any, int]) -> dict[str, Any]:
+    """An annotation or a segment: the fields that are read, with all that may be missing."""
+    made = {"category_id": categories[entry["category_id"]], "bbox": entry["bbox"], "area": entry.get("area")}
+    made["iscrowd"] = int(bool(entry.get("iscrowd", 0) or entry.get("ignore", 0)))
+    if "id" in entry:
+        made["id"] = entry["id"]
+    mask = entry.get("segmentation") if kind == "instances" else None
+    if mask is not None:
+        made["segmentation"] = masks.usable(mask) if isinstance(mask, list) else mask
+    if not area_is_sound(made["area"], image):
+        made["area"] = area(entry, image, with_mask=mask is not None)
+    return made
+
+
+def carve_validation(ids: Iterable[Any], share: float) -> set[Any]:
     """The `share` of image ids, at least one, that are held out: those with the smallest hashes."""
     # A hash instead of a generator: the same in every version of numpy, and a new image moves few others.
     ordered = sorted(ids, key=lambda number: hashlib.sha256(str(number).encode()).digest())

@@ -16,24 +16,21 @@ import functools
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tasks.coco_detection import scenes
+from tasks.coco_detection.annotations import Kind
 from tasks.coco_detection.config import PRESETS, Config
 from tasks.coco_detection.data import Dataset, named_files, open_dataset
+from tasks.coco_detection.detectors import BoxDetector
 from tasks.coco_detection.layout import DOWNLOADS as COCO_DOWNLOADS
-from tasks.coco_detection.layout import Kind, Layout
+from tasks.coco_detection.layout import Layout
 from tasks.spec import DataError, DataFiles
 
 LABELS = {"scenes": "digits on photographs (embedded)", "coco": "COCO 2017, scored on val2017"}
 
 DOWNLOADS = {"coco": COCO_DOWNLOADS}
 """How to get a data set that is missing."""
-
-
-def classes(config: Config) -> tuple[str, ...]:
-    """Names of the classes in the order of the detector's labels. Raises DataError if there is no usable data."""
-    return open_fold(config, folds(config)[0]).classes
 
 
 def folds(config: Config) -> tuple[int, ...]:
@@ -76,7 +73,9 @@ def _embedded(config: Config) -> bool:
 
 def kind_of(config: Config) -> Kind:
     """The annotations that the config's detector needs."""
-    return "panoptic" if config.detector == "panoptic" else "instances"
+    if config.detector == "panoptic":
+        return "panoptic"
+    return "boxes" if config.detector in get_args(BoxDetector) else "instances"
 
 
 def layout_of(config: Config, fold: int) -> Layout:

@@ -5,7 +5,7 @@ mmdet is imported where it is used: it takes seconds that --help can do without.
 
 import copy
 import functools
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from torch import nn
 
@@ -13,6 +13,8 @@ from rfnext import Conv
 from tasks.coco_detection import configs
 
 Detector = Literal["convnext", "pvtv2", "res2net", "hrnet", "panoptic"]
+BoxDetector = Literal["convnext-boxes", "pvtv2-boxes", "res2net-boxes", "hrnet-boxes"]
+"""The same without masks: Cascade R-CNN, and Faster R-CNN for pvtv2."""
 Size = Literal["tiny", "small", "published"]
 
 
@@ -24,13 +26,18 @@ def searched(name: str, conv: Conv) -> bool:
     return not name.startswith(("backbone.stem.", "backbone.layer1."))
 
 
+def family(name: Detector | BoxDetector) -> Detector:
+    """The published detector that one without masks is made of; itself otherwise."""
+    return cast(Detector, name.removesuffix("-boxes"))
+
+
 @functools.cache
-def published(name: Detector) -> Any:
-    """mmengine's Config of the published training without a search; not to be changed."""
-    return configs.load(configs.FOLDER / f"{name}_baseline.py")
+def published(name: Detector | BoxDetector) -> Any:
+    """mmengine's Config of the published training without a search, masks included; not to be changed."""
+    return configs.load(configs.FOLDER / f"{family(name)}_baseline.py")
 
 
-def build(name: Detector, size: Size, classes: int, things: int) -> nn.Module:
+def build(name: Detector | BoxDetector, size: Size, classes: int, things: int) -> nn.Module:
     """The detector for so many classes, of which `things` are things; `initialise` gives it its weights."""
     model = model_config(name, size, classes, things)
     from mmdet.registry import MODELS
@@ -55,13 +62,15 @@ def initialise(detector: nn.Module) -> None:
         cast(Any, detector).init_weights()
 
 
-def model_config(name: Detector, size: Size, classes: int, things: int) -> Any:
+def model_config(name: Detector | BoxDetector, size: Size, classes: int, things: int) -> Any:
     """mmdet's model config: the published one, or small with the same modules, names and losses."""
     model = copy.deepcopy(published(name).model)
     if size != "published":
-        _shrink(name, model, size)
+        _shrink(family(name), model, size)
     for head in [*_each(model.roi_head.bbox_head), model.roi_head.mask_head]:
         head.num_classes = things
+    if name in get_args(BoxDetector):
+        model.roi_head.mask_head = model.roi_head.mask_roi_extractor = None
     if name == "panoptic":
         for head in (model.semantic_head, model.panoptic_fusion_head):
             head.update(num_things_classes=things, num_stuff_classes=classes - things)

@@ -23,7 +23,8 @@ from rfnext import reproducible
 from tasks.coco_detection import datasets
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset, PartFiles
-from tasks.coco_detection.loading import read_part, test_loader
+from tasks.coco_detection.detectors import family
+from tasks.coco_detection.loading import own_errors, read_part, test_loader
 from tasks.coco_detection.metrics import metrics_by_config
 from tasks.coco_detection.panoptic_quality import VOID, Ids, PanopticQuality, rgb_to_id
 from tasks.coco_detection.quiet import quiet
@@ -62,11 +63,13 @@ def score(model: nn.Module, dataset: Dataset, part: Part, config: Config) -> dic
         loader = test_loader(dataset, files, config)
         if dataset.kind == "panoptic":
             return _score_panoptic(model, files, loader)
-        metric = CocoMetric(ann_file=str(files.annotations), metric=["bbox", "segm"])
+        kinds = ["bbox"] if dataset.kind == "boxes" else ["bbox", "segm"]
+        metric = CocoMetric(ann_file=str(files.annotations), metric=kinds)
         evaluator = Evaluator([metric])
         evaluator.dataset_meta = {"classes": dataset.classes}
-        for sample in predict(model, loader):
-            evaluator.process([sample])
+        with own_errors():
+            for sample in predict(model, loader):
+                evaluator.process([sample])
         found = evaluator.evaluate(len(cast(CocoDataset, loader.dataset)))
     # Nothing is reported where nothing was detected, and -1 where there is nothing to detect.
     return {
@@ -123,7 +126,7 @@ def probe(model: nn.Module, config: Config, split: Split) -> Probe:
         unit="pixels",
         step=(1.0, 1.0),
         output="the strongest channel of the backbone's coarsest feature map",
-        shift=0.0 if config.detector == "convnext" else -(STRIDE - 1) / 2,  # ConvNeXt's patches do not overlap
+        shift=0.0 if family(config.detector) == "convnext" else -(STRIDE - 1) / 2,  # ConvNeXt's patches do not overlap
     )
 
 

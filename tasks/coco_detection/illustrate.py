@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from rfnext.files import write_bytes
-from tasks.coco_detection import datasets
+from tasks.coco_detection import datasets, images
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.evaluation import INSTANCE_OFFSET, Sample, predict, pseudo_collate
 from tasks.coco_detection.loading import read_part
@@ -44,13 +44,13 @@ def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> 
         data = read_part(dataset, dataset.part(split.part), config, training=False)
         chosen = np.unique(np.linspace(0, len(data) - 1, IMAGES).round().astype(int)).tolist()
         samples = predict(model, [pseudo_collate([data[index]]) for index in chosen])
-        tiles = [draw(_read(sample.img_path), sample, dataset.classes, _threshold(sample)) for sample in samples]
-    images = [Image.fromarray(tile) for tile in tiles]
-    for image in images:
-        image.thumbnail((TILE, TILE))
-    sheet = Image.new("RGB", (TILE * len(images), TILE), "white")
-    for column, image in enumerate(images):
-        sheet.paste(image, (TILE * column, 0))
+        tiles = [draw(images.read(sample.img_path), sample, dataset.classes, _threshold(sample)) for sample in samples]
+    pictures = [Image.fromarray(tile) for tile in tiles]
+    for picture in pictures:
+        picture.thumbnail((TILE, TILE))
+    sheet = Image.new("RGB", (TILE * len(pictures), TILE), "white")
+    for column, picture in enumerate(pictures):
+        sheet.paste(picture, (TILE * column, 0))
     for colours in (128, 64, 32, 16, 8):
         buffer = io.BytesIO()
         sheet.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
@@ -64,11 +64,6 @@ def _threshold(sample: Sample) -> float:
     if "pred_instances" not in sample:
         return 0.3
     return min([0.3, *sample.pred_instances.scores.sort(descending=True).values[:3].tolist()])
-
-
-def _read(path: str) -> Pixels:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def draw(image: Pixels, sample: Sample, classes: Sequence[str], threshold: float) -> Pixels:

@@ -10,15 +10,17 @@ COCO's own parts are train2017 and val2017. Every function that reads takes a `R
 """
 
 import json
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
+from tasks.coco_detection.annotations import Content, Kind, check_lists, examine
+from tasks.coco_detection.images import check as check_images
 from tasks.spec import Report
 
-Kind = Literal["instances", "panoptic"]
+log = logging.getLogger(__name__)
 
 DOWNLOADS = """from https://cocodataset.org/#download get train2017.zip (18 GB), val2017.zip (1 GB), \
 annotations_trainval2017.zip and, for panoptic detectors, panoptic_annotations_trainval2017.zip, and unpack them there \
@@ -55,31 +57,70 @@ class Layout:
         """Folder of a part's panoptic PNGs."""
         return self.annotations / f"panoptic_{name}"
 
+    def is_training(self, name: str) -> bool:
+        """Whether a part is for training alone."""
+        return name == self.train != self.test
+
     def file(self, kind: Kind, name: str) -> Path:
         """The annotations of a kind of a part."""
-        return self.instances(name) if kind == "instances" else self.panoptic(name)
+        return self.panoptic(name) if kind == "panoptic" else self.instances(name)
 
 
-Content = dict[str, list[dict[str, Any]]]
-"""A COCO file: "images", "annotations" and "categories"."""
+Remark = Callable[[Path, str], object]
+"""A function that is called with a file and what is said of it, which is no fault: what counts as what."""
 
 
-def read(layout: Layout, kind: Kind, name: str, report: Report) -> Content | None:
+def say(path: Path, what: str) -> None:
+    """The `Remark` of a training: logs it."""
+    log.warning("%s: %s", path, what)
+
+
+def read(layout: Layout, kind: Kind, name: str, report: Report, remark: Remark = say) -> Content | None:
     """A part's annotations, with what the detectors rely on checked; None, once reported, if they are of no use.
 
-    Checked: the structure of all entries, that annotations belong to listed images and categories, that there is
-    an image file for each image and, for panoptic annotations, a PNG for each annotation.
+    Checked: the structure of all entries, that annotations belong to listed images and categories, that boxes and
+    masks lie in their images, that there is an image file of the right size for each image (by its header) and, for
+    panoptic annotations, a PNG for each annotation.
     """
     path = layout.file(kind, name)
+    content = parse(path, report)
+    if content is None:
+        return None
+    for what, fix in (unusable := check_lists(content, kind)):
+        report(path, None, what, fix)
+    if unusable:
+        return None
+    _check_files(layout.images(name), path, [image["file_name"] for image in content["images"]], report)
+    if turned := check_images(layout.images(name), content["images"], report):
+        what = (
+            "images with an EXIF orientation, turned upright on reading: boxes have to be those of the upright pictures"
+        )
+        remark(path, f"{what}: {len(turned)}, such as {turned[0]}")
+    faults, remarks = examine(content, kind, training=layout.is_training(name))
+    for what, fix in faults:
+        report(path, None, what, fix)
+    for what in remarks:
+        remark(path, what)
+    if kind == "panoptic" and not faults:
+        sizes = {image["id"]: image for image in content["images"]}
+        maps = [sizes[entry["image_id"]] | {"file_name": entry["file_name"]} for entry in content["annotations"]]
+        _check_files(layout.panoptic_maps(name), path, [entry["file_name"] for entry in maps], report)
+        check_images(layout.panoptic_maps(name), maps, report)
+    return content
+
+
+def parse(path: Path, report: Report) -> Content | None:
+    """The lists of an annotation file; None, once reported, if it has not got them."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
-        report(path, None, "no such file", f"add it; of COCO: {DOWNLOADS}" if name.endswith("2017") else "add it")
+        official = path.stem.endswith("2017")
+        report(path, None, "no such file", f"add it; of COCO: {DOWNLOADS}" if official else "add it")
         return None
     except (OSError, UnicodeDecodeError) as error:
         report(path, None, f"cannot be read ({error})", "make it a readable UTF-8 file")
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         report(path, None, f"broken JSON ({error})", "was the download cut off? Get it again")
         return None
     keys = ("images", "annotations", "categories")
@@ -92,72 +133,7 @@ def read(layout: Layout, kind: Kind, name: str, report: Report) -> Content | Non
         if not content[key]:
             report(path, None, f"the list {key} is empty", "export it with at least one entry")
             return None
-    if not _entries_are_sound(path, kind, content, report):
-        return None
-    _check_files(layout.images(name), path, [image["file_name"] for image in content["images"]], report)
-    if kind == "panoptic":
-        maps = [annotation["file_name"] for annotation in content["annotations"]]
-        _check_files(layout.panoptic_maps(name), path, maps, report)
     return content
-
-
-def _entries_are_sound(path: Path, kind: Kind, content: Content, report: Report) -> bool:
-    """Whether every entry has what it needs; reports the first bad one of each list."""
-    wanted: dict[str, dict[str, Any]] = {
-        "images": {"id": int, "file_name": str, "width": int, "height": int},
-        "categories": {"id": int, "name": str},
-    }
-    wanted["annotations"] = (
-        {"id": int, "image_id": int, "category_id": int, "bbox": list, "area": (int, float)}
-        if kind == "instances"
-        else {"image_id": int, "file_name": str, "segments_info": list}
-    )
-    if kind == "panoptic":
-        wanted["categories"]["isthing"] = int
-    for key, fields in wanted.items():
-        for number, entry in enumerate(content[key]):
-            for field, type_ in fields.items():
-                if not isinstance(entry, dict) or not isinstance(entry.get(field), type_):
-                    value = entry.get(field) if isinstance(entry, dict) else entry
-                    report(path, None, f"{key}[{number}] has {field} = {value!r}", "fix that entry")
-                    return False
-    for key, field in (("images", "id"), ("categories", "id"), ("categories", "name")):
-        values = [entry[field] for entry in content[key]]
-        if len(set(values)) < len(values):
-            twice = next(value for value in values if values.count(value) > 1)
-            report(path, None, f"two of the {key} have {field} {twice!r}", "give each its own")
-            return False
-    if kind == "panoptic":
-        things = [bool(category["isthing"]) for category in content["categories"]]
-        if things != sorted(things, reverse=True) or len(set(things)) < 2:
-            fix = "list all things (isthing 1), then all stuff (isthing 0), at least one of each"
-            report(path, None, "the categories are not things followed by stuff", fix)
-            return False
-    images = {image["id"]: image for image in content["images"]}
-    categories = {category["id"] for category in content["categories"]}
-    for number, entry in enumerate(content["annotations"]):
-        if entry["image_id"] not in images:
-            what = f"annotations[{number}] belongs to image {entry['image_id']}, which is not listed"
-            report(path, None, what, "are images and annotations of one file?")
-            return False
-        for segment in entry["segments_info"] if kind == "panoptic" else [entry]:
-            problem = _segment_problem(segment, categories)
-            if problem is not None:
-                report(path, None, f"annotations[{number}] {problem}", "fix that entry")
-                return False
-    return True
-
-
-def _segment_problem(segment: Any, categories: set[int]) -> str | None:
-    if not isinstance(segment, dict) or segment.get("category_id") not in categories:
-        category = segment.get("category_id") if isinstance(segment, dict) else segment
-        return f"has category {category!r}, which is not listed"
-    box = segment.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
-        return f"has bbox {box!r}, not [x, y, width, height]"
-    if min(box[2:]) < 0:
-        return f"has bbox {box!r} of a negative size"
-    return None
 
 
 def _check_files(folder: Path, annotations: Path, names: Iterable[str], report: Report) -> None:

@@ -4,16 +4,68 @@ from tasks.coco_detection import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset, CocoPanopticDataset
+from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmdet.datasets.transforms import LoadAnnotations, LoadPanopticAnnotations
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
-from tasks.coco_detection import recipes
+from tasks.coco_detection import images, recipes
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset, PartFiles
 from tasks.coco_detection.panoptic_quality import rgb_to_id
+from tasks.spec import DataError, fail
+
+
+class _NoneLost(BaseDetDataset):
+    """Raises DataError where mmdet passes over a sample or takes another one."""
+
+    def prepare_data(self, idx: int) -> Any:
+        path = Path(self.get_data_info(idx)["img_path"])
+        try:
+            data = super().prepare_data(idx)
+        except DataError:
+            raise
+        except Exception as error:  # of OpenCV, pycocotools, numpy: of any kind
+            raise DataError(f"{path}: cannot be used ({error!r}); {_CHECK}") from error
+        if data is None:
+            fail(path, None, "was dropped by the transforms of its pipeline", _CHECK)
+        return data
+
+
+_CHECK = "python -m tasks.coco_detection.check ROOT --pixels reads every image"
+
+
+class _Instances(_NoneLost, CocoDataset):
+    pass
+
+
+class _Panoptic(_NoneLost, CocoPanopticDataset):
+    """With the PNGs that the annotations name, where mmdet takes the image's name with another ending."""
+
+    def parse_data_info(self, raw_data_info: dict) -> dict:
+        data = super().parse_data_info(raw_data_info)
+        return data | {"seg_map_path": str(Path(self.data_prefix["seg"]) / raw_data_info["raw_img_info"]["map"])}
+
+
+class LoadImage(LoadImageFromFile):
+    """mmcv's transform, which turns an image upright; raises DataError if it has not the size that its entry says."""
+
+    def transform(self, results: dict) -> dict | None:
+        loaded = super().transform(results)
+        assert loaded is not None  # None with ignore_empty alone
+        size, path = (results["width"], results["height"]), Path(results["img_path"])
+        height, width = loaded["img_shape"]
+        if (width, height) != size:
+            fail(path, None, *images.mismatch(images.header(path)._replace(size=(width, height)), size))
+        return loaded
 
 
 class LoadPanoptic(LoadPanopticAnnotations):
@@ -22,6 +74,18 @@ class LoadPanoptic(LoadPanopticAnnotations):
     def __init__(self) -> None:
         LoadAnnotations.__init__(self, with_bbox=True, with_label=True, with_mask=True, with_seg=True)
         self.rgb2id = rgb_to_id
+
+
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """DataErrors of loading processes as those of this one: torch puts their whole traceback into the text."""
+    try:
+        yield
+    except DataError as error:
+        *traceback, last = str(error).strip().splitlines()
+        if not traceback:
+            raise
+        raise DataError(last.split("DataError: ", 1)[-1]) from error
 
 
 def test_loader(dataset: Dataset, files: PartFiles, config: Config) -> DataLoader:
@@ -34,13 +98,14 @@ def read_part(dataset: Dataset, files: PartFiles, config: Config, *, training: b
     """mmdet's dataset of a part: with annotations and without images that have none, or images alone."""
     recipe = recipes.recipe(config)
     pipeline = recipe.train_pipeline if training else recipe.test_pipeline
+    ours = {"LoadPanopticAnnotations": LoadPanoptic, "LoadImageFromFile": LoadImage}
     things, stuff = dataset.classes[: dataset.things], dataset.classes[dataset.things :]
     with DefaultScope.overwrite_default_scope("mmdet"):  # registered transforms are looked up in the current scope
-        return (CocoDataset if files.maps is None else CocoPanopticDataset)(
+        return (_Instances if files.maps is None else _Panoptic)(
             ann_file=str(files.annotations),
             metainfo={"classes": dataset.classes, "thing_classes": things, "stuff_classes": stuff},
             data_prefix={"img": str(files.images)} | ({"seg": str(files.maps)} if files.maps else {}),
-            pipeline=[LoadPanoptic() if step["type"] == "LoadPanopticAnnotations" else step for step in pipeline],
-            filter_cfg={"filter_empty_gt": True, "min_size": 32} if training else None,
+            pipeline=[ours[step["type"]]() if step["type"] in ours else step for step in pipeline],
+            filter_cfg={"filter_empty_gt": True} if training else None,
             test_mode=not training,
         )

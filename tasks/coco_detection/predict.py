@@ -1,12 +1,13 @@
-"""Detect on images: `python -m tasks.coco_detection.predict IMAGE... --checkpoint FILE --config FILE [--out DIR]`.
+"""Detect on images: `python -m tasks.coco_detection.predict IMAGE... --checkpoint FILE [--config FILE] [--out DIR]`.
 
 Writes a picture with boxes and masks (or panoptic segments) for each image, and predictions.json with all of them:
-boxes as [x1, y1, x2, y2] in pixels of the image, masks as COCO's compressed RLE.
+boxes as [x1, y1, x2, y2] in pixels of the upright image, masks as COCO's compressed RLE.
 
-A checkpoint of a search or of a multi-branch training holds its branches, and is opened with them whatever the config
-says. In the published tools such a checkpoint loads into the plain config without an error, and the network computes
-something else. Dilations of a single-branch network are not in its checkpoint: give the structure
-file that it was trained with, by --structure or in the config.
+The model.pt of a benchmark's cell and the selected.pt of a training open alone, whatever data and settings they were
+trained with. A checkpoint of mmengine (of `train_published`, or a published one) needs its config. One of a search or
+of a multi-branch training holds its branches, and is opened with them whatever the config says; in the published tools
+it loads into the plain config without an error, and the network computes something else. The dilations of a
+single-branch network are not in an mmengine checkpoint: they are in its config, or in the file of --structure.
 """
 
 import argparse
@@ -35,8 +36,8 @@ from rfnext import Structure
 from rfnext.conv import SearchConv, is_conv, read_extra_state, take_over
 from rfnext.files import write_bytes, write_text
 from rfnext.integrations.mmengine import RFSearchHook, checkpoint_globals
-from tasks.coco_detection import configs, datasets, illustrate, recipes, task
-from tasks.coco_detection.config import PRESETS
+from tasks import checkpoint
+from tasks.coco_detection import configs, illustrate, images, recipes, task
 from tasks.coco_detection.evaluation import Sample, device_of, predict
 from tasks.coco_detection.quiet import quiet
 
@@ -49,7 +50,7 @@ class Detector(NamedTuple):
     classes: tuple[str, ...]
 
 
-def open_config(config: Path, checkpoint: Path, structure: Path | None = None) -> Detector:
+def open_config(config: Path, weights: Path, structure: Path | None = None) -> Detector:
     """The detector of an mmengine config file, ours or mmdet's, with the weights of a checkpoint.
 
     Raises:
@@ -59,7 +60,7 @@ def open_config(config: Path, checkpoint: Path, structure: Path | None = None) -
     given = configs.load(config)
     with quiet(), DefaultScope.overwrite_default_scope("mmdet"):
         model = MODELS.build(given.model)
-    state, extra = read_checkpoint(checkpoint)
+    state, extra = read_checkpoint(weights)
     hooks = [hook for hook in given.get("custom_hooks") or () if str(hook.get("type")).endswith("RFSearchHook")]
     if structure is not None:
         Structure.load(structure).apply(model)
@@ -67,7 +68,12 @@ def open_config(config: Path, checkpoint: Path, structure: Path | None = None) -
         RFSearchHook(**{key: value for key, value in hooks[0].items() if key not in ("type", "priority")}).prepare(
             model
         )
-    load_with_branches(model, state, checkpoint)
+    elif "fixed_single_branch" in str(extra.get("meta", {}).get("cfg")):
+        raise ValueError(
+            f"{weights} was trained with the dilations of a structure, which {config} does not have: give its "
+            "structure file by --structure, or the config that it was trained by"
+        )
+    load_with_branches(model, state, weights)
     classes = extra.get("meta", {}).get("dataset_meta", {}).get("classes") or _classes(given)
     return Detector(model, _image_pipeline(given.test_dataloader.dataset.pipeline), tuple(classes))
 
@@ -82,22 +88,15 @@ def _classes(given: Any) -> Sequence[str]:
     return (CocoPanopticDataset if "Panoptic" in dataset.type else CocoDataset).METAINFO["classes"]
 
 
-def open_preset(preset: str, checkpoint: Path, structure: Path | None = None) -> Detector:
-    """The detector of one of this task's presets, with weights that its training wrote (last.pth or selected.pt).
+def open_trained(path: Path) -> Detector:
+    """The detector of a file that a training of this task or a cell of the benchmark wrote (selected.pt, model.pt).
 
-    Raises as `open_config`, and ValueError for an unknown preset.
+    Raises:
+        ValueError: if it is another file. OSError: if it cannot be read.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-    config = PRESETS[preset]
-    if reason := datasets.unavailable(config):
-        raise ValueError(reason)
-    model = task.build(config)
-    if structure is not None:
-        Structure.load(structure).apply(model)
-    state, _ = read_checkpoint(checkpoint)
-    load_with_branches(model, state, checkpoint)
-    return Detector(model, _image_pipeline(recipes.recipe(config).test_pipeline), datasets.classes(config))
+    opened = checkpoint.load(path, task.TASK.name)
+    pipeline = _image_pipeline(recipes.recipe(opened.config).test_pipeline)
+    return Detector(opened.model, pipeline, tuple(opened.facts["classes"]))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -152,12 +151,12 @@ def _image_pipeline(pipeline: Sequence[Any]) -> list[dict[str, Any]]:
     return [step | {"meta_keys": keys} if step["type"].endswith("PackDetInputs") else step for step in steps]
 
 
-def detect(detector: Detector, images: Sequence[Path]) -> Iterator[Sample]:
+def detect(detector: Detector, paths: Sequence[Path]) -> Iterator[Sample]:
     """Predictions image by image; `img_path` names the image."""
     with DefaultScope.overwrite_default_scope("mmdet"):
         pipeline = Compose(detector.pipeline)
     batches = (
-        pseudo_collate([pipeline({"img_path": str(path), "img_id": number})]) for number, path in enumerate(images)
+        pseudo_collate([pipeline({"img_path": str(path), "img_id": number})]) for number, path in enumerate(paths)
     )
     return predict(detector.model, batches)
 
@@ -194,41 +193,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Detect on images. Writes a picture with boxes and masks for each, and predictions.json.",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights; those of a search keep their branches")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--config", type=Path, help="mmengine config of the detector")
-    source.add_argument("--preset", help="or the preset of this task that the checkpoint was trained by")
-    parser.add_argument("--structure", type=Path, help="structure file of a single-branch network")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="model.pt or selected.pt, or with --config others"
+    )
+    parser.add_argument("--config", type=Path, help="mmengine config of the detector, for a checkpoint of mmengine")
+    parser.add_argument("--structure", type=Path, help="with --config: structure file of a single-branch network")
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="output folder (default: %(default)s)")
     parser.add_argument("--threshold", type=float, default=0.3, help="least score (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     given = parser.parse_args(arguments)
     try:
-        for path in given.images:
-            with Image.open(path) as image:
-                image.verify()
-        if len({path.stem for path in given.images}) < len(given.images):
-            raise ValueError("two images have the same name, and so would their pictures; predict them one by one")
-        if given.config is not None:
-            detector = open_config(given.config, given.checkpoint, given.structure)
-        else:
-            detector = open_preset(given.preset, given.checkpoint, given.structure)
+        return _predict(given)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _predict(given: argparse.Namespace) -> int:
+    for path in given.images:
+        images.header(path)
+    if len({path.stem for path in given.images}) < len(given.images):
+        raise ValueError("two images have the same name, and so would their pictures; predict them one by one")
+    if given.config is not None:
+        detector = open_config(given.config, given.checkpoint, given.structure)
+    elif given.structure is not None:
+        raise ValueError("--structure is for --config alone: model.pt and selected.pt hold their structure")
+    else:
+        detector = open_trained(given.checkpoint)
     branches = sum(isinstance(module, SearchConv) for module in detector.model.modules())
     if branches:
         print(f"{given.checkpoint} holds the branches of {branches} convs; opened with them")
     detector.model.to(device_of(given.device))
     results = []
-    for sample in detect(detector, given.images):
-        path = Path(sample.img_path)
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        buffer = io.BytesIO()
-        Image.fromarray(illustrate.draw(pixels, sample, detector.classes, given.threshold)).save(buffer, "PNG")
-        write_bytes(given.out / f"{path.stem}.png", buffer.getvalue())
-        results.append(as_json(sample, detector.classes, given.threshold))
+    for path in given.images:
+        pixels = images.read(path)
+        for sample in detect(detector, [path]):
+            buffer = io.BytesIO()
+            Image.fromarray(illustrate.draw(pixels, sample, detector.classes, given.threshold)).save(buffer, "PNG")
+            write_bytes(given.out / f"{path.stem}.png", buffer.getvalue())
+            results.append(as_json(sample, detector.classes, given.threshold))
     write_text(given.out / "predictions.json", json.dumps(results, indent=1) + "\n")
     print(f"{len(results)} images: {given.out / 'predictions.json'} and pictures beside it")
     return 0

@@ -1,7 +1,7 @@
 """How a detector is trained: pipelines of mmdet, optimizer and schedule."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -59,18 +59,20 @@ class Recipe:
 
 def recipe(config: Config) -> Recipe:
     """The published recipe of the config's detector, or that of the small ones: AdamW, a cosine, no augmentation."""
+    masks = {} if config.detector not in get_args(detectors.BoxDetector) else {"with_mask": False}
     if config.size == "published":
         published = detectors.published(config.detector)
+        plain = _plain(published.train_dataloader.dataset.pipeline)
         return Recipe(
             config,
-            _plain(published.train_dataloader.dataset.pipeline),
+            [step | masks if step["type"] == "LoadAnnotations" else step for step in plain],
             _plain(published.test_dataloader.dataset.pipeline),
             group_by_aspect_ratio=True,
         )
     load = (
         {"type": "LoadPanopticAnnotations"}
         if config.detector == "panoptic"
-        else {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
+        else {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True} | masks
     )
     resize = {"type": "Resize", "scale": (config.image, config.image), "keep_ratio": True}
     # No flips: a mirrored digit is no digit.

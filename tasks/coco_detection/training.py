@@ -37,7 +37,7 @@ from tasks.coco_detection import datasets, recipes
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset
 from tasks.coco_detection.evaluation import device_of, score
-from tasks.coco_detection.loading import read_part
+from tasks.coco_detection.loading import own_errors, read_part
 from tasks.coco_detection.quiet import quiet
 from tasks.spec import SELECTED, Run
 
@@ -51,11 +51,12 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     """Train the detector in place on the run's fold and leave it at its last epoch.
 
     Every `config.validate_every` epochs, and after the last one, the validation part is scored; the network of the
-    epoch with the highest mean of box and mask mAP (panoptic: the highest PQ; the first of equals) goes to
+    epoch with the highest mean of box and mask mAP (or of box mAP alone, or of PQ; the first of equals) goes to
     `run.folder / SELECTED`. The test part is never read.
 
     Raises:
         ValueError: if `run.resume` is set and the checkpoint is broken or belongs to another run.
+        DataError: naming the file, if an image or its annotations cannot be used; none is passed over.
     """
     dataset = datasets.open_fold(config, run.fold)
     device, recipe = device_of(run.device), recipes.recipe(config)
@@ -96,7 +97,8 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
             randomness={"seed": run.seed},
             experiment_name=f"{run.folder.name}-{next(_NUMBERS)}",
         )
-        runner.train()
+        with own_errors():
+            runner.train()
 
 
 def _optimizer(model: nn.Module, settings: dict[str, Any], search: Search | None) -> OptimWrapper:
@@ -171,7 +173,8 @@ class _Validation(Hook):
             return
         scores = score(runner.model, self.dataset, "validation", self.config)
         runner.visualizer.add_scalars({f"validation/{name}": value for name, value in scores.items()}, step=epoch)
-        mean = scores["PQ"] if self.dataset.kind == "panoptic" else (scores["box_mAP"] + scores["mask_mAP"]) / 2
+        means = [scores[name] for name in ("PQ", "box_mAP", "mask_mAP") if name in scores]
+        mean = sum(means) / len(means)
         if mean > self.best:
             self.best = mean
             self.keep(runner.model)

@@ -1,14 +1,17 @@
 """Bad data: one clear error each, from the reader and from `check`; and the validation part."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
+from PIL import Image
 
 from tasks.coco_detection import scenes
 from tasks.coco_detection.check import main
 from tasks.coco_detection.data import carve_validation, open_dataset
 from tasks.coco_detection.layout import Layout
+from tasks.coco_detection.loading import read_part
 from tasks.spec import DataError
 
 
@@ -55,7 +58,9 @@ class TestValidation:
 
     def test_follows_the_original(self, layout):
         before = opened(layout).validation.annotations
-        change(layout.instances("train"), lambda c: c["images"].append({**c["images"][0], "id": 99}))
+        shutil.copy(layout.images("train") / "000000.jpg", layout.images("train") / "x.jpg")
+        new = {"id": 99, "file_name": "x.jpg"}
+        change(layout.instances("train"), lambda c: c["images"].append(c["images"][0] | new))
         after = opened(layout)
         assert after.validation.annotations != before
         assert len(json.loads(after.train.annotations.read_text())["images"]) == 5
@@ -143,6 +148,44 @@ def test_panoptic_categories_and_maps(layout):
         opened(layout, "panoptic")
 
 
+PANOPTIC = {
+    lambda c: c["annotations"].pop(0): "image 6 has no panoptic annotation; add it",
+    lambda c: c["annotations"].append(c["annotations"][0]): r"annotations\[2\] is a second one of image 6",
+    lambda c: c["annotations"][0].update(image_id=99): "belongs to image 99, which is not listed",
+    lambda c: c["annotations"][0].update(file_name="../x.png"): "out of the folder of images",
+    lambda c: c["annotations"][0].pop("segments_info"): r"annotations\[0\] has no file_name or no list segments_info",
+    lambda c: c["annotations"][0]["segments_info"][0].update(id=0): r"annotations\[0\] has a segment of id 0",
+    lambda c: c["annotations"][0]["segments_info"][0].update(id=2): r"annotations\[0\] has a segment of id 2",
+    lambda c: c["annotations"][0]["segments_info"][0].update(bbox=[0, 0, 5, float("nan")]): "has bbox .*nan.*, not",
+    lambda c: c["annotations"][0]["segments_info"][0].pop("category_id"): "has category None",
+    lambda c: c["categories"][0].pop("isthing"): r"categories\[0\] has isthing = None",
+}
+
+
+@pytest.mark.parametrize("spoil", PANOPTIC, ids=range(len(PANOPTIC)))
+def test_bad_panoptic_entries_are_named(layout, spoil):
+    change(layout.panoptic("test"), spoil)
+    with pytest.raises(DataError, match=f"panoptic_test.json: .*{PANOPTIC[spoil]}"):
+        opened(layout, "panoptic")
+
+
+def test_maps_are_of_the_images_sizes_and_have_any_name(layout, config):
+    for path in layout.panoptic_maps("train").iterdir():
+        path.rename(path.with_name(f"map of {path.name}"))
+    rename = lambda c: [a.update(file_name=f"map of {a['file_name']}") for a in c["annotations"]]  # noqa: E731
+    change(layout.panoptic("train"), rename)
+    panoptic = dataclasses.replace(config, detector="panoptic")
+    dataset = opened(layout, "panoptic")
+    sample = read_part(dataset, dataset.train, panoptic, training=True)[0]["data_samples"]
+    assert sample.gt_sem_seg.sem_seg.unique().numel() > 1
+    path = next(layout.panoptic_maps("test").iterdir())
+    with Image.open(path) as image:
+        cropped = image.crop((0, 0, 200, 256))
+    cropped.save(path)
+    with pytest.raises(DataError, match=f"{path.name}: is 200 x 256, its annotations are for 256 x 256"):
+        opened(layout, "panoptic")
+
+
 class TestCheck:
     def test_fine(self, layout, capsys):
         assert main([str(layout.root), "--train", "train", "--test", "test", "--pixels"]) == 0
@@ -158,13 +201,10 @@ class TestCheck:
 
     def test_pixels(self, layout, capsys):
         image = sorted(layout.images("test").iterdir())[0]
-        image.write_bytes(image.read_bytes()[:500])
-        change(layout.instances("test"), lambda c: c["images"][1].update(width=100))
+        image.write_bytes(image.read_bytes()[:-1000])
         assert main([str(layout.root), "--train", "train", "--test", "test"]) == 0
         assert main([str(layout.root), "--train", "train", "--test", "test", "--pixels"]) == 1
-        out = capsys.readouterr().out
-        assert "000000.jpg: cannot be read" in out
-        assert "000001.jpg: is 256 x 256, its annotations are for 100 x 256" in out
+        assert "000000.jpg: cannot be read (image file is truncated" in capsys.readouterr().out
 
     def test_nothing_there(self, tmp_path, capsys):
         assert main([str(tmp_path / "none")]) == 1

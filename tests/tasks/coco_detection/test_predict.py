@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pycocotools import mask as rle
 
 from rfnext import LocalSearch, Structure
 from rfnext.conv import SearchConv
+from tasks import checkpoint
 from tasks.coco_detection import illustrate, predict, scenes, task
 from tasks.coco_detection.config import PRESETS
 from tasks.coco_detection.detectors import searched
@@ -34,16 +36,9 @@ def folder(config, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _preset(config, monkeypatch):
-    monkeypatch.setitem(PRESETS, "test", config)
-
-
-def run(folder, *more, checkpoint=CHECKPOINT, out="out"):
+def run(folder, *more, checkpoint=SELECTED, out="out"):
     images = [str(folder / f"scene{number}.png") for number in range(2)]
-    return predict.main(
-        [*images, "--preset", "test", "--checkpoint", str(folder / checkpoint), "--out", str(folder / out), *more]
-    )
+    return predict.main([*images, "--checkpoint", str(folder / checkpoint), "--out", str(folder / out), *more])
 
 
 @pytest.mark.slow
@@ -67,37 +62,60 @@ def test_writes_pictures_and_json(folder, capsys):
     assert all(not result["instances"] for result in json.loads((folder / "none/predictions.json").read_text()))
 
 
-def test_a_search_checkpoint_is_opened_with_its_branches(config, folder):
-    """Its scores are those of the searched network, which differ from those of the plain one with the same weights."""
-    opened = predict.open_preset("test", folder / CHECKPOINT).model
-    convs = {name: conv for name, conv in opened.named_modules() if isinstance(conv, SearchConv)}
-    state = torch.load(folder / CHECKPOINT, weights_only=True)["state_dict"]
-    assert convs.keys() == {key.removesuffix(".branch_weight") for key in state if key.endswith(".branch_weight")}
-    torch.manual_seed(0)
+def test_a_selected_network_is_opened_with_its_branches(config, folder):
+    """Its features are those of the searched network, not those of the plain one with the same weights."""
+    opened = predict.open_trained(folder / SELECTED)
+    assert opened.classes == ("digit 0", "digit 1", "digit 2")
+    state = opened.model.state_dict()
+    convs = {name for name, conv in opened.model.named_modules() if isinstance(conv, SearchConv)}
+    assert convs == {key.removesuffix(".branch_weight") for key in state if key.endswith(".branch_weight")}
     original = task.build(config)
     LocalSearch(original, config.search, searched)
-    original.load_state_dict(state)
+    checkpoint.load_weights(original, folder / SELECTED)
     image = torch.rand(1, 3, 64, 64)
-    opened.eval(), original.eval()
+    original.eval()
     with torch.no_grad():
-        for one, other in zip(opened.extract_feat(image), original.extract_feat(image), strict=True):
+        for one, other in zip(opened.model.extract_feat(image), original.extract_feat(image), strict=True):
             assert torch.equal(one, other)
         plain = task.build(config).eval()
         plain.load_state_dict(
             {k: v for k, v in state.items() if k.split(".")[-1] not in ("branch_weight", "_extra_state")}
         )
-        assert not torch.allclose(plain.extract_feat(image)[0], opened.extract_feat(image)[0], atol=1e-4)
+        assert not torch.allclose(plain.extract_feat(image)[0], opened.model.extract_feat(image)[0], atol=1e-4)
 
 
-def test_opens_what_is_selected_and_a_structure(config, folder, tmp_path, capsys):
-    assert run(folder, "--device", "cpu", checkpoint=SELECTED) == 0
-    torch.manual_seed(0)
+def test_a_single_branch_network_of_own_data_and_overrides_is_opened_as_it_was(own_data, tmp_path):
+    config = dataclasses.replace(PRESETS["folder"], root=own_data(), size="tiny", image=96, detector="pvtv2-boxes")
     model = task.build(config)
-    structure = Structure({name: (3,) * len(d) for name, d in list(Structure.read(model, searched).items())[:2]})
-    structure.save(tmp_path / "structure.json")
-    torch.save(model.state_dict(), tmp_path / "plain.pt")
-    opened = predict.open_preset("test", tmp_path / "plain.pt", tmp_path / "structure.json")
+    structure = Structure({name: (3,) * len(d) for name, d in list(Structure.read(model, searched).items())[:3]})
+    structure.apply(model)
+    checkpoint.save(tmp_path / "model.pt", "coco_detection", config, model, task.TASK.facts(config))
+    shutil.rmtree(config.root / "annotations")  # the file says everything
+    opened = predict.open_trained(tmp_path / "model.pt")
+    assert opened.classes == ("thing",)
     assert {tuple(opened.model.get_submodule(name).dilation) for name in structure} == {(3, 3)}
+    image = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        for one, other in zip(opened.model.extract_feat(image), model.eval().extract_feat(image), strict=True):
+            assert torch.equal(one, other)
+    (sample,) = predict.detect(opened, [config.root / "val2017/000.jpg"])
+    assert "masks" not in sample.pred_instances
+    assert (sample.ori_shape, sample.img_shape) == ((64, 96), (64, 96))
+
+
+def test_turned_images_are_predicted_and_drawn_upright(folder, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(folder / "scene1.png") as image:
+        image.convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
+        stored = image.size
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "turned.jpg"), "--checkpoint", str(folder / SELECTED), "--out", str(out)]
+    assert predict.main([*arguments, "--threshold", "0", "--device", "cpu"]) == 0
+    with Image.open(out / "turned.png") as picture:
+        assert picture.size == stored[::-1]
+    (result,) = json.loads((out / "predictions.json").read_text())
+    assert {tuple(instance["mask"]["size"]) for instance in result["instances"]} == {stored}
 
 
 def test_opens_an_mmengine_config(config, folder, tmp_path):
@@ -111,11 +129,22 @@ def test_opens_an_mmengine_config(config, folder, tmp_path):
         "    metainfo=dict(classes=('a', 'b', 'c'))))\n"
         'custom_hooks = [dict(type="RFSearchHook", mode="search")]\n'
     )
-    opened = predict.open_config(tmp_path / "small_res2net_config.py", folder / SELECTED)
-    assert opened.classes == ("a", "b", "c")
+    opened = predict.open_config(tmp_path / "small_res2net_config.py", folder / CHECKPOINT)
+    assert opened.classes == ("digit 0", "digit 1", "digit 2")  # of the data that it was trained on
     assert sum(isinstance(module, SearchConv) for module in opened.model.modules()) > 10
     (sample,) = predict.detect(opened, [folder / "scene1.png"])
     assert sample.ori_shape == (256, 216)
+    # The dilations of a single-branch network are not in such a checkpoint: nothing is opened without them.
+    weights = torch.load(folder / CHECKPOINT, weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "weights.pth")
+    assert predict.open_config(tmp_path / "small_res2net_config.py", tmp_path / "weights.pth").classes == (
+        "a",
+        "b",
+        "c",
+    )
+    torch.save({"state_dict": weights, "meta": {"cfg": "mode = 'fixed_single_branch'"}}, tmp_path / "single.pth")
+    with pytest.raises(ValueError, match="single.pth was trained with the dilations of a structure, .* --structure"):
+        predict.open_config(tmp_path / "small_res2net_config.py", tmp_path / "single.pth")
 
 
 class TestBadInput:
@@ -124,25 +153,36 @@ class TestBadInput:
         return capsys.readouterr().err
 
     def test_one_clear_error_each(self, folder, tmp_path, capsys):
-        image, good = folder / "scene0.png", folder / CHECKPOINT
-        broken = tmp_path / "broken.pth"
+        image, good = folder / "scene0.png", folder / SELECTED
+        broken = tmp_path / "broken.pt"
         broken.write_bytes(good.read_bytes()[:5000])
-        rest = ["--preset", "test", "--checkpoint"]
-        assert "broken.pth is not a readable checkpoint" in self.fails(capsys, [image, *rest, broken])
-        assert "none.pth" in self.fails(capsys, [image, *rest, tmp_path / "none.pth"])
-        assert "none.png" in self.fails(capsys, [tmp_path / "none.png", *rest, good])
-        assert "cannot identify image file" in self.fails(capsys, [broken, *rest, good])
-        assert "unknown preset 'x'; known: tiny" in self.fails(capsys, [image, "--preset", "x", "--checkpoint", good])
-        assert "two images have the same name" in self.fails(capsys, [image, image, *rest, good])
-        torch.save({"a": torch.zeros(2)}, broken)
-        assert "does not fit the config's detector: " in self.fails(capsys, [image, *rest, broken])
-        torch.save([1, 2], broken)
-        assert "holds no state_dict" in self.fails(capsys, [image, *rest, broken])
+        assert "broken.pt is not a readable checkpoint" in self.fails(capsys, [image, "--checkpoint", broken])
+        assert "none.pt" in self.fails(capsys, [image, "--checkpoint", tmp_path / "none.pt"])
+        assert "none.png" in self.fails(capsys, [tmp_path / "none.png", "--checkpoint", good])
+        assert "cannot identify image file" in self.fails(capsys, [broken, "--checkpoint", good])
+        assert "two images have the same name" in self.fails(capsys, [image, image, "--checkpoint", good])
+        last = self.fails(capsys, [image, "--checkpoint", folder / CHECKPOINT])
+        assert "last.pth is not a checkpoint of format" in last
+        assert "model.pt" in last
+        assert "--structure is for --config alone" in self.fails(
+            capsys, [image, "--checkpoint", good, "--structure", tmp_path / "x.json"]
+        )
 
-    def test_of_another_detector(self, config, folder, monkeypatch, capsys):
-        monkeypatch.setitem(PRESETS, "test", dataclasses.replace(config, detector="pvtv2"))
-        error = self.fails(capsys, [folder / "scene0.png", "--preset", "test", "--checkpoint", folder / CHECKPOINT])
+    def test_of_another_config(self, config, folder, tmp_path, capsys):
+        from tasks.coco_detection.detectors import model_config
+
+        (tmp_path / "pvtv2_config.py").write_text(
+            f"model = {model_config('pvtv2', 'tiny', 3, 3).to_dict()}\n"
+            "test_dataloader = dict(dataset=dict(type='CocoDataset', pipeline=[]))\n"
+        )
+        broken = tmp_path / "weights.pth"
+        rest = ["--config", tmp_path / "pvtv2_config.py", "--checkpoint"]
+        error = self.fails(capsys, [folder / "scene0.png", *rest, folder / CHECKPOINT])
         assert "has branches for layer 'backbone.layer2.0." in error
+        torch.save({"a": torch.zeros(2)}, broken)
+        assert "does not fit the config's detector: " in self.fails(capsys, [folder / "scene0.png", *rest, broken])
+        torch.save([1, 2], broken)
+        assert "holds no state_dict" in self.fails(capsys, [folder / "scene0.png", *rest, broken])
 
 
 def test_draws_boxes_masks_and_segments():

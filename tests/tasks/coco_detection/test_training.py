@@ -200,7 +200,7 @@ class TestScore:
         assert {s["id"]: s["category_id"] for s in segments} == {1: 10, 1001: 10, 1003: 30, 4: 40}
 
 
-@pytest.mark.parametrize("detector", get_args(Detector))
+@pytest.mark.parametrize("detector", [*get_args(Detector), "res2net-boxes", "pvtv2-boxes"])
 def test_every_detector_searches_trains_and_predicts(config, detector, tmp_path):
     """One epoch of two steps: every weight that is trained moves, branches among them; scores are finite."""
     config = dataclasses.replace(

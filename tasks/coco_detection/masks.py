@@ -1,0 +1,117 @@
+"""Segmentations in COCO's format: what is wrong with one, and its area.
+
+Nothing that has a fault here may reach pycocotools, whose C code hangs or crashes on some of it.
+"""
+
+import math
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+SLACK = 1.0
+"""Pixels by which boxes and polygons may reach over the border: some tools count pixels from 1."""
+
+Fault = tuple[str, str]
+"""What is wrong, after "has", and how to fix it."""
+
+FIX_POLYGONS = "give polygons [[x1, y1, x2, y2, ...], ...] in pixels, of at least three points each"
+FIX_OUTSIDE = "keep it inside the image; check --fix clips what reaches out by less than a tenth of the image"
+FIX_MISSING = "add masks, or train and score boxes alone: --detector res2net-boxes, check --boxes"
+FIX_FLAT = "put it into a list of polygons: [[x1, y1, x2, y2, ...]]; check --fix does"
+FIX_RLE = 'give run lengths {"size": [height, width], "counts": ...} that add up to height x width'
+
+
+def fault(segmentation: Any, width: int, height: int) -> Fault | None:
+    """What is wrong with the mask of an object in an image of this size, or None."""
+    if segmentation is None:
+        return "no segmentation", FIX_MISSING
+    if segmentation in ([], {}):
+        return f"an empty segmentation, {segmentation!r}", FIX_MISSING
+    if isinstance(segmentation, dict):
+        return _rle_fault(segmentation, width, height)
+    if not isinstance(segmentation, list):
+        return f"segmentation {segmentation!r:.60}", FIX_POLYGONS
+    if not isinstance(segmentation[0], list):
+        if set(map(type, segmentation)) <= {int, float}:
+            return "a segmentation that is one flat list of numbers", FIX_FLAT
+        return f"segmentation {segmentation!r:.60}", FIX_POLYGONS
+    for polygon in segmentation:
+        if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float}:
+            return f"a polygon that is no list of numbers: {polygon!r:.60}", FIX_POLYGONS
+        if len(polygon) % 2 or not finite(polygon):
+            return f"a polygon of {len(polygon)} numbers, not finite pairs x, y: {polygon!r:.60}", FIX_POLYGONS
+    polygons = usable(segmentation)
+    if not polygons:
+        return f"no polygon of three points: {segmentation!r:.60}", FIX_POLYGONS
+    for polygon in polygons:
+        across, down = polygon[::2], polygon[1::2]
+        if min(polygon) < -SLACK or max(across) > width + SLACK or max(down) > height + SLACK:
+            ends = f"x {min(across):g} to {max(across):g}, y {min(down):g} to {max(down):g}"
+            return f"a polygon outside its image of {width} x {height}: {ends}", FIX_OUTSIDE
+    return None
+
+
+def usable(polygons: list[list[float]]) -> list[list[float]]:
+    """Polygons of at least three points; pycocotools takes one of two points for a box."""
+    return [polygon for polygon in polygons if len(polygon) >= 6]
+
+
+def finite(values: list[float]) -> bool:
+    """Whether all are finite and fit a float."""
+    try:
+        return math.isfinite(sum(values))
+    except OverflowError:
+        return False
+
+
+def _rle_fault(segmentation: dict[str, Any], width: int, height: int) -> Fault | None:
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if size != [height, width]:
+        return f"run lengths of size {size!r:.60}, in an image of [{height}, {width}] (height, width)", FIX_RLE
+    if isinstance(counts, str):
+        runs = decoded(counts)
+        if runs is None:
+            return f"malformed run lengths {counts!r:.40}", FIX_RLE
+        counts = runs.tolist()
+    if not isinstance(counts, list) or not set(map(type, counts)) <= {int}:
+        return f"run lengths {counts!r:.40}", FIX_RLE
+    if min(counts, default=0) < 0 or sum(counts) != width * height:
+        return f"run lengths that are negative or do not add up to {width} x {height}", FIX_RLE
+    return None if any(counts[1::2]) else ("a mask without a pixel", "remove the annotation")
+
+
+def decoded(text: str) -> NDArray[np.int64] | None:
+    """Run lengths of COCO's compressed form, (n,); None if it is malformed.
+
+    Each number is written in groups of five bits, lowest first, one character each: 48 + bits, + 32 if another one
+    follows; the last group's fifth bit is the sign. From the fourth number on it is the difference to the last but one.
+    """
+    if not text.isascii():
+        return None
+    groups = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
+    if not len(groups) or groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
+        return None
+    ends = np.flatnonzero(groups & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        return None
+    place = np.arange(len(groups)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((groups & 31) << 5 * place, starts)
+    values -= np.where(groups[ends] & 16, 1 << 5 * lengths, 0)
+    for first in (1, 2):
+        values[first::2] = values[first::2].cumsum()
+    return values
+
+
+def area(segmentation: Any, width: int, height: int) -> float:
+    """Pixels of a mask without a fault."""
+    from pycocotools import mask
+
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
+        return float(sum(segmentation["counts"][1::2]))
+    if isinstance(segmentation, list):
+        polygons: Any = usable(segmentation)
+        segmentation = mask.merge(mask.frPyObjects(polygons, height, width))
+    return float(mask.area(cast(Any, segmentation)))

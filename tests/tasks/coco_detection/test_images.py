@@ -1,0 +1,137 @@
+"""One reading of images: headers say what is decoded, and check, training and pictures see the same pixels."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from tasks.coco_detection import datasets, images
+from tasks.coco_detection.check import main
+from tasks.coco_detection.config import PRESETS
+from tasks.coco_detection.loading import read_part
+from tasks.coco_detection.task import TASK
+from tasks.coco_detection.training import fit
+from tasks.spec import DataError, Run
+
+PIXELS = np.kron(np.random.default_rng(0).integers(0, 255, (4, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "BMP"])
+def test_headers_say_what_is_decoded(tmp_path, format_, orientation):
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = orientation
+    path = tmp_path / f"image.{format_.lower()}"
+    Image.fromarray(PIXELS).save(path, format_, exif=exif)
+    found, pixels = images.header(path), images.read(path)
+    assert found.size == (pixels.shape[1], pixels.shape[0])
+    if format_ != "AVIF":  # not turned by OpenCV
+        with Image.open(path) as image:
+            assert np.abs(np.asarray(ImageOps.exif_transpose(image).convert("RGB")) - pixels.astype(int)).mean() < 2
+
+
+def test_orientations_in_xmp_data_do_not_turn(tmp_path):
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", xmp=xmp)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.getexif()[images.ORIENTATION] == 6
+    assert images.header(tmp_path / "a.jpg").size == (48, 32)
+    assert images.read(tmp_path / "a.jpg").shape == (32, 48, 3)
+
+
+def test_headers_are_read_without_the_pixels(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    assert images.header(tmp_path / "a.png").size == (48, 32)
+
+
+def test_odd_headers(tmp_path):
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 77
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
+    assert images.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1)
+    for data in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"?"):
+        Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=data)
+        assert images.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1)
+        assert images.read(tmp_path / "a.jpg").shape == (32, 48, 3)
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    for read in (images.header, images.read):
+        with pytest.raises(OSError, match="b.jpg"):
+            read(tmp_path / "b.jpg")
+
+
+def config(root):
+    return dataclasses.replace(PRESETS["folder"], root=root, size="tiny", image=64, epochs=1, batch=4)
+
+
+def test_pixels_as_stored_are_refused_by_check_and_training(own_data, capsys):
+    root = own_data(orientation=6)
+    assert main([str(root)]) == 1
+    out = capsys.readouterr().out
+    assert "train2017/000.jpg: is 64 x 96, its annotations are for 96 x 64: it is turned upright on reading" in out
+    assert "(and 5 more images like it); annotate the upright picture, or remove the tag" in out
+    with pytest.raises(DataError, match="000.jpg: is 64 x 96, .* EXIF orientation 6 .*exiftool"):
+        TASK.build(config(root))
+
+
+def test_an_orientation_that_keeps_the_size_is_said(own_data, capsys, caplog):
+    root = own_data(orientation=3)
+    assert main([str(root), "--pixels"]) == 0
+    assert "of the upright pictures: 6, such as 000.jpg" in capsys.readouterr().out
+    with caplog.at_level(logging.WARNING, logger="tasks.coco_detection"):
+        dataset = datasets.open_fold(config(root), 1)
+    assert "images with an EXIF orientation, turned upright" in caplog.text
+    data = read_part(dataset, dataset.test, config(root), training=False)
+    upright = images.read(root / "val2017/000.jpg")
+    assert np.array_equal(Image.fromarray(upright).rotate(180), Image.open(root / "val2017/000.jpg").convert("RGB"))
+    loaded = data[0]["inputs"].permute(1, 2, 0).numpy()[..., ::-1]  # BGR, resized from 96 x 64 to 64 x 43
+    resized = np.asarray(Image.fromarray(upright).resize((64, 43), Image.Resampling.BILINEAR))
+    assert np.abs(loaded.astype(int) - resized).mean() < 12
+    assert np.abs(loaded[::-1, ::-1].astype(int) - resized).mean() > 20
+
+
+class TestTrainingLosesNoImage:
+    def fails(self, root, tmp_path, spoil, **settings):
+        given = dataclasses.replace(config(root), **settings)
+        model = TASK.build(given)
+        spoil(root / "train2017")
+        with pytest.raises(DataError, match="train2017/00.*jpg: ") as error:
+            fit(model, given, Run(0, 1, tmp_path, device="cpu"))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    def test_broken_after_the_check(self, own_data, tmp_path):
+        def spoil(folder):
+            for path in folder.iterdir():
+                path.write_bytes(path.read_bytes()[:100])
+
+        assert "cannot be used" in self.fails(own_data(), tmp_path, spoil, workers=1)
+
+    def test_another_size_after_the_check(self, own_data, tmp_path):
+        def spoil(folder):
+            for path in folder.iterdir():
+                with Image.open(path) as image:
+                    turned = image.transpose(Image.Transpose.ROTATE_90)
+                turned.save(path)
+
+        assert "is 64 x 96, its annotations are for 96 x 64; are" in self.fails(own_data(), tmp_path, spoil)
+
+    def test_small_images_are_trained_on(self, own_data):
+        def small(content):
+            for image in content["images"]:
+                image.update(width=24, height=16)
+            for entry in content["annotations"]:
+                entry.update(
+                    bbox=[v / 4 for v in entry["bbox"]], segmentation=[[v / 4 for v in entry["segmentation"][0]]]
+                )
+
+        root = own_data(small)
+        for path in root.glob("*2017/*.jpg"):
+            with Image.open(path) as image:
+                shrunk = image.resize((24, 16))
+            shrunk.save(path)
+        dataset = datasets.open_fold(config(root), 1)
+        assert len(read_part(dataset, dataset.train, config(root), training=True)) == 5
