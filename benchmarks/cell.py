@@ -23,7 +23,7 @@ class Cell:
 
     preset: the name of the config. base: the preset of the task that the config was made of.
     results: folder of the records, made absolute; checkpoints, logs and locks go to its work folder.
-    threads: of torch on the CPU. resume: continue an interrupted training of the same cell and protocol.
+    threads: of torch on the CPU. resume: continue half-finished trainings of the same cell and protocol.
     """
 
     task: Task[Any]
@@ -37,7 +37,7 @@ class Cell:
     device: str = "auto"
     threads: int = 1
     logger: Logger = "none"
-    resume: bool = False
+    resume: bool = True
 
     def __post_init__(self) -> None:
         # Workers start in other folders.
@@ -58,13 +58,18 @@ class Cell:
         return Key(self.task.name, self.preset, self.method.name, self.fold, self.seed)
 
     def resuming(self) -> "Cell":
-        """The same cell, which continues interrupted trainings."""
+        """The same cell, which continues half-finished trainings."""
         return dataclasses.replace(self, resume=True)
 
     @property
     def work(self) -> Path:
         """Folder of its checkpoints and log, not yet created."""
         return self.key.work(self.results)
+
+    @property
+    def model(self) -> Path:
+        """The network that it scored, written by `tasks.checkpoint`."""
+        return self.work / "model.pt"
 
     @property
     def log(self) -> Path:

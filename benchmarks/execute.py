@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Outcome
 from benchmarks.methods.stored import find
-from benchmarks.methods.training import as_lists
+from benchmarks.methods.training import as_lists, forget
 from benchmarks.pool import Pool, in_process
 from benchmarks.records.kept import is_current
 from benchmarks.records.machine import commit, computing_device, describe_device, versions
@@ -20,6 +20,7 @@ from benchmarks.records.places import claim, portable, work_folder
 from benchmarks.records.record import Record, RecordError, read, said, write
 from benchmarks.wandb_results import log_to_wandb
 from rfnext.files import write_bytes
+from tasks import checkpoint
 from tasks.spec import Split
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: b
             return done
         record = _attempt(cell, pool or in_process())
         write(record, cell.results)
+        if record.status == "done":
+            forget(cell.work)
         if cell.logger == "wandb":
             try:
                 log_to_wandb(cell, record)
@@ -71,6 +74,8 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
         method = cell.method
         found = find(cell, method.search, pool) if method.search else None
         outcome = method.finish.run(cell, pool, found)
+        facts = cell.task.facts(cell.config) if cell.task.facts else None
+        checkpoint.save(cell.model, cell.task.name, cell.config, outcome.model, facts)
         return make_record(cell, started, **_findings(outcome), pictures=_illustrate(cell, outcome))
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C

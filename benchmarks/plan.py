@@ -21,7 +21,7 @@ class Request:
     """The arguments of a suite.
 
     suite: a task's suite or preset. tasks, methods, folds: only these, if any. seeds: on every fold.
-    committed: keep records that were not run in this folder, too.
+    resume: continue half-finished trainings. committed: keep records that were not run in this folder, too.
     overrides: command line of config fields, for one task. name: of the config that they make.
     """
 
@@ -32,7 +32,7 @@ class Request:
     folds: Sequence[int] = ()
     seeds: Sequence[int] = (0,)
     logger: Logger = "none"
-    resume: bool = False
+    resume: bool = True
     committed: bool = False
     overrides: Sequence[str] = ()
     name: str | None = None

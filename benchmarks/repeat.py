@@ -19,8 +19,9 @@ from benchmarks.arguments import UsageError, parse_both, pick
 from benchmarks.cell import Cell
 from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.table import METHODS
-from benchmarks.records.protocol import differences, protocol, rebuild
+from benchmarks.records.protocol import protocol
 from benchmarks.records.record import Record, RecordError, read, read_lines
+from tasks.plain import differences, rebuild
 
 FLAG = "--from"
 

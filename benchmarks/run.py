@@ -1,6 +1,6 @@
 """Run one cell of a table.
 
-    python -m benchmarks.run TASK METHOD [--preset P] [--fold F] [--seed S] [field overrides] [--name N] [--resume]
+    python -m benchmarks.run TASK METHOD [--preset P] [--fold F] [--seed S] [field overrides] [--name N] [--fresh]
     python -m benchmarks.run TASK global_single --trial-workers 2     # the candidates of its search side by side
     python -m benchmarks.run --from RECORD [--results DIR] [paths of the data]      # again, see benchmarks.repeat
 
@@ -51,8 +51,8 @@ class Options:
     """Fold to run; the first one if not given."""
     seed: int = 0
     """Seed of initial weights, order of the data, dropout and random structures."""
-    resume: bool = False
-    """Continue an interrupted training of this very cell from its checkpoint."""
+    fresh: bool = False
+    """Start anew, even if a half-finished training of this very cell was interrupted here."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int = 1
@@ -125,7 +125,7 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
         device=options.device,
         threads=options.threads,
         logger=options.logger,
-        resume=options.resume,
+        resume=not options.fresh,
     )
     return cell, options
 
@@ -178,10 +178,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; nothing was recorded. The same command with --resume continues.", file=sys.stderr)
+        print(
+            "interrupted; nothing was recorded. The same command goes on from the last finished epoch.", file=sys.stderr
+        )
         return 130
     print(f"{record.key}: {describe(record)}")
     print(f"record: {record.key.path(cell.results)}")
+    if record.status == "done":
+        print(f"network: {cell.model}")
     if cell.logger == "wandb" and (folders := offline_folders(cell)):
         print(f"Weights & Biases, offline; upload with: wandb sync {shlex.join(map(str, folders))}")
     if record.status == "done":

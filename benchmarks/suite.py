@@ -8,8 +8,9 @@ PRESET is a preset of the tasks or one of their suites, several presets that are
 "paper" all whose numbers papers report. Those with data here run, and for the others the output says what to download.
 
 A cell is kept if its record was run here, is done and has the planned protocol; failed cells are tried again. Records
-that came with the repository are not kept unless --keep-committed is given. Interrupting costs the cells that are
-running, never a finished one. Several suites may work on the same results folder.
+that came with the repository are not kept unless --keep-committed is given. After an interruption, the same command
+goes on: finished cells are kept, and half-finished trainings continue after their last whole epoch unless --fresh is
+given. Several suites may work on the same results folder.
 
 Exit status: 0 all done, 1 a cell failed or the results folder cannot be written, 2 wrong usage or no such cluster,
 3 only data is missing, 130 interrupted.
@@ -70,8 +71,8 @@ class Options:
     """Where the trainings' curves go; wandb needs no account (WANDB_MODE=offline is its default then)."""
     wandb: bool = False
     """Short for --logger wandb."""
-    resume: bool = False
-    """Continue interrupted trainings from their checkpoints instead of starting those cells anew."""
+    fresh: bool = False
+    """Start half-finished trainings anew instead of continuing them."""
     keep_committed: bool = False
     """Also keep records that came with the repository."""
     list: bool = False
@@ -166,7 +167,7 @@ def _request(options: Options, overrides: Sequence[str]) -> Request:
         folds=options.folds,
         seeds=options.seeds,
         logger="wandb" if options.wandb else options.logger,
-        resume=options.resume,
+        resume=not options.fresh,
         committed=options.keep_committed,
         overrides=overrides,
         name=options.name,

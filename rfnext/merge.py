@@ -74,11 +74,7 @@ def _become_dense(conv: SearchConv, weight: Tensor, dilation: Dilation, padding:
         plain.padding = padding
     release(conv)
     if parametrize.is_parametrized(plain, "weight"):
-        # torch deletes the weight's property from the class, which copies of the module share: without a class of
-        # its own, merging a copy would break the network that is still being searched.
-        own = {key: value for key, value in vars(type(plain)).items() if key not in ("__dict__", "__weakref__")}
-        cast(Any, plain).__class__ = type(type(plain).__name__, type(plain).__bases__, own)
-        parametrize.remove_parametrizations(plain, "weight")
+        remove_parametrization(plain)
     for _ in _weight_norm_hooks(plain):
         remove_weight_norm(plain)
     plain.weight = nn.Parameter(weight, requires_grad=trainable)
@@ -86,6 +82,17 @@ def _become_dense(conv: SearchConv, weight: Tensor, dilation: Dilation, padding:
 
 
 _NOT_WEIGHT = ("bias", "branch_weight")
+
+
+def remove_parametrization(conv: nn.Module) -> None:
+    """Make a parametrised weight (weight_norm, ...) a plain one, as it is now; copies of the module are unharmed."""
+    # torch deletes the weight's property from the class, which copies of the module share: without a class of its
+    # own, changing one copy would break the others.
+    own = {key: value for key, value in vars(type(conv)).items() if key not in ("__dict__", "__weakref__")}
+    cast(Any, conv).__class__ = type(type(conv).__name__, type(conv).__bases__, own)
+    weight = cast(Tensor, conv.weight).detach().clone()
+    parametrize.remove_parametrizations(conv, "weight")
+    conv.weight = nn.Parameter(weight)  # under no_grad, torch leaves a plain tensor
 
 
 def plain_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import random
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rfnext import reproducible
-from rfnext.files import serialised, write_bytes
 from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger
 from rfnext.integrations.wandb import log_structure
-from tasks.spec import SELECTED, Run
+from tasks.spec import Run
 
 log = logging.getLogger(__name__)
 
@@ -83,27 +82,23 @@ class Training(pl.LightningModule):
 
 
 class Validation(pl.Callback):
-    """Scores the validation part, and writes the weights of the best epoch (the first of equals) to `SELECTED`.
+    """Scores the validation part, and keeps the network of the best epoch, the first of equals.
 
     An epoch is scored before the search's round that ends it. Subclasses say what is measured.
 
     Args:
-        folder: `Run.folder`.
+        keep: writes a network to `SELECTED` in the folder of the run, by `checkpoint.save`.
         every: epochs between two scorings; the last epoch is always scored.
         higher_is_better: whether the best epoch has the highest or the lowest value.
     """
 
-    def __init__(self, folder: Path, every: int, *, higher_is_better: bool = True) -> None:
-        self.folder, self.every, self.higher_is_better = folder, every, higher_is_better
+    def __init__(self, keep: Callable[[nn.Module], None], every: int, *, higher_is_better: bool = True) -> None:
+        self.keep, self.every, self.higher_is_better = keep, every, higher_is_better
         self.best = float("-inf" if higher_is_better else "inf")
 
     def measure(self, network: nn.Module) -> tuple[dict[str, float], float]:
         """Scores of the validation part for the loggers, and the value that the best epoch is chosen by."""
         raise NotImplementedError
-
-    def select(self, network: nn.Module) -> None:
-        """Write the network of the best epoch so far."""
-        write_bytes(self.folder / SELECTED, serialised(network.state_dict()))
 
     def after(self, trainer: pl.Trainer, network: nn.Module) -> None:
         """What else is done with a scored network; nothing by default."""
@@ -119,7 +114,7 @@ class Validation(pl.Callback):
         pl_module.log_dict({f"validation/{name}": score for name, score in scores.items()})
         if value > self.best if self.higher_is_better else value < self.best:
             self.best = value
-            self.select(network)
+            self.keep(network)
         self.after(trainer, network)
         log.info("epoch %d: %s", epoch, ", ".join(f"{name} {score:.4g}" for name, score in scores.items()))
 

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Generic, Literal, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, NoReturn, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from rfnext import LocalConfig, Search, Where
+
+Facts = Mapping[str, Any]
+"""What a network and its predictions need to know of the data: plain values, such as the names of classes."""
 
 Part = Literal["train", "validation", "test"]
 Logger = Literal["none", "csv", "tensorboard", "wandb"]
@@ -106,7 +109,8 @@ class Run:
 
 
 SELECTED = "selected.pt"
-"""File that `fit` may leave in `Run.folder`: the state_dict of the epoch that was best on the validation part."""
+"""File that `fit` may leave in `Run.folder`: the network of the epoch that was best on the validation part, written by
+`checkpoint.save`."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,8 @@ class Task(Generic[Config]):
     leaves_out: names of methods that are not applicable to this task, with the reason, which tables show.
     probe: what receptive fields are measured on; None: they are not measured.
     suites: presets that are run together, by the name of the suite; "paper": the presets with numbers in papers.
+    facts: what `build` reads from the data, for files of networks; None: nothing.
+    rebuild: what `build` makes of a config, from these facts instead of the data, without pretrained weights.
     """
 
     name: str
@@ -173,6 +179,8 @@ class Task(Generic[Config]):
     leaves_out: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     probe: Callable[[nn.Module, Config, Split], Probe] | None = None
     suites: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    facts: Callable[[Config], Facts] | None = None
+    rebuild: Callable[[Config, Facts], nn.Module] | None = None
 
     def presets_of(self, suite: str) -> tuple[str, ...]:
         """The presets of a suite, or the one preset of that name; none if the task has neither."""

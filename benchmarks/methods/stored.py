@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 from benchmarks.cell import Cell
@@ -42,6 +43,8 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
         if known := _read(folder, key):
             log.info("taking over the search in %s; delete that folder to search again", folder)
             return known
+        if not cell.resume:
+            shutil.rmtree(folder, ignore_errors=True)
         found = stage.run(Searching(cell, pool, folder, start, stage.all_settings))
         _write(folder, key, found)
         return found

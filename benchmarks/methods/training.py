@@ -5,9 +5,11 @@
 
 import dataclasses
 import json
+import logging
 import random
 import shutil
 import time
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +22,16 @@ from torch import nn
 from benchmarks import receptive_fields
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Outcome, Settings, Trained
-from benchmarks.records.machine import PeakMemory
+from benchmarks.records.machine import PeakMemory, commit, versions
 from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import fingerprint, protocol
 from benchmarks.records.record import Cost
 from rfnext import Search, Structure
 from rfnext.files import serialised, write_bytes, write_text
+from tasks import checkpoint
 from tasks.spec import SELECTED, Run, Split
+
+log = logging.getLogger(__name__)
 
 LAST = "last.pt"
 """A search's network as its last epoch left it, in the search's folder."""
@@ -61,8 +66,8 @@ def build(cell: Cell) -> nn.Module:
 def fit(cell: Cell, model: nn.Module, training: Training, search: Search | None = None) -> Trained:
     """Train `model` in place with the cell's seed and measure what it costs.
 
-    An interrupted training is continued if `cell.resume` is set and the folder belongs to the very same training;
-    otherwise the folder is emptied first.
+    A half-finished training is continued if `cell.resume` is set and the folder belongs to the very same training by
+    the same code; otherwise the folder is emptied first.
     """
     folder = training.folder
     config = cell.config if training.epochs is None else dataclasses.replace(cell.config, epochs=training.epochs)
@@ -96,16 +101,48 @@ def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any)
         {
             "protocol": fingerprint(protocol(cell.task, known, training.settings)),
             "structure": as_lists(Structure.read(model, cell.task.where)),
+            "commit": commit(),
+            "versions": versions(),
         }
     )
     folder = training.folder
-    marker = folder.with_name(f"{folder.name}.json")  # not inside: some training engines require an empty folder
-    if cell.resume and folder.is_dir() and marker.exists() and marker.read_text("utf-8") == purpose:
-        return True
+    marker = _marker(folder)
+    same = marker.exists() and marker.read_text("utf-8") == purpose
+    if cell.resume and same and folder.is_dir() and any(folder.iterdir()):
+        if not (broken := _broken(folder)):
+            log.info("continuing the training in %s; --fresh starts it anew", folder)
+            return True
+        log.warning("%s is broken; its training starts anew", broken)
     shutil.rmtree(folder, ignore_errors=True)
     write_text(marker, purpose)
     folder.mkdir(parents=True)
     return False
+
+
+def _marker(folder: Path) -> Path:
+    """File that says which training a folder belongs to."""
+    return folder.with_name(f"{folder.name}.json")  # not inside: some training engines require an empty folder
+
+
+def _broken(folder: Path) -> Path | None:
+    """The first checkpoint that is not whole, of those that torch has written as archives."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".ckpt", ".pth", ".pt"):
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    whole = archive.testzip() is None
+            except (OSError, zipfile.BadZipFile):
+                whole = False
+            if not whole:
+                return path
+    return None
+
+
+def forget(work: Path) -> None:
+    """Let the trainings of a cell that is done not be continued: they are whole."""
+    for folder in work.iterdir():
+        if folder.is_dir():
+            _marker(folder).unlink(missing_ok=True)
 
 
 def score(cell: Cell, model: nn.Module, *, found: Found | None = None, trained: Trained | None = None) -> Outcome:
@@ -145,7 +182,7 @@ def load_selected(model: nn.Module, folder: Path) -> bool:
     path = folder / SELECTED
     if not path.exists():
         return False
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    checkpoint.load_weights(model, path)
     return True
 
 

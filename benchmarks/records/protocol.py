@@ -1,18 +1,12 @@
 """The protocol: what must be equal for two records to share a table, and for a record to be kept."""
 
-import dataclasses
-import enum
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from tasks.plain import flat, plain
 from tasks.spec import Task
-
-Kind = TypeVar("Kind")
 
 
 def protocol(task: Task[Any], config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,85 +36,13 @@ def shared(protocol: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in protocol.items() if key != "settings"}
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """In what two protocols differ, field by field with its dotted name; empty if they are equal."""
-    old, new = ({name: repr(value) for name, value in flat(side).items()} for side in (before, after))
-    pairs = {name: (old.get(name, "missing"), new.get(name, "missing")) for name in {**old, **new}}
-    return [f"{name} is {there} instead of {here}" for name, (here, there) in pairs.items() if here != there]
-
-
 def overrides(preset: Any, config: Any) -> dict[str, Any]:
     """Fields of the protocol in which a config differs from its preset: dotted name -> value, as plain JSON values."""
     before, after = flat(plain(preset, "config")), flat(plain(config, "config"))
     return {name: value for name, value in after.items() if name not in before or before[name] != value}
 
 
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested mappings by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in nested.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found
-
-
 def fingerprint(protocol: Mapping[str, Any]) -> str:
     """The first 10 hex digits of the SHA-256 of a protocol in canonical JSON."""
     text = json.dumps(protocol, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def plain(value: Any, name: str) -> Any:
-    """A value as JSON values: dataclasses become dicts, paths and enums strings.
-
-    Raises:
-        TypeError: naming the part that has no JSON form; `name` is that of the whole.
-    """
-    if dataclasses.is_dataclass(value):
-        kept = [part for part in dataclasses.fields(value) if part.metadata.get("protocol", True)]
-        return {part.name: plain(getattr(value, part.name), f"{name}.{part.name}") for part in kept}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, Path):
-        return value.as_posix()
-    if isinstance(value, enum.Enum):
-        return value.value
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{name} is a {type(value).__name__}; a protocol holds dataclasses and JSON values only")
-
-
-def rebuild(kind: type[Kind], stored: Any) -> Kind:
-    """The config of type `kind` whose JSON form in a protocol is `stored`.
-
-    Fields that belong to no protocol (paths) get their defaults. Nothing is converted: a value that does not have the
-    field's type is refused, and so is a field that is missing or unknown.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    try:
-        config = TypeAdapter(kind).validate_json(json.dumps(stored), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, ('config', *first['loc'])))}: {first['msg']}") from None
-    config = _whole_numbers(config, stored)
-    # A missing field has got its default, an unknown one was passed over: neither comes back the same.
-    if differing := differences({"config": stored}, {"config": plain(config, "config")}):
-        raise ValueError(", ".join(differing))
-    return config
-
-
-def _whole_numbers(value: Any, stored: Any) -> Any:
-    """The value with integers where `stored` has them in fields of real numbers, which pydantic converts."""
-    if isinstance(value, float) and isinstance(stored, int):
-        return stored
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        known = {part.name for part in dataclasses.fields(value)} & stored.keys()
-        return dataclasses.replace(
-            value, **{name: _whole_numbers(getattr(value, name), stored[name]) for name in known}
-        )
-    if isinstance(value, list | tuple):
-        return type(value)(_whole_numbers(*pair) for pair in zip(value, stored, strict=True))
-    return value

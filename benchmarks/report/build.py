@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.records.places import ROOT
-from benchmarks.records.protocol import differences, shared
+from benchmarks.records.protocol import shared
 from benchmarks.records.record import Key, RecordError, read_all, write_lines
 from benchmarks.report import figures, markdown
 from benchmarks.report.across import across
@@ -18,6 +18,7 @@ from benchmarks.report.gathered import Gathered, check_protocols, gather
 from benchmarks.report.latex import latex
 from benchmarks.report.page import Section, page
 from rfnext.files import write_bytes, write_text
+from tasks.plain import differences
 
 log = logging.getLogger(__name__)
 

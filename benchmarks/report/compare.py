@@ -21,13 +21,13 @@ from typing import Literal
 import tyro
 
 from benchmarks.methods.table import METHODS
-from benchmarks.records.protocol import differences
 from benchmarks.records.record import Key, Record, read_all
 from benchmarks.records.statistics import Estimate, estimate, number, paired
 from benchmarks.report.content import Column
 from benchmarks.report.gathered import values_of, verdict
 from benchmarks.report.markdown import pipe
 from rfnext.files import write_text
+from tasks.plain import differences
 from tasks.spec import Metric
 
 

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import tasks
 from benchmarks.methods.table import METHODS
-from benchmarks.records.protocol import differences, fingerprint, shared
+from benchmarks.records.protocol import fingerprint, shared
 from benchmarks.records.record import Key, Record, RecordError, Records
 from benchmarks.records.statistics import Estimate, Values, estimate, number, paired
+from tasks.plain import differences
 from tasks.spec import Metric, Task
 
 log = logging.getLogger(__name__)

@@ -22,12 +22,13 @@ import tyro
 
 from benchmarks.methods.table import METHODS
 from benchmarks.records.places import ROOT
-from benchmarks.records.protocol import differences, fingerprint, shared
+from benchmarks.records.protocol import fingerprint, shared
 from benchmarks.records.record import Key, Record, RecordError, read_all
 from benchmarks.records.statistics import Values, estimate, number, paired
 from benchmarks.report.gathered import values_of
 from benchmarks.report.markdown import pipe
 from rfnext.files import write_text
+from tasks.plain import differences
 
 TASK = "action_segmentation"
 METRICS = ("f1@25", "f1@50", "accuracy")

@@ -16,6 +16,7 @@ import functools
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 from tasks.action_segmentation import seglearn_sessions
 from tasks.action_segmentation.config import PAPER, PRESETS, Config
@@ -109,11 +110,14 @@ def published(config: Config) -> str | None:
     return f"action_segmentation.{config.dataset}" if same else None
 
 
-def sizes(config: Config) -> tuple[int, int]:
-    """(D, classes): values per frame and number of classes of the config's data. Raises DataError if it is unusable."""
+def facts(config: Config) -> dict[str, Any]:
+    """What a network is told of the config's data: values per frame (D) and the names of its classes.
+
+    Raises DataError if the data is unusable.
+    """
     layout = open_layout(data_folder(config), fail)
-    classes = len(read_mapping(layout, fail))
-    return _feature_size(layout, config), classes
+    index = read_mapping(layout, fail)
+    return {"features": _feature_size(layout, config), "classes": sorted(index, key=index.__getitem__)}
 
 
 def longest_input(config: Config) -> int:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from rfnext import Conv, SearchConv
 from tasks.action_segmentation import datasets
 from tasks.action_segmentation.config import Config
+from tasks.spec import Facts
 
 
 def build(config: Config) -> nn.Module:
@@ -31,7 +32,12 @@ def build(config: Config) -> nn.Module:
 
     Raises DataError if there is no usable data.
     """
-    feature_size, classes = datasets.sizes(config)
+    return rebuild(config, datasets.facts(config))
+
+
+def rebuild(config: Config, facts: Facts) -> nn.Module:
+    """The untrained network for data of these facts (`datasets.facts`)."""
+    feature_size, classes = facts["features"], len(facts["classes"])
     sizes = {"stages": config.stages, "maps": config.maps, "dropout": config.dropout}
     if config.model == "ms_tcn_pp":
         return ms_tcn_pp(feature_size, classes, layers=(config.prediction_layers, config.layers), **sizes)

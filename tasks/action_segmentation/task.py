@@ -44,4 +44,6 @@ TASK = Task(
     longest_input=datasets.longest_input,
     probe=evaluation.probe,
     suites={"paper": PAPER},
+    facts=datasets.facts,
+    rebuild=models.rebuild,
 )

@@ -1,5 +1,6 @@
 """Training on one fold; `tasks.lightning_fit` has what all Lightning tasks share."""
 
+import functools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 
+from tasks import checkpoint
+from tasks.action_segmentation import datasets
 from tasks.action_segmentation.config import Config
 from tasks.action_segmentation.data import IGNORED, Batch, Dataset, collate
 from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.evaluation import score
 from tasks.lightning_fit import Training, Validation, derived_seed, train
-from tasks.spec import Run
+from tasks.spec import SELECTED, Run
 
 CLIP = 16.0
 """Largest squared step of a log-probability that the smoothing loss counts (MS-TCN: tau = 4)."""
@@ -23,7 +26,7 @@ CLIP = 16.0
 def fit(model: nn.Module, config: Config, run: Run) -> None:
     """Train the network in place on the fold's training part and leave it at its last epoch.
 
-    Every `config.validate_every` epochs, and after the last one, the validation part is scored. The state_dict of the
+    Every `config.validate_every` epochs, and after the last one, the validation part is scored. The network of the
     epoch with the highest mean of the five metrics (the first of equals) goes to `run.folder / SELECTED`: the mean is
     less noisy than any single metric on a few videos. The test part is never read.
 
@@ -38,7 +41,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
         collate_fn=collate,
         generator=torch.Generator(),  # else each epoch draws from the global one
     )
-    train(_Training(model, config, run), loader, config, run, _Validation(dataset, config, run.folder))
+    train(_Training(model, config, run), loader, config, run, _Validation(dataset, config, run.folder / SELECTED))
 
 
 def loss(logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float) -> Tensor:
@@ -92,8 +95,9 @@ class _Training(Training):
 class _Validation(Validation):
     """All metrics of the validation part; their mean selects the epoch."""
 
-    def __init__(self, dataset: Dataset, config: Config, folder: Path) -> None:
-        super().__init__(folder, config.validate_every)
+    def __init__(self, dataset: Dataset, config: Config, selected: Path) -> None:
+        keep = functools.partial(checkpoint.save, selected, "action_segmentation", config, facts=datasets.facts(config))
+        super().__init__(keep, config.validate_every)
         self.dataset, self.config = dataset, config
 
     def measure(self, network: nn.Module) -> tuple[dict[str, float], float]:

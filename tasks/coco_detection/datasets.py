@@ -16,6 +16,7 @@ import functools
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 from tasks.coco_detection import scenes
 from tasks.coco_detection.config import PRESETS, Config
@@ -98,6 +99,15 @@ def open_fold(config: Config, fold: int) -> Dataset:
     layout, kind = layout_of(config, fold), kind_of(config)
     states = tuple(_state(layout.file(kind, name)) for name in (layout.train, layout.test))
     return _opened(layout, kind, config.validation, states)
+
+
+def facts(config: Config) -> dict[str, Any]:
+    """What a detector is told of the config's data: the names of its classes, things first, and how many are things.
+
+    Raises DataError if the data is unusable.
+    """
+    dataset = open_fold(config, folds(config)[0])
+    return {"classes": list(dataset.classes), "things": dataset.things}
 
 
 def _state(path: Path) -> tuple[int, int] | None:

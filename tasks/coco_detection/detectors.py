@@ -5,7 +5,7 @@ mmdet is imported where it is used: it takes seconds that --help can do without.
 
 import copy
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -31,10 +31,7 @@ def published(name: Detector) -> Any:
 
 
 def build(name: Detector, size: Size, classes: int, things: int) -> nn.Module:
-    """The initialised detector for so many classes, of which `things` are things.
-
-    Published sizes start from pretrained weights, which mmengine downloads on first use.
-    """
+    """The detector for so many classes, of which `things` are things; `initialise` gives it its weights."""
     model = model_config(name, size, classes, things)
     from mmdet.registry import MODELS
     from mmengine.registry import DefaultScope
@@ -45,9 +42,17 @@ def build(name: Detector, size: Size, classes: int, things: int) -> nn.Module:
         from tasks.coco_detection import small_res2net  # noqa: F401  (registers it)
 
     with quiet(), DefaultScope.overwrite_default_scope("mmdet"):
-        detector = MODELS.build(model)
-        detector.init_weights()
-    return detector
+        return MODELS.build(model)
+
+
+def initialise(detector: nn.Module) -> None:
+    """Initialise in place. Published sizes start from pretrained weights, which mmengine downloads on first use."""
+    from mmengine.registry import DefaultScope
+
+    from tasks.coco_detection.quiet import quiet
+
+    with quiet(), DefaultScope.overwrite_default_scope("mmdet"):
+        cast(Any, detector).init_weights()
 
 
 def model_config(name: Detector, size: Size, classes: int, things: int) -> Any:

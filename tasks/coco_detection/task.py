@@ -9,13 +9,19 @@ from torch import nn
 
 from tasks.coco_detection import datasets, detectors, metrics
 from tasks.coco_detection.config import PRESETS, SUITES, Config
-from tasks.spec import Probe, Run, Split, Task
+from tasks.spec import Facts, Probe, Run, Split, Task
 
 
 def build(config: Config) -> nn.Module:
     """The initialised detector for the config's data. Raises DataError if there is no usable data."""
-    dataset = datasets.open_fold(config, datasets.folds(config)[0])
-    return detectors.build(config.detector, config.size, len(dataset.classes), dataset.things)
+    model = rebuild(config, datasets.facts(config))
+    detectors.initialise(model)
+    return model
+
+
+def rebuild(config: Config, facts: Facts) -> nn.Module:
+    """The detector for data of these facts (`datasets.facts`), without its initial weights."""
+    return detectors.build(config.detector, config.size, len(facts["classes"]), facts["things"])
 
 
 def fit(model: nn.Module, config: Config, run: Run) -> None:
@@ -64,4 +70,6 @@ TASK = Task(
     longest_input=datasets.longest_input,
     probe=probe,
     suites=SUITES,
+    facts=datasets.facts,
+    rebuild=rebuild,
 )

@@ -9,6 +9,7 @@ from tasks.coco_detection import compiled_ops
 compiled_ops.install()  # before anything of mmdet is imported
 
 import dataclasses
+import functools
 import itertools
 import logging
 import multiprocessing
@@ -31,6 +32,7 @@ from rfnext import Search, reproducible
 from rfnext.files import serialised, write_bytes
 from rfnext.integrations.mmengine import LocalSearchHook
 from rfnext.integrations.wandb import init_arguments
+from tasks.checkpoint import save as save_network
 from tasks.coco_detection import datasets, recipes
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset
@@ -48,7 +50,7 @@ CHECKPOINT = "last.pth"
 def fit(model: nn.Module, config: Config, run: Run) -> None:
     """Train the detector in place on the run's fold and leave it at its last epoch.
 
-    Every `config.validate_every` epochs, and after the last one, the validation part is scored; the state_dict of the
+    Every `config.validate_every` epochs, and after the last one, the validation part is scored; the network of the
     epoch with the highest mean of box and mask mAP (panoptic: the highest PQ; the first of equals) goes to
     `run.folder / SELECTED`. The test part is never read.
 
@@ -65,7 +67,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
         loader = DataLoader(data, batch_sampler=AspectRatioBatchSampler(sampler, config.batch), **loading)
     else:
         loader = DataLoader(data, config.batch, sampler=sampler, generator=torch.Generator(), **loading)
-    hooks: list[Hook | dict] = [_EpochSeed(run.seed), _Validation(dataset, config, run.folder)]
+    hooks: list[Hook | dict] = [_EpochSeed(run.seed), _Validation(dataset, config, run.folder / SELECTED)]
     if run.search is not None:
         hooks.append(LocalSearchHook(run.search, every="epoch"))
     hooks.append(_Checkpoint(run))
@@ -154,12 +156,13 @@ class _EpochSeed(Hook):
 
 
 class _Validation(Hook):
-    """Scores the validation part and keeps the weights of the best epoch, before the epoch's round of a search."""
+    """Scores the validation part and keeps the network of the best epoch, before the epoch's round of a search."""
 
     priority = "HIGH"
 
-    def __init__(self, dataset: Dataset, config: Config, folder: Path) -> None:
-        self.dataset, self.config, self.folder = dataset, config, folder
+    def __init__(self, dataset: Dataset, config: Config, selected: Path) -> None:
+        self.dataset, self.config = dataset, config
+        self.keep = functools.partial(save_network, selected, "coco_detection", config, facts=datasets.facts(config))
         self.best = float("-inf")
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -171,7 +174,7 @@ class _Validation(Hook):
         mean = scores["PQ"] if self.dataset.kind == "panoptic" else (scores["box_mAP"] + scores["mask_mAP"]) / 2
         if mean > self.best:
             self.best = mean
-            write_bytes(self.folder / SELECTED, serialised(runner.model.state_dict()))
+            self.keep(runner.model)
         log.info("epoch %d: %s", epoch, ", ".join(f"{name} {value:.1f}" for name, value in scores.items()))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Training on one fold; `tasks.lightning_fit` has what all Lightning tasks share."""
 
 import dataclasses
+import functools
 import io
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +15,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from rfnext.files import write_bytes
+from tasks import checkpoint
 from tasks.lightning_fit import Training, Validation, derived_seed, train
-from tasks.spec import Run
-from tasks.tts_vocoder import checkpoint, losses
+from tasks.spec import SELECTED, Run
+from tasks.tts_vocoder import losses
 from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import Clips, Cuts, Segments
 from tasks.tts_vocoder.datasets import open_fold
@@ -26,9 +28,6 @@ from tasks.tts_vocoder.generators import Generator
 from tasks.tts_vocoder.mel import LogMel, MelConfig
 from tasks.tts_vocoder.metrics import log_mel_l1
 from tasks.tts_vocoder.models import generator_of
-
-GENERATOR = "generator.pt"
-"""File in `Run.folder`: the generator of the best epoch with its mel and dilations, for `synthesize`."""
 
 AUDIO = "audio"
 """Folder in `Run.folder` with truth and output of validation clips at the end of training, as WAV files."""
@@ -41,8 +40,8 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     """Train the generator in place on the fold's training part and leave it at its last epoch.
 
     By `config.recipe`, or by `config.search_recipe` if `run.search` is set. Every `config.validate_every` epochs, and
-    after the last one, the log-mel distance of the validation part is measured. The weights of the epoch with the
-    least distance (the first of equals) go to `run.folder / SELECTED` and, as a file for `synthesize`, to `GENERATOR`.
+    after the last one, the log-mel distance of the validation part is measured. The network of the epoch with the
+    least distance (the first of equals) goes to `run.folder / SELECTED`, a file for `synthesize`.
     With `config.ema`, the moving average is measured, selected and kept. The test part is never read.
 
     Raises:
@@ -59,7 +58,8 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
         persistent_workers=config.workers > 0,
         generator=torch.Generator(),  # else each epoch draws from the global one
     )
-    train(module, loader, config, run, _Validation(recordings.validation, config, run), config.precision)
+    validation = _Validation(recordings.validation, config, run.folder / SELECTED)
+    train(module, loader, config, run, validation, config.precision)
     if module.average is not None:
         network.load_state_dict(module.average.module.state_dict())
     _write_audio(network, recordings.validation, run.folder / AUDIO)
@@ -169,20 +169,17 @@ def _discriminators(config: Config, seed: int) -> nn.ModuleList:
 
 
 class _Validation(Validation):
-    """Log-mel distance of the validation part; writes the generator file and gives loggers audio and pictures."""
+    """Log-mel distance of the validation part; gives loggers audio and pictures."""
 
-    def __init__(self, clips: Clips, config: Config, run: Run) -> None:
-        super().__init__(run.folder, config.validate_every, higher_is_better=False)
+    def __init__(self, clips: Clips, config: Config, selected: Path) -> None:
+        keep = functools.partial(checkpoint.save, selected, "tts_vocoder", config)
+        super().__init__(keep, config.validate_every, higher_is_better=False)
         self.clips, self.config = clips, config
 
     def measure(self, network: nn.Module) -> tuple[dict[str, float], float]:
         pairs = copy_synthesis(generator_of(network), self.clips)
         distance = float(np.mean([log_mel_l1(*pair, self.config.mel) for pair in pairs]))
         return {"mel_l1": distance}, distance
-
-    def select(self, network: nn.Module) -> None:
-        super().select(network)
-        checkpoint.save(self.folder / GENERATOR, generator_of(network), self.config.generator, self.config.sizes)
 
     def after(self, trainer: pl.Trainer, network: nn.Module) -> None:
         _show(trainer.loggers, generator_of(network), self.clips.first(SHOWN), trainer.global_step)

@@ -25,7 +25,7 @@ NAME = re.compile("[a-z0-9_.-]+")
 @pytest.mark.usefixtures("only_toy")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cell_travels_to_another_process(cell: Make, toy: ModuleType, method: str) -> None:
-    here = cell(method, fold=2, seed=3, config=toy.Config(epochs=7), preset="mine", resume=True, logger="csv")
+    here = cell(method, fold=2, seed=3, config=toy.Config(epochs=7), preset="mine", resume=False, logger="csv")
     sent = pickle.loads(pickle.dumps(here))  # noqa: S301 (made right here)
     assert sent == here
     assert sent.protocol() == here.protocol()
@@ -113,7 +113,7 @@ def test_a_preset_with_other_fields_gets_a_name_of_its_own(tmp_path: Path) -> No
     def preset(line: str) -> str:
         return parse(["toy", "baseline", *line.split()])[0].preset
 
-    assert preset("") == preset("--epochs 5") == preset("--root elsewhere") == preset("--no-resume") == "tiny"
+    assert preset("") == preset("--epochs 5") == preset("--root elsewhere") == preset("--fresh") == "tiny"
     names = [preset(line) for line in ("--epochs 3", "--epochs 4", "--search.spread 0.25", "--preset wide --epochs 3")]
     assert len(set(names)) == len(names)
     assert all(NAME.fullmatch(name) for name in names)

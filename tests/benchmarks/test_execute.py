@@ -17,6 +17,9 @@ from benchmarks.execute import UNAVAILABLE, WholeCell, describe, receive, record
 from benchmarks.records.places import Busy, claim
 from benchmarks.records.record import read
 from benchmarks.worker import InWorker, in_worker, mark
+from rfnext import Structure
+from tasks import checkpoint
+from tasks.spec import Split
 
 Make = Callable[..., Cell]
 
@@ -116,7 +119,7 @@ def test_an_interrupted_cell_leaves_no_record(cell: Make) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_cell(here)
     assert not here.key.path(here.results).exists()
-    made = run_cell(here.resuming())
+    made = run_cell(here)
     assert made.status == "done"
     assert made.resumed
 
@@ -186,3 +189,50 @@ def test_without_workers_a_search_fails_with_that_reason(cell: Make) -> None:
     made = run_cell(cell("global_single"), pool.Pool([]))
     assert made.status == "failed"
     assert (made.reason or "").startswith("NoWorkerLeft: ")
+
+
+def interrupted(cell: Make, **other: Any) -> Cell:
+    here = cell(preset="interrupt", fold=2, **other)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(here)
+    return here
+
+
+def test_a_done_cell_is_run_anew(cell: Make) -> None:
+    here = interrupted(cell)
+    assert run_cell(here).resumed
+    with pytest.raises(KeyboardInterrupt):  # as the first time: nothing of the finished training is continued
+        run_cell(here)
+
+
+def test_fresh_cells_begin_at_the_first_epoch(cell: Make) -> None:
+    here = interrupted(cell)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(dataclasses.replace(here, resume=False))
+
+
+def test_trainings_of_other_code_begin_anew(cell: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = interrupted(cell)
+    monkeypatch.setenv("RFNEXT_COMMIT", "another")
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(here)
+
+
+def test_a_broken_checkpoint_is_said_and_its_training_begins_anew(cell: Make, caplog: pytest.LogCaptureFixture) -> None:
+    here = interrupted(cell)
+    path = here.work / "train" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(here)
+    assert "last.ckpt is broken; its training starts anew" in caplog.text
+    assert run_cell(here).status == "done"
+
+
+def test_a_cell_leaves_the_network_that_it_scored(cell: Make, toy: ModuleType, only_toy: None) -> None:
+    here = cell("local_single")
+    made = run_cell(here)
+    opened = checkpoint.load(here.model, "toy")
+    assert opened.config == here.config
+    assert toy.evaluate(opened.model, here.config, Split("test", 1)) == made.metrics
+    found = {name: list(d) for name, d in Structure.read(opened.model).items() if name in made.structure}
+    assert found == made.structure

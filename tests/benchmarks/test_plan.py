@@ -36,10 +36,10 @@ def test_every_method_on_every_fold_and_seed(plan: Callable[..., Plan], results:
     standard = [name for name, method in METHODS.items() if method.standard]
     assert set(named(found.missing)) == {("tiny", name, f, s) for name in standard for f in (1, 2) for s in (0, 3)}
     assert found.kept == []
-    assert {(cell.results, cell.base, cell.resume) for cell in found.missing} == {(results, "tiny", False)}
-    some = plan("tiny", methods=("local_multi", "baseline"), folds=(2,), logger="csv", resume=True)
+    assert {(cell.results, cell.base, cell.resume) for cell in found.missing} == {(results, "tiny", True)}
+    some = plan("tiny", methods=("local_multi", "baseline"), folds=(2,), logger="csv", resume=False)
     assert named(some.missing) == [("tiny", "baseline", 2, 0), ("tiny", "local_multi", 2, 0)]
-    assert {(cell.logger, cell.resume) for cell in some.missing} == {("csv", True)}
+    assert {(cell.logger, cell.resume) for cell in some.missing} == {("csv", False)}
     assert {cell.method.name for cell in plan("tiny", methods=("all",)).missing} == METHODS.keys()
 
 

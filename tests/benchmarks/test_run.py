@@ -25,10 +25,10 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.mark.usefixtures("only_toy")
 def test_a_command_line_becomes_a_cell(toy: ModuleType, tmp_path: Path) -> None:
     line = "toy local_multi --preset wide --fold 2 --seed 4 --epochs 2 --search.spread 0.25 --device cpu"
-    here, options = parse([*line.split(), "--name", "short", "--resume", "--results", str(tmp_path)])
+    here, options = parse([*line.split(), "--name", "short", "--fresh", "--results", str(tmp_path)])
     assert here.key == Key("toy", "short", "local_multi", 2, 4)
     assert (here.config.epochs, here.config.search.spread, here.config.width) == (2, 0.25, 9)
-    assert (here.results, here.device, here.resume, here.base) == (tmp_path, "cpu", True, "wide")
+    assert (here.results, here.device, here.resume, here.base) == (tmp_path, "cpu", False, "wide")
     assert here.threads == options.threads == 1
     plain, _ = parse(["toy", "baseline"])
     assert plain.config == toy.TASK.presets["tiny"]
@@ -97,7 +97,7 @@ def test_help_teaches_every_field(toy: ModuleType, capsys: pytest.CaptureFixture
         for field in dataclasses.fields(toy.Config):
             if field.name != "search":
                 assert f"--{field.name.replace('_', '-')}" in text
-        for part in ("--search.spread", "--search.bounds.max", "--fold", "--seed", "--resume", "--name", *METHODS):
+        for part in ("--search.spread", "--search.bounds.max", "--fold", "--seed", "--fresh", "--name", *METHODS):
             assert part in text
     with pytest.raises(SystemExit) as exit:
         main(["--help"])
@@ -150,7 +150,7 @@ def test_the_exit_status_tells_failure_from_missing_data(
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_nothing_half_written_and_resume_goes_on(
+def test_ctrl_c_leaves_nothing_half_written_and_the_same_command_goes_on(
     start: Start, call: Call, project: Path, cell: Callable[..., Cell]
 ) -> None:
     line = ("benchmarks.run", "toy", "baseline", "--preset", "slow")
@@ -165,7 +165,7 @@ def test_ctrl_c_leaves_nothing_half_written_and_resume_goes_on(
     assert process.returncode == 130
     assert err.splitlines()[-1].startswith("interrupted")
     assert not (project / "results/runs").exists()
-    resumed = call(*line, "--resume")
+    resumed = call(*line)
     assert resumed.returncode == 0, resumed.stderr
     (path,) = (project / "results/runs").rglob("*.json")
     made = read(path)

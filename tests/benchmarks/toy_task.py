@@ -4,6 +4,7 @@ Frame t is 1 where x[t - 6] + x[t + 6] > 0, so the two-layer network needs the r
 also carry the faults that the runner has to survive: they happen inside a real training.
 """
 
+import copy
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from rfnext import Bounds, LocalConfig
+from tasks import checkpoint
 from tasks.spec import SELECTED, Metric, Probe, Run, Split, Task
 
 
@@ -71,9 +73,9 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
         fault = FAULTS[run.seed]
     groups = run.search.parameter_groups() if run.search else [{"params": list(model.parameters())}]
     optimizer = torch.optim.Adam(groups, lr=0.02)
-    checkpoint, best, start = run.folder / "last.ckpt", -1.0, 0
-    if run.resume and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    last, best, start = run.folder / "last.ckpt", -1.0, 0
+    if run.resume and last.exists():
+        state = torch.load(last, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start, best = state["epoch"], state["best"]
@@ -100,7 +102,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
         accuracy = evaluate(model, config, Split("validation", run.fold))["accuracy"]
         if accuracy > best:
             best = accuracy
-            torch.save(model.state_dict(), run.folder / SELECTED)
+            checkpoint.save(run.folder / SELECTED, "toy", config, model)
         state = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -108,12 +110,15 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
             "best": best,
             "search": run.search.state_dict() if run.search is not None else {},
         }
-        torch.save(state, checkpoint)
+        torch.save(state, last)
         if fault == "interrupt" and epoch == 2 and not run.resume:
             raise KeyboardInterrupt
     if fault == "nan":
+        broken = copy.deepcopy(model)
         with torch.no_grad():
-            torch.save({k: v * float("nan") for k, v in build(config).state_dict().items()}, run.folder / SELECTED)
+            for weight in broken.parameters():
+                weight.fill_(float("nan"))
+        checkpoint.save(run.folder / SELECTED, "toy", config, broken)
 
 
 def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:

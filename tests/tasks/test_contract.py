@@ -20,6 +20,7 @@ import tasks
 from benchmarks.receptive_fields import measure
 from benchmarks.records.protocol import protocol
 from rfnext import LocalConfig, LocalSearch, Structure
+from tasks import checkpoint
 from tasks.spec import SELECTED, Metric, Run, Split, Task
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +148,7 @@ class TestContract:
     def test_selected_weights_load(self, task, tiny, trained):
         _, folder = trained
         if (folder / SELECTED).exists():
-            build(task, tiny).load_state_dict(torch.load(folder / SELECTED, weights_only=True))
+            checkpoint.load_weights(build(task, tiny), folder / SELECTED)
 
     @pytest.mark.parametrize("part", ["validation", "test"])
     def test_evaluates(self, task, tiny, fold, trained, part):
@@ -228,7 +229,8 @@ def project(tmp_path):
     ignore = shutil.ignore_patterns("__pycache__")
     for folder in ("rfnext", "benchmarks"):
         shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
-    for file in ("tasks/__init__.py", "tasks/spec.py", "tests/conftest.py", "tests/tasks/test_contract.py"):
+    library = [f"tasks/{name}.py" for name in ("__init__", "spec", "checkpoint", "plain")]
+    for file in (*library, "tests/conftest.py", "tests/tasks/test_contract.py"):
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, root / file)
     shutil.copy(ROOT / "pyproject.toml", root)

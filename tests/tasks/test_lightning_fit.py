@@ -35,7 +35,10 @@ class Recorded(Validation):
     """Measures given values instead of the network."""
 
     def __init__(self, folder, values, *, every=1, higher_is_better=True):
-        super().__init__(folder, every, higher_is_better=higher_is_better)
+        def keep(network):
+            torch.save(network.state_dict(), folder / SELECTED)
+
+        super().__init__(keep, every, higher_is_better=higher_is_better)
         self.values, self.seen = values, []
 
     def measure(self, network):

@@ -1,12 +1,13 @@
 """What all generators have in common."""
 
 import logging
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from rfnext.merge import remove_parametrization
 from tasks.tts_vocoder.mel import MelConfig, check_same
 
 log = logging.getLogger(__name__)
@@ -85,12 +86,7 @@ def remove_weight_norm(model: nn.Module) -> None:
     """
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
-            # torch deletes the weight's property from the class, which deep copies share.
-            own = {key: value for key, value in vars(type(module)).items() if key not in ("__dict__", "__weakref__")}
-            cast(Any, module).__class__ = type(type(module).__name__, type(module).__bases__, own)
-            weight = cast(Tensor, module.weight).detach().clone()
-            parametrize.remove_parametrizations(module, "weight")
-            module.weight = nn.Parameter(weight)  # under no_grad, torch leaves a plain tensor
+            remove_parametrization(module)
 
 
 def check_sizes(**sizes: int) -> None:

@@ -105,4 +105,4 @@ def test_real_networks_are_ranked_the_same_by_two_processes(results: Path, searc
 
 
 def selected_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / SELECTED, weights_only=True)
+    return torch.load(folder / SELECTED, weights_only=True)["state_dict"]

@@ -186,7 +186,7 @@ def test_an_interrupted_cell_resumes_to_the_same_result(
             outcome = run(here)
             break
         except KeyboardInterrupt:
-            here = here.resuming()
+            pass
     assert outcome.resumed
     straight = run(cell(toy_method(name), fold=2, results=results / "straight"))
     assert outcome.metrics == straight.metrics

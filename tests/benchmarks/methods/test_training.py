@@ -26,7 +26,7 @@ def test_the_baseline_is_a_plain_training(
     toy.fit(model, here.config, Run(seed=0, fold=1, folder=tmp_path))
     outcome = run(here)
     assert outcome.metrics_last == toy.evaluate(model, here.config, Split("test", 1))
-    model.load_state_dict(torch.load(tmp_path / SELECTED, weights_only=True))
+    model.load_state_dict(torch.load(tmp_path / SELECTED, weights_only=True)["state_dict"])
     assert outcome.metrics == toy.evaluate(model, here.config, Split("test", 1))
     assert outcome.validation == toy.evaluate(model, here.config, Split("validation", 1))
     assert outcome.structure == Structure({"0": (2,), "2": (4,)})
@@ -40,18 +40,18 @@ def test_every_method_starts_from_the_same_weights(cell: Make) -> None:
 
 def test_a_training_never_resumes_from_another_one(cell: Make, toy: ModuleType) -> None:
     here = cell()
+    fresh = dataclasses.replace(here, resume=False)
     training = own_training(here)
     fit(here, build(here), training)
     (training.folder / "stray").touch()
-    resuming = here.resuming()
     dilated = build(here)
     Structure({"0": 3}).apply(dilated)
-    assert not fit(resuming, dilated, training).resumed
-    assert not (training.folder / "stray").exists()
-    assert fit(resuming, dilated, training).resumed
-    assert not fit(resuming, dilated, dataclasses.replace(training, epochs=6)).resumed
-    assert not fit(resuming, dilated, dataclasses.replace(training, settings={"groups": 2})).resumed
     assert not fit(here, dilated, training).resumed
+    assert not (training.folder / "stray").exists()
+    assert fit(here, dilated, training).resumed
+    assert not fit(here, dilated, dataclasses.replace(training, epochs=6)).resumed
+    assert not fit(here, dilated, dataclasses.replace(training, settings={"groups": 2})).resumed
+    assert not fit(fresh, dilated, training).resumed
 
 
 def test_the_beginning_of_a_training_is_continued(cell: Make, toy: ModuleType) -> None:
@@ -61,7 +61,7 @@ def test_the_beginning_of_a_training_is_continued(cell: Make, toy: ModuleType) -
         runs.append((config.epochs, run.schedule_epochs, run.resume))
         toy.fit(model, config, run)
 
-    here = cell(task=dataclasses.replace(toy.TASK, fit=spying)).resuming()
+    here = cell(task=dataclasses.replace(toy.TASK, fit=spying))
     first = Training(here.work / "candidate", 2, beginning=True)
     model = build(here)
     assert not fit(here, model, first).resumed

@@ -13,7 +13,8 @@ import pytest
 
 import tasks
 from benchmarks.cell import Cell
-from benchmarks.records.protocol import differences, fingerprint, overrides, protocol, rebuild, shared
+from benchmarks.records.protocol import fingerprint, overrides, protocol, shared
+from tasks.plain import differences, rebuild
 
 
 @dataclass(frozen=True)

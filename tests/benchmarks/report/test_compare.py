@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.records import record
-from benchmarks.records.protocol import differences
 from benchmarks.records.record import Record, write_lines
 from benchmarks.report import compare
+from tasks.plain import differences
 
 
 @pytest.fixture

@@ -152,6 +152,10 @@ def test_learns(config, tmp_path):
     assert after["f1@10"] > before["f1@10"] + 15
 
 
+def weights(folder):
+    return torch.load(folder / SELECTED, weights_only=True)["state_dict"]
+
+
 class TestFit:
     def test_leaves_two_files_only(self, whole):
         assert sorted(path.name for path in whole[-1].iterdir()) == [CHECKPOINT, SELECTED]
@@ -165,11 +169,11 @@ class TestFit:
             (folder.parent / f"{searching}{epochs}").mkdir()
             fit(part, short, run(folder.parent / f"{searching}{epochs}", search=search))
             selected, _ = network(searching)
-            selected.load_state_dict(torch.load(folder.parent / f"{searching}{epochs}" / SELECTED))
+            selected.load_state_dict(weights(folder.parent / f"{searching}{epochs}"))
             scores = score(selected, data, data.validation, "i+1")
             means.append((sum(scores.values()), selected.state_dict()))
         best = max(means, key=lambda pair: pair[0])
-        assert_same_weights(torch.load(folder / SELECTED), best[1])
+        assert_same_weights(weights(folder), best[1])
 
     def test_drops_the_learning_rate(self, whole):
         state = torch.load(whole[-1] / CHECKPOINT)
@@ -197,7 +201,10 @@ class TestFit:
         model, search = network(searching)
         fit(model, config, run(tmp_path, search=search, resume=True))
         assert_same_weights(model.state_dict(), expected.state_dict())
-        assert_same_weights(torch.load(tmp_path / SELECTED), torch.load(folder / SELECTED))
+        assert_same_weights(
+            weights(tmp_path),
+            weights(folder),
+        )
         if searching:
             assert search.state_dict() == expected_search.state_dict()
 

@@ -75,8 +75,8 @@ class TestResume:
         assert_same_weights(resumed.state_dict(), whole.state_dict())
         assert again.state_dict() == search.state_dict()
         assert again.structure() == search.structure()
-        selected = [torch.load(tmp_path / name / SELECTED, weights_only=True) for name in ("whole", "cut")]
-        assert_same_weights(*selected)
+        one, two = (torch.load(tmp_path / name / SELECTED, weights_only=True) for name in ("whole", "cut"))
+        assert_same_weights(one["state_dict"], two["state_dict"])
 
     @pytest.mark.slow
     def test_the_beginning_of_a_longer_training_has_its_learning_rates(self, config, tmp_path, monkeypatch):
@@ -135,7 +135,7 @@ class TestFit:
         monkeypatch.setattr(training, "score", scored)
         model, _ = train(config, tmp_path)
         assert [part for part, _ in seen] == ["validation"] * 2  # after the second epoch and the last
-        assert_same_weights(torch.load(tmp_path / SELECTED, weights_only=True), seen[0][1])
+        assert_same_weights(torch.load(tmp_path / SELECTED, weights_only=True)["state_dict"], seen[0][1])
         assert_same_weights(model.state_dict(), seen[1][1])
 
     def test_is_silent(self, config, tmp_path, capfd):

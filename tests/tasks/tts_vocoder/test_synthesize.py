@@ -8,25 +8,27 @@ import soundfile
 import torch
 
 from rfnext import LocalConfig, LocalSearch, Structure
-from tasks.tts_vocoder import checkpoint, score, speed, synthesize
+from tasks import checkpoint
+from tasks.tts_vocoder import models, score, speed, synthesize
+from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.export import load_onnx, run_onnx
-from tasks.tts_vocoder.generators import build, searched
+from tasks.tts_vocoder.generators import searched
 from tasks.tts_vocoder.mel import LogMel, MelConfig
 from tasks.tts_vocoder.saved_mel import write_mel
 
 MEL = MelConfig(sample_rate=16000, n_fft=512, hop=128, window=512, mels=40)
-SIZES = {"dim": 16, "layers": 2}
+CONFIG = Config(mel=MEL, generator="vocos", dim=16, layers=2)
 
 
 @pytest.fixture
 def generator(tmp_path):
     """Path of a checkpoint with branches, and its network."""
     torch.manual_seed(0)
-    network = build("vocos", MEL, **SIZES)
+    network = models.build(CONFIG)
     LocalSearch(network, LocalConfig(branches=3), searched)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, 0, 0.05)
-    checkpoint.save(tmp_path / "generator.pt", network, "vocos", SIZES)
+    checkpoint.save(tmp_path / "generator.pt", "tts_vocoder", CONFIG, network)
     return tmp_path / "generator.pt", network.eval()
 
 
@@ -157,7 +159,7 @@ class TestScore:
 class TestSpeed:
     def test_forms_compute_what_they_stand_for(self):
         torch.manual_seed(0)
-        network = build("vocos", MEL, **SIZES).eval()
+        network = models.build(CONFIG).eval()
         structure = Structure(dict.fromkeys(Structure.read(network, searched), (3,)))
         forms = speed.forms(network, structure)
         mel = torch.randn(1, 40, 12)
@@ -171,11 +173,11 @@ class TestSpeed:
         assert all(factor > 0 for factor in factors.values())
 
     def test_training_steps(self):
-        times = speed.training_steps(build("vocos", MEL, **SIZES), batch=1, segment=2048, turns=1)
+        times = speed.training_steps(models.build(CONFIG), batch=1, segment=2048, turns=1)
         assert times.keys() == {"plain", "search"}
 
     def test_command(self, capsys, monkeypatch, tmp_path):
-        monkeypatch.setattr(speed, "build", lambda name, mel: build("vocos", MEL, **SIZES))
+        monkeypatch.setattr(speed, "build", lambda name, mel: models.build(CONFIG))
         threads = torch.get_num_threads()
         speed.main(["vocos", "--seconds", "0.1", "--turns", "1"])
         torch.set_num_threads(threads)

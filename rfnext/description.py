@@ -1,0 +1,106 @@
+"""What a state_dict does not say of a network: the shape of its convs, in plain values that any file can hold.
+
+A state_dict of a network with a structure, with branches, or with these merged fits the network as designed only after
+its convs are the same: else it does not load, or loads as another function.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from rfnext.conv import SearchConv, set_checked_dilation, take_over
+from rfnext.merge import remove_parametrization
+from rfnext.padding import Conv
+from rfnext.structure import named_convs
+
+Description = dict[str, dict[str, Any]]
+"""By the name of every conv: what `describe` says of it."""
+
+
+def describe(model: nn.Module) -> Description:
+    """Kernel, dilation, padding and branches of every conv of a network; numbers, strings and lists only."""
+    return {name: _describe(conv) for name, conv in named_convs(model).items()}
+
+
+def _describe(conv: Conv) -> dict[str, Any]:
+    padding = conv.padding if isinstance(conv.padding, str) else [int(side) for side in conv.padding]
+    return {
+        "kernel": list(conv.kernel_size),
+        "groups": conv.groups,
+        "dilation": list(conv.dilation),
+        "padding": padding,
+        "parametrised": parametrize.is_parametrized(conv, "weight"),
+        "branches": [conv.branch_weight.numel(), conv.rule] if isinstance(conv, SearchConv) else None,
+    }
+
+
+def restore(model: nn.Module, description: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Give a network as designed the convs of a description, and load the state_dict that belongs to it.
+
+    Args:
+        model: built as the described network was before its search; changed in place.
+        description: what `describe` said of the network.
+        state: its state_dict.
+
+    Raises:
+        ValueError: naming the layer, if the network has other convs than the described one, or if the state_dict does
+            not fit. The model may be changed then.
+    """
+    convs = named_convs(model)
+    if missing := sorted(description.keys() ^ convs.keys()):
+        raise ValueError(f"layer {missing[0]!r} is in only one of the network and its description")
+    for name, conv in convs.items():
+        try:
+            _restore(conv, description[name], state.get(f"{name}.weight"))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"layer {name!r}: {error}") from error
+    _load(model, state)
+
+
+def _restore(conv: Conv, described: Mapping[str, Any], weight: Tensor | None) -> None:
+    kernel, dilation = tuple(described["kernel"]), tuple(described["dilation"])
+    if parametrize.is_parametrized(conv, "weight") and not described["parametrised"]:
+        remove_parametrization(conv)  # merging has done the same
+    if kernel != conv.kernel_size or described["groups"] != conv.groups:
+        # Taken from the weight: a description could claim a size that fills the memory.
+        if weight is None or tuple(weight.shape[2:]) != kernel:
+            raise ValueError(f"kernel {kernel} is not that of its weight")
+        conv.weight = nn.Parameter(torch.empty_like(weight), requires_grad=conv.weight.requires_grad)
+        conv.kernel_size, conv.groups = kernel, described["groups"]
+    padding = described["padding"]
+    conv.dilation, conv.padding = dilation, padding if isinstance(padding, str) else tuple(padding)
+    set_checked_dilation(conv, dilation)  # checks it, and updates torch's second copy of the padding
+    if described["branches"] is not None:
+        entries, rule = described["branches"]
+        take_over(conv, [dilation], entries=entries, rule=rule)
+
+
+def load_into(model: nn.Module, description: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Load a state_dict into a network that has the described convs already; branches and their centres may differ.
+
+    Raises:
+        ValueError: naming the first layer that is another one, or if the state_dict does not fit; nothing is changed
+            then, but where torch itself loads in part.
+    """
+    found = describe(model)
+    if other := sorted(description.keys() ^ found.keys()):
+        raise ValueError(f"layer {other[0]!r} is in only one of the network and the file")
+    for name, conv in found.items():
+        for key, value in conv.items():
+            if conv["branches"] is not None and key in ("dilation", "padding"):
+                continue  # come with the state_dict
+            if description[name].get(key) != value:
+                given = description[name].get(key)
+                raise ValueError(f"layer {name!r} has {key} {value} in the network and {given} in the file")
+    _load(model, state)
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    try:
+        model.load_state_dict(cast(Any, state))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        # torch lists every key on a line of its own; the first few are enough.
+        raise ValueError(f"the weights are of another network: {' '.join(str(error).splitlines()[:3])[:400]}") from None
