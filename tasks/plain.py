@@ -15,11 +15,14 @@ Kind = TypeVar("Kind")
 def plain(value: Any, name: str) -> Any:
     """A value as JSON values: dataclasses become dicts, paths and enums strings.
 
+    A field with metadata {"protocol": False} is left out; one with {"protocol": "changed"} is, too, while it has its
+    default, so that older records stay what they are.
+
     Raises:
         TypeError: naming the part that has no JSON form; `name` is that of the whole.
     """
     if dataclasses.is_dataclass(value):
-        kept = [part for part in dataclasses.fields(value) if part.metadata.get("protocol", True)]
+        kept = [part for part in dataclasses.fields(value) if _belongs(part, getattr(value, part.name))]
         return {part.name: plain(getattr(value, part.name), f"{name}.{part.name}") for part in kept}
     if isinstance(value, Mapping):
         return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
@@ -32,6 +35,11 @@ def plain(value: Any, name: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{name} is a {type(value).__name__}; a protocol holds dataclasses and JSON values only")
+
+
+def _belongs(part: dataclasses.Field[Any], value: Any) -> bool:
+    belongs = part.metadata.get("protocol", True)
+    return value != part.default if belongs == "changed" else bool(belongs)
 
 
 def rebuild(kind: type[Kind], stored: Any) -> Kind:

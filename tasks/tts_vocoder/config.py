@@ -52,6 +52,9 @@ class Config:
     """Parallel WaveGAN, Vocos: layers."""
     dim: int | None = None
     """Vocos: channels."""
+    init: Path | None = field(default=None, metadata={"protocol": False})
+    """Checkpoint whose weights every training starts from, searches too: HiFi-GAN's, Parallel WaveGAN's or Vocos's as
+    they were released, with their settings beside them, or one of this repository. None: random weights."""
 
     recipe: Recipe = "gan"
     """gan: adversarial, feature matching and mel loss. stft: spectral losses alone, without discriminators."""

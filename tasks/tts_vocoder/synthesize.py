@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from rfnext.files import write_bytes
-from tasks import checkpoint
 from tasks.spec import fail
 from tasks.tts_vocoder.clips import Shape, read_clip
 from tasks.tts_vocoder.evaluation import synthesise
 from tasks.tts_vocoder.export import merged, to_onnx
 from tasks.tts_vocoder.mel import LogMel, MelConfig
-from tasks.tts_vocoder.models import generator_of
+from tasks.tts_vocoder.released import open_generator
 from tasks.tts_vocoder.saved_mel import read_mel, write_mel
 
 
@@ -55,14 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("source", type=Path, nargs="?", help="audio file, or .npy of (mels, frames)")
     parser.add_argument("output", type=Path, nargs="?", help="16-bit WAV file to write")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="model.pt of a cell, selected.pt of a training")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="model.pt of a cell, or a published vocoder")
     parser.add_argument("--save-mel", type=Path, metavar="MEL.npy", help="write the log-mel and its configuration, too")
     parser.add_argument("--onnx", type=Path, metavar="OUT.onnx", help="write the merged generator as ONNX")
     given = parser.parse_args(arguments)
     if (given.source is None) != (given.output is None) or (given.source is None and given.onnx is None):
         parser.error("give SOURCE and OUTPUT.wav, or --onnx")
     try:
-        network = generator_of(checkpoint.load(given.checkpoint, "tts_vocoder").model)
+        network = open_generator(given.checkpoint)
         if given.onnx is not None:
             to_onnx(network, network.mel_config, given.onnx)
         if given.source is None:
