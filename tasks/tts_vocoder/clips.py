@@ -25,8 +25,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tasks.spec import Report
+from tasks.tts_vocoder.predicted import Predicted
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +71,14 @@ class Shape:
     highest: highest frequency of the mel in Hz; recordings with a lower one are refused.
     trim: cut silence at the ends.
     loudness: see `Loudness`.
+    mels: mels beside the recordings, which belong to each clip; None: there are none.
     """
 
     sample_rate: int
     highest: float
     trim: bool = False
     loudness: Loudness = "peak"
+    mels: Predicted | None = None
 
 
 def list_clips(root: Path, report: Report) -> dict[str, Path]:
@@ -202,11 +206,13 @@ def _contradiction(info: Any) -> tuple[str, str] | None:
 
 
 class Clip(NamedTuple):
-    """A prepared clip. treatments: kind -> what was done to it, for the log."""
+    """A prepared clip. treatments: kind -> what was done to it, for the log. mel: (mels, frames) of `Shape.mels`, as
+    long as the wave; None without them."""
 
     name: str
     wave: Wave
     treatments: dict[str, str]
+    mel: Tensor | None = None
 
 
 def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | None:
@@ -257,7 +263,11 @@ def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | Non
         gain = PEAK / float(np.abs(wave).max())
         done["loudness"] = f"scaled by {20 * math.log10(gain):+.1f} dB to a peak of {PEAK}"
         wave = gain * wave
-    return Clip(name, np.ascontiguousarray(wave, dtype=np.float32), done)
+    wave = np.ascontiguousarray(wave, dtype=np.float32)
+    if shape.mels is None:
+        return Clip(name, wave, done)
+    mel = shape.mels.read(name, len(wave), report)
+    return None if mel is None else Clip(name, wave[: mel.shape[1] * shape.mels.config.hop], done, mel)
 
 
 def clipped_samples(samples: NDArray[np.float32]) -> int:

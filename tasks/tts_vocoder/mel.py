@@ -9,7 +9,7 @@ import functools
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -92,6 +92,17 @@ class MelConfig:
     def top(self) -> float:
         """Upper edge of the highest band, Hz."""
         return self.sample_rate / 2 if self.fmax is None else self.fmax
+
+    @property
+    def silence(self) -> float:
+        """The logarithm of the floor."""
+        return math.log(self.floor) / math.log(CONVENTIONS[self.convention].base)
+
+    @property
+    def compared(self) -> "MelConfig":
+        """The mels that truth and output are compared by: always natural logarithms, as HiFi-GAN's, so that distances
+        of all generators are in nat."""
+        return self if self.convention == "hifi_gan" else replace(self, convention="hifi_gan", floor=1e-5)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; without the convention if it is HiFi-GAN's."""
