@@ -220,6 +220,8 @@ def _vocos(folder: Path, settings: Settings, weights: Mapping[str, Tensor]) -> R
         ),
         backbone=(settings["backbone"]["class_path"], "vocos.models.VocosBackbone"),
         head=(settings["head"]["class_path"], "vocos.heads.ISTFTHead"),
+    )
+    _agree(
         input_channels=(backbone["input_channels"], mels.get("n_mels", 100)),
         n_fft=(head["n_fft"], mels.get("n_fft", 1024)),
         hop_length=(head["hop_length"], mels.get("hop_length", 256)),
@@ -255,7 +257,7 @@ def _load(network: Generator, found: Released, path: str | Path) -> None:
         else:
             state[name] = value
     wrong = sorted(state.keys() ^ expected.keys())
-    for name in state.keys() & expected.keys():
+    for name in sorted(state.keys() & expected.keys()):
         if state[name].shape != expected[name].shape:
             wrong.append(f"{name} of shape {tuple(state[name].shape)}")
     if wrong:

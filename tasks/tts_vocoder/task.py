@@ -22,7 +22,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
 
 
 def unavailable(config: Config) -> str | None:
-    """See `datasets.unavailable`; also whether `init` and `mels` are there, which a record knows by fingerprints only."""
+    """See `datasets.unavailable`; also whether `init` and `mels` are there, which records know by fingerprint."""
     for name in ("init", "mels"):
         path, known = getattr(config, name), getattr(config, f"{name}_fingerprint")
         if path is not None and not path.exists():
