@@ -186,7 +186,7 @@ class LogMel(nn.Module):
             padded = F.pad(wave.float()[:, None], (before, after), mode="reflect").squeeze(1)
             spectrum = torch.stft(padded, c.n_fft, c.hop, c.window, self.window, center=False, return_complex=True)
             if convention.offset:
-                magnitude = torch.sqrt(torch.view_as_real(spectrum).square().sum(-1) + convention.offset)
+                magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + convention.offset)
             else:
                 magnitude = spectrum.abs()
             bands = torch.clamp(self.filters @ magnitude, min=c.floor)
@@ -196,24 +196,29 @@ class LogMel(nn.Module):
 @functools.lru_cache(maxsize=16)
 def filters(config: MelConfig) -> Tensor:
     """Weights of the bands, (mels, n_fft / 2 + 1), float32; do not write into it."""
-    import librosa  # slow to import
-
-    htk = CONVENTIONS[config.convention].htk
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Empty filters detected", UserWarning)
+        warnings.filterwarnings("error", "At least one mel filterbank has all zero values", UserWarning)
         try:
-            weights = librosa.filters.mel(
-                sr=config.sample_rate,
-                n_fft=config.n_fft,
-                n_mels=config.mels,
-                fmin=config.fmin,
-                fmax=config.top,
-                htk=htk,
-                norm=None if htk else "slaney",
-            )
+            return _htk(config) if CONVENTIONS[config.convention].htk else _slaney(config)
         except UserWarning:
             raise ValueError(
                 f"{config.mels} mel bands from {config.fmin} to {config.top} Hz are too narrow for n_fft "
                 f"{config.n_fft} at {config.sample_rate} Hz: some hold no frequency; take fewer mels or a larger n_fft"
             ) from None
-    return torch.from_numpy(weights)
+
+
+def _slaney(config: MelConfig) -> Tensor:
+    import librosa  # slow to import
+
+    return torch.from_numpy(
+        librosa.filters.mel(
+            sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.mels, fmin=config.fmin, fmax=config.top
+        )
+    )
+
+
+def _htk(config: MelConfig) -> Tensor:
+    from torchaudio.functional import melscale_fbanks  # slow to import
+
+    return melscale_fbanks(config.n_fft // 2 + 1, config.fmin, config.top, config.mels, config.sample_rate).T

@@ -7,6 +7,7 @@
 The content tells the kind. Tensors and plain values are read, nothing is executed: a file that needs more is refused.
 """
 
+import importlib
 import io
 import json
 import math
@@ -197,18 +198,25 @@ def _statistics(folder: Path, mels: int) -> tuple[Tensor, Tensor]:
     if (folder / "stats.npy").exists():
         both = list(np.load(folder / "stats.npy", allow_pickle=False)[:2])
     elif (folder / "stats.h5").exists():
-        try:
-            import h5py
-        except ImportError:
-            raise ValueError("stats.h5 beside it needs the package h5py (pip install h5py)") from None
-        with h5py.File(folder / "stats.h5") as file:
-            both = [np.asarray(file[name]) for name in ("mean", "scale")]
+        both = _from_hdf5(folder / "stats.h5")
     else:
         raise ValueError("there is no stats.h5 or stats.npy beside it")
     mean, scale = (torch.from_numpy(np.asarray(each, dtype=np.float32).reshape(-1)) for each in both)
     if len(mean) != mels or len(scale) != mels or not scale.gt(0).all():
         raise ValueError(f"the statistics beside it are {len(mean)} means and {len(scale)} scales for {mels} bands")
     return mean, scale
+
+
+def _from_hdf5(path: Path) -> list[Any]:
+    try:
+        h5py = importlib.import_module("h5py")  # not among the requirements: nothing else needs it
+    except ImportError:
+        raise ValueError("stats.h5 beside it needs the package h5py (pip install h5py)") from None
+    try:
+        with h5py.File(path) as file:
+            return [np.asarray(file[name]) for name in ("mean", "scale")]
+    except (KeyError, OSError) as error:
+        raise ValueError(f"stats.h5 beside it is not readable ({error})") from error
 
 
 def _vocos(folder: Path, settings: Settings, weights: Mapping[str, Tensor]) -> Released:

