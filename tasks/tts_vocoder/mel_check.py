@@ -9,7 +9,8 @@ apart without the recording:
   and smaller by ln 10 in logarithms to the base 10.
 
 What the values do not show, nothing here finds: another sample rate, hop or range of frequencies, other filters of the
-same area, powers of so quiet a recording that they stay within full scale, a square array that is transposed.
+same area, powers of so quiet a recording that they stay within full scale, 10 log10 of powers that is divided by 10,
+logarithms to the base 10 of less than three seconds, a square array that is transposed.
 """
 
 import functools
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.tts_vocoder.mel import LogMel, MelConfig, filters
+from tasks.tts_vocoder.mel import CONVENTIONS, LogMel, MelConfig, filters
 
 LOUDEST = 1.5
 """Times full scale, up to which a level is possible: what acoustic models predict may exceed 1 a little."""
@@ -68,23 +69,28 @@ def shape_fault(values: Any, config: MelConfig) -> Fault | None:
 
 def value_fault(values: NDArray[Any], config: MelConfig) -> Fault | None:
     """What shows that finite values (mels, frames) follow another convention, and how to mend it; None if nothing."""
+    base = CONVENTIONS[config.convention].base
     values = values.astype(np.float64)
-    floor = math.log(config.floor)
-    padded = (np.ptp(values, axis=0) == 0) & (values[0] > max(floor + 0.05, values.min()))
+    padded = (np.ptp(values, axis=0) == 0) & (values[0] > max(config.silence + 0.05, values.min()))
     if padded.any():
         what = f"frame {int(padded.argmax())} holds {values[0, padded.argmax()]:g} in all bands: padding"
         return f"{what} ({int(padded.sum())} such frames)", "cut them off"
-    of = measure(values, config)
-    found = _below_floor(of, floor) or _too_loud(of, floor) or _other_floor(of, config) or _base_10(values, config)
+    natural = values * math.log(base)
+    of, floor = measure(natural, config), math.log(config.floor)
+    if config.convention == "hifi_gan":
+        found = _below_floor(of, floor) or _too_loud(of, floor) or _other_floor(of, config) or _base_10(natural, config)
+    else:
+        found = _of_another(of, config)
     if found is None:
         return None
     convention, mend = found
-    what = f"is no natural logarithm of magnitudes of at least {config.floor:g}: its values, {of.low:.4g} to "
-    return f"{what}{of.high:.4g}, look like {convention}", mend
+    what = f"is no {'natural logarithm' if base == math.e else 'logarithm to the base 10'} of magnitudes of at least"
+    shown = f"{values.min():.4g} to {values.max():.4g}"
+    return f"{what} {config.floor:g}: its values, {shown}, look like {convention}", mend
 
 
 def measure(values: NDArray[np.float64], config: MelConfig) -> Measures:
-    """The measures of a mel (mels, frames)."""
+    """The measures of a mel (mels, frames) in natural logarithms."""
     weights, noise = _reference(config)
     lowest, counts = np.unique(values, return_counts=True)
     second = counts[1] if len(counts) > 1 else 0
@@ -113,9 +119,18 @@ def _reference(config: MelConfig) -> tuple[NDArray[np.float64], NDArray[np.float
     weights = 1 / (area * peak)
     weights /= ((weights * area) @ bands).max() * config.n_fft * torch.hann_window(config.window).square().sum().item()
     noise = 0.1 * torch.randn(1, 400 * config.hop, generator=torch.Generator().manual_seed(0))
-    mel = LogMel(config)(noise)[0].double().numpy()
+    mel = LogMel(config)(noise)[0].double().numpy() * math.log(CONVENTIONS[config.convention].base)
     changes = np.abs(mel[:, 1:-1] - (mel[:, :-2] + mel[:, 2:]) / 2)
     return 2 * weights, np.median(changes, axis=1)
+
+
+def _of_another(of: Measures, config: MelConfig) -> Fault | None:
+    """For generators of the other conventions: what cannot be theirs; most of what it is instead is not told."""
+    if math.log(config.floor) - BELOW_FLOOR <= of.low < 0 and of.level <= LOUDEST:
+        return None
+    if CONVENTIONS[config.convention].base == 10 and 2 < of.fluctuation < 5 and of.low < 0:
+        return "natural logarithms", f"divide by ln 10 ({math.log(10):.6f})"
+    return "another convention", f"compute it as the generator was trained on it, {config}"
 
 
 def _below_floor(of: Measures, floor: float) -> Fault | None:

@@ -41,7 +41,7 @@ class Generator(nn.Module):
         # A tensor, because code that averages, hashes or compares state_dicts expects tensors.
         values = self.mel_config.to_dict() | {"fmax": self.mel_config.top}
         if "convention" in values:
-            values["convention"] = list(CONVENTIONS).index(values["convention"])
+            values["convention"] = [*map(str, CONVENTIONS)].index(str(values["convention"]))
         return torch.tensor(list(values.values()), dtype=torch.float64)
 
     def set_extra_state(self, state: Any) -> None:

@@ -79,6 +79,16 @@ def test_speech_of_any_level(speech):
                 assert value_fault(mel[:, start : start + frames], MEL) is None
 
 
+def test_generators_of_other_conventions(speech):
+    config = MelConfig(fmin=80.0, fmax=7600.0, floor=1e-10, convention="parallel_wavegan")
+    for wave in speech:
+        mel = LogMel(config)(torch.from_numpy(wave.astype(np.float32))[None])[0].numpy()
+        assert value_fault(mel, config) is None
+        assert "natural logarithms" in (value_fault(mel * TEN, config) or [""])[0]
+        for other in (20 * mel, (mel - mel.mean()) / mel.std(), np.exp(mel)):
+            assert "another convention" in (value_fault(other, config) or [""])[0]
+
+
 SECONDS = np.arange(2 * 22050) / 22050
 NOISE = np.random.default_rng(0).standard_normal(len(SECONDS))
 CHORD = sum(np.sin(2 * np.pi * f * k * SECONDS + f * k) / k for f in (110, 165, 220, 277) for k in range(1, 12)) / 5
