@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from benchmarks.cell import derived_name, is_name
+from benchmarks.records.identity import Identity
 from benchmarks.records.protocol import overrides
 from tasks.spec import Task
 
@@ -64,15 +65,15 @@ def pick(kind: str, name: str, known: Iterable[str]) -> str:
     raise UsageError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
 
 
-def preset_name(task: Task[Any], base: str, config: Any, name: str | None) -> str:
-    """The name of a config made of the preset `base`: what the user calls it, else derived from what was changed.
+def preset_name(task: Task[Any], base: str, config: Any, name: str | None, identity: Identity | None) -> str:
+    """The name of a config made of the preset `base`: what the user calls it, else derived from changes and own data.
 
     Raises:
         UsageError: if the user's name cannot be that of a folder, or is that of a preset with other fields.
     """
     changed = overrides(task.presets[base], config)
     if name is None:
-        return derived_name(base, changed)
+        return derived_name(base, changed, identity)
     if not is_name(name):
         allowed = "up to 80 of a-z, 0-9, '_', '-' and '.', the first of a-z, 0-9 and '_'"
         raise UsageError(f"--name {name!r} becomes the name of folders: {allowed}")

@@ -3,12 +3,14 @@
 import dataclasses
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tasks
 from benchmarks.methods.method import Method
+from benchmarks.records.identity import Identity
 from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import fingerprint, overrides, protocol
 from benchmarks.records.record import Key
@@ -24,6 +26,7 @@ class Cell:
     preset: the name of the config. base: the preset of the task that the config was made of.
     results: folder of the records, made absolute; checkpoints, logs and locks go to its work folder.
     threads: of torch on the CPU. resume: continue half-finished trainings of the same cell and protocol.
+    identity: of the data as it was when the cell was planned; see `records.identity`.
     """
 
     task: Task[Any]
@@ -38,6 +41,7 @@ class Cell:
     threads: int = 1
     logger: Logger = "none"
     resume: bool = True
+    identity: Identity | None = None
 
     def __post_init__(self) -> None:
         # Workers start in other folders.
@@ -82,9 +86,10 @@ class Cell:
         searches = work_folder(self.results) / self.task.name / self.preset / "searches"
         return searches / name / f"fold{self.fold}-seed{self.seed}"
 
-    def protocol(self) -> dict[str, Any]:
-        """The planned protocol of its record."""
-        return protocol(self.task, self.config, self.method.settings)
+    def protocol(self, config: Any = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The planned protocol of its record, or that of a part of its work with its own config or settings."""
+        of_part = self.method.settings if settings is None else settings
+        return protocol(self.task, config or self.config, of_part, self.identity)
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -107,14 +112,18 @@ class Cell:
             differs = getattr(self.config, part.name) != getattr(self.task.presets[self.base], part.name)
             if differs and not part.metadata.get("protocol", True):
                 words += [f"--{part.name.replace('_', '-')}", part.name.upper()]
-        if self.preset not in (self.base, derived_name(self.base, self.overrides)):
+        if self.preset != derived_name(self.base, self.overrides, self.identity):
             words += ["--name", self.preset]
         return " ".join(words)
 
 
-def derived_name(base: str, changed: dict[str, Any]) -> str:
-    """The name of a preset whose fields were changed: the preset's, and a short fingerprint of the changes."""
-    return f"{base}-{fingerprint(changed)[:6]}" if changed else base
+def derived_name(base: str, changed: dict[str, Any], identity: Identity | None = None) -> str:
+    """The name of a preset with changed fields or own data.
+
+    It is the preset's, a short fingerprint of the changes, and the folder of the data with a short fingerprint.
+    """
+    name = f"{base}-{fingerprint(changed)[:6]}" if changed else base
+    return f"{name}-{identity.folder}-{identity.fingerprint[:6]}" if identity and identity.folder else name
 
 
 def is_name(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Running one cell: its searches, its finish, its pictures, and its record, in this process or in a worker."""
 
+import contextlib
 import dataclasses
 import datetime
 import logging
@@ -14,6 +15,7 @@ from benchmarks.methods.method import Outcome
 from benchmarks.methods.stored import find
 from benchmarks.methods.training import as_lists, forget
 from benchmarks.pool import Pool, in_process
+from benchmarks.records.identity import identify
 from benchmarks.records.kept import is_current
 from benchmarks.records.machine import commit, computing_device, describe_device, versions
 from benchmarks.records.places import claim, portable, work_folder
@@ -42,12 +44,14 @@ def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: b
         OSError: if the record cannot be written.
         KeyboardInterrupt: if interrupted; no record is written then.
     """
+    if cell.identity is None:
+        cell = dataclasses.replace(cell, identity=identify(cell.task, cell.config))
     lock = work_folder(cell.results) / "locks" / f"{cell}.lock".replace(" ", "-")
     with claim(lock, wait=wait):
         if keep and (done := _current(cell)):
             return done
         record = _attempt(cell, pool or in_process())
-        write(record, cell.results)
+        _write(record, cell)
         if record.status == "done":
             forget(cell.work)
         if cell.logger == "wandb":
@@ -71,9 +75,11 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
     if missing := cell.task.unavailable(cell.config):
         return make_record(cell, started, reason=UNAVAILABLE + missing)
     try:
+        _refuse_other_data(cell)
         method = cell.method
         found = find(cell, method.search, pool) if method.search else None
         outcome = method.finish.run(cell, pool, found)
+        _refuse_other_data(cell)
         facts = cell.task.facts(cell.config) if cell.task.facts else None
         checkpoint.save(cell.model, cell.task.name, cell.config, outcome.model, facts)
         return make_record(cell, started, **_findings(outcome), pictures=_illustrate(cell, outcome))
@@ -84,6 +90,23 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
     except Exception as error:
         log.exception("%s failed", cell)
         return make_record(cell, started, reason=f"{type(error).__name__}: {error}")
+
+
+def _refuse_other_data(cell: Cell) -> None:
+    """Raise RuntimeError if the data is not what the cell was planned for: it was changed, or is another machine's."""
+    planned, here = (one.fingerprint if one else "missing" for one in (cell.identity, identify(cell.task, cell.config)))
+    if planned != here:
+        what = f"the data is not what it was when the cell was planned (files {planned}, now {here})"
+        raise RuntimeError(f"{what}; run it again while nothing changes them")
+
+
+def _write(record: Record, cell: Cell) -> None:
+    """Write a cell's record, unless that says only that the data is missing and there is a finished one."""
+    if (record.reason or "").startswith(UNAVAILABLE):
+        with contextlib.suppress(FileNotFoundError, RecordError):
+            if read(cell.key.path(cell.results)).status == "done":
+                return
+    write(record, cell.results)
 
 
 def make_record(cell: Cell, started: str, *, reason: str | None = None, **found: Any) -> Record:
@@ -119,7 +142,7 @@ def make_record(cell: Cell, started: str, *, reason: str | None = None, **found:
 def record_failure(cell: Cell, reason: str) -> Record:
     """Write and return the record of a cell that failed without one; OSError if it cannot be written."""
     record = make_record(cell, now(), reason=reason)
-    write(record, cell.results)
+    _write(record, cell)
     return record
 
 

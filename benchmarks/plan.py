@@ -11,8 +11,9 @@ from benchmarks.arguments import UsageError, parse_both, pick, preset_name
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Method, SearchStage
 from benchmarks.methods.table import METHODS
-from benchmarks.records.kept import kept
-from benchmarks.records.record import Record, Records
+from benchmarks.records.identity import identify
+from benchmarks.records.kept import data_change, kept
+from benchmarks.records.record import Key, Record, Records
 from tasks.spec import Logger, Task
 
 
@@ -43,6 +44,8 @@ class PlannedTable:
     """The cells of one table.
 
     kept: done cells. missing: those to run. unavailable: what is missing, if they cannot be run.
+    changed: why cells are to run whose record differs only in its data.
+    unseen: whether the data's files are not here, so that what is kept may be of others.
     left_out: methods that make no sense for the task, with the reason.
     """
 
@@ -51,6 +54,8 @@ class PlannedTable:
     kept: list[Cell] = field(default_factory=list)
     missing: list[Cell] = field(default_factory=list)
     unavailable: str | None = None
+    changed: dict[Key, str] = field(default_factory=dict)
+    unseen: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -162,7 +167,9 @@ def _table(
     chosen = [fold for fold in folds if fold in (request.folds or folds)]
     if not chosen:
         return None
-    table = PlannedTable(task.name, preset_name(task, base, config, request.name))
+    identity = identify(task, config)
+    table = PlannedTable(task.name, preset_name(task, base, config, request.name, identity))
+    table.unseen = identity is None and task.data_files is not None and task.data_files(config) is not None
     table.left_out = {m.name: task.leaves_out[m.name] for m in methods if m.name in task.leaves_out}
     rows = [method for method in methods if method.name not in table.left_out]
     for fold, seed, method in ((f, s, m) for f in chosen for s in request.seeds for m in rows):
@@ -177,9 +184,13 @@ def _table(
             base=base,
             logger=request.logger,
             resume=request.resume,
+            identity=identity,
         )
-        done = kept(cell.key, cell.protocol(), records, committed=request.committed)
+        planned = cell.protocol()
+        done = kept(cell.key, planned, records, committed=request.committed)
         (table.kept if done else table.missing).append(cell)
+        if not done and (change := data_change(cell.key, planned, task.data_label(config), records)):
+            table.changed[cell.key] = change
     if table.missing:
         table.unavailable = task.unavailable(config)
     return table

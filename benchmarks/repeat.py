@@ -19,9 +19,11 @@ from benchmarks.arguments import UsageError, parse_both, pick
 from benchmarks.cell import Cell
 from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.table import METHODS
-from benchmarks.records.protocol import protocol
+from benchmarks.records.identity import identify
+from benchmarks.records.protocol import of_files, protocol, same_but_data
 from benchmarks.records.record import Record, RecordError, read, read_lines
 from tasks.plain import differences, rebuild
+from tasks.spec import Task
 
 FLAG = "--from"
 
@@ -92,7 +94,8 @@ def parse(arguments: Sequence[str], scratch: Path) -> tuple[Cell, Record]:
     except ValueError as error:
         raise UsageError(f"{options.record}: {error}; its config is not one of this code's {old.task}") from error
     options, config = parse_both(options, config, arguments, prog=prog, description=f"The cell of {options.record}.")
-    if differing := differences(old.protocol, protocol(task, config, method.settings)):
+    identity = identify(task, config)
+    if differing := _differences(old, task, config, protocol(task, config, method.settings, identity)):
         raise UsageError(f"{options.record}: cannot be run again by this code: {', '.join(differing)}")
     results = options.results or scratch
     record = options.record.resolve()
@@ -103,9 +106,21 @@ def parse(arguments: Sequence[str], scratch: Path) -> tuple[Cell, Record]:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"the record was made on {old.device['name']}, there is no GPU here; --device cpu runs it")
     base = old.base if old.base in task.presets else next(iter(task.presets))
-    threads = old.device["threads"]
-    cell = Cell(task, old.preset, config, method, old.fold, old.seed, results, base, device=device, threads=threads)
-    return cell, old
+    where = {"device": device, "threads": old.device["threads"], "identity": identity}
+    return Cell(task, old.preset, config, method, old.fold, old.seed, results, base, **where), old
+
+
+def _differences(old: Record, task: Task[Any], config: Any, here: Mapping[str, Any]) -> list[str]:
+    """In what a record's protocol differs from that of its cell here; empty if the cell can be run again."""
+    data = here["data"]
+    if not of_files(old.protocol):  # made by the code, or of before files counted
+        data = task.data_label(config)
+    elif not of_files(here):  # the files are missing, and running the cell says so
+        data = old.protocol.get("data")
+    differing = differences(old.protocol, {**here, "data": data})
+    if differing and same_but_data(old.protocol, here):
+        differing.append("give the folder of the record's data by --root PATH")
+    return differing
 
 
 def compare(old: Record, new: Record) -> tuple[list[str], list[str]]:

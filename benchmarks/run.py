@@ -5,8 +5,8 @@
     python -m benchmarks.run --from RECORD [--results DIR] [paths of the data]      # again, see benchmarks.repeat
 
 `--help` lists tasks and methods; with a TASK also every field of its config with the preset's defaults. A config with
-fields of the protocol that differ from the preset has a name of its own, --name or the preset's plus a hash, so that
-its record neither replaces nor mixes with the preset's.
+fields of the protocol that differ from the preset, or with own data, has a name of its own, --name or the preset's plus
+hashes, so that its record neither replaces nor mixes with the preset's.
 
 Exit status: 0 done (--from: and equal), 1 failed (or different), 2 wrong usage, 3 the task's data is missing,
 4 different on another machine or with other versions, 130 interrupted.
@@ -34,6 +34,7 @@ from benchmarks.cell import Cell
 from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
+from benchmarks.records.identity import identify
 from benchmarks.records.places import ROOT
 from benchmarks.wandb_results import offline_folders
 from tasks.spec import Logger
@@ -46,7 +47,8 @@ class Options:
     preset: str = "tiny"
     """Named config of the task."""
     name: str | None = None
-    """Name of the config if fields of the preset are changed; default: the preset's name plus a hash."""
+    """Name of the config if fields of the preset are changed or the data is your own; default: the preset's name plus a
+    hash of the changes, and the folder and a hash of the data."""
     fold: int | None = None
     """Fold to run; the first one if not given."""
     seed: int = 0
@@ -113,9 +115,10 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
     fold = folds[0] if options.fold is None else options.fold
     if fold not in folds:
         raise UsageError(f"{task.name} {base} has no fold {fold}; its folds: {', '.join(map(str, folds))}")
+    identity = identify(task, config)
     cell = Cell(
         task=task,
-        preset=preset_name(task, base, config, options.name),
+        preset=preset_name(task, base, config, options.name, identity),
         config=config,
         method=METHODS[names[1]],
         fold=fold,
@@ -126,6 +129,7 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
         threads=options.threads,
         logger=options.logger,
         resume=not options.fresh,
+        identity=identity,
     )
     return cell, options
 

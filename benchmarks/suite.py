@@ -18,6 +18,7 @@ Exit status: 0 all done, 1 a cell failed or the results folder cannot be written
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ class Options:
     folds: tuple[int, ...] = ()
     """Only these folds."""
     name: str | None = None
-    """Name of the config if fields of the preset are changed; default: the preset's name plus a hash."""
+    """Name of the config if fields of the preset are changed or the data is your own; default: the preset's name plus a
+    hash of the changes, and the folder and a hash of the data."""
     workers: int | Literal["auto"] = "auto"
     """Cells at a time; auto: one per GPU, or one per core with one thread each; on a cluster, all that fit."""
     ray_address: str | None = None
@@ -89,11 +91,12 @@ def show_all(plan: Plan) -> None:
         print(f"method {method.name}: {method.description}{'' if method.standard else ' (only if named, or by all)'}")
     _show_gaps(plan)
     cells = [(cell.key, "done") for cell in plan.kept]
+    changed = {key: change for table in plan.tables for key, change in table.changed.items()}
     for table in plan.tables:
         cells += [(cell.key, "unavailable" if table.unavailable else "to run") for cell in table.missing]
     width = max((len(state) for _, state in cells), default=0)
     for key, state in sorted(cells):
-        print(f"{state:<{width}} {key}")
+        print(f"{state:<{width}} {key}{f': {changed[key]}' if key in changed else ''}")
 
 
 def _show_gaps(plan: Plan) -> None:
@@ -118,7 +121,8 @@ def show_plan(plan: Plan, records: Sequence[Record], workers: pool.Pool, machine
     own = [record for record in records if record.device["name"] == machine]
     seconds: list[float | None] = []
     for table in plan.tables:
-        state = f"{len(table.kept) + len(table.missing)} cells, {len(table.kept)} kept, "
+        unseen = " (their data is not here)" if table.unseen and table.kept else ""
+        state = f"{len(table.kept) + len(table.missing)} cells, {len(table.kept)} kept{unseen}, "
         state += f"{len(table.missing)} {'unavailable' if table.unavailable else 'to run'}"
         if table.runnable:
             here, anywhere = (estimate_seconds(table.runnable, known) for known in (own, records))
@@ -127,6 +131,8 @@ def show_plan(plan: Plan, records: Sequence[Record], workers: pool.Pool, machine
             state += " by records of another machine" if here is None and anywhere is not None else ""
             seconds.append(alone)
         print(f"plan: {table}: {state}")
+        for change, count in Counter(table.changed.values()).items():
+            print(f"plan: {table}: {change} ({count} cell{'s' if count > 1 else ''})")
     known = [value for value in seconds if value is not None]
     hours = f", {sum(known) / 3600 if workers.on_gpus else 0:.1f} GPU-hours"
     guess = f"about {duration(sum(known) / workers.size)}{hours}" if known or not seconds else "time unknown"

@@ -12,22 +12,22 @@ from pydantic import TypeAdapter, ValidationError
 Kind = TypeVar("Kind")
 
 
-def plain(value: Any, name: str) -> Any:
+def plain(value: Any, name: str, *, whole: bool = False) -> Any:
     """A value as JSON values: dataclasses become dicts, paths and enums strings.
 
-    A field with metadata {"protocol": False} is left out; one with {"protocol": "changed"} is, too, while it has its
-    default, so that older records stay what they are.
+    Fields whose metadata has {"protocol": False} (paths) are left out. So are those with {"protocol": "if changed"}
+    (younger than records that stay valid) where they have their default, unless `whole` is set.
 
     Raises:
         TypeError: naming the part that has no JSON form; `name` is that of the whole.
     """
     if dataclasses.is_dataclass(value):
-        kept = [part for part in dataclasses.fields(value) if _belongs(part, getattr(value, part.name))]
-        return {part.name: plain(getattr(value, part.name), f"{name}.{part.name}") for part in kept}
+        kept = [part.name for part in dataclasses.fields(value) if _counts(part, value, whole)]
+        return {part: plain(getattr(value, part), f"{name}.{part}", whole=whole) for part in kept}
     if isinstance(value, Mapping):
-        return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
+        return {str(key): plain(item, f"{name}.{key}", whole=whole) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        return [plain(item, f"{name}[{i}]", whole=whole) for i, item in enumerate(value)]
     if isinstance(value, Path):
         return value.as_posix()
     if isinstance(value, enum.Enum):
@@ -37,9 +37,9 @@ def plain(value: Any, name: str) -> Any:
     raise TypeError(f"{name} is a {type(value).__name__}; a protocol holds dataclasses and JSON values only")
 
 
-def _belongs(part: dataclasses.Field[Any], value: Any) -> bool:
-    belongs = part.metadata.get("protocol", True)
-    return value != part.default if belongs == "changed" else bool(belongs)
+def _counts(part: dataclasses.Field[Any], value: Any, whole: bool) -> bool:
+    counts = part.metadata.get("protocol", True)
+    return whole or getattr(value, part.name) != part.default if counts == "if changed" else counts
 
 
 def rebuild(kind: type[Kind], stored: Any) -> Kind:

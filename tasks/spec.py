@@ -137,6 +137,34 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class DataFiles:
+    """The files that decide a config's results, all that it reads and no others. Each may be missing.
+
+    root: folder that they lie in; their names count from here, so a copy of the data elsewhere is the same data.
+    labels: labels, annotations and lists, of which every byte counts. inputs: features, images and sound, of which
+        large ones are known by a sample. See `benchmarks.records.identity`.
+    own: the user's own data, not a data set that the task has a name for. Its results get a place of their own.
+    """
+
+    root: Path
+    labels: tuple[Path, ...]
+    inputs: tuple[Path, ...]
+    own: bool
+
+    def state(self) -> tuple[tuple[int, int] | None, ...]:
+        """Size and time of change of each file, None of a missing one: what is read is the same while this is."""
+        return tuple(_state(path) for path in (*self.labels, *self.inputs))
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # of a name that no file can have
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True)
 class Task(Generic[Config]):
     """A benchmark task; `tasks.load(name)` returns the `TASK` value of `tasks/<name>/task.py`.
 
@@ -150,6 +178,8 @@ class Task(Generic[Config]):
     unavailable: None, or why a config cannot run here: what to download and where to put it.
     data_label: what the numbers were measured on, for captions, e.g. "seglearn wrist recordings (embedded)".
     published: key of `benchmarks/published.toml` whose numbers were measured on the very same data, or None.
+    data_files: the files that decide a config's results, without raising for what is missing or wrong in them; None for
+        data that the code makes by itself or takes from a pinned package. A function of None: all data is of that kind.
     illustrate: writes pictures of predictions into a folder and returns their paths, or None.
     metrics_by_config: the metrics of a config, for tasks whose configs have different metrics; None: always `metrics`.
     longest_input: length of the longest input of a searched conv, in the unit of its dilation; global searches try no
@@ -173,6 +203,7 @@ class Task(Generic[Config]):
     folds: Callable[[Config], tuple[int, ...]]
     data_label: Callable[[Config], str]
     published: Callable[[Config], str | None]
+    data_files: Callable[[Config], DataFiles | None] | None = None
     illustrate: Callable[[nn.Module, Config, Split, Path], list[Path]] | None = None
     metrics_by_config: Callable[[Config], tuple[Metric, ...]] | None = None
     longest_input: Callable[[Config], int] | None = None

@@ -12,7 +12,7 @@ from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import LAST, as_lists
 from benchmarks.pool import Pool
 from benchmarks.records.places import claim
-from benchmarks.records.protocol import fingerprint, protocol
+from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
 from rfnext import Structure
 from rfnext.files import write_text
@@ -38,7 +38,7 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
         settings["start"] = as_lists(start.structure)
     if any(search.global_ for search in stage.chain):
         settings["candidates"] = powers(cell)  # they follow the data, which may have grown
-    key = fingerprint(protocol(cell.task, cell.config, settings))
+    key = fingerprint(cell.protocol(settings=settings))
     with claim(folder.with_suffix(".lock"), wait=True):
         if known := _read(folder, key):
             log.info("taking over the search in %s; delete that folder to search again", folder)

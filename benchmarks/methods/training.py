@@ -24,7 +24,7 @@ from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Outcome, Settings, Trained
 from benchmarks.records.machine import PeakMemory, commit, versions
 from benchmarks.records.places import work_folder
-from benchmarks.records.protocol import fingerprint, protocol
+from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
 from rfnext import Search, Structure
 from rfnext.files import serialised, write_bytes, write_text
@@ -99,7 +99,7 @@ def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any)
     known = dataclasses.replace(config, epochs=1) if training.beginning else config
     purpose = json.dumps(
         {
-            "protocol": fingerprint(protocol(cell.task, known, training.settings)),
+            "protocol": fingerprint(cell.protocol(known, training.settings)),
             "structure": as_lists(Structure.read(model, cell.task.where)),
             "commit": commit(),
             "versions": versions(),

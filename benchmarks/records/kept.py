@@ -6,12 +6,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.records.protocol import of_files, same_but_data
 from benchmarks.records.record import Key, Record, Records
 
 
 def is_current(record: Record, planned: Mapping[str, Any]) -> bool:
-    """Whether a cell with the planned protocol needs no run, since this record of it is done and has that protocol."""
-    return record.status == "done" and record.protocol == planned
+    """Whether a cell with the planned protocol needs no run, since this record of it is done and has that protocol.
+
+    Where the files of the data are not here, the plan has only what tables call it, and data of that name is the same.
+    """
+    same_data = planned["data"] in (record.protocol.get("data"), record.data)
+    return record.status == "done" and same_data and same_but_data(record.protocol, planned)
 
 
 def kept(key: Key, planned: Mapping[str, Any], records: Records, *, committed: bool = False) -> Record | None:
@@ -24,3 +29,34 @@ def kept(key: Key, planned: Mapping[str, Any], records: Records, *, committed: b
     if record is None or (key not in records.own and not committed):
         return None
     return record if is_current(record, planned) else None
+
+
+def data_change(key: Key, planned: Mapping[str, Any], data: str, records: Records) -> str | None:
+    """What to say of a cell that has a record of other data and the same protocol otherwise; None if it has none.
+
+    Args:
+        key: of the cell.
+        planned: its protocol.
+        data: what tables call its data. Records of data of that name count under any preset, since names of presets of
+            own data follow its files.
+        records: of the results folder.
+    """
+    if not of_files(planned):
+        return None
+    found = [
+        record
+        for record in records.all
+        if record.status == "done"
+        and (record.task, record.method, record.fold, record.seed) == (key.task, key.method, key.fold, key.seed)
+        and (record.preset == key.preset or record.data == data)
+        and record.protocol.get("data") != planned["data"]
+        and same_but_data(record.protocol, planned)
+    ]
+    if not found:
+        return None
+    latest = max(found, key=lambda record: (record.preset == key.preset, record.finished))
+    of = f"the record of {latest.finished[:16].replace('T', ' ')}"
+    of += f" (in {latest.preset}, where it stays)" if latest.preset != key.preset else ""
+    if of_files(latest.protocol):
+        return f"data changed since {of}"
+    return f"{of} does not say which files it was measured on"

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmarks.records.places import work_folder
+from benchmarks.records.protocol import of_files
 from rfnext.files import write_text
 from tasks.spec import Metric
 
@@ -157,10 +158,11 @@ class Record(BaseModel):
 
     @property
     def title(self) -> str:
-        """The preset and what was changed in it, for captions."""
+        """The preset and what was changed in it, for captions. A name of its own tells data in files apart."""
         if not self.overrides:
             return self.preset
-        return ", ".join([self.base or self.preset, *(f"{name}={_text(v)}" for name, v in self.overrides.items())])
+        name = self.preset if of_files(self.protocol) else self.base or self.preset
+        return ", ".join([name, *(f"{name}={_text(v)}" for name, v in self.overrides.items())])
 
 
 def _text(value: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.records.places import ROOT
-from benchmarks.records.protocol import shared
+from benchmarks.records.protocol import of_files, shared
 from benchmarks.records.record import Key, RecordError, read_all, write_lines
 from benchmarks.report import figures, markdown
 from benchmarks.report.across import across
@@ -67,7 +67,10 @@ def build(results: Path) -> tuple[list[Path], list[str]]:
 
 
 def drop_outdated(found: Gathered, own: Collection[Key]) -> None:
-    """Take out committed records that cannot share a table with those that were run here on the same data."""
+    """Take out committed records that cannot share a table with those that were run here on the same data.
+
+    Those of before files counted (`records.identity`) have the same data if it has the same name.
+    """
     mine = [record for record in found.records if record.key in own]
     if not mine:
         return
@@ -78,6 +81,7 @@ def drop_outdated(found: Gathered, own: Collection[Key]) -> None:
         for record in found.records
         if record.key not in own
         and record.data == latest.data
+        and (not of_files(record.protocol) or record.protocol["data"] == latest.protocol.get("data"))
         and (
             shared(record.protocol) != shared(latest.protocol)
             or record.protocol != of_method.get(record.method, record.protocol)

@@ -109,7 +109,7 @@ def run(options: Options) -> int:
     status = 0
     for seed in options.seeds:
         for preset, methods in presets.items():
-            words = [preset, "--task", TASK, "--results", str(options.results), "--seeds", str(seed)]
+            words = [preset, "--task", TASK, "--name", preset, "--results", str(options.results), "--seeds", str(seed)]
             status = max(status, suite.main([*words, "--keep-committed", "--method", *methods, "--", *data]))
             if status == 130:  # interrupted
                 return status

@@ -24,6 +24,7 @@ import tyro
 
 import tasks
 from benchmarks.methods.training import seed_everything
+from benchmarks.records.identity import identify
 from benchmarks.records.machine import commit, describe_device, versions
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import overrides
@@ -40,7 +41,7 @@ NATIVE = "search, native"
 WAYS = {PLAIN: None, BRANCHES: "branches", "search, taps": "taps", NATIVE: "native"}
 """Column of the table -> implementation of the operator; None: no search."""
 
-SAME = ("task", "preset", "overrides", "device", "threads")
+SAME = ("task", "preset", "overrides", "device", "threads", "data", "files")
 """What is equal in two measurements of which the newer replaces the older."""
 
 
@@ -121,6 +122,7 @@ def measure(options: Options, task: Task[Any], config: Any) -> dict[str, Any]:
         "preset": options.preset,
         "overrides": overrides(task.presets[options.preset], config),
         "data": task.data_label(config),
+        "files": identity.fingerprint if (identity := identify(task, config)) else None,
         "epochs": config.epochs,
         "branches": config.search.branches,
         "threads": options.threads,
@@ -176,8 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     measured = measure(options, task, config)
-    kept = [one for one in measurements.read(options.results) if any(one[name] != measured[name] for name in SAME)]
-    every = sorted([*kept, measured], key=lambda one: str([one[name] for name in SAME]))
+    others = measurements.read(options.results)
+    kept = [one for one in others if any(one.get(name, measured[name]) != measured[name] for name in SAME)]
+    every = sorted([*kept, measured], key=lambda one: str([one.get(name) for name in SAME]))
     measurements.write(options.results, every)
     text = table(every)
     write_text(options.results / "table.md", text)

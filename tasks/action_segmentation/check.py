@@ -1,8 +1,7 @@
 """Check a data folder in the MS-TCN layout: `python -m tasks.action_segmentation.check PATH [--fold N]`.
 
 Prints every problem found, one a line, as "file:line: problem; how to fix it", and exits with 1; or a summary, and 0.
-It is stricter than a training in one point: here, any difference between the numbers of labels and feature frames is a
-problem; a training uses the common frames if the difference is small.
+Give it the `--feature-stride` and `--length-tolerance` that the training is to get.
 """
 
 import argparse
@@ -11,21 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.action_segmentation.layout import (
-    common_length,
-    open_layout,
-    read_features,
-    read_fold,
-    read_labels,
-    read_mapping,
-    read_shapes,
-)
+from tasks.action_segmentation.feature_files import read_features
+from tasks.action_segmentation.layout import open_layout, read_fold, read_labels, read_mapping
+from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, fit_lengths, read_shapes
 from tasks.spec import Problem
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a check found. The counts cover what could be read; feature_size is None if no features could be read."""
+    """What a check found. The counts cover what could be used; feature_size is None if no features could."""
 
     problems: tuple[Problem, ...]
     videos: int = 0
@@ -42,7 +35,7 @@ class Findings:
         )
 
 
-def check(root: str | Path, fold: int | None = None) -> Findings:
+def check(root: str | Path, fold: int | None = None, sampling: Sampling = EVERY_FRAME) -> Findings:
     """Read everything that the given fold, or all folds, name; raises nothing for bad data."""
     problems: list[Problem] = []
 
@@ -66,14 +59,16 @@ def check(root: str | Path, fold: int | None = None) -> Findings:
             report(layout.bundle("train", number), 1, what, "add training videos")
 
     shapes = read_shapes(layout, videos, report)
-    frames = 0
+    labels: dict[str, int] = {}
     for video in videos:
-        labels = read_labels(layout, video, index, report)
+        found = read_labels(layout, video, index, report)
+        if found is not None:
+            labels[video] = len(found)
         if video in shapes:
             read_features(layout.features(video), report)
-            if labels is not None:
-                frames += common_length(layout, video, shapes[video][1], len(labels), report, strict=True)
-    sizes = {size for size, _ in shapes.values()}
+    fitting = fit_lengths(layout, shapes, labels, sampling, report)
+    sizes = {shapes[video][0] for video in fitting}
+    frames = sum(labels[video] for video in fitting)
     return Findings(tuple(problems), len(videos), frames, min(sizes, default=None), len(index), folds)
 
 
@@ -87,8 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("path", type=Path, help="the data folder")
     parser.add_argument("--fold", type=int, help="check this fold alone; default: all folds")
+    parser.add_argument("--feature-stride", type=int, default=1, help="frames per feature vector; default: 1")
+    parser.add_argument(
+        "--length-tolerance",
+        type=int,
+        default=0,
+        help="frames by which features may cover less or more than the labels; default: 0",
+    )
     given = parser.parse_args(arguments)
-    findings = check(given.path, given.fold)
+    try:
+        sampling = Sampling(feature_stride=given.feature_stride, tolerance=given.length_tolerance)
+    except ValueError as error:
+        parser.error(str(error))
+    findings = check(given.path, given.fold, sampling)
     print(*(findings.problems or [findings]), sep="\n")
     return 1 if findings.problems else 0
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rfnext import Bounds, LocalConfig
+from tasks.action_segmentation.lengths import Sampling
 from tasks.action_segmentation.metrics import LastSegment
 from tasks.action_segmentation.seglearn_sessions import GROUP
 
@@ -27,7 +28,14 @@ class Config:
     folds: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Folds that the data has, as in splits/train.split<fold>.bundle; none given: every one in the data folder."""
     stride: int = 1
-    """Use every stride-th frame; predictions are up-sampled and scored at all frames."""
+    """Use every stride-th feature vector; predictions are repeated, and scored at all frames."""
+    feature_stride: int = field(default=1, metadata={"protocol": "if changed"})
+    """Frames per feature vector in the feature files: 4 if they were extracted from every 4th frame. Labels are one a
+    frame."""
+    length_tolerance: int = field(default=0, metadata={"protocol": "if changed"})
+    """Frames by which a video's features may cover less or more than its labels, as extractors leave them. Surplus
+    features are not used. Where features are missing at the end, training leaves the frames out; they are scored with
+    the class of the last feature vector."""
     validation: float = 0.2
     """Share of each fold's training videos that is held out for validation."""
     group: str | None = GROUP
@@ -69,9 +77,15 @@ class Config:
         if self.dataset not in get_args(DatasetName) or self.model not in get_args(Model):
             known = f"{', '.join(get_args(DatasetName))}; {', '.join(get_args(Model))}"
             raise ValueError(f"unknown dataset {self.dataset!r} or model {self.model!r}; known: {known}")
-        for name in ("epochs", "batch", "stride", "validate_every"):
+        for name in ("epochs", "batch", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        _ = self.sampling  # raises for strides and tolerances that are none
+
+    @property
+    def sampling(self) -> Sampling:
+        """Frames per feature vector and per input of the network, and the tolerance."""
+        return Sampling(self.stride, self.feature_stride, self.length_tolerance)
 
 
 FOLDER = Config(dataset="folder", folds=(), group=None)
@@ -108,9 +122,10 @@ PRESETS = {
     "small": Config(stride=2),
     # The papers' data, network and training, with the library's search; the published one is given by
     # --search.rule paper --search.spread 0.1.
-    "50salads": Config(dataset="50salads", stride=2, group=r"rgb-\d+"),
-    "breakfast": Config(dataset="breakfast", folds=(1, 2, 3, 4), group=r"P\d+"),
-    "gtea": Config(dataset="gtea", folds=(1, 2, 3, 4), group=r"S\d+"),
+    # The release's features and labels may differ by a few frames.
+    "50salads": Config(dataset="50salads", stride=2, group=r"rgb-\d+", length_tolerance=5),
+    "breakfast": Config(dataset="breakfast", folds=(1, 2, 3, 4), group=r"P\d+", length_tolerance=5),
+    "gtea": Config(dataset="gtea", folds=(1, 2, 3, 4), group=r"S\d+", length_tolerance=5),
     # Own data: the published network, and a smaller one.
     "folder": FOLDER,
     "compact": COMPACT,

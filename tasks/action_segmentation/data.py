@@ -1,6 +1,6 @@
 """The videos of a fold: its parts, the validation videos, and batches.
 
-`layout` reads the files; `datasets` says which folder a config means.
+`layout` and `feature_files` read the files, `lengths` compares them; `datasets` says which folder a config means.
 """
 
 import hashlib
@@ -16,16 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.action_segmentation.layout import (
-    Layout,
-    common_length,
-    open_layout,
-    read_features,
-    read_fold,
-    read_labels,
-    read_mapping,
-    read_shapes,
-)
+from tasks.action_segmentation.feature_files import read_features
+from tasks.action_segmentation.layout import Layout, open_layout, read_fold, read_labels, read_mapping
+from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, fit_lengths, read_shapes
 from tasks.spec import Part, fail
 
 IGNORED = -100
@@ -37,9 +30,10 @@ CACHE_BYTES = 8 * 2**30
 
 @dataclass(frozen=True)
 class Video:
-    """One video. With stride 2, frame k of `features` and `labels` is frame 2k of the video.
+    """One video. With a step of 2 (`Sampling.step`), place k of `features` and `labels` is frame 2k of the video.
 
-    features: (D, ceil(T / stride)) float32. labels: (ceil(T / stride)) int64. full_labels: (T) int64.
+    features: (D, n) float32. labels: (n) int64. full_labels: (T) int64. n is ceil(T / step), less the feature vectors
+    that are missing at the end, see `Sampling.tolerance`.
     """
 
     name: str
@@ -51,14 +45,15 @@ class Video:
 class _FeatureCache:
     """Reads features on first use and keeps them up to a number of bytes; others are read again each time."""
 
-    def __init__(self, layout: Layout, stride: int, budget: int) -> None:
-        self.layout, self.stride, self.budget = layout, stride, budget
+    def __init__(self, layout: Layout, vectors: Mapping[str, int], stride: int, budget: int) -> None:
+        self.layout, self.vectors, self.stride, self.budget = layout, vectors, stride, budget
         self.kept: dict[str, NDArray[np.float32]] = {}
 
-    def __call__(self, video: str, frames: int) -> NDArray[np.float32]:
+    def __call__(self, video: str) -> NDArray[np.float32]:
         if video in self.kept:
             return self.kept[video]
-        features = read_features(self.layout.features(video), fail, frames=frames, stride=self.stride)
+        path = self.layout.features(video)
+        features = read_features(path, fail, vectors=self.vectors[video], stride=self.stride)
         assert features is not None  # `fail` never returns
         if features.nbytes <= self.budget:
             self.budget -= features.nbytes
@@ -69,9 +64,11 @@ class _FeatureCache:
 class Videos:
     """The videos of one part of a fold, in the order of the bundle; features are read on first use."""
 
-    def __init__(self, names: Sequence[str], labels: Mapping[str, NDArray[np.int64]], features: _FeatureCache) -> None:
+    def __init__(
+        self, names: Sequence[str], labels: Mapping[str, NDArray[np.int64]], features: _FeatureCache, step: int
+    ) -> None:
         self.names = tuple(names)
-        self._labels, self._features = labels, features
+        self._labels, self._features, self._step = labels, features, step
 
     def __len__(self) -> int:
         return len(self.names)
@@ -79,8 +76,8 @@ class Videos:
     def __getitem__(self, index: int) -> Video:
         """Raises DataError if the features cannot be read or hold NaN or infinity."""
         name = self.names[index]
-        labels = self._labels[name]
-        return Video(name, self._features(name, len(labels)), labels[:: self._features.stride], labels)
+        features, labels = self._features(name), self._labels[name]
+        return Video(name, features, labels[:: self._step][: features.shape[1]], labels)
 
     def __iter__(self) -> Iterator[Video]:
         return (self[index] for index in range(len(self)))
@@ -92,14 +89,14 @@ class Dataset:
 
     classes: names in the order of their indices.
     feature_size: D.
-    stride: every stride-th frame is used.
+    step: frames from one input of the network to the next.
     train, validation: two parts of the fold's training bundle; no video is in both.
     test: the videos of the test bundle.
     """
 
     classes: tuple[str, ...]
     feature_size: int
-    stride: int
+    step: int
     train: Videos
     validation: Videos
     test: Videos
@@ -113,7 +110,7 @@ def open_dataset(
     root: str | Path,
     *,
     fold: int,
-    stride: int = 1,
+    sampling: Sampling = EVERY_FRAME,
     validation: float = 0.2,
     group: str | None = None,
     cache_bytes: int = CACHE_BYTES,
@@ -123,33 +120,37 @@ def open_dataset(
     Reads mapping, bundles, the labels of all videos of the fold and the headers of their features; the
     features themselves are read on first use and kept in memory up to `cache_bytes`.
 
-    stride: use every stride-th frame.
+    sampling: frames per feature vector and per input, and the tolerated difference to the labels.
     validation, group: see `carve_validation`.
     Raises DataError with file, line and how to fix it, at the first problem. NaN or infinity is found when a video's
     features are read; `python -m tasks.action_segmentation.check` reads everything beforehand.
     """
-    if stride < 1:
-        raise ValueError(f"stride is {stride}; give 1 or more")
     layout = open_layout(root, fail)
     index = read_mapping(layout, fail)
     train, test = read_fold(layout, fold, fail)
-    shapes = read_shapes(layout, [*train, *test], fail)
-    labels = {video: read_labels(layout, video, index, fail) for video in shapes}
-    kept = {
-        video: found[: common_length(layout, video, shapes[video][1], len(found), fail)]
-        for video, found in labels.items()
-        if found is not None
-    }
+    size, labels, vectors = read_videos(layout, [*train, *test], index, sampling)
     fit, held_out = carve_validation(list(train), fold=fold, share=validation, group=group)
-    features = _FeatureCache(layout, stride, cache_bytes)
-    return Dataset(
-        classes=tuple(sorted(index, key=index.__getitem__)),
-        feature_size=next(iter(shapes.values()))[0],
-        stride=stride,
-        train=Videos(fit, kept, features),
-        validation=Videos(held_out, kept, features),
-        test=Videos(list(test), kept, features),
-    )
+    features = _FeatureCache(layout, vectors, sampling.stride, cache_bytes)
+    parts = (Videos(names, labels, features, sampling.step) for names in (fit, held_out, list(test)))
+    classes = tuple(sorted(index, key=index.__getitem__))
+    return Dataset(classes, size, sampling.step, *parts)
+
+
+def read_videos(
+    layout: Layout, videos: Sequence[str], index: Mapping[str, int], sampling: Sampling
+) -> tuple[int, dict[str, NDArray[np.int64]], dict[str, int]]:
+    """D, the labels of every frame of each video, and how many of its feature vectors are used.
+
+    The features themselves are not read yet.
+
+    Raises DataError if a video cannot be read, or its features do not fit its labels.
+    """
+    shapes = read_shapes(layout, videos, fail)
+    read = ((video, read_labels(layout, video, index, fail)) for video in shapes)
+    labels = {video: found for video, found in read if found is not None}
+    counts = {video: len(found) for video, found in labels.items()}
+    vectors = fit_lengths(layout, shapes, counts, sampling, fail)
+    return shapes[next(iter(vectors))][0], labels, vectors
 
 
 def carve_validation(
@@ -227,12 +228,11 @@ def collate(videos: Sequence[Video], pad_to: int | None = None) -> Batch:
     return Batch(features, labels, (labels != IGNORED).unsqueeze(1))
 
 
-def upsample(prediction: NDArray, stride: int, frames: int) -> NDArray:
-    """Repeat each of the ceil(frames / stride) predictions `stride` times, cut to (frames): undoes
-    sub-sampling.
+def upsample(prediction: NDArray, step: int, frames: int) -> NDArray:
+    """Repeat each prediction `step` times, and the last one to the end: (frames). Undoes sub-sampling.
 
-    Raises ValueError if the prediction has another length.
+    Raises ValueError if there is no prediction, or one behind the last frame.
     """
-    if len(prediction) != -(-frames // stride):
-        raise ValueError(f"{len(prediction)} predictions at stride {stride} do not cover {frames} frames")
-    return np.repeat(prediction, stride)[:frames]
+    if not 0 < len(prediction) <= -(-frames // step):
+        raise ValueError(f"{len(prediction)} predictions, one per {step} frames, are not of {frames} frames")
+    return prediction[np.minimum(np.arange(frames) // step, len(prediction) - 1)]

@@ -20,9 +20,10 @@ from typing import Any
 
 from tasks.action_segmentation import seglearn_sessions
 from tasks.action_segmentation.config import PAPER, PRESETS, Config
-from tasks.action_segmentation.data import Dataset, open_dataset
-from tasks.action_segmentation.layout import Layout, open_layout, read_fold, read_mapping, read_shapes
-from tasks.spec import DataError, fail
+from tasks.action_segmentation.data import Dataset, open_dataset, read_videos
+from tasks.action_segmentation.layout import Layout, open_layout, read_bundle, read_fold, read_labels, read_mapping
+from tasks.action_segmentation.lengths import Sampling, difference, read_shapes
+from tasks.spec import DataError, DataFiles, fail
 
 RELEASE = "https://zenodo.org/records/3625992"
 """The data release of MS-TCN: I3D features and labels of Breakfast, 50 Salads and GTEA."""
@@ -94,9 +95,24 @@ def unavailable(config: Config) -> str | None:
     return None
 
 
+def data_files(config: Config) -> DataFiles | None:
+    """What the config's folds read: the mapping, the bundles, and labels and features of the videos that they name."""
+    if config.dataset == "seglearn" and config.root is None:
+        return None
+    layout = Layout(data_folder(config))
+    bundles = [layout.bundle(part, fold) for fold in folds(config) for part in ("train", "test")]
+    videos = sorted({video for bundle in bundles for video in read_bundle(bundle, lambda *problem: None)})
+    labels = layout.mapping, *bundles, *map(layout.ground_truth, videos)
+    return DataFiles(layout.root, labels, tuple(map(layout.features, videos)), _own(config))
+
+
+def _own(config: Config) -> bool:
+    return config.dataset == "folder" or (config.dataset == "seglearn" and config.root is not None)
+
+
 def data_label(config: Config) -> str:
     """What the numbers are measured on."""
-    if config.dataset == "folder" or (config.dataset == "seglearn" and config.root is not None):
+    if _own(config):
         return f"own data in {data_folder(config).resolve().name}"
     return LABELS[config.dataset]
 
@@ -106,7 +122,7 @@ def published(config: Config) -> str | None:
     if config.dataset not in PAPER:
         return None
     preset = PRESETS[config.dataset]
-    same = (config.folds, config.stride) == (preset.folds, preset.stride)
+    same = all(getattr(config, name) == getattr(preset, name) for name in ("folds", "stride", "feature_stride"))
     return f"action_segmentation.{config.dataset}" if same else None
 
 
@@ -121,31 +137,47 @@ def facts(config: Config) -> dict[str, Any]:
 
 
 def longest_input(config: Config) -> int:
-    """Frames of the longest training or test video, after `config.stride`."""
-    return _longest_input(data_folder(config), folds(config), config.stride)
+    """Feature vectors of the longest training or test video, after `config.stride`."""
+    return _longest_input(data_folder(config), folds(config), config.sampling, _state(config))
 
 
 def open_fold(config: Config, fold: int) -> Dataset:
     """One fold of the config's data. Raises ValueError if the config lacks the fold, DataError for unusable data."""
     if fold not in folds(config):
         raise ValueError(f"fold {fold} is not one of {folds(config)}")
-    return _opened(data_folder(config), fold, config.stride, config.validation, config.group)
+    return _opened(data_folder(config), fold, config.sampling, config.validation, config.group, _state(config))
+
+
+State = tuple[tuple[int, int] | None, ...]
+"""What changes with the data: nothing of what is kept in memory is used after that."""
+
+
+def _state(config: Config) -> State:
+    files = data_files(config)
+    return () if files is None else files.state()
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(root: Path, fold: int, stride: int, validation: float, group: str | None) -> Dataset:
+def _opened(root: Path, fold: int, sampling: Sampling, validation: float, group: str | None, state: State) -> Dataset:
     # Training and scoring of one cell read the same fold; its features stay in memory from one to the next.
-    return open_dataset(root, fold=fold, stride=stride, validation=validation, group=group)
+    return open_dataset(root, fold=fold, sampling=sampling, validation=validation, group=group)
 
 
 @functools.lru_cache(maxsize=1)
-def _longest_input(root: Path, folds: tuple[int, ...], stride: int) -> int:
+def _longest_input(root: Path, folds: tuple[int, ...], sampling: Sampling, state: State) -> int:
     layout = open_layout(root, fail)
-    names = {name for fold in folds for part in read_fold(layout, fold, fail) for name in part}
-    return max(math.ceil(frames / stride) for _, frames in read_shapes(layout, sorted(names), fail).values())
+    names = {name: None for fold in folds for part in read_fold(layout, fold, fail) for name in part}
+    _, _, vectors = read_videos(layout, list(names), read_mapping(layout, fail), sampling)
+    return max(math.ceil(count / sampling.stride) for count in vectors.values())
 
 
 def _feature_size(layout: Layout, config: Config) -> int:
-    train, _ = read_fold(layout, folds(config)[0], fail)
-    ((size, _),) = read_shapes(layout, [next(iter(train))], fail).values()
+    """D, read from the first training video; if its features do not fit its labels, all videos are compared."""
+    fold = folds(config)[0]
+    video = next(iter(read_fold(layout, fold, fail)[0]))
+    ((size, vectors),) = read_shapes(layout, [video], fail).values()
+    labels = read_labels(layout, video, read_mapping(layout, fail), fail)
+    sampling = config.sampling
+    if labels is not None and abs(difference(vectors, len(labels), sampling.feature_stride)) > sampling.tolerance:
+        return open_fold(config, fold).feature_size
     return size

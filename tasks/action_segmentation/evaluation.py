@@ -8,7 +8,7 @@ from torch import nn
 from rfnext import reproducible
 from tasks.action_segmentation import metrics
 from tasks.action_segmentation.config import Config
-from tasks.action_segmentation.data import Dataset, Video, Videos, upsample
+from tasks.action_segmentation.data import Dataset, Videos, upsample
 from tasks.action_segmentation.datasets import open_fold
 from tasks.spec import Probe, Split
 
@@ -25,33 +25,38 @@ def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]
 def score(network: nn.Module, dataset: Dataset, videos: Videos, last_segment: metrics.LastSegment) -> dict[str, float]:
     """All metrics of a network on some videos of a dataset; see `metrics.score`."""
     return metrics.score(
-        ((predict(network, video, dataset.stride), video.full_labels) for video in videos),
+        (
+            (predict(network, video.features, dataset.step, len(video.full_labels)), video.full_labels)
+            for video in videos
+        ),
         background=[index for index, name in enumerate(dataset.classes) if name == "background"],
         last_segment=last_segment,
     )
 
 
 @torch.no_grad()
-def predict(network: nn.Module, video: Video, stride: int) -> NDArray[np.int64]:
-    """Class index of every frame of the video, (T): the last stage's prediction, up-sampled.
+def predict(network: nn.Module, features: NDArray[np.float32], step: int, frames: int) -> NDArray[np.int64]:
+    """Class index of every frame of a video, (frames): the last stage's prediction, up-sampled; see `upsample`.
 
     Runs on the network's device in evaluation mode and leaves the mode as it was.
+
+    features: (D, n), one vector per `step` frames.
     """
     training, device = network.training, next(network.parameters()).device
     network.eval()
     try:
         with reproducible(device):
-            logits = network(torch.from_numpy(video.features)[None].to(device))[-1, 0]
+            logits = network(torch.from_numpy(features)[None].to(device))[-1, 0]
     finally:
         network.train(training)
-    return upsample(logits.argmax(0).cpu().numpy(), stride, len(video.full_labels))
+    return upsample(logits.argmax(0).cpu().numpy(), step, frames)
 
 
 def probe(model: nn.Module, config: Config, split: Split) -> Probe:
     """What receptive fields are measured on: up to `PROBED` whole videos, spread evenly over the part.
 
     The output is the last stage's logit of the predicted class, at every frame. The sum over all classes would mean
-    nothing: softmax does not depend on it. One input position is `config.stride` frames.
+    nothing: softmax does not depend on it. One input position is `Dataset.step` frames.
     """
     dataset = open_fold(config, split.fold)
     videos, device = dataset.part(split.part), next(model.parameters()).device
@@ -60,6 +65,6 @@ def probe(model: nn.Module, config: Config, split: Split) -> Probe:
         forward=lambda x: model(x)[-1].amax(1, keepdim=True),
         inputs=[torch.from_numpy(videos[index].features)[None].to(device) for index in chosen],
         unit="frames",
-        step=(float(dataset.stride),),
+        step=(float(dataset.step),),
         output="the last stage's logit of the predicted class",
     )

@@ -1,7 +1,7 @@
-"""The layout of the MS-TCN data release: reading and checking its files.
+"""The layout of the MS-TCN data release: its folders, and reading and checking its text files.
 
     ROOT/mapping.txt                    one class a line: index name
-    ROOT/features/<video>.npy           (D, T) floats
+    ROOT/features/<video>.npy           (D, T) floats; `feature_files` reads them
     ROOT/groundTruth/<video>.txt        one class name a line, T lines
     ROOT/splits/train.split<fold>.bundle, test.split<fold>.bundle    one <video>.txt a line
 
@@ -9,10 +9,10 @@ Every function that reads takes a `report`, which is called with each problem fo
 `tasks.spec.fail`, raises at the first problem; that of `tasks.action_segmentation.check` collects all of them.
 """
 
-import logging
 import re
+import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,9 +20,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.spec import Problem, Report
+from tasks.spec import Report
 
-log = logging.getLogger(__name__)
+LONGEST = 2**28
+"""Bytes of the longest text file: more labels than a hundred hours of video have."""
 
 
 @dataclass(frozen=True)
@@ -118,63 +119,6 @@ def read_bundle(path: Path, report: Report, mend_missing: str = "add it") -> dic
     return videos
 
 
-def read_shapes(layout: Layout, videos: Iterable[str], report: Report) -> dict[str, tuple[int, int]]:
-    """(D, T) of the features of each video, from the headers of the files; D is the same for all.
-
-    Videos whose features are missing, unreadable, empty, or differ in D from most others are reported and left out.
-    """
-    shapes: dict[str, tuple[int, int]] = {}
-    for video in videos:
-        features = _open_features(layout.features(video), report)
-        if features is not None:
-            size, frames = features.shape
-            shapes[video] = size, frames
-    common = Counter(size for size, _ in shapes.values()).most_common(1)
-    for video, (size, frames) in list(shapes.items()):
-        if size != common[0][0]:
-            what = f"features are {size} x {frames}, others have D = {common[0][0]}"
-            report(layout.features(video), None, what, "save all as (D, T), not (T, D), with one D")
-            del shapes[video]
-    return shapes
-
-
-def _open_features(path: Path, report: Report) -> NDArray | None:
-    """Memory-mapped, so only the header is read. A pickled array is refused without loading it."""
-    try:
-        features = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        report(path, None, "no such file", f"add it or take {path.stem} out of the bundles")
-    except Exception as error:  # numpy's header parser lets errors of many kinds through, TokenError for one
-        fix = "save the features with numpy.save as a (D, T) array of floats"
-        report(path, None, f"not a readable .npy file ({' '.join(str(error).split())})", fix)
-    else:
-        if features.ndim == 2 and features.size > 0 and features.dtype.kind in "fiu":
-            return features
-        what = f"holds {features.dtype} of shape {features.shape}, not (D, T) floats with at least one frame"
-        report(path, None, what, "extract the features again")
-    return None
-
-
-def read_features(
-    path: Path, report: Report, *, frames: int | None = None, stride: int = 1
-) -> NDArray[np.float32] | None:
-    """Every stride-th of the first `frames` frames, all finite: (D, ceil(frames / stride))."""
-    mapped = _open_features(path, report)
-    if mapped is None:
-        return None
-    with np.errstate(over="ignore"):
-        features = np.array(mapped[:, :frames:stride], dtype=np.float32, order="C")
-    finite = np.isfinite(features)
-    if not finite.all():
-        row, column = (int(k[0]) for k in np.nonzero(~finite))
-        what = (
-            f"feature {row} of frame {column * stride} is {features[row, column]} "
-            f"({np.count_nonzero(~finite)} values are not finite)"
-        )
-        report(path, None, what, "extract the features of this video again")
-    return features
-
-
 def read_labels(layout: Layout, video: str, index: Mapping[str, int], report: Report) -> NDArray[np.int64] | None:
     """Class index of every frame: (T). Each unknown name is reported once, at its first line."""
     path = layout.ground_truth(video)
@@ -187,28 +131,10 @@ def read_labels(layout: Layout, video: str, index: Mapping[str, int], report: Re
     # If there is no class at all, the mapping is wrong, not every label.
     unknown = Counter(lines[k] for k in np.flatnonzero(labels < 0)) if index else {}
     for name, count in unknown.items():
-        what = f"{name!r} ({count} of {len(lines)} lines) is no class of {layout.mapping.name}"
+        shown = repr(name) if len(name) <= 80 else f"{name[:80]!r}..."
+        what = f"{shown} ({count} of {len(lines)} lines) is no class of {layout.mapping.name}"
         report(path, lines.index(name) + 1, what, "correct it or add the class")
     return labels
-
-
-def common_length(layout: Layout, video: str, frames: int, labels: int, report: Report, *, strict: bool = False) -> int:
-    """Of `frames` feature frames and a number of labels, how many frames have both.
-
-    They differ by a few frames in some releases, and the MS-TCN code cuts the longer one. This function cuts
-    it with a warning if the difference is at most 5 frames and 1 % of the video. A larger difference, or any if
-    `strict`, is reported.
-    """
-    shorter, longer = sorted((frames, labels))
-    if shorter < longer:
-        what = f"{labels} labels, but {layout.features(video)} has {frames} frames"
-        fix = f"extract the features again, or cut both to {shorter} frames"
-        problem = Problem(layout.ground_truth(video), min(labels, shorter + 1), what, fix)
-        if strict or longer - shorter > min(5, longer // 100):
-            report(*problem)
-        else:
-            log.warning("%s; going on with the first %d frames", problem, shorter)
-    return shorter
 
 
 def _read_lines(path: Path, report: Report, mend_missing: str = "add it") -> list[str] | None:
@@ -218,9 +144,17 @@ def _read_lines(path: Path, report: Report, mend_missing: str = "add it") -> lis
 
 
 def read_text(path: Path, report: Report, mend_missing: str = "add it") -> str | None:
-    """The text of a UTF-8 file; None, once reported, if the file cannot be read."""
+    """The text of a UTF-8 file; None, once reported, if the file cannot be read or is longer than `LONGEST`."""
     try:
-        return path.read_text("utf-8-sig")
+        found = path.stat()
+        if stat.S_ISFIFO(found.st_mode):  # opening it would wait for its other end
+            report(path, None, "cannot be read (it is a pipe)", "make it a readable file")
+        elif found.st_size > LONGEST:
+            report(path, None, f"{found.st_size} bytes, more than any list of labels", "write it again as text")
+        elif "\0" in (text := path.read_text("utf-8-sig")):
+            report(path, None, "not a text file (it has zero bytes)", "save it as UTF-8")
+        else:
+            return text
     except FileNotFoundError:
         report(path, None, "no such file", mend_missing)
     except UnicodeDecodeError as error:

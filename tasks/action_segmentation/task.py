@@ -40,6 +40,7 @@ TASK = Task(
     folds=datasets.folds,
     data_label=datasets.data_label,
     published=datasets.published,
+    data_files=datasets.data_files,
     illustrate=illustrate,
     longest_input=datasets.longest_input,
     probe=evaluation.probe,

@@ -1,11 +1,12 @@
 """One fold of a data folder: its parts, of which the validation part is carved out of the training images."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rfnext.files import cache_folder, write_text
 from tasks.coco_detection.layout import Content, Kind, Layout, read, same_categories
@@ -68,11 +69,39 @@ def open_dataset(layout: Layout, kind: Kind, *, validation: float) -> Dataset:
     )
 
 
+def named_files(annotations: Path) -> tuple[list[str], list[str]]:
+    """Names of the files of images and of annotations (panoptic PNGs) in a COCO file; none while it cannot be used.
+
+    COCO's own takes a minute to parse, so the names are kept in the cache, for each state of the file.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        kept = cache_folder() / "coco_detection-names-v1" / f"{_state_key(annotations)}.json"
+        if not kept.exists():
+            content = json.loads(annotations.read_text("utf-8"))
+            write_text(kept, json.dumps([_names(content, key) for key in ("images", "annotations")]))
+        images, maps = json.loads(kept.read_text("utf-8"))
+        return images, maps
+    return [], []  # `layout.read` says what is wrong
+
+
+def _names(content: Any, key: str) -> list[str]:
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        return []
+    named = (entry.get("file_name") for entry in entries if isinstance(entry, dict))
+    return [name for name in named if isinstance(name, str)]
+
+
+def _state_key(source: Path, *more: object) -> str:
+    """Name in the cache of what is made from a state of a file."""
+    state = source.stat()
+    key = " ".join(map(str, (source.resolve(), state.st_size, state.st_mtime_ns, *more)))
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
 def _carve(source: Path, content: Content, share: float) -> tuple[Path, Path]:
     """Files with the training and the validation images of `content`, which was read from `source`."""
-    state = source.stat()
-    key = f"{source.resolve()} {state.st_size} {state.st_mtime_ns} {share}"
-    folder = cache_folder() / "coco_detection-parts-v1" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    folder = cache_folder() / "coco_detection-parts-v1" / _state_key(source, share)
     paths = folder / "train.json", folder / "validation.json"
     if all(path.exists() for path in paths):
         return paths

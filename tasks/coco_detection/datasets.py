@@ -20,10 +20,10 @@ from typing import Any
 
 from tasks.coco_detection import scenes
 from tasks.coco_detection.config import PRESETS, Config
-from tasks.coco_detection.data import Dataset, open_dataset
+from tasks.coco_detection.data import Dataset, named_files, open_dataset
 from tasks.coco_detection.layout import DOWNLOADS as COCO_DOWNLOADS
 from tasks.coco_detection.layout import Kind, Layout
-from tasks.spec import DataError
+from tasks.spec import DataError, DataFiles
 
 LABELS = {"scenes": "digits on photographs (embedded)", "coco": "COCO 2017, scored on val2017"}
 
@@ -121,9 +121,27 @@ def _opened(layout: Layout, kind: Kind, validation: float, states: tuple[tuple[i
     return open_dataset(layout, kind, validation=validation)
 
 
+def data_files(config: Config) -> DataFiles | None:
+    """What the config's detector reads: the annotations of both parts, and the images and PNGs that they name."""
+    if _embedded(config):
+        return None
+    layout, kind = layout_of(config, 1), kind_of(config)
+    labels, inputs = [], []
+    for name in (layout.train, layout.test):
+        annotations = layout.file(kind, name)
+        images, maps = named_files(annotations)
+        labels += [annotations, *(layout.panoptic_maps(name) / file for file in maps if kind == "panoptic")]
+        inputs += [layout.images(name) / file for file in images]
+    return DataFiles(layout.root, tuple(labels), tuple(inputs), _own(config))
+
+
+def _own(config: Config) -> bool:
+    return config.dataset == "folder" or (config.root is not None and not _embedded(config))
+
+
 def data_label(config: Config) -> str:
     """What the numbers are measured on."""
-    if config.dataset == "folder" or (config.root is not None and not _embedded(config)):
+    if _own(config):
         return f"own data in {(config.root or Path('folder')).resolve().name}"
     return LABELS[config.dataset]
 

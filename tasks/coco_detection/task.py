@@ -65,6 +65,7 @@ TASK = Task(
     folds=datasets.folds,
     data_label=datasets.data_label,
     published=datasets.published,
+    data_files=datasets.data_files,
     illustrate=illustrate,
     metrics_by_config=metrics.metrics_by_config,
     longest_input=datasets.longest_input,

@@ -44,7 +44,7 @@ class Config:
     mels: Path | None = field(default=None, metadata={"protocol": False})
     """Folder of mels that an acoustic model predicted for the recordings, <clip>.npy, to train and score on instead of
     those of the recordings; see `predicted`. They need trim off and loudness as_is. None: mels of the recordings."""
-    mels_fingerprint: str | None = field(default=None, metadata={"protocol": "changed"})
+    mels_fingerprint: str | None = field(default=None, metadata={"protocol": "if changed"})
     """Of the content of mels; found by itself."""
     mel: MelConfig = field(default_factory=MelConfig)
     """Log-mel spectrogram, the input of the generator; recordings are resampled to its sample rate."""
@@ -61,7 +61,7 @@ class Config:
     init: Path | None = field(default=None, metadata={"protocol": False})
     """Checkpoint whose weights every training starts from, searches too: HiFi-GAN's, Parallel WaveGAN's or Vocos's as
     they were released, with their settings beside them, or one of this repository. None: random weights."""
-    init_fingerprint: str | None = field(default=None, metadata={"protocol": "changed"})
+    init_fingerprint: str | None = field(default=None, metadata={"protocol": "if changed"})
     """Of the content of init; found by itself."""
 
     recipe: Recipe = "gan"
@@ -140,7 +140,7 @@ class Config:
     @property
     def shape(self) -> Shape:
         """What every clip is after preparation."""
-        mels = None if self.mels is None else Predicted(self.mels, self.mel)
+        mels = None if self.mels is None else Predicted(self.mels, self.mel, self.mels_fingerprint)
         return Shape(self.mel.sample_rate, self.mel.top, self.trim, self.loudness, mels)
 
     @property

@@ -106,10 +106,7 @@ def open_recordings(
     Raises DataError with file and how to fix it, at the first problem. Problems of the samples, such as silence, are
     found when a clip is read. `python -m tasks.tts_vocoder.check` reads everything beforehand.
     """
-    files = list_clips(Path(root), fail)
-    if clips is not None and clips < len(files):
-        kept = set(np.linspace(0, len(files) - 1, clips).round().astype(int).tolist())
-        files = {name: path for index, (name, path) in enumerate(files.items()) if index in kept}
+    files = chosen_clips(list_clips(Path(root), fail), clips)
     for path in map(shape.mels.path, files) if shape.mels else ():
         if not path.exists():
             fail(path, None, "no such mel", "predict one for every recording, or take the recording out")
@@ -119,6 +116,14 @@ def open_recordings(
     parts = split(list(files), fold=fold, test=test, validation=validation)
     train, held_out, scored = ({name: files[name] for name in part} for part in parts)
     return Recordings(shape, *(Clips(part, shape, reader) for part in (train, held_out, scored)))
+
+
+def chosen_clips(files: dict[str, Path], count: int | None) -> dict[str, Path]:
+    """`count` of the clips, evenly spaced in their order; all if that is None or there are no more."""
+    if count is None or count >= len(files):
+        return files
+    kept = set(np.linspace(0, len(files) - 1, count).round().astype(int).tolist())
+    return {name: path for index, (name, path) in enumerate(files.items()) if index in kept}
 
 
 def split(

@@ -15,11 +15,11 @@ import importlib.util
 import os
 from pathlib import Path
 
-from tasks.spec import fail
+from tasks.spec import DataFiles, fail
 from tasks.tts_vocoder import embedded
 from tasks.tts_vocoder.clips import Shape, list_clips
 from tasks.tts_vocoder.config import Config
-from tasks.tts_vocoder.data import Recordings, open_recordings, split
+from tasks.tts_vocoder.data import Recordings, chosen_clips, open_recordings, split
 
 LJSPEECH = "https://keithito.com/LJ-Speech-Dataset"
 LJSPEECH_CLIPS = 13100
@@ -86,9 +86,22 @@ def unavailable(config: Config) -> str | None:
     return None
 
 
+def data_files(config: Config) -> DataFiles | None:
+    """The clips that the config uses. Of metadata.csv, only which clips it names decides anything."""
+    if config.root is None and (config.dataset == "asterisk" or config.dataset == "espeak"):
+        return None
+    root = data_folder(config)
+    clips = chosen_clips(list_clips(root, lambda *problem: None), config.clips)
+    return DataFiles(root, (), tuple(clips.values()), _own(config))
+
+
+def _own(config: Config) -> bool:
+    return config.dataset == "folder" or (config.dataset not in DOWNLOADS and config.root is not None)
+
+
 def data_label(config: Config) -> str:
     """What the numbers are measured on."""
-    if config.dataset == "folder" or (config.dataset not in DOWNLOADS and config.root is not None):
+    if _own(config):
         folder = config.root or Path(os.environ.get("RFNEXT_DATA") or "data") / config.dataset
         return f"own recordings in {folder.resolve().name}"
     return LABELS[config.dataset]
@@ -103,10 +116,18 @@ def open_fold(config: Config, fold: int) -> Recordings:
     """One fold of the config's data. Raises ValueError if the config lacks the fold, DataError for unusable data."""
     if fold not in folds(config):
         raise ValueError(f"fold {fold} is not one of {folds(config)}")
-    return _opened(data_folder(config), config.shape, fold, config.test, config.validation, config.clips)
+    files, sizes = data_files(config), (config.test, config.validation, config.clips)
+    return _opened(data_folder(config), config.shape, fold, sizes, () if files is None else files.state())
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(root: Path, shape: Shape, fold: int, test: float, validation: float, clips: int | None) -> Recordings:
-    # Training and scoring of one cell read the same fold; its clips stay in memory from one to the next.
+def _opened(
+    root: Path,
+    shape: Shape,
+    fold: int,
+    sizes: tuple[float, float, int | None],
+    state: tuple[tuple[int, int] | None, ...],
+) -> Recordings:
+    # Training and scoring of one cell read the same fold; its clips stay in memory while the files are the same.
+    test, validation, clips = sizes
     return open_recordings(root, shape, fold=fold, test=test, validation=validation, clips=clips)

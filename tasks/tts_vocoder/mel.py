@@ -65,7 +65,7 @@ class MelConfig:
     """Upper edge of the highest band, Hz; None: half the sample rate."""
     floor: float = 1e-5
     """Smallest magnitude; silence becomes its logarithm."""
-    convention: ConventionName = field(default="hifi_gan", metadata={"protocol": "changed"})
+    convention: ConventionName = field(default="hifi_gan", metadata={"protocol": "if changed"})
     """Filters, logarithm and centre of frames, as these networks have them."""
 
     def __post_init__(self) -> None:

@@ -20,10 +20,12 @@ TOLERANCE = 2
 
 @dataclass(frozen=True)
 class Predicted:
-    """A folder of mels, and the configuration that they must have."""
+    """A folder of mels, and the configuration that they must have. fingerprint: of their content, so that what was read
+    is not taken for what is there now."""
 
     folder: Path
     config: MelConfig
+    fingerprint: str | None = None
 
     def path(self, name: str) -> Path:
         """The file of a clip's mel."""

@@ -52,6 +52,7 @@ TASK = Task(
     folds=datasets.folds,
     data_label=datasets.data_label,
     published=datasets.published,
+    data_files=datasets.data_files,
     illustrate=illustrate,
     probe=evaluation.probe,
     suites={"paper": PAPER},

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 import tasks
+from benchmarks.arguments import preset_name
 from benchmarks.cell import Cell
 from benchmarks.execute import make_record
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
 from benchmarks.records import record as stored
+from benchmarks.records.identity import identify
 from benchmarks.records.record import Cost, Record
 
 HERE = Path(__file__).parent
@@ -63,6 +65,30 @@ def cell(toy: ModuleType, results: Path) -> Callable[..., Cell]:
         other = {"results": results, "device": "cpu"} | other
         row = METHODS[method] if isinstance(method, str) else method
         return Cell(task, preset, config, row, fold, seed, base=base, **other)
+
+    return make
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> list[Path]:
+    """Two folders of data that have the name "mine"; only a label differs."""
+    folders = [tmp_path / name / "mine" for name in "ab"]
+    for folder, label in zip(folders, ("cut", "mix"), strict=True):
+        folder.mkdir(parents=True)
+        (folder / "labels.txt").write_text(label)
+        (folder / "x.bin").write_bytes(bytes(100))
+    return folders
+
+
+@pytest.fixture
+def own(cell: Callable[..., Cell], toy: ModuleType) -> Callable[..., Cell]:
+    """Makes a cell of the toy task on own data."""
+
+    def make(root: Path, method: str = "baseline", **other: Any) -> Cell:
+        config = toy.Config(root=root, **other.pop("fields", {}))
+        identity = other.pop("identity", None) or identify(toy.TASK, config)
+        name = other.pop("preset", None) or preset_name(toy.TASK, "tiny", config, None, identity)
+        return cell(method, config=config, preset=name, identity=identity, **other)
 
     return make
 

@@ -149,3 +149,30 @@ def test_a_name_that_cannot_be_a_folders_is_refused(name: str) -> None:
 def test_the_name_of_a_preset_is_refused_for_other_fields(line: str) -> None:
     with pytest.raises(UsageError, match="is a preset of toy"):
         parse(["toy", "baseline", *line.split()])
+
+
+@pytest.mark.usefixtures("only_toy")
+def test_own_data_has_a_name_of_its_own(mine: list[Path]) -> None:
+    def line(words: str, root: Path) -> Cell:
+        return parse(["toy", "baseline", *words.split(), "--root", str(root)])[0]
+
+    here, there = (line("", root) for root in mine)
+    for one in (here, there):
+        assert one.identity is not None
+        assert one.preset == f"tiny-mine-{one.identity.fingerprint[:6]}"
+        assert line("--name ours", one.config.root).preset == "ours"
+        assert line("--name tiny", one.config.root).preset == "tiny"
+        changed = line("--epochs 3", one.config.root).preset
+        assert changed == f"{derived_name('tiny', {'epochs': 3})}-mine-{one.identity.fingerprint[:6]}"
+    assert here.preset != there.preset
+    assert line("", mine[0].rename(mine[0].with_name("yours"))).preset == here.preset.replace("mine", "yours")
+    assert line("", mine[0].with_name("missing")).preset == "tiny"
+
+
+@pytest.mark.usefixtures("only_toy")
+@pytest.mark.parametrize("words", ["", "--epochs 3", "--name ours", "--name tiny", "--epochs 3 --name ours"])
+def test_the_command_makes_the_same_cell_of_own_data_again(mine: list[Path], words: str) -> None:
+    first, _ = parse(["toy", "baseline", *words.split(), "--root", str(mine[0])])
+    assert first.command.endswith(" --root ROOT" + (f" --name {first.preset}" if "--name" in words else ""))
+    again, _ = parse(shlex.split(first.command.replace("ROOT", str(mine[0])))[3:])
+    assert again == first

@@ -236,3 +236,31 @@ def test_a_cell_leaves_the_network_that_it_scored(cell: Make, toy: ModuleType, o
     assert toy.evaluate(opened.model, here.config, Split("test", 1)) == made.metrics
     found = {name: list(d) for name, d in Structure.read(opened.model).items() if name in made.structure}
     assert found == made.structure
+
+
+def test_data_that_changes_while_a_cell_runs_fails_it(own: Make, toy: ModuleType, mine: list[Path]) -> None:
+    def fit(model: Any, config: Any, run: Any) -> None:
+        toy.fit(model, config, run)
+        (config.root / "labels.txt").write_text("background")
+
+    here = own(mine[0], task=dataclasses.replace(toy.TASK, fit=fit))
+    made = run_cell(here)
+    assert made.status == "failed"
+    assert "the data is not what it was when the cell was planned" in (made.reason or "")
+    # Planned before the change, and on a machine that has other data.
+    for late in (here, own(mine[1], identity=here.identity)):
+        assert "the data is not what it was" in (run_cell(late).reason or "")
+    assert run_cell(own(mine[0])).status == "done"
+
+
+def test_missing_data_replaces_no_finished_record(own: Make, mine: list[Path]) -> None:
+    here = own(mine[0], preset="ours")
+    done = run_cell(here)
+    assert done.protocol["data"] == f"files {here.identity.fingerprint}"
+    assert done.data == "own mine"
+    gone = dataclasses.replace(here, identity=None, task=dataclasses.replace(here.task, unavailable=lambda c: "get it"))
+    assert run_cell(gone).status == "failed"
+    assert record_failure(gone, f"{UNAVAILABLE}get it").status == "failed"
+    assert read(here.key.path(here.results)) == done
+    record_failure(gone, "killed")
+    assert read(here.key.path(here.results)).reason == "killed"

@@ -186,3 +186,69 @@ def test_a_search_is_counted_once_and_what_goes_on_from_it_only_for_the_rest(cel
     # A finish may choose something on the validation part.
     known.append(timed(make, "learnable_spacings", 9, evaluation_seconds=0.0))
     assert seconds("learnable_spacings") == pytest.approx(9 + 10)
+
+
+def of(preset: str, root: Path, **other: Any) -> dict[str, Any]:
+    options = {"tasks": ("toy",), "methods": ("baseline",), "folds": (1,)}
+    return {"suite": preset, "overrides": ["--root", str(root)]} | options | other
+
+
+def run_on(make: MakeRecord, cell: Cell, results: Path) -> Record:
+    """Writes a cell's record, of a day of long ago."""
+    made = make(preset=cell.preset, config=cell.config, identity=cell.identity)
+    made = made.model_copy(update={"finished": "2026-01-01T00:00:00+00:00"})
+    write(made, results)
+    return made
+
+
+def test_own_data_is_kept_by_what_is_in_its_files(
+    plan: Callable[..., Plan], make: MakeRecord, own: Make, mine: list[Path], results: Path
+) -> None:
+    here, there = mine
+    first = own(here)
+    run_on(make, first, results)
+    assert [cell.preset for cell in plan(**of("tiny", here)).kept] == [first.preset]
+    (table,) = plan(**of("tiny", there)).tables
+    assert [cell.preset for cell in table.missing] == [own(there).preset]
+    assert list(table.changed.values()) == [
+        f"data changed since the record of 2026-01-01 00:00 (in {first.preset}, where it stays)"
+    ]
+    # The same data under another name and in another folder, which the user's name brings together.
+    named = own(here, preset="ours")
+    run_on(make, named, results)
+    moved = here.rename(here.with_name("moved"))
+    assert len(plan(**of("tiny", moved, name="ours")).kept) == 1
+    (moved / "x.bin").write_bytes(bytes([1] * 100))
+    (table,) = plan(**of("tiny", moved, name="ours")).tables
+    assert table.kept == []
+    assert table.changed == {named.key: "data changed since the record of 2026-01-01 00:00"}
+    # What differs in more than its data is no news of the data.
+    more = of("tiny", moved, name="ours", overrides=["--root", str(moved), "--epochs", "3"])
+    assert plan(**more).tables[0].changed == {}
+
+
+def test_records_of_before_files_counted(
+    plan: Callable[..., Plan], make: MakeRecord, own: Make, mine: list[Path], results: Path
+) -> None:
+    here, _ = mine
+    old = run_on(make, dataclasses.replace(own(here, preset="tiny"), identity=None), results)
+    assert old.protocol["data"] == old.data == "own mine"
+    (table,) = plan(**of("tiny", here, name="tiny")).tables
+    assert table.changed == {
+        old.key: "the record of 2026-01-01 00:00 does not say which files it was measured on",
+    }
+
+
+def test_data_that_is_not_here_cannot_have_changed(
+    plan: Callable[..., Plan], make: MakeRecord, own: Make, mine: list[Path], results: Path
+) -> None:
+    here, _ = mine
+    named = own(here, preset="ours")
+    run_on(make, named, results)
+    (table,) = plan(**of("tiny", here, name="ours")).tables
+    assert (len(table.kept), table.unseen) == (1, False)
+    here.rename(here.with_name("away"))
+    (table,) = plan(**of("tiny", here, name="ours")).tables
+    assert (len(table.kept), table.unseen) == (1, True)
+    (table,) = plan(**of("tiny", here.with_name("other"), name="ours")).tables
+    assert (len(table.kept), table.unseen) == (0, True)

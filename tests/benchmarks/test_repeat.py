@@ -215,3 +215,28 @@ def test_every_tasks_record_runs_again_from_itself(
     made = run_cell(here)
     assert made.status == "done", made.reason
     assert main(["--from", str(here.key.path(tmp_path)), "--device", "cpu"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("only_toy")
+def test_a_record_of_own_data_runs_again_on_that_data_alone(
+    own: Make, toy: Any, mine: list[Path], results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    here = own(mine[0])
+    made = run_cell(here)
+    path = here.key.path(results)
+    assert main(["--from", str(path), "--root", str(mine[0].rename(mine[0].with_name("moved")))]) == 0
+    assert main(["--from", str(path), "--root", str(mine[1])]) == 2
+    error = capsys.readouterr().err
+    assert "data is 'files " in error
+    assert "give the folder of the record's data by --root PATH" in error
+    assert len(error.splitlines()) == 1
+    # One of before files counted is known by the name of its data.
+    changed(path, protocol=made.protocol | {"data": made.data})
+    assert main(["--from", str(path), "--root", str(mine[1])]) == 0
+    assert main(["--from", str(path), "--root", str(mine[0].with_name("moved"))]) == 2
+    assert "data is 'own moved' instead of 'own mine'" in capsys.readouterr().err
+    changed(path, protocol=made.protocol)
+    gone = dataclasses.replace(toy.TASK, unavailable=lambda config: "no folder; get it")
+    monkeypatch.setattr(tasks, "load", lambda name: gone)
+    assert main(["--from", str(path), "--root", str(mine[0])]) == 3
+    assert "no folder; get it" in capsys.readouterr().err

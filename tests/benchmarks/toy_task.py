@@ -16,7 +16,7 @@ from torch import nn
 
 from rfnext import Bounds, LocalConfig
 from tasks import checkpoint
-from tasks.spec import SELECTED, Metric, Probe, Run, Split, Task
+from tasks.spec import SELECTED, DataFiles, Metric, Probe, Run, Split, Task
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Config:
     """none; raise, die, exit, nan, interrupt: strike in fold 2 only; mixed: the first four of them, by
     seed; slow; missing."""
     root: Path = field(default=Path("unused"), metadata={"protocol": False})
-    """A path, which belongs to no protocol."""
+    """A path, which belongs to no protocol; an absolute one is a folder of own data: inputs *.bin, labels *.txt."""
     search: LocalConfig = field(
         default_factory=lambda: LocalConfig(interval=1, rounds=3, branches=3, bounds=Bounds(1, 16))
     )
@@ -141,6 +141,12 @@ def probe(model: nn.Module, config: Config, split: Split) -> Probe:
     return Probe(lambda x: model(x)[:, :1], [x[:1], x[1:2]], "samples", (1.0,), "the first logit")
 
 
+def data_files(config: Config) -> DataFiles | None:
+    if not isinstance(config, Config) or not config.root.is_absolute():  # tests of protocols have configs of their own
+        return None
+    return DataFiles(config.root, tuple(config.root.glob("*.txt")), tuple(config.root.glob("*.bin")), own=True)
+
+
 FAULTS = ("raise", "die", "exit", "nan", "interrupt", "mixed", "slow", "missing")
 
 TASK = Task(
@@ -159,8 +165,9 @@ TASK = Task(
     where=lambda name, conv: True,
     unavailable=lambda config: "download toy.zip and unpack it" if config.fault == "missing" else None,
     folds=lambda config: config.folds or (1,),
-    data_label=lambda config: "synthetic toy signals",
+    data_label=lambda config: "synthetic toy signals" if data_files(config) is None else f"own {config.root.name}",
     published=lambda config: None,
+    data_files=data_files,
     illustrate=illustrate,
     probe=probe,
     suites={"paper": ("missing", "missing-wide"), "both": ("tiny", "wide")},

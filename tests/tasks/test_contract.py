@@ -18,6 +18,7 @@ import torch
 
 import tasks
 from benchmarks.receptive_fields import measure
+from benchmarks.records.identity import identify
 from benchmarks.records.protocol import protocol
 from rfnext import LocalConfig, LocalSearch, Structure
 from tasks import checkpoint
@@ -118,10 +119,16 @@ class TestContract:
             assert folds, name
             assert len(set(folds)) == len(folds)
             assert task.data_label(config)
+            if task.data_files is not None and (files := task.data_files(config)) is not None:
+                assert all(path.is_relative_to(files.root) for path in (*files.labels, *files.inputs))
+                assert not files.root.is_relative_to(tmp_path) or identify(task, config) is None
             published, reason = task.published(config), task.unavailable(config)
             assert published is None or published.startswith(f"{task.name}.")
             assert reason is None or len(reason) > 20, f"{name}: say what to download and where to put it"
         assert task.published(task.presets["tiny"]) is None
+
+    def test_data_that_comes_with_the_code_needs_no_fingerprint(self, task):
+        assert identify(task, task.presets["tiny"]) is None, "its records would not be those that are committed"
 
     def test_builds_the_same_network_from_the_same_seed(self, task, tiny):
         assert_equal(weights(build(task, tiny)), weights(build(task, tiny)))

@@ -336,3 +336,11 @@ def kill_in_the_middle(process: subprocess.Popen[str], results: Path, kill: Call
         if done and len(begun) >= len(done) and kill():
             return True
     return False
+
+
+def test_what_was_evaluated_on_other_data_is_not_used(own: Make, mine: list[Path], tmp_path: Path) -> None:
+    trial = Trial(tmp_path, {}, 1)
+    one, other = (trial.path(own(root, "global_single", preset="ours"), STRUCTURES[0]) for root in mine)
+    assert one != other
+    moved = mine[1].rename(mine[1].with_name("moved"))
+    assert trial.path(own(moved, "global_single", preset="ours"), STRUCTURES[0]) == other

@@ -109,3 +109,14 @@ def test_what_depends_on_the_method_is_not_shared(cell: Make, results: Path) -> 
         found = search(cell(name))
         assert found.folder.is_relative_to(cell(name).work)
     assert not list(results.rglob(FOUND))
+
+
+def test_a_search_on_other_data_is_not_taken_over(own: Make, mine: list[Path], results: Path) -> None:
+    first = search(own(mine[0], "local_single", preset="ours"))
+    assert search(own(mine[0], "local_multi", preset="ours")) == first
+    other = search(own(mine[1], "local_single", preset="ours"))
+    assert other.folder == first.folder
+    assert other.cost.seconds != first.cost.seconds
+    # The same data in another folder is the same.
+    moved = mine[1].rename(mine[1].with_name("moved"))
+    assert search(own(moved, "local_multi", preset="ours")) == other

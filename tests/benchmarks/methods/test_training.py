@@ -97,3 +97,16 @@ def test_networks_are_kept_as_they_ended(cell: Make) -> None:
     assert not load_selected(again, here.work)  # none was selected
     load_network(again, here.work)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_training_never_resumes_on_other_data(own: Make, mine: list[Path]) -> None:
+    def train(root: Path) -> bool:
+        here = own(root, preset="ours", resume=True)
+        return fit(here, build(here), own_training(here)).resumed
+
+    assert not train(mine[0])
+    assert train(mine[0])
+    assert not train(mine[1])
+    (mine[1] / "labels.txt").write_text("background")
+    assert not train(mine[1])
+    assert train(mine[1])

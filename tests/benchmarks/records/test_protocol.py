@@ -46,6 +46,24 @@ def test_protocol_is_made_of_what_decides_the_result(toy: ModuleType) -> None:
         assert fingerprint(other) != fingerprint(here)
 
 
+@dataclass(frozen=True)
+class Grown(Outer):
+    """`Outer` in a later version."""
+
+    tolerance: int = field(default=0, metadata={"protocol": "if changed"})
+
+
+def test_younger_fields_count_where_they_are_changed(toy: ModuleType) -> None:
+    before, after = (protocol(toy.TASK, config, {}) for config in (Outer(), Grown()))
+    assert before == after
+    changed = protocol(toy.TASK, Grown(tolerance=3), {})
+    assert differences(before, changed) == ["config.tolerance is 3 instead of missing"]
+    assert rebuild(Grown, before["config"]) == Grown()
+    assert rebuild(Grown, changed["config"]) == Grown(tolerance=3)
+    assert overrides(Grown(), Grown(tolerance=3)) == {"tolerance": 3}
+    assert overrides(Grown(tolerance=3), Grown()) == {"tolerance": 0}
+
+
 def test_rows_of_a_table_share_all_but_the_settings(toy: ModuleType) -> None:
     one, two = (protocol(toy.TASK, Outer(), {"candidates": n}) for n in (5, 6))
     assert shared(one) == shared(two)

@@ -352,3 +352,26 @@ def test_committed_records_of_an_outdated_protocol_give_way_to_own_ones(
     found = read_all(results).all
     assert [(one.method, one.metrics and one.metrics["accuracy"]) for one in found] == [("baseline", 75.0)]
     assert "epochs" in caplog.text
+
+
+def test_records_of_other_files_never_share_a_table(
+    write: Callable[..., Record], results: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def of(method: str, accuracy: float, data: str) -> None:
+        made = write(method, 1, 0, accuracy)
+        record.write(made.model_copy(update={"protocol": made.protocol | {"data": data}}), results)
+
+    of("baseline", 70.0, "files aaaa")
+    report(results)
+    shutil.rmtree(results / "runs")
+    before = (results / "toy-tiny/records.jsonl").read_bytes()
+    of("local_single", 75.0, "files bbbb")
+    _, errors = build(results)
+    assert len(errors) == 1
+    assert "data is 'files " in errors[0]
+    assert (results / "toy-tiny/records.jsonl").read_bytes() == before
+    # One of before files counted gives way, as one of any outdated protocol.
+    (results / "toy-tiny/records.jsonl").write_text(before.decode().replace("files aaaa", "synthetic toy signals"))
+    assert build(results)[1] == []
+    assert [one.method for one in read_all(results).all] == ["local_single"]
+    assert "data is 'files bbbb' instead of 'synthetic toy signals'" in caplog.text

@@ -50,8 +50,8 @@ def test_every_problem_is_printed_in_one_run(root, capsys):
         "splits/test.split2.bundle:2: a is also in the training part, train.split2.bundle:1",
         "features/a.npy: no such file",
         "groundTruth/b.txt:20: 'stir' (1 of 20 lines) is no class of mapping.txt",
+        "features/d.npy: value 0 of feature vector 0 is nan (60 values are not finite)",
         "groundTruth/c.txt:19: 19 labels, but",
-        "features/d.npy: feature 0 of frame 0 is nan (60 values are not finite)",
     ]
     assert len(lines) == len(expected)
     for line, start in zip(lines, expected, strict=True):
@@ -60,6 +60,18 @@ def test_every_problem_is_printed_in_one_run(root, capsys):
     # The other fold is concerned by all but one of them.
     assert main([str(root), "--fold", "1"]) == 1
     assert capsys.readouterr().out.splitlines() == [line for line in lines if "bundle" not in line.split(":")[0]]
+
+
+def test_takes_what_a_training_takes(root, capsys):
+    for path in (root / "features").glob("*.npy"):
+        np.save(path, np.ones((3, 9), np.float32))
+    assert main([str(root)]) == 1
+    assert "give --feature-stride 2 --length-tolerance 2" in capsys.readouterr().out
+    assert main([str(root), "--feature-stride", "2", "--length-tolerance", "2"]) == 0
+    assert "fine: 4 videos, 80 frames, 3 features" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([str(root), "--length-tolerance", "-1"])
+    assert "tolerance is -1; give 0 or more" in capsys.readouterr().err
 
 
 def test_a_fold_without_a_validation_video(root, capsys):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tasks.action_segmentation.data import IGNORED, Video, carve_validation, collate, open_dataset, upsample
+from tasks.action_segmentation.lengths import Sampling
 from tasks.spec import DataError
 
 LENGTHS = {"s5_a": 156, "s5_b": 163}
@@ -35,14 +36,16 @@ def test_reads_features_and_labels(root):
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 1000])
 def test_stride_takes_every_nth_frame_and_upsample_undoes_it(root, stride):
-    for video in open_dataset(root, fold=1, stride=stride).test:
+    for video in open_dataset(root, fold=1, sampling=Sampling(stride)).test:
         frames = LENGTHS[video.name]
         np.testing.assert_array_equal(video.features[0], np.arange(0, frames, stride))
         assert len(video.full_labels) == frames
         restored = upsample(video.labels, stride, frames)
         np.testing.assert_array_equal(restored, [video.full_labels[t // stride * stride] for t in range(frames)])
-    with pytest.raises(ValueError, match="do not cover"):
-        upsample(np.zeros(3), 2, 7)
+    for predictions in (0, 5):
+        with pytest.raises(ValueError, match="are not of 7 frames"):
+            upsample(np.zeros(predictions), 2, 7)
+    assert upsample(np.array([5, 6]), 2, 7).tolist() == [5, 5, 6, 6, 6, 6, 6]
 
 
 def test_features_are_kept_up_to_the_budget(root):

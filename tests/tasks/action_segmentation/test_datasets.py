@@ -94,3 +94,40 @@ def test_fold_without_bundle(embedded):
 def test_fold_that_the_config_lacks(config):
     with pytest.raises(ValueError, match="fold 9 is not one of"):
         TASK.evaluate(TASK.build(config), config, Split("test", 9))
+
+
+def test_the_files_of_the_data_are_those_that_the_folds_read(root):
+    """Of ten videos; fold 2 has two of them, and a part that is missing."""
+    for name in ("README.md", "features/s9_a.npy", "groundTruth/s1_a.txt.orig", "splits/notes.txt"):
+        (root / name).touch()
+    (root / "splits/train.split2.bundle").write_text("s1_a.txt\ns2_b.txt\n")
+    config = dataclasses.replace(PRESETS["folder"], root=root, folds=(1,))
+    found = TASK.data_files(config)
+    assert (found.root, found.own) == (root, True)
+    lists = ["mapping.txt", "splits/train.split1.bundle", "splits/test.split1.bundle"]
+    videos = [f"s{subject}_{take}" for subject in range(1, 6) for take in "ab"]
+    assert set(found.labels) == {root / name for name in [*lists, *(f"groundTruth/{v}.txt" for v in videos)]}
+    assert set(found.inputs) == {root / f"features/{video}.npy" for video in videos}
+    some = TASK.data_files(dataclasses.replace(config, folds=(2,)))
+    assert set(some.inputs) == {root / f"features/{video}.npy" for video in ("s1_a", "s2_b")}
+    assert root / "splits/test.split2.bundle" in some.labels
+    assert set(TASK.data_files(dataclasses.replace(config, folds=())).labels) == {*found.labels, *some.labels}
+
+
+def test_only_data_without_a_name_is_the_users_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
+    assert TASK.data_files(PRESETS["tiny"]) is None
+    assert not TASK.data_files(PRESETS["gtea"]).own
+    assert TASK.data_files(PRESETS["folder"]).own
+    assert TASK.data_files(Config(dataset="seglearn", root=tmp_path)).own
+
+
+def test_changed_data_is_read_anew(root):
+    config = dataclasses.replace(PRESETS["folder"], root=root, stages=1, layers=2, maps=4, epochs=1)
+    model = TASK.build(config)
+    before, longest = TASK.evaluate(model, config, Split("test", 1)), TASK.longest_input(config)
+    for path in (root / "groundTruth").iterdir():
+        path.write_text(path.read_text().replace("cut", "other").replace("mix", "cut").replace("other", "mix"))
+    assert TASK.evaluate(model, config, Split("test", 1)) != before
+    (root / "splits/test.split1.bundle").write_text("s5_a.txt\n")
+    assert TASK.longest_input(config) == longest - 7

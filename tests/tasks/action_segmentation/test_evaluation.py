@@ -7,12 +7,13 @@ import torch
 
 from tasks.action_segmentation.data import collate, open_dataset
 from tasks.action_segmentation.evaluation import predict, score
+from tasks.action_segmentation.lengths import Sampling
 from tasks.action_segmentation.models import ms_tcn
 
 
 @pytest.fixture(scope="module")
 def dataset(embedded):
-    return open_dataset(embedded, fold=1, stride=16)
+    return open_dataset(embedded, fold=1, sampling=Sampling(16))
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_prediction_covers_every_frame_and_restores_the_mode(model, dataset):
     video = dataset.test[0]
     for training_mode in (False, True):
         model.train(training_mode)
-        found = predict(model, video, dataset.stride)
+        found = predict(model, video.features, dataset.step, len(video.full_labels))
         assert all(module.training is training_mode for module in model.modules())
     assert found.shape == video.full_labels.shape
     batch = collate([video])

@@ -108,6 +108,22 @@ BROKEN = {
         lambda r: (r / "groundTruth/s5_a.txt").write_bytes(b"\xff\xfe\x00"),
         "groundTruth/s5_a.txt: not a text file (invalid start byte); save it as UTF-8",
     ),
+    "labels with zero bytes": (
+        lambda r: (r / "groundTruth/s5_a.txt").write_text("cut\n" * 156, "utf-16-le"),
+        "groundTruth/s5_a.txt: not a text file (it has zero bytes); save it as UTF-8",
+    ),
+    "labels longer than any": (
+        lambda r: os.truncate(r / "groundTruth/s5_a.txt", 2**32),
+        "groundTruth/s5_a.txt: 4294967296 bytes, more than any list of labels",
+    ),
+    "all labels in one line": (
+        lambda r: (r / "groundTruth/s5_a.txt").write_text("cut " * 156),
+        "groundTruth/s5_a.txt:1: 'cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut cut '...",
+    ),
+    "labels are a pipe": (
+        lambda r: (r / "groundTruth/s5_a.txt").unlink() or os.mkfifo(r / "groundTruth/s5_a.txt"),
+        "groundTruth/s5_a.txt: cannot be read (it is a pipe)",
+    ),
     "labels are a folder": (
         lambda r: (r / "groundTruth/s5_a.txt").unlink() or (r / "groundTruth/s5_a.txt").mkdir(),
         "groundTruth/s5_a.txt: cannot be read (Is a directory)",
@@ -122,7 +138,7 @@ BROKEN = {
     ),
     "transposed features": (
         lambda r: save(r / "features/s5_a.npy", np.transpose),
-        "features/s5_a.npy: features are 156 x 4, others have D = 4; save all as (D, T), not (T, D)",
+        "features/s5_a.npy: features are 156 x 4 for 156 labels: these are (frames, features), as in 1 of 10 videos",
     ),
     "no features": (
         lambda r: (r / "features/s5_a.npy").unlink(),
@@ -146,15 +162,15 @@ BROKEN = {
     ),
     "NaN": (
         lambda r: save(r / "features/s5_a.npy", with_value(np.nan)),
-        "features/s5_a.npy: feature 3 of frame 17 is nan (1 values are not finite)",
+        "features/s5_a.npy: value 3 of feature vector 17 is nan (1 values are not finite)",
     ),
     "infinity": (
         lambda r: save(r / "features/s5_a.npy", with_value(-np.inf)),
-        "features/s5_a.npy: feature 3 of frame 17 is -inf",
+        "features/s5_a.npy: value 3 of feature vector 17 is -inf",
     ),
     "too large for float32": (
         lambda r: save(r / "features/s5_a.npy", with_value(1e300)),
-        "features/s5_a.npy: feature 3 of frame 17 is inf",
+        "features/s5_a.npy: value 3 of feature vector 17 is inf",
     ),
     "pickled features": (
         lambda r: np.save(r / "features/s5_a.npy", np.array([[Evil()]], dtype=object), allow_pickle=True),
@@ -205,17 +221,3 @@ def test_no_such_folder(tmp_path):
 def test_no_such_fold(root):
     with pytest.raises(DataError, match=r"train\.split3\.bundle: no such file; .*there are: 1"):
         open_dataset(root, fold=3)
-    with pytest.raises(ValueError, match="stride is 0"):
-        open_dataset(root, fold=1, stride=0)
-
-
-def test_a_frame_too_many_is_cut_with_a_warning(root, caplog):
-    """As in some releases; the check still names it."""
-    edit(root / "groundTruth/s5_a.txt", line156="cut\nmix")
-    save(root / "features/s5_b.npy", lambda x: np.concatenate([x, x[:, :1]], axis=1))
-    test = open_dataset(root, fold=1).test
-    assert [len(video.full_labels) for video in test] == [156, 163]
-    assert [video.features.shape[1] for video in test] == [156, 163]
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
-    assert "s5_a.txt:157: 157 labels" in caplog.text
-    assert len(check(root).problems) == 2

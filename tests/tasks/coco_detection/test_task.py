@@ -67,6 +67,39 @@ class TestUnavailable:
         (root / "annotations/instances_test.json").write_text("{")
         assert "broken JSON" in TASK.unavailable(own)
 
+    def test_files_of_the_data_are_those_that_the_detector_reads(self, tmp_path, config, monkeypatch):
+        root = shutil.copytree(datasets.layout_of(config, 1).root, tmp_path / "data")
+        (root / "train/not-listed.png").touch()
+        (root / "README.md").touch()
+        own = Config(dataset="folder", root=root, train_part="train", test_part="test")
+        parts = ("train", "test")
+        images = {
+            root / part / image["file_name"]
+            for part in parts
+            for image in json.loads((root / f"annotations/instances_{part}.json").read_text())["images"]
+        }
+        annotations = [root / f"annotations/instances_{part}.json" for part in parts]
+        for _ in range(2):  # the second time, names are taken from the cache
+            found = TASK.data_files(own)
+            assert (found.root, found.own, set(found.labels)) == (root, True, set(annotations))
+            assert set(found.inputs) == images
+        panoptic = TASK.data_files(dataclasses.replace(own, detector="panoptic"))
+        maps = {path for part in parts for path in (root / f"annotations/panoptic_{part}").iterdir()}
+        assert set(panoptic.labels) == maps | {root / f"annotations/panoptic_{part}.json" for part in parts}
+        assert set(panoptic.inputs) == images
+        # A new state of a file has its own names; one that is no good has none, which is said elsewhere.
+        content = json.loads(annotations[1].read_text())
+        (dropped, *content["images"]) = content["images"]
+        annotations[1].write_text(json.dumps(content))
+        assert set(TASK.data_files(own).inputs) == images - {root / "test" / dropped["file_name"]}
+        for text in ("{", "[]", '{"images": 3}', '{"images": [1, {"file_name": 2}]}'):
+            annotations[1].write_text(text)
+            assert {path.parent.name for path in TASK.data_files(own).inputs} == {"train"}
+        assert TASK.data_files(config) is None
+        monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
+        assert not TASK.data_files(PRESETS["coco-hrnet"]).own
+        assert TASK.data_files(dataclasses.replace(PRESETS["coco-hrnet"], root=root)).own
+
     def test_without_mmdet(self, monkeypatch):
         monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None if name == "mmdet" else object())
         assert "mmdet not installed; in the repository: pip install '.[detection]'" in TASK.unavailable(PRESETS["tiny"])

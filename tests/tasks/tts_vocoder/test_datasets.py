@@ -89,3 +89,39 @@ def test_another_folder_is_not_the_one_before(espeak, tmp_path):
         noise = np.random.default_rng(number).normal(0, 0.1, 16000)
         soundfile.write(tmp_path / f"{number}.wav", noise, 16000)
     assert TASK.evaluate(model, dataclasses.replace(config, root=tmp_path), Split("test", 1)) != scores
+
+
+def test_the_files_of_the_data_are_the_clips_that_are_used(tmp_path):
+    (tmp_path / "wavs").mkdir()
+    for number in range(10):
+        (tmp_path / f"wavs/{number}.wav").touch()
+    (tmp_path / "README.md").touch()
+    config = dataclasses.replace(PRESETS["folder"], root=tmp_path)
+    found = TASK.data_files(config)
+    assert (found.root, found.labels, found.own) == (tmp_path, (), True)
+    assert set(found.inputs) == {tmp_path / f"wavs/{number}.wav" for number in range(10)}
+    (tmp_path / "metadata.csv").write_text("".join(f"{number}|a text\n" for number in range(8)))
+    assert len(TASK.data_files(config).inputs) == 8
+    some = TASK.data_files(dataclasses.replace(config, clips=3))
+    assert [path.stem for path in some.inputs] == ["0", "4", "7"]  # 0, 3.5 and 7, rounded to even
+
+
+def test_only_recordings_without_a_name_are_the_users_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
+    for name in ("espeak", "asterisk"):
+        assert TASK.data_files(Config(dataset=name)) is None
+        assert TASK.data_files(Config(dataset=name, root=tmp_path)).own
+    assert not TASK.data_files(PRESETS["ljspeech"]).own
+    assert TASK.data_files(PRESETS["folder"]).own
+
+
+def test_changed_recordings_are_read_anew(tmp_path):
+    for number in range(6):
+        noise = np.random.default_rng(number).normal(0, 0.1, 16000)
+        soundfile.write(tmp_path / f"{number}.wav", noise, 16000)
+    config = dataclasses.replace(SMALL, root=tmp_path)
+    torch.manual_seed(0)
+    model = TASK.build(config)
+    before = TASK.evaluate(model, config, Split("test", 1))
+    soundfile.write(tmp_path / "5.wav", np.sin(np.arange(16000) / 9) / 2, 16000)
+    assert TASK.evaluate(model, config, Split("test", 1)) != before
