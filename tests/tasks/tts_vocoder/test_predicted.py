@@ -115,7 +115,7 @@ def test_the_input_is_the_mel_beside_the_recording(folder):
     assert np.array_equal(output, synthesise(model, mel)[0].numpy())
 
 
-def test_training(folder, tmp_path):
+def test_training(folder, tmp_path_factory):
     config = Config(
         dataset="folder", root=folder, mels=folder / "mels", loudness="as_is", test=1, validation=1, mel=MEL,
         generator="hifi_gan_v3", channels=16, upsampling=(8, 8), recipe="stft", epochs=3, batch=2, segment=2048,
@@ -125,8 +125,8 @@ def test_training(folder, tmp_path):
     model = TASK.build(config)
     before = evaluate(model, config, Split("test", 1))
     search = LocalSearch(model, config.search, searched)
-    (tmp_path / "run").mkdir()
-    TASK.fit(model, config, Run(seed=0, fold=1, folder=tmp_path / "run", search=search, device="cpu"))
+    run = Run(seed=0, fold=1, folder=tmp_path_factory.mktemp("run"), search=search, device="cpu")
+    TASK.fit(model, config, run)
     assert evaluate(model, config, Split("test", 1))["mel_l1"] < before["mel_l1"]
     assert len(search.history) == 2
 
