@@ -219,6 +219,8 @@ def _slaney(config: MelConfig) -> Tensor:
 
 
 def _htk(config: MelConfig) -> Tensor:
-    from torchaudio.functional import melscale_fbanks  # slow to import
-
+    try:
+        from torchaudio.functional import melscale_fbanks  # slow to import
+    except ImportError as error:
+        raise ValueError(f"mels of convention {config.convention} need the package torchaudio ({error})") from error
     return melscale_fbanks(config.n_fft // 2 + 1, config.fmin, config.top, config.mels, config.sample_rate).T

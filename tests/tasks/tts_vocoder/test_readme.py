@@ -22,9 +22,9 @@ SMALL = (
 @pytest.mark.slow
 def test_from_recordings_to_a_file(espeak, tmp_path):
     (tmp_path / "recordings" / "wavs").mkdir(parents=True)
-    for number in range(1, 6):
+    for number in range(1, 5):
         wave, rate = soundfile.read(espeak / "wavs" / f"espeak-00{number}.wav")
-        soundfile.write(tmp_path / "recordings" / "wavs" / f"s{number}.wav", wave, rate)
+        soundfile.write(tmp_path / "recordings" / "wavs" / f"s{number}.wav", wave[: 2 * rate], rate)
     block = re.search(r"## From a folder of recordings.*?```bash\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     assert block is not None
     said = []
@@ -41,7 +41,7 @@ def test_from_recordings_to_a_file(espeak, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
-    assert said[0].startswith("fine: 5 clips")
+    assert said[0].startswith("fine: 4 clips")
     network = re.search(r"^network: (.*)$", said[1], re.MULTILINE)
     assert network is not None
     assert f"--checkpoint {Path(network[1]).relative_to(tmp_path)}" in block[1]
