@@ -8,12 +8,13 @@ summary says what a training changes (rate, channels).
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.spec import Problem
 from tasks.tts_vocoder.clips import Header, Shape, list_clips, read_clip, read_header, summary
 from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.predicted import Predicted
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--fmax", type=float, default=default.top, help="highest frequency of the mel in Hz; default: %(default)s"
     )
+    parser.add_argument("--mels", type=Path, help="folder of predicted mels, <clip>.npy, to check beside them")
     given = parser.parse_args(arguments)
-    findings = check(given.path, Shape(given.sample_rate, given.fmax))
+    shape = Shape(given.sample_rate, given.fmax)
+    if given.mels is not None:
+        try:
+            config = MelConfig(sample_rate=given.sample_rate, fmax=given.fmax)
+        except ValueError as error:
+            parser.error(str(error))
+        shape = replace(shape, loudness="as_is", mels=Predicted(given.mels, config))
+    findings = check(given.path, shape)
     print(*(findings.problems or [f"fine: {findings.summary}"]), sep="\n")
     return 1 if findings.problems else 0
 

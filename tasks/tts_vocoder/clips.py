@@ -6,9 +6,9 @@
 Without a folder wavs/, all audio files anywhere below ROOT are the clips.
 
 A clip that cannot be used is an error that names the file and how to fix it: missing, unreadable, empty, truncated,
-silent, not finite, or with too low a sample rate for the mel. All others are prepared, and the log says how: channels
-are averaged, the clip is resampled, silence at the ends trimmed, the loudness set. Clipping is only reported, since it
-cannot be undone.
+silent, not finite, far above full scale, with a header that contradicts itself or claims what cannot be, or with too
+low a sample rate for the mel. All others are prepared, and the log says how: channels are averaged, the clip is
+resampled, silence at the ends trimmed, the loudness set. Clipping is only reported, since it cannot be undone.
 
 Every function that reads takes a `report`, which is called with each problem found. That of a training,
 `tasks.spec.fail`, raises at the first problem; that of `tasks.tts_vocoder.check` collects all of them.
@@ -21,12 +21,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tasks.spec import Report
+from tasks.tts_vocoder.predicted import Predicted
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,16 @@ MARGIN = 0.1
 CLIPPED_RUN = 4
 """Equal samples in a row at the clip's peak, near full scale, that make it clipped."""
 
+RATES = (1000, 768_000)
+"""Lowest and highest sample rate, Hz; others are broken headers, and resampling from them takes gigabytes."""
+
+MOST_CHANNELS = 64
+MOST_SAMPLES = 2**30
+"""Of all channels together, 4 GB in memory: 13 hours at 22.05 kHz. Headers may claim any number."""
+
+LOUDEST = 16.0
+"""Largest sample, in parts of full scale, of a recording in floats; integers that were saved as floats exceed it."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -59,12 +71,14 @@ class Shape:
     highest: highest frequency of the mel in Hz; recordings with a lower one are refused.
     trim: cut silence at the ends.
     loudness: see `Loudness`.
+    mels: mels beside the recordings, which belong to each clip; None: there are none.
     """
 
     sample_rate: int
     highest: float
     trim: bool = False
     loudness: Loudness = "peak"
+    mels: Predicted | None = None
 
 
 def list_clips(root: Path, report: Report) -> dict[str, Path]:
@@ -140,12 +154,8 @@ def read_header(path: Path, shape: Shape, report: Report) -> Header | None:
         reason = "it is empty" if path.is_file() and not path.stat().st_size else str(error).rpartition(": ")[2]
         report(path, None, f"not readable as audio ({reason})", "save it as WAV or FLAC, or take it out")
         return None
-    if info.frames == 0:
-        report(path, None, "it has a length of 0", "record it again or take it out")
-        return None
-    # libsndfile reads a truncated WAV file without an error; only this text shows it.
-    if cut := re.search(r"^data\s*: (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE):
-        report(path, None, f"truncated: {cut[2]} of {cut[1]} bytes are there", "copy it again or take it out")
+    if fault := _header_fault(info):
+        report(path, None, *fault)
         return None
     if info.samplerate < 2 * shape.highest:
         report(
@@ -159,12 +169,50 @@ def read_header(path: Path, shape: Shape, report: Report) -> Header | None:
     return Header(info.samplerate, info.channels, info.frames)
 
 
+def _header_fault(info: Any) -> tuple[str, str] | None:
+    """What is wrong with a header that libsndfile accepts, and how to mend it."""
+    again = "copy it again or take it out"
+    if info.frames == 0:
+        return "it has a length of 0", "record it again or take it out"
+    # libsndfile reads a truncated file without an error; only this text shows it.
+    cut = re.search(r"^\s*(?:data|SSND|Riff size|riff)\s*: (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE)
+    if cut and int(cut[1]) >= 2**31 - 2**16:
+        return "its header does not know its length, as one written to a pipe", "convert it into a new file"
+    if cut:
+        return f"truncated: {cut[2]} of {cut[1]} bytes are there", again
+    if not RATES[0] <= info.samplerate <= RATES[1]:
+        what = f"its header says {info.samplerate} Hz; sample rates are {RATES[0]} to {RATES[1]} Hz"
+        return what, "the header is broken: save the recording again at its true rate"
+    if info.channels > MOST_CHANNELS:
+        return f"its header says {info.channels} channels, more than {MOST_CHANNELS}", again
+    if info.frames * info.channels > MOST_SAMPLES:
+        hours = info.frames / info.samplerate / 3600
+        return f"its header claims {info.frames} samples, {hours:.3g} hours", "cut it into clips, or copy it again"
+    return _contradiction(info)
+
+
+def _contradiction(info: Any) -> tuple[str, str] | None:
+    """Whether the bytes per second of a WAV file of plain samples are those of its rate, channels and bits."""
+    entries = re.findall(r"^  ([A-Z][\w /]*?)\s*: (\d+)\b", info.extra_info, re.MULTILINE)
+    said = {name: int(value) for name, value in entries}
+    plain = info.subtype.startswith("PCM") or info.subtype in ("FLOAT", "DOUBLE")
+    if plain and {"Block Align", "Bit Width", "Bytes/sec"} <= said.keys():
+        align = info.channels * ((said["Bit Width"] + 7) // 8)
+        if said["Block Align"] != align or said["Bytes/sec"] != align * info.samplerate:
+            format = f"{info.samplerate} Hz, {info.channels} channels and {said['Bit Width']} bits"
+            what = f"its header contradicts itself: {format}, but {said['Bytes/sec']} bytes per second"
+            return what, "save the recording again at its true rate"
+    return None
+
+
 class Clip(NamedTuple):
-    """A prepared clip. treatments: kind -> what was done to it, for the log."""
+    """A prepared clip. treatments: kind -> what was done to it, for the log. mel: (mels, frames) of `Shape.mels`, as
+    long as the wave; None without them."""
 
     name: str
     wave: Wave
     treatments: dict[str, str]
+    mel: Tensor | None = None
 
 
 def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | None:
@@ -185,6 +233,10 @@ def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | Non
         return None
     if not np.isfinite(samples).all():
         report(path, None, f"{np.count_nonzero(~np.isfinite(samples))} samples are not finite", "save it again")
+        return None
+    if (peak := np.abs(samples).max()) > LOUDEST:
+        fix = "divide by 32768 if they are 16-bit integers, and save it again"
+        report(path, None, f"its samples reach {peak:.4g} times full scale", fix)
         return None
     done: dict[str, str] = {}
     if count := clipped_samples(samples):
@@ -211,7 +263,11 @@ def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | Non
         gain = PEAK / float(np.abs(wave).max())
         done["loudness"] = f"scaled by {20 * math.log10(gain):+.1f} dB to a peak of {PEAK}"
         wave = gain * wave
-    return Clip(name, np.ascontiguousarray(wave, dtype=np.float32), done)
+    wave = np.ascontiguousarray(wave, dtype=np.float32)
+    if shape.mels is None:
+        return Clip(name, wave, done)
+    mel = shape.mels.read(name, len(wave), report)
+    return None if mel is None else Clip(name, wave[: mel.shape[1] * shape.mels.config.hop], done, mel)
 
 
 def clipped_samples(samples: NDArray[np.float32]) -> int:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rfnext import Bounds, LocalConfig
-from tasks.tts_vocoder import embedded
+from tasks.tts_vocoder import beside, embedded
 from tasks.tts_vocoder.clips import Loudness, Shape
 from tasks.tts_vocoder.mel import MelConfig
 from tasks.tts_vocoder.metrics import SHORTEST
+from tasks.tts_vocoder.predicted import Predicted
 
 DatasetName = Literal["asterisk", "espeak", "ljspeech", "folder"]
 GeneratorName = Literal["hifi_gan_v1", "hifi_gan_v2", "hifi_gan_v3", "parallel_wavegan", "vocos"]
@@ -40,6 +41,11 @@ class Config:
     loudness: Loudness = "peak"
     """peak: scale every clip to a peak of 0.95. as_is: do not scale."""
 
+    mels: Path | None = field(default=None, metadata={"protocol": False})
+    """Folder of mels that an acoustic model predicted for the recordings, <clip>.npy, to train and score on instead of
+    those of the recordings; see `predicted`. They need trim off and loudness as_is. None: mels of the recordings."""
+    mels_fingerprint: str | None = field(default=None, metadata={"protocol": "if changed"})
+    """Of the content of mels; found by itself."""
     mel: MelConfig = field(default_factory=MelConfig)
     """Log-mel spectrogram, the input of the generator; recordings are resampled to its sample rate."""
     generator: GeneratorName = "hifi_gan_v1"
@@ -52,6 +58,11 @@ class Config:
     """Parallel WaveGAN, Vocos: layers."""
     dim: int | None = None
     """Vocos: channels."""
+    init: Path | None = field(default=None, metadata={"protocol": False})
+    """Checkpoint whose weights every training starts from, searches too: HiFi-GAN's, Parallel WaveGAN's or Vocos's as
+    they were released, with their settings beside them, or one of this repository. None: random weights."""
+    init_fingerprint: str | None = field(default=None, metadata={"protocol": "if changed"})
+    """Of the content of init; found by itself."""
 
     recipe: Recipe = "gan"
     """gan: adversarial, feature matching and mel loss. stft: spectral losses alone, without discriminators."""
@@ -112,6 +123,15 @@ class Config:
             )
         if self.test <= 0 or self.validation <= 0:
             raise ValueError(f"test is {self.test} and validation {self.validation}; both must be above 0")
+        for name in ("init", "mels"):
+            path, known = getattr(self, name), getattr(self, f"{name}_fingerprint")
+            found = None if path is None else beside.fingerprint(path)
+            if known is None:
+                object.__setattr__(self, f"{name}_fingerprint", found)
+            elif found is not None and found != known:
+                raise ValueError(f"{name} {path} has fingerprint {found}, not {known}; give the same files")
+        if self.mels is not None and (self.trim or self.loudness != "as_is"):
+            raise ValueError("mels belong to the recordings as they are; give --no-trim --loudness as_is")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must be a fraction between 0 and 1, such as 0.999")
         if self.discriminator_divisor not in (1, 2, 4, 8):
@@ -120,7 +140,8 @@ class Config:
     @property
     def shape(self) -> Shape:
         """What every clip is after preparation."""
-        return Shape(self.mel.sample_rate, self.mel.top, self.trim, self.loudness)
+        mels = None if self.mels is None else Predicted(self.mels, self.mel, self.mels_fingerprint)
+        return Shape(self.mel.sample_rate, self.mel.top, self.trim, self.loudness, mels)
 
     @property
     def sizes(self) -> dict[str, Any]:

@@ -107,6 +107,9 @@ def open_recordings(
     found when a clip is read. `python -m tasks.tts_vocoder.check` reads everything beforehand.
     """
     files = chosen_clips(list_clips(Path(root), fail), clips)
+    for path in map(shape.mels.path, files) if shape.mels else ():
+        if not path.exists():
+            fail(path, None, "no such mel", "predict one for every recording, or take the recording out")
     headers = {name: read_header(path, shape, fail) for name, path in files.items()}
     log.info("%s: %s", root, summary([header for header in headers.values() if header], shape.sample_rate))
     reader = _Reader(shape, CACHE_BYTES)
@@ -155,10 +158,15 @@ class Cut(NamedTuple):
     start: float
 
 
-class Segments(Dataset[Tensor]):
+Segment = Tensor | tuple[Tensor, Tensor]
+"""Samples (length), and if there are mels beside the recordings, those of the samples (mels, length / hop)."""
+
+
+class Segments(Dataset[Segment]):
     """Segments of `length` samples: `segments[Cut(3, 0.5)]` is the middle one of clip 3.
 
-    A shorter clip is padded with zeros at its end; the log says it once per clip.
+    A shorter clip is padded with zeros at its end, its mel with silence; the log says it once per clip. With mels,
+    segments start at a frame.
     """
 
     def __init__(self, clips: Clips, length: int) -> None:
@@ -168,16 +176,22 @@ class Segments(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, cut: Cut) -> Tensor:
-        wave = torch.from_numpy(self.clips[cut.clip].wave)
+    def __getitem__(self, cut: Cut) -> Segment:
+        clip = self.clips[cut.clip]
+        wave, mel, mels = torch.from_numpy(clip.wave), clip.mel, self.clips.shape.mels
         if len(wave) < self.length:
             if cut.clip not in self._padded:
                 self._padded.add(cut.clip)
                 name, seconds = self.clips.names[cut.clip], self.length / self.clips.shape.sample_rate
                 log.info("%s is shorter than a segment of %.2f s and is padded with silence", name, seconds)
-            return torch.nn.functional.pad(wave, (0, self.length - len(wave)))
-        start = int(cut.start * (len(wave) - self.length + 1))
-        return wave[start : start + self.length]
+            wave = torch.nn.functional.pad(wave, (0, self.length - len(wave)))
+        if mel is None or mels is None:
+            start = int(cut.start * (len(wave) - self.length + 1))
+            return wave[start : start + self.length]
+        frames, hop = self.length // mels.config.hop, mels.config.hop
+        mel = torch.nn.functional.pad(mel, (0, max(0, frames - mel.shape[1])), value=mels.config.silence)
+        first = int(cut.start * (mel.shape[1] - frames + 1))
+        return wave[first * hop : first * hop + self.length], mel[:, first : first + frames]
 
 
 class Cuts(Sampler[Cut]):

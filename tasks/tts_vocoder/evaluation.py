@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rfnext import reproducible
 from tasks.spec import Probe, Split
 from tasks.tts_vocoder import metrics
-from tasks.tts_vocoder.clips import Wave
+from tasks.tts_vocoder.clips import Clip, Wave
 from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import Clips
 from tasks.tts_vocoder.datasets import open_fold
@@ -48,13 +49,21 @@ def synthesise(network: Generator, mel: Tensor) -> Tensor:
 
 
 def copy_synthesis(network: Generator, clips: Clips) -> Iterator[tuple[Wave, Wave]]:
-    """(truth, output) of every clip: the output is made from the truth's mel. Both are whole frames long."""
-    config = network.mel_config
-    log_mel = LogMel(config)
+    """(truth, output) of every clip: the output is made from the mel beside the recording, or, if there is none, from
+    the truth's. Both are whole frames long."""
+    log_mel = LogMel(network.mel_config)
     for clip in clips:
-        truth = _whole_frames(clip.wave, config)
-        output = synthesise(network, log_mel(torch.from_numpy(truth)[None]))
-        yield truth, output[0].numpy()
+        mel, truth = _input(clip, log_mel)
+        yield truth, synthesise(network, mel)[0].numpy()
+
+
+def _input(clip: Clip, log_mel: LogMel) -> tuple[Tensor, Wave]:
+    """The mel (1, mels, F) that a clip is synthesised from, and the truth of F * hop samples."""
+    truth = _whole_frames(clip.wave, log_mel.config)
+    if clip.mel is not None:
+        missing = len(truth) // log_mel.config.hop - clip.mel.shape[1]
+        return F.pad(clip.mel[None], (0, missing), value=log_mel.config.silence), truth
+    return log_mel(torch.from_numpy(truth)[None]), truth
 
 
 def _whole_frames(wave: Wave, config: MelConfig) -> Wave:
@@ -73,7 +82,7 @@ def probe(model: nn.Module, config: Config, split: Split) -> Probe:
     device = next(network.parameters()).device
     log_mel, inputs = LogMel(network.mel_config), []
     for clip in open_fold(config, split.fold).part(split.part).first(PROBED):
-        mel = log_mel(torch.from_numpy(_whole_frames(clip.wave, network.mel_config))[None])
+        mel, _ = _input(clip, log_mel)
         start = max(0, (mel.shape[2] - PROBED_FRAMES) // 2)
         inputs.append(mel[:, :, start : start + PROBED_FRAMES].to(device))
     return Probe(

@@ -54,7 +54,7 @@ def pixels(network: Generator, clips: Clips) -> NDArray[np.uint8]:
 
 
 def _draw(network: Generator, clips: Clips) -> FigureCanvasAgg:
-    config, shown = network.mel_config, clips.first(CLIPS)
+    config, shown = network.mel_config.compared, clips.first(CLIPS)
     log_mel, seconds = LogMel(config), config.hop / config.sample_rate
     figure = Figure(figsize=(8, 0.4 + 1.8 * len(shown)), layout="constrained")
     canvas = FigureCanvasAgg(figure)

@@ -206,7 +206,7 @@ def score(clips: Iterable[tuple[Wave, Wave]], mel: MelConfig) -> dict[str, float
 
 @torch.no_grad()
 def _log_mel(wave: Wave, mel: MelConfig) -> NDArray[np.float32]:
-    return _log_mel_of(mel)(torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))[None])[0].numpy()
+    return _log_mel_of(mel.compared)(torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))[None])[0].numpy()
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from tasks.tts_vocoder import generators
+from tasks.tts_vocoder import generators, released
 from tasks.tts_vocoder.config import Config
 
 SIZES = {"parallel_wavegan": ("layers", "upsampling"), "vocos": ("dim", "layers")}
@@ -10,15 +10,18 @@ SIZES = {"parallel_wavegan": ("layers", "upsampling"), "vocos": ("dim", "layers"
 
 
 def build(config: Config) -> nn.Module:
-    """The untrained generator; torch's seed decides its weights.
+    """The untrained generator; torch's seed decides its weights, or `config.init` has them.
 
-    Raises ValueError for sizes that do not fit the generator or the mels.
+    Raises ValueError for sizes that do not fit the generator or the mels, and for a checkpoint of another network.
     """
     known = SIZES.get(config.generator, ("channels", "upsampling"))
     for size in config.sizes:
         if size not in known:
             raise ValueError(f"{config.generator} has no size {size!r}; it has: {', '.join(known)}")
-    return generators.build(config.generator, config.mel, **config.sizes)
+    network = generators.build(config.generator, config.mel, **config.sizes)
+    if config.init is not None:
+        released.load_weights(network, config.init)
+    return network
 
 
 def generator_of(model: nn.Module) -> generators.Generator:

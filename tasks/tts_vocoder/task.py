@@ -21,6 +21,17 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     training.fit(model, config, run)
 
 
+def unavailable(config: Config) -> str | None:
+    """See `datasets.unavailable`; also whether `init` and `mels` are there, which records know by fingerprint."""
+    for name in ("init", "mels"):
+        path, known = getattr(config, name), getattr(config, f"{name}_fingerprint")
+        if path is not None and not path.exists():
+            return f"no such file or folder: {path}; name it by --{name}"
+        if path is None and known is not None:
+            return f"it needs the {name} of fingerprint {known}; name it by --{name} PATH"
+    return datasets.unavailable(config)
+
+
 def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
     """See `illustrate.illustrate`."""
     from tasks.tts_vocoder.illustrate import illustrate
@@ -37,7 +48,7 @@ TASK = Task(
     fit=fit,
     evaluate=evaluation.evaluate,
     where=generators.searched,
-    unavailable=datasets.unavailable,
+    unavailable=unavailable,
     folds=datasets.folds,
     data_label=datasets.data_label,
     published=datasets.published,

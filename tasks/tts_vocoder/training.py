@@ -81,7 +81,7 @@ class _Training(Training):
             self.mel_loss = losses.MelLoss(_full_band(config))
             self.discriminators = _discriminators(config, run.seed)
         else:
-            self.mel_loss = losses.MelLoss(config.mel)
+            self.mel_loss = losses.MelLoss(config.mel.compared)
             self.stft_loss = losses.MultiResolutionSTFT()
         average = get_ema_multi_avg_fn(config.ema) if config.ema is not None else None
         self.average = None if average is None else AveragedModel(network, multi_avg_fn=average).requires_grad_(False)
@@ -105,11 +105,12 @@ class _Training(Training):
         if self.average is not None and self.search and history and history[-1].step == self.search.step:
             self.search.copy_to(self.average.module)
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> None:
-        """batch: (B, segment)"""
+    def training_step(self, batch: Tensor | list[Tensor], batch_idx: int) -> None:
+        """batch: (B, segment), or with mels beside the recordings, these and (B, mels, segment / hop)"""
         torch.manual_seed(derived_seed("step", self.run["seed"], self.current_epoch, batch_idx))
-        real = batch[:, None]
-        fake = self.network(self.log_mel(batch)).float()
+        wave, mel = (batch, self.log_mel(batch)) if isinstance(batch, Tensor) else batch
+        real = wave[:, None]
+        fake = self.network(mel).float()
         if self.recipe == "gan":
             optimizer, critic = self.optimizers()  # type: ignore[misc]
             self._step(critic, {"discriminator": self._discriminator_loss(real, fake)})
@@ -152,7 +153,7 @@ class _Training(Training):
 
 
 def _full_band(config: Config) -> MelConfig:
-    return dataclasses.replace(config.mel, fmax=None)
+    return dataclasses.replace(config.mel.compared, fmax=None)
 
 
 def _discriminators(config: Config, seed: int) -> nn.ModuleList:

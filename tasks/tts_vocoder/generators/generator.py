@@ -1,6 +1,7 @@
 """What all generators have in common."""
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from rfnext.merge import remove_parametrization
-from tasks.tts_vocoder.mel import MelConfig, check_same
+from tasks.tts_vocoder.mel import CONVENTIONS, MelConfig, check_same
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +40,19 @@ class Generator(nn.Module):
         """The mel configuration, as a tensor."""
         # A tensor, because code that averages, hashes or compares state_dicts expects tensors.
         values = self.mel_config.to_dict() | {"fmax": self.mel_config.top}
+        if "convention" in values:
+            values["convention"] = [*map(str, CONVENTIONS)].index(str(values["convention"]))
         return torch.tensor(list(values.values()), dtype=torch.float64)
 
     def set_extra_state(self, state: Any) -> None:
         """Raise ValueError unless `state` is the mel configuration of this generator."""
-        names = self.mel_config.to_dict()
-        if not isinstance(state, Tensor) or state.shape != (len(names),):
+        kinds = asdict(self.mel_config)  # the last one, the convention, is left out if it is the first
+        if not isinstance(state, Tensor) or state.dim() != 1 or len(state) not in (len(kinds) - 1, len(kinds)):
             raise ValueError(f"not a mel configuration: {state!r}")
-        values = dict(zip(names, state.tolist(), strict=True))
-        whole = {name: int(value) for name, value in values.items() if isinstance(names[name], int)}
-        check_same(MelConfig.from_dict(values | whole), self.mel_config, "the model that the checkpoint is loaded into")
+        values: dict[str, Any] = dict(zip(kinds, state.tolist(), strict=False))
+        values |= {name: int(value) for name, value in values.items() if isinstance(kinds[name], int)}
+        values["convention"] = list(CONVENTIONS)[int(values.get("convention", 0))]
+        check_same(MelConfig.from_dict(values), self.mel_config, "the model that the checkpoint is loaded into")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if prefix + "_extra_state" not in state_dict:  # a published checkpoint

@@ -28,6 +28,9 @@ class ParallelWaveGAN(Generator):
         upsampling: factors, which multiply to the hop.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         mel: MelConfig,
@@ -43,6 +46,9 @@ class ParallelWaveGAN(Generator):
         check_upsampling(tuple(upsampling), mel)
         if layers % stacks or gate % 2:
             raise ValueError(f"{layers} layers must divide into {stacks} stacks, and {gate} gate channels by two")
+        if mel.convention == "parallel_wavegan":  # which standardises every band, by files beside its checkpoints
+            self.register_buffer("mean", torch.zeros(mel.mels))
+            self.register_buffer("scale", torch.ones(mel.mels))
         self.upsample_net = Upsampling(mel.mels, upsampling)
         self.first_conv = nn.Conv1d(1, residual, 1)
         self.conv_layers = nn.ModuleList(
@@ -73,6 +79,8 @@ class ParallelWaveGAN(Generator):
         """mel: (B, mels, F), noise: (B, hop, F), by default `self.noise(mel)` -> (B, 1, F * hop)"""
         self.check(mel)
         noise = self.noise(mel) if noise is None else noise
+        if self.mel_config.convention == "parallel_wavegan":
+            mel = (mel - self.mean[:, None]) / self.scale[:, None]
         local = self.upsample_net(mel)
         x = self.first_conv(noise.mT.flatten(1)[:, None])
         skips: Tensor | float = 0.0

@@ -1,5 +1,7 @@
 """Reading recordings: every kind of bad input, and every treatment."""
 
+import struct
+
 import numpy as np
 import pytest
 import soundfile
@@ -46,10 +48,10 @@ class TestBadClips:
     def test_zero_length(self, tmp_path):
         self.refused(write(tmp_path / "a.wav", np.zeros(0)), "a length of 0")
 
-    @pytest.mark.parametrize("suffix", [".wav", ".flac"])
-    def test_truncated(self, tmp_path, suffix):
+    @pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF"])
+    def test_truncated(self, tmp_path, kind):
         noise = np.random.default_rng(0).normal(0, 0.1, RATE)
-        path = write(tmp_path / f"a{suffix}", noise)
+        path = write(tmp_path / "a.wav", noise, format=kind)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         self.refused(path, "truncated")
 
@@ -65,6 +67,43 @@ class TestBadClips:
         wave = tone()
         wave[3:5] = np.nan
         self.refused(write(tmp_path / "a.wav", wave, subtype="FLOAT"), "2 samples are not finite")
+
+    def test_integers_saved_as_floats(self, tmp_path):
+        path = write(tmp_path / "a.wav", 32768 * tone(), subtype="FLOAT")
+        self.refused(path, r"its samples reach 1.638e\+04 times full scale; divide by 32768")
+        assert read(write(tmp_path / "a.wav", 4 * tone(), subtype="FLOAT")).wave.max() > 1.9
+
+    @pytest.mark.parametrize(
+        ("at", "value", "message"),
+        [
+            (24, 2147483647, "says 2147483647 Hz; sample rates are 1000 to 768000 Hz"),
+            (24, 1, "says 1 Hz"),
+            (24, 22050, "contradicts itself: 22050 Hz, 1 channels and 16 bits, but 32000 bytes per second"),
+            (22, 2 | RATE << 16, "contradicts itself: 16000 Hz, 2 channels"),
+            (22, 1000 | RATE << 16, "1000 channels, more than 64"),
+            (40, 2**32 - 1, "does not know its length"),
+            (40, 10**6, "truncated: 32000 of 1000000 bytes"),
+            (40, 0, "a length of 0"),
+        ],
+    )
+    def test_headers_that_cannot_be(self, tmp_path, at, value, message):
+        path = write(tmp_path / "a.wav", tone())
+        data = bytearray(path.read_bytes())
+        data[at : at + 4] = struct.pack("<I", value)
+        path.write_bytes(data)
+        self.refused(path, message)
+
+    def test_a_length_that_does_not_fit_in_memory(self, tmp_path):
+        path = write(tmp_path / "a.flac", tone())
+        data = bytearray(path.read_bytes())
+        data[21] |= 0x0F  # the upper bits of the number of samples
+        path.write_bytes(data)
+        self.refused(path, r"claims 64424[0-9]+ samples, 1.12e\+03 hours")
+
+    def test_sound_in_any_encoding(self, tmp_path):
+        for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM"):
+            clip = read(write(tmp_path / "a.wav", np.stack([tone(), tone()], axis=1), subtype=subtype))
+            np.testing.assert_allclose(clip.wave[50:RATE], tone()[50:], atol=0.03)  # IMA takes a few samples
 
     def test_too_low_a_rate(self, tmp_path):
         path = write(tmp_path / "a.wav", tone(rate=8000), 8000)
@@ -123,6 +162,15 @@ class TestFolder:
         assert list(list_clips(tmp_path, fail)) == ["a", "b", "c"]
         (tmp_path / "metadata.csv").write_text("c|Hello.|Hello.\na|Bye|Bye\n")
         assert list(list_clips(tmp_path, fail)) == ["a", "c"]
+
+    def test_torchaudio_lists_the_same(self, tmp_path, shared):
+        datasets = pytest.importorskip("torchaudio.datasets")
+        folder = shared / "data/speech/ljspeech_mini"
+        (tmp_path / "LJSpeech-1.1").symlink_to(folder)
+        theirs = datasets.LJSPEECH(tmp_path)
+        clips = list_clips(folder, fail)
+        assert len(theirs) == len(clips) == 24
+        assert [entry[0] for entry in theirs._flist] == list(clips)  # its items need torchcodec
 
     def test_any_folder_of_audio(self, tmp_path):
         write(tmp_path / "one" / "x.flac", tone())

@@ -52,6 +52,60 @@ def test_equals_librosa_on_speech(shared):
     assert found.std() > 1
 
 
+class TestConventions:
+    """Mels of other published networks, in the middle of the wave; at its ends the packages reflect more."""
+
+    WAVE = 0.3 * np.random.default_rng(1).standard_normal(40 * 256).astype(np.float32)
+
+    def test_vocos_is_torchaudio(self):
+        torchaudio = pytest.importorskip("torchaudio")
+        config = MelConfig(sample_rate=24000, mels=100, fmax=None, floor=1e-7, convention="vocos")
+        transform = torchaudio.transforms.MelSpectrogram(24000, n_fft=1024, hop_length=256, n_mels=100, power=1)
+        expected = transform(torch.from_numpy(self.WAVE[128:])).clamp(min=1e-7).log()  # half a hop later
+        found = LogMel(config)(torch.from_numpy(self.WAVE)[None])[0]
+        assert found.shape == (100, 40)
+        torch.testing.assert_close(found[:, 4:35], expected[:, 4:35], rtol=0, atol=1e-5)
+
+    def test_vocos_filters_are_htks(self):
+        config = MelConfig(sample_rate=24000, mels=100, fmax=None, floor=1e-7, convention="vocos")
+        bands = librosa.filters.mel(sr=24000, n_fft=1024, n_mels=100, htk=True, norm=None)
+        spectrum = librosa.stft(self.WAVE[128:].astype(np.float64), n_fft=1024, hop_length=256, dtype=np.complex128)
+        pytest.importorskip("torchaudio")
+        found = LogMel(config)(torch.from_numpy(self.WAVE)[None])[0].double().numpy()
+        # torchaudio computes its filters in float32.
+        np.testing.assert_allclose(found[:, 4:35], np.log(bands @ np.abs(spectrum))[:, 4:35], rtol=0, atol=2e-5)
+
+    def test_parallel_wavegan_is_librosa(self):
+        config = MelConfig(fmin=80.0, fmax=7600.0, floor=1e-10, convention="parallel_wavegan")
+        settings = {"n_fft": 1024, "hop_length": 256, "n_mels": 80, "fmin": 80, "fmax": 7600, "power": 1}
+        mel = librosa.feature.melspectrogram(y=self.WAVE, sr=22050, pad_mode="reflect", **settings)
+        found = LogMel(config)(torch.from_numpy(self.WAVE)[None])[0].numpy()
+        assert found.shape == (80, 40)
+        np.testing.assert_allclose(found[:, :36], np.log10(mel)[:, :36], rtol=0, atol=1e-5)  # frame 0, too
+
+    @pytest.mark.parametrize("convention", ["vocos", "parallel_wavegan"])
+    def test_silence_has_a_gradient(self, convention):
+        if convention == "vocos":
+            pytest.importorskip("torchaudio")
+        config = MelConfig(floor=1e-10, convention=convention)
+        wave = torch.zeros(1, 4096, requires_grad=True)
+        mel = LogMel(config)(wave)
+        assert mel.unique().item() == pytest.approx(config.silence)
+        mel.sum().backward()
+        assert wave.grad is not None
+        assert wave.grad.isfinite().all()
+
+    def test_it_travels(self):
+        config = MelConfig(convention="vocos")
+        assert MelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert "convention" not in MelConfig().to_dict()
+        with pytest.raises(ValueError, match="convention hifi_gan against vocos"):
+            check_same(MelConfig(), config)
+        with pytest.raises(ValueError, match="unknown convention 'librosa'"):
+            MelConfig.from_dict(MelConfig().to_dict() | {"convention": "librosa"})
+        assert config.compared == MelConfig()
+
+
 def test_known_signals():
     config = MelConfig()
     log_mel = LogMel(config)

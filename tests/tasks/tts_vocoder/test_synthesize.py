@@ -14,6 +14,7 @@ from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.export import load_onnx, run_onnx
 from tasks.tts_vocoder.generators import searched
 from tasks.tts_vocoder.mel import LogMel, MelConfig
+from tasks.tts_vocoder.saved_mel import write_mel
 
 MEL = MelConfig(sample_rate=16000, n_fft=512, hop=128, window=512, mels=40)
 CONFIG = Config(mel=MEL, generator="vocos", dim=16, layers=2)
@@ -82,7 +83,7 @@ class TestSynthesize:
         text = self.fails(capsys, tmp_path / "mel.npy", tmp_path / "o.wav", "--checkpoint", path)
         assert "mel.npy: holds 80 bands of 10 frames; the generator takes 40 bands, MelConfig(sample_rate=16000" in text
         other = MelConfig(sample_rate=22050)
-        synthesize.write_mel(tmp_path / "mel.npy", torch.zeros(40, 10), other)
+        write_mel(tmp_path / "mel.npy", torch.zeros(40, 10), other)
         text = self.fails(capsys, tmp_path / "mel.npy", tmp_path / "o.wav", "--checkpoint", path)
         assert "differs from that of" in text
         assert "sample_rate 16000 against 22050" in text
