@@ -12,6 +12,8 @@ from rfnext.merge import merge, plain_state_dict
 from rfnext.ops.choice import pin_implementation, reproducible
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.padding import Anchor, Conv
+from rfnext.published.opening import open_published
+from rfnext.published.saving import save_published
 from rfnext.search.evolution import Evolution, EvolutionConfig, Scored, random_structure
 from rfnext.search.halving import halve
 from rfnext.search.local import LocalConfig, LocalSearch
@@ -47,9 +49,11 @@ __all__ = [
     "merge",
     "mixed_dilation_conv",
     "neighbours",
+    "open_published",
     "pin_implementation",
     "plain_state_dict",
     "powers_of_two",
     "random_structure",
     "reproducible",
+    "save_published",
 ]

@@ -60,6 +60,23 @@ def test_snippets_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     exec(compile(code, "snippet", "exec"), {"__name__": "snippet", **given})  # noqa: S102
 
 
+def test_the_page_on_published_work_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3, padding=2, dilation=2), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
+
+    trained, config = network(), rfnext.LocalConfig(rule="paper")
+    rfnext.LocalSearch(trained, config)
+    rfnext.save_published(trained, "checkpoint.pth", "local_search_config_step3.json", config)
+    given: dict[str, Any] = {"__name__": "snippet", "model": network(), "fresh_model": network()}
+    for code in blocks(ROOT / "docs" / "published.md", "python"):
+        exec(compile(code, "snippet", "exec"), given)  # noqa: S102
+    x = torch.randn(1, 1, 9, 9)
+    for model in (given["model"], given["fresh_model"]):
+        torch.testing.assert_close(model(x), trained(x))
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 

@@ -4,10 +4,11 @@ Writes a picture with boxes and masks (or panoptic segments) for each image, and
 boxes as [x1, y1, x2, y2] in pixels of the upright image, masks as COCO's compressed RLE.
 
 The model.pt of a benchmark's cell and the selected.pt of a training open alone, whatever data and settings they were
-trained with. A checkpoint of mmengine (of `train_published`, or a published one) needs its config. One of a search or
-of a multi-branch training holds its branches, and is opened with them whatever the config says; in the published tools
-it loads into the plain config without an error, and the network computes something else. The dilations of a
-single-branch network are not in an mmengine checkpoint: they are in its config, or in the file of --structure.
+trained with. `tasks.coco_detection.published` makes such a file of a released checkpoint. A checkpoint of mmengine (of
+`train_published`) needs its config. One of a search or of a multi-branch training holds its branches, and is opened
+with them whatever the config says; in the published tools it loads into the plain config without an error, and the
+network computes something else. The dilations of a single-branch network are not in an mmengine checkpoint: they are in
+its config, or in the file of --structure.
 """
 
 import argparse

@@ -1,0 +1,119 @@
+"""Tensors and plain values out of a checkpoint of any origin; nothing in the file is executed.
+
+torch's own reader of weights refuses files whose "meta" holds objects of other packages, as those of mmcv may. Here
+every class and function that such a file names is replaced by an inert one, and the same reader goes on.
+"""
+
+import _compat_pickle
+import pickle
+import pickletools
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rfnext.structure import canonical
+
+_LEGACY_PICKLES = 5
+"""Pickles in a row in a file that torch wrote before version 1.6 or with its old format, as mmdet's publishing does."""
+
+_WRAPPERS = ("state_dict", "model")
+
+
+class Stored(NamedTuple):
+    """tensors: the state_dict by canonical names. meta: what mmcv and mmengine write about the training, if any."""
+
+    tensors: dict[str, Tensor]
+    meta: Mapping[str, Any]
+
+
+def read(path: str | Path) -> Stored:
+    """The tensors of a checkpoint, on the CPU: of a bare state_dict, or of one under "state_dict" or "model".
+
+    Raises:
+        ValueError: naming the file, if it is broken, is no checkpoint, or names a function that touches the system.
+        OSError: if it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        try:
+            content = _load(file)
+        except Exception as error:  # broken bytes raise errors of any kind in torch
+            reason = str(error).splitlines()
+            blocked = next((line.strip() for line in reason if "is blocked" in line), "")
+            raise ValueError(
+                f"{path} is not a readable checkpoint ({blocked or type(error).__name__}); "
+                "a download that broke off ends like this: compare its size, and fetch it again"
+            ) from error
+    wrapped = content if isinstance(content, Mapping) else {}
+    state = next((wrapped[key] for key in _WRAPPERS if isinstance(wrapped.get(key), Mapping)), wrapped)
+    tensors: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{path}: entry {key!r} is no tensor; give a checkpoint with a 'state_dict'")
+        if canonical(key) in tensors:
+            raise ValueError(f"{path}: entry {canonical(key)!r} appears twice, with and without a wrapper's name")
+        tensors[canonical(key)] = value
+    if not tensors:
+        raise ValueError(f"{path} holds no weights; give a checkpoint with a 'state_dict'")
+    meta = wrapped.get("meta")
+    return Stored(tensors, meta if isinstance(meta, Mapping) else {})
+
+
+class _Inert(list[Any]):
+    """What stands for a class or function of the file: takes anything, does nothing."""
+
+    is_mapping = False
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return OrderedDict() if cls.is_mapping else super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _load(file: BinaryIO) -> Any:
+    # torch lets a class of another package be a list, but not a dict: one that is filled like a dict becomes one.
+    inert = {name: type(f"Inert {name}", (_Inert,), {}) for name in _named(file)}
+    while True:
+        file.seek(0)
+        try:
+            with torch.serialization.safe_globals([(cls, name) for name, cls in inert.items()]):
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            filled = [cls for cls in inert.values() if not cls.is_mapping and f"{cls.__name__}'" in str(error)]
+            if not filled:
+                raise
+            for cls in filled:
+                cls.is_mapping = True
+
+
+def _named(file: BinaryIO) -> set[str]:
+    """The names of all that the file's pickles would import."""
+    names: set[str] = set()
+    for operation, argument, _ in _operations(file):
+        if operation.name == "GLOBAL":
+            module, name = argument.split(" ", 1)
+            if (module, name) in _compat_pickle.NAME_MAPPING:  # of Python 2, as torch translates them
+                module, name = _compat_pickle.NAME_MAPPING[module, name]
+            names.add(f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}")
+    return names
+
+
+def _operations(file: BinaryIO) -> Any:
+    file.seek(0)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.namelist():
+                if member.endswith("data.pkl"):
+                    yield from pickletools.genops(archive.read(member))
+        return
+    file.seek(0)
+    for _ in range(_LEGACY_PICKLES):
+        yield from pickletools.genops(file)
