@@ -20,6 +20,9 @@ from typing import Any, Literal, get_args
 Dilation = tuple[int, ...]
 """Dilation of a convolution, one positive integer per spatial axis."""
 
+LARGEST = 2**20
+"""Largest dilation; no input is as long, and code in C counts in 32 bits."""
+
 Rule = Literal["default", "paper"]
 
 

@@ -1,6 +1,7 @@
-"""Files that are written completely or not at all, and the cache folder."""
+"""Files that are written completely or not at all, JSON from outside, and the cache folder."""
 
 import io
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -43,6 +44,26 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8; see `write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text from outside.
+
+    Raises ValueError if it is no JSON, names an entry twice (json.loads keeps the last one), or is nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in content if names.count(name) > 1)
+        raise ValueError(f"entry {twice!r} appears twice")
+    return content
 
 
 def serialised(value: Any) -> bytes:

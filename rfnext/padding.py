@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from rfnext.dilation import Dilation
+from rfnext.dilation import LARGEST, Dilation
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,8 @@ def check_dilation(dilation: Dilation, conv: Conv) -> None:
         raise ValueError(f"dilation {dilation} has {len(dilation)} axes, the kernel {tuple(conv.kernel_size)} has not")
     if not all(type(d) is int and d >= 1 for d in dilation):  # bool is a type of its own here
         raise ValueError(f"dilation {dilation} is not made of positive integers")
+    if max(dilation) > LARGEST:
+        raise ValueError(f"dilation {dilation} is above {LARGEST}, more than any input is long")
 
 
 def sides_of(conv: Conv) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from torch import nn
 from rfnext import files
 from rfnext.conv import SearchConv, check_plain, check_release, release, set_checked_dilation
 from rfnext.deployment import guard
-from rfnext.dilation import Dilation
+from rfnext.dilation import LARGEST, Dilation
 from rfnext.padding import AnchorOf, Anchors, Conv, anchor_of, anchor_per_axis, anchored, check_dilation, warn_of_causal
 from rfnext.searchable import Where, everything, is_conv, unsearchable
 
@@ -241,9 +241,9 @@ class Structure(Mapping[str, Dilation]):
             OSError: if the file cannot be read.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = files.parse_json(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{path} is not a JSON file: {error}") from None
+            raise ValueError(f"{path} is not a readable JSON file: {error}") from None
         entries, anchors = None, {}
         if isinstance(content, dict):
             if content.get("format", FORMAT) != FORMAT or content.get("version", 1) not in VERSIONS:
@@ -275,6 +275,8 @@ def _checked(name: str, dilation: Any) -> Dilation | int:
     # bool is an int to Python, but not a dilation.
     if not values or not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in values):
         raise ValueError(f"layer {name!r}: dilation {dilation!r} is not a positive integer or a list of them")
+    if max(values) > LARGEST:
+        raise ValueError(f"layer {name!r}: a dilation is above {LARGEST}, more than any input is long")
     return dilation if isinstance(dilation, int) else tuple(values)
 
 

@@ -1,11 +1,11 @@
 """Structure files of the published code with the settings of their search, which say what the branches are."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rfnext.dilation import Bounds, Dilation, as_integer, neighbours, searched_axis
+from rfnext.files import parse_json
 from rfnext.structure import Structure
 
 STEPS = "local_search_config_step<N>.json"
@@ -61,7 +61,7 @@ class StructureFile(NamedTuple):
 def read_structure(path: str | Path) -> StructureFile:
     """Read a structure file; raises ValueError and OSError as `Structure.load` does."""
     structure = Structure.load(path)
-    settings = json.loads(Path(path).read_text(encoding="utf-8")).get("search", {})
+    settings = parse_json(Path(path).read_text(encoding="utf-8")).get("search", {})
     if not isinstance(settings, Mapping):
         raise ValueError(f"{path}: 'search' is {settings!r}, not the settings of a search")
     skipped = settings.get("skip_layer") or []

@@ -244,9 +244,13 @@ def test_reading_a_searched_model_gives_the_centres_and_applying_ends_the_search
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is not a JSON file"),
-        ('{"structure": {"0": [1, 1', "is not a JSON file"),
-        ("\x80\x81", "is not a JSON file"),
+        ("", "is not a readable JSON file"),
+        ('{"structure": {"0": [1, 1', "is not a readable JSON file"),
+        ("\x80\x81", "is not a readable JSON file"),
+        ('{"structure": {"conv": [2147483648, 1]}}', "layer 'conv': a dilation is above 1048576"),
+        ('{"structure": {"conv": 1' + "0" * 400 + "}}", "layer 'conv': a dilation is above 1048576"),
+        ('{"structure": {"conv": [1, 1], "conv": [2, 2]}}', "entry 'conv' appears twice"),
+        ('{"structure": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ("[1, 2]", "is not a structure file: expected an object with a key 'structure'"),
         ('{"epochs": 12}', "is not a structure file"),
         ('{"structure": [1, 2]}', "is not a structure file"),

@@ -198,7 +198,7 @@ def broken(given: Trained, kind: str) -> Trained:
     [
         ("truncated", "checkpoint.pth is not a readable checkpoint .*fetch it again"),
         ("empty", "checkpoint.pth is not a readable checkpoint"),
-        ("structure truncated", "step3.json is not a JSON file"),
+        ("structure truncated", "step3.json is not a readable JSON file"),
         ("no structure", "checkpoint.pth: it holds no dilations; give the structure file"),
         ("other layers", "'head2' has an entry in .*step3.json and no branches in it; give"),
         ("layer lacks", "'depthwise' has branches in it and no entry in .*step3.json; give"),
