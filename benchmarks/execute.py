@@ -23,12 +23,12 @@ from benchmarks.records.record import Record, RecordError, read, said, write
 from benchmarks.wandb_results import log_to_wandb
 from rfnext.files import write_bytes
 from tasks import checkpoint
-from tasks.spec import Split
+from tasks.spec import DataError, Split
 
 log = logging.getLogger(__name__)
 
 UNAVAILABLE = "unavailable: "
-"""Begins the reason of a cell whose data is missing."""
+"""Begins the reason of a cell whose data is missing or cannot be used."""
 
 
 def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: bool = False) -> Record:
@@ -87,6 +87,8 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
         if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from error
         raise
+    except DataError as error:  # found while training; it names file and mend, so a traceback adds nothing
+        return make_record(cell, started, reason=f"{UNAVAILABLE}{error}")
     except Exception as error:
         log.exception("%s failed", cell)
         return make_record(cell, started, reason=f"{type(error).__name__}: {error}")

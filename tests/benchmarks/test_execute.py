@@ -19,7 +19,7 @@ from benchmarks.records.record import read
 from benchmarks.worker import InWorker, in_worker, mark
 from rfnext import Structure
 from tasks import checkpoint
-from tasks.spec import Split
+from tasks.spec import Split, fail
 
 Make = Callable[..., Cell]
 
@@ -100,6 +100,19 @@ def test_a_failed_cell_says_why(cell: Make, preset: str, reason: str) -> None:
     assert made.metrics is None
     assert read(here.key.path(here.results)) == made
     assert "NaN" not in here.key.path(here.results).read_text()
+
+
+def test_bad_data_found_while_training_is_said_in_one_line(
+    cell: Make, toy: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = cell("baseline")
+
+    def fit(*_: object) -> None:
+        fail(Path("a.wav"), None, "has no audio", "record it again")
+
+    made = run_cell(dataclasses.replace(here, task=dataclasses.replace(here.task, fit=fit)))
+    assert made.reason == f"{UNAVAILABLE}a.wav: has no audio; record it again"
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_a_history_that_is_no_numbers_fails_the_cell(cell: Make, toy: ModuleType) -> None:

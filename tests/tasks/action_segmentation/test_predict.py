@@ -106,7 +106,9 @@ def test_without_labels_a_video_is_as_long_as_its_features(saved, sampled, tmp_p
 def test_labels_are_found_from_the_folder_of_the_features(saved, sampled, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(sampled / "features")
     run(saved, "s5_a.npy", "--out", tmp_path / "out")
-    assert "1 videos segmented, 1 of them with labels" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path / 'out'}: 1 videos segmented, 1 of them with labels beside them; score them: ")
+    assert said.count(str(tmp_path)) == 2  # the folder, and where its results are
     assert len(read_prediction(tmp_path / "out/results/s5_a.txt")) == 156
 
 
