@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from torch import nn
 
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Outcome
@@ -80,8 +81,7 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
         found = find(cell, method.search, pool) if method.search else None
         outcome = method.finish.run(cell, pool, found)
         refuse_other_data(cell)
-        facts = cell.task.facts(cell.config) if cell.task.facts else None
-        checkpoint.save(cell.model, cell.task.name, cell.config, outcome.model, facts)
+        _keep_network(cell, outcome.model)
         return make_record(cell, started, **_findings(outcome), pictures=_illustrate(cell, outcome))
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C
@@ -90,6 +90,17 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
     except Exception as error:
         log.exception("%s failed", cell)
         return make_record(cell, started, reason=f"{type(error).__name__}: {error}")
+
+
+def _keep_network(cell: Cell, model: nn.Module) -> None:
+    """Write the scored network, unless the file could not be opened: some peers have convs that no task builds."""
+    facts = cell.task.facts(cell.config) if cell.task.facts else None
+    checkpoint.save(cell.model, cell.task.name, cell.config, model, facts)
+    try:
+        checkpoint.load(cell.model)
+    except ValueError as error:
+        cell.model.unlink()
+        log.info("%s: the network is not kept, since no file can give it back: %s", cell, error)
 
 
 def _write(record: Record, cell: Cell) -> None:
