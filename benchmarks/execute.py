@@ -18,13 +18,13 @@ from benchmarks.methods.training import as_lists, forget, refuse_other_data
 from benchmarks.pool import Pool, in_process
 from benchmarks.records.identity import identify
 from benchmarks.records.kept import is_current
-from benchmarks.records.machine import commit, computing_device, describe_device, versions
+from benchmarks.records.machine import commit, describe_device, versions
 from benchmarks.records.places import claim, portable, work_folder
 from benchmarks.records.record import Record, RecordError, read, said, write
 from benchmarks.wandb_results import log_to_wandb
 from rfnext.files import write_bytes
 from tasks import checkpoint
-from tasks.spec import Split
+from tasks.spec import Split, device_of
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def make_record(cell: Cell, started: str, *, reason: str | None = None, **found:
         metric_specs=list(cell.task.metrics_of(cell.config)),
         data=cell.task.data_label(cell.config),
         published=cell.task.published(cell.config),
-        device=describe_device(computing_device(cell.device)),
+        device=describe_device(device_of(cell.device)),
         versions=versions(),
         commit=commit(),
         command=cell.command,

@@ -69,7 +69,7 @@ def save(path: Path, task: str, config: Any, model: nn.Module, facts: Facts | No
         "convs": describe(model),
         "state_dict": model.state_dict(),
     }
-    _refuse_traps(content)
+    _refuse_traps(content)  # now, and not when it is opened
     write_bytes(path, serialised(content))
 
 
@@ -135,19 +135,24 @@ def _read(path: str | Path) -> dict[str, Any]:
         if not isinstance(content.get(part), kind):
             raise ValueError(f"{path} has no {part}; {FIX}")
     try:
+        _refuse_claims(content["state_dict"])
         _refuse_traps(content)
     except ValueError as error:
         raise ValueError(f"{path} is no file that a training wrote ({error}); {FIX}") from None
     return content
 
 
-def _refuse_traps(content: Mapping[str, Any]) -> None:
-    """Raise ValueError for what fills the memory once it is used, though the file is small."""
-    for name, value in content["state_dict"].items():
+def _refuse_claims(state: Mapping[str, Any]) -> None:
+    """Raise ValueError for a tensor that is larger than what the file holds of it."""
+    for name, value in state.items():
         if isinstance(value, Tensor):
             whole = value.device.type == "cpu" and value.layout == torch.strided
             if not whole or value.nbytes > value.untyped_storage().nbytes():
                 raise ValueError(f"tensor {name!r} is larger than what is stored of it")
+
+
+def _refuse_traps(content: Mapping[str, Any]) -> None:
+    """Raise ValueError for plain values that fill the memory once they are used, though the file is small."""
     extra = [value for value in content["state_dict"].values() if not isinstance(value, Tensor)]
     left, nodes = VALUES, [(value, 0) for value in (content["config"], content["facts"], content["convs"], extra)]
     while nodes:

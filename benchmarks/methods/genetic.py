@@ -26,13 +26,14 @@ from benchmarks.methods.searching import Searching
 from benchmarks.methods.stored import FOUND
 from benchmarks.methods.training import OtherData, Training, as_lists, build, fit
 from benchmarks.pool import NoWorkerLeft, run_for_cell
-from benchmarks.records.machine import code, computing_device, describe_device, versions
+from benchmarks.records.machine import code, describe_device, versions
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost, read_all
 from benchmarks.worker import NotShared
 from rfnext import Evolution, EvolutionConfig, Scored, Structure, halve
 from rfnext.files import write_text
 from rfnext.search.halving import Rung
+from tasks.spec import device_of
 
 log = logging.getLogger(__name__)
 
@@ -245,7 +246,7 @@ def _ask(evolution: Evolution, evaluations: Evaluations) -> list[Structure]:
 def _announce(job: Searching, allowed: int, rungs: Sequence[int]) -> None:
     """Log the budget, in epochs and, if finished cells were timed, in hours."""
     cell, workers = job.cell, job.pool.size
-    device = describe_device(computing_device(cell.device))["name"]
+    device = describe_device(device_of(cell.device))["name"]
     pace = [
         record.training.seconds / record.training.epochs
         for record in read_all(cell.results).all

@@ -33,13 +33,6 @@ SHIPPED_COMMIT = "RFNEXT_COMMIT"
 """Environment variable: the commit of code that was sent to another machine without its git history."""
 
 
-def computing_device(device: str) -> torch.device:
-    """The torch device that "auto" or a device's name stands for."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
 def describe_device(device: torch.device) -> dict[str, Any]:
     """Type and name of the device that computes, torch's threads on the host, and whether there are native kernels.
 

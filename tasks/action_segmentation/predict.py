@@ -187,12 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.fps is not None and not (given.fps > 0 and math.isfinite(given.fps)):
         parser.error(f"--fps is {given.fps}; give frames per second above 0")
     try:
-        count = run(given)
+        print(run(given))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    print(
-        f"{given.out}: {count} videos. With labels: python -m tasks.action_segmentation.score {given.out}/results ..."
-    )
 
 
 if __name__ == "__main__":

@@ -156,9 +156,12 @@ PUBLISHED: dict[str, str] = {
 
 
 def published(config: Config) -> str | None:
-    """Key of the published numbers, if the config has the data, detector and schedule that they were measured with."""
+    """Key of the published numbers, if the config has the data, detector and schedule that they were measured with.
+
+    Data given by --root is the user's own, whatever it is; COCO's place is data/coco or $RFNEXT_DATA/coco.
+    """
     for preset, key in PUBLISHED.items():
         same = PRESETS[preset]
-        if dataclasses.replace(config, root=None, workers=same.workers, validate_every=same.validate_every) == same:
+        if dataclasses.replace(config, workers=same.workers, validate_every=same.validate_every) == same:
             return f"coco_detection.{key}"
     return None

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.records.machine import PeakMemory, code, commit, computing_device, describe_device, versions
+from benchmarks.records.machine import PeakMemory, code, commit, describe_device, versions
 from rfnext.ops import native_build
+from tasks.spec import device_of
 
 
 def test_the_device_is_named_with_what_decides_the_digits() -> None:
-    device = describe_device(computing_device("cpu"))
+    device = describe_device(device_of("cpu"))
     assert device["type"] == "cpu"
     assert device["name"]
     assert device["threads"] == torch.get_num_threads()
