@@ -1,7 +1,9 @@
 """Data sets: folders, folds, labels, and what is said when one is missing."""
 
 import dataclasses
+import shutil
 
+import numpy as np
 import pytest
 
 from tasks.action_segmentation.config import PAPER, PRESETS, Config
@@ -79,6 +81,18 @@ def test_folder_has_the_folds_of_its_bundles(embedded):
 def test_features_that_are_not_the_releases(embedded):
     reason = TASK.unavailable(dataclasses.replace(PRESETS["50salads"], root=embedded))
     assert "D = 12, not the I3D features (D = 2048)" in reason
+
+
+def test_other_data_does_not_pass_for_the_release(embedded, tmp_path):
+    """Own features of the same network have the release's D: published numbers would stand beside them."""
+    root = shutil.copytree(embedded, tmp_path / "data")
+    np.save(tmp_path / "one.npy", np.zeros((2048, 9), np.float32))
+    for path in (root / "features").iterdir():
+        path.unlink()
+        path.symlink_to(tmp_path / "one.npy")
+    reason = TASK.unavailable(dataclasses.replace(PRESETS["gtea"], root=root))
+    assert "GTEA, I3D features of the MS-TCN release, has 11 and 28; get it whole" in reason
+    assert TASK.unavailable(dataclasses.replace(PRESETS["folder"], root=root)) is None
 
 
 def test_available(embedded):
