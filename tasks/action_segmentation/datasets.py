@@ -3,7 +3,7 @@
 To add one in the layout of the MS-TCN release:
 1. its name in `config.DatasetName`, and in the docstring of `config.Config.dataset`, which --help shows;
 2. a preset in `config.PRESETS` with its folds, stride and group;
-3. here: what tables call it in `LABELS`, and where to get it in `DOWNLOADS`;
+3. here: what tables call it in `LABELS`, where to get it in `DOWNLOADS`, its classes and videos in `CONTENTS`;
 4. if papers have numbers on it: its name in `config.PAPER`, and the numbers in `benchmarks/published.toml` under
    "action_segmentation.<name>". Sets of `config.PAPER` must have the release's features (D = `I3D_SIZE`);
 5. a row in the table of `README.md`.

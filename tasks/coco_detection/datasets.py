@@ -7,8 +7,9 @@ To add one in COCO's layout:
 4. if one of COCO's sizes does not occur in it: its name beside "folder" in `metrics.py`;
 5. if papers have numbers on it: its presets in `PUBLISHED`, the numbers in `benchmarks/published.toml`;
 6. a row in the table of `README.md`.
-Its folder is then data/<name> or $RFNEXT_DATA/<name>; what --root PATH names is own data. Data in another format: write a converter that makes
-a cache folder, as `scenes.prepare` does, and call it in `layout_of`, `folds` and `unavailable`.
+Its folder is then data/<name> or $RFNEXT_DATA/<name>; what --root PATH names is own data. Data in another
+format: write a converter that makes a cache folder, as `scenes.prepare` does, and call it in `layout_of`, `folds` and
+`unavailable`.
 """
 
 import dataclasses
