@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from torch import nn
 
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Outcome
@@ -17,13 +18,13 @@ from benchmarks.methods.training import as_lists, forget, refuse_other_data
 from benchmarks.pool import Pool, in_process
 from benchmarks.records.identity import identify
 from benchmarks.records.kept import is_current
-from benchmarks.records.machine import commit, computing_device, describe_device, versions
+from benchmarks.records.machine import commit, describe_device, versions
 from benchmarks.records.places import claim, portable, work_folder
 from benchmarks.records.record import Record, RecordError, read, said, write
 from benchmarks.wandb_results import log_to_wandb
 from rfnext.files import write_bytes
 from tasks import checkpoint
-from tasks.spec import DataError, Split
+from tasks.spec import DataError, Split, device_of
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +81,7 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
         found = find(cell, method.search, pool) if method.search else None
         outcome = method.finish.run(cell, pool, found)
         refuse_other_data(cell)
-        facts = cell.task.facts(cell.config) if cell.task.facts else None
-        checkpoint.save(cell.model, cell.task.name, cell.config, outcome.model, facts)
+        _keep_network(cell, outcome.model)
         return make_record(cell, started, **_findings(outcome), pictures=_illustrate(cell, outcome))
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C
@@ -92,6 +92,17 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
     except Exception as error:
         log.exception("%s failed", cell)
         return make_record(cell, started, reason=f"{type(error).__name__}: {error}")
+
+
+def _keep_network(cell: Cell, model: nn.Module) -> None:
+    """Write the scored network, unless the file could not be opened: some peers have convs that no task builds."""
+    facts = cell.task.facts(cell.config) if cell.task.facts else None
+    checkpoint.save(cell.model, cell.task.name, cell.config, model, facts)
+    try:
+        checkpoint.load(cell.model)
+    except ValueError as error:
+        cell.model.unlink()
+        log.info("%s: the network is not kept, since no file can give it back: %s", cell, error)
 
 
 def _write(record: Record, cell: Cell) -> None:
@@ -121,7 +132,7 @@ def make_record(cell: Cell, started: str, *, reason: str | None = None, **found:
         metric_specs=list(cell.task.metrics_of(cell.config)),
         data=cell.task.data_label(cell.config),
         published=cell.task.published(cell.config),
-        device=describe_device(computing_device(cell.device)),
+        device=describe_device(device_of(cell.device)),
         versions=versions(),
         commit=commit(),
         command=cell.command,

@@ -164,6 +164,14 @@ def candidate_workers(method: Method, options: Options) -> contextlib.AbstractCo
     return pool.local(devices if options.device == "auto" else [options.device] * len(devices))
 
 
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    given = {argument.partition("=")[0] for argument in arguments}
+    if repeat.FLAG in given and "--results" not in given:
+        return "The same command starts anew; with --results DIR it could go on."
+    same = "Without --fresh, the same command" if "--fresh" in given else "The same command"
+    return f"{same} goes on from the last finished epoch."
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module for the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -182,13 +190,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "interrupted; nothing was recorded. The same command goes on from the last finished epoch.", file=sys.stderr
-        )
+        print(f"interrupted; nothing was recorded. {_how_to_go_on(arguments)}", file=sys.stderr)
         return 130
     print(f"{record.key}: {describe(record)}")
     print(f"record: {record.key.path(cell.results)}")
-    if record.status == "done":
+    if record.status == "done" and cell.model.exists():
         print(f"network: {cell.model}")
     if cell.logger == "wandb" and (folders := offline_folders(cell)):
         print(f"Weights & Biases, offline; upload with: wandb sync {shlex.join(map(str, folders))}")

@@ -33,11 +33,11 @@ from benchmarks.execute import UNAVAILABLE
 from benchmarks.methods.table import METHODS
 from benchmarks.plan import Plan, Request, estimate_seconds, make_plan
 from benchmarks.progress import Progress, duration
-from benchmarks.records.machine import computing_device, describe_device
+from benchmarks.records.machine import describe_device
 from benchmarks.records.places import ROOT
 from benchmarks.records.record import Record, read_all
 from benchmarks.schedule import Result, failure, run_all
-from tasks.spec import Logger
+from tasks.spec import Logger, device_of
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _workers(options: Options) -> tuple[pool.Pool, str | None]:
     """The pool, and the device's name where it is known."""
     if options.ray_address is None:
-        return pool.local(pool.choose_devices(options.workers)), describe_device(computing_device("auto"))["name"]
+        return pool.local(pool.choose_devices(options.workers)), describe_device(device_of("auto"))["name"]
     return cluster.on_ray(options.ray_address, workers=options.workers, gpus_per_worker=options.gpus_per_cell), None
 
 

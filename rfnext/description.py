@@ -55,10 +55,16 @@ def restore(model: nn.Module, description: Mapping[str, Any], state: Mapping[str
         raise ValueError(f"layer {missing[0]!r} is in only one of the network and its description")
     for name, conv in convs.items():
         try:
-            _restore(conv, description[name], state.get(f"{name}.weight"))
+            _restore(conv, description[name], _stored_weight(name, state))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"layer {name!r}: {error}") from error
     _load(model, state)
+
+
+def _stored_weight(name: str, state: Mapping[str, Tensor]) -> Tensor | None:
+    """The tensor of a conv that has its weight's shape; of a parametrised one (weight_norm), the last original."""
+    within = f"{name}.parametrizations.weight.original"
+    return next((state[key] for key in (f"{name}.weight", f"{within}1", within) if key in state), None)
 
 
 def _restore(conv: Conv, described: Mapping[str, Any], weight: Tensor | None) -> None:
@@ -69,7 +75,14 @@ def _restore(conv: Conv, described: Mapping[str, Any], weight: Tensor | None) ->
         # Taken from the weight: a description could claim a size that fills the memory.
         if weight is None or tuple(weight.shape[2:]) != kernel:
             raise ValueError(f"kernel {kernel} is not that of its weight")
-        conv.weight = nn.Parameter(torch.empty_like(weight), requires_grad=conv.weight.requires_grad)
+        groups, out = described["groups"], conv.out_channels
+        if not isinstance(groups, int) or groups < 1 or out % groups or weight.shape[1] * groups != conv.in_channels:
+            raise ValueError(f"{groups!r} groups do not fit its weight")
+        empty = torch.empty_like(weight)
+        if parametrize.is_parametrized(conv, "weight"):
+            conv.weight = empty  # through the parametrisation, which stays
+        else:
+            conv.weight = nn.Parameter(empty, requires_grad=conv.weight.requires_grad)
         conv.kernel_size, conv.groups = kernel, described["groups"]
     padding = described["padding"]
     anchor = described.get("anchor")  # files of before have none

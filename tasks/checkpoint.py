@@ -2,26 +2,38 @@
 
 Every training writes one of its best epoch (`spec.SELECTED`), and every cell of a benchmark one of the network that it
 scores. They open on machines without the data. The file holds tensors and plain values only; reading it executes
-nothing.
+nothing, and builds no network that is much larger than the file.
 """
 
+import contextlib
 import io
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import tasks
 from rfnext.description import describe, load_into, restore
 from rfnext.files import serialised, write_bytes
 from tasks.plain import plain, rebuild
-from tasks.spec import Facts, Task
+from tasks.spec import Facts
 
 FORMAT = "rfnext checkpoint"
 VERSION = 1
 FIX = "give the model.pt of a cell or the selected.pt of a training, in results/work"
+
+VALUES = 10**6
+"""Plain values that a file may hold: a list that is in itself many times counts each time."""
+
+DEPTH = 32
+"""Of plain values within each other."""
+
+LARGEST = 2**24
+"""The largest whole number of a config or of a conv: a length or a size that no network here comes near."""
 
 
 class Checkpoint(NamedTuple):
@@ -45,6 +57,7 @@ def save(path: Path, task: str, config: Any, model: nn.Module, facts: Facts | No
         facts: what it was told of the data (`spec.Task.facts`), plain values.
 
     Raises:
+        ValueError: if the config or the facts have numbers that `load` would refuse.
         OSError: if the file cannot be written; an older one is kept then.
     """
     content = {
@@ -56,6 +69,7 @@ def save(path: Path, task: str, config: Any, model: nn.Module, facts: Facts | No
         "convs": describe(model),
         "state_dict": model.state_dict(),
     }
+    _refuse_traps(content)  # now, and not when it is opened
     write_bytes(path, serialised(content))
 
 
@@ -79,9 +93,10 @@ def load(path: str | Path, task: str | None = None) -> Checkpoint:
         kind = type(owner.presets["tiny"])
         # Fields that are younger than the file get their defaults.
         config = rebuild(kind, _filled(content["config"], plain(kind(), "config")))
-        model = _build(owner, config, content["facts"])
+        with _as_large_as(content["state_dict"]):
+            model = owner.build(config) if owner.rebuild is None else owner.rebuild(config, content["facts"])
         restore(model, content["convs"], content["state_dict"])
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} contradicts itself ({error}); {FIX}") from error
     return Checkpoint(name, config, content["facts"], model.eval())
 
@@ -102,7 +117,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 def _read(path: str | Path) -> dict[str, Any]:
     try:
-        content = torch.load(io.BytesIO(Path(path).read_bytes()), map_location="cpu", weights_only=True)
+        data = io.BytesIO(Path(path).read_bytes())
+        if any(part.compress_type != zipfile.ZIP_STORED for part in zipfile.ZipFile(data).infolist()):
+            raise ValueError("compressed, which torch does not write")
+        data.seek(0)
+        content = torch.load(data, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # broken bytes raise errors of any kind in torch
@@ -115,11 +134,61 @@ def _read(path: str | Path) -> dict[str, Any]:
     for part, kind in parts.items():
         if not isinstance(content.get(part), kind):
             raise ValueError(f"{path} has no {part}; {FIX}")
+    try:
+        _refuse_claims(content["state_dict"])
+        _refuse_traps(content)
+    except ValueError as error:
+        raise ValueError(f"{path} is no file that a training wrote ({error}); {FIX}") from None
     return content
 
 
-def _build(task: Task[Any], config: Any, facts: Facts) -> nn.Module:
-    return task.build(config) if task.rebuild is None else task.rebuild(config, facts)
+def _refuse_claims(state: Mapping[str, Any]) -> None:
+    """Raise ValueError for a tensor that is larger than what the file holds of it."""
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            whole = value.device.type == "cpu" and value.layout == torch.strided
+            if not whole or value.nbytes > value.untyped_storage().nbytes():
+                raise ValueError(f"tensor {name!r} is larger than what is stored of it")
+
+
+def _refuse_traps(content: Mapping[str, Any]) -> None:
+    """Raise ValueError for plain values that fill the memory once they are used, though the file is small."""
+    extra = [value for value in content["state_dict"].values() if not isinstance(value, Tensor)]
+    left, nodes = VALUES, [(value, 0) for value in (content["config"], content["facts"], content["convs"], extra)]
+    while nodes:
+        value, depth = nodes.pop()
+        inside = [*value, *value.values()] if isinstance(value, dict) else value
+        left -= len(inside) if isinstance(inside, list | tuple | str) else 1
+        if left < 0 or depth > DEPTH:
+            raise ValueError(f"more than {VALUES} plain values, or more than {DEPTH} within each other")
+        if isinstance(inside, list | tuple):
+            nodes += [(part, depth + 1) for part in inside]
+        elif isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"the number {value:.3g}" if abs(value) < 10**300 else "a number of hundreds of digits")
+        elif value is not None and not isinstance(value, int | float | str):
+            raise ValueError(f"a {type(value).__name__} among plain values")
+
+
+@contextlib.contextmanager
+def _as_large_as(state: Mapping[str, Any]) -> Iterator[None]:
+    """Refuse, while a network is built, parameters far beyond those stored, before memory is used for them."""
+    stored = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state.values() if torch.is_tensor(t)
+    }
+    # As designed, a network may have parts that merging has removed; weight_norm registers a weight three times.
+    size, count = 8 * sum(stored.values()) + 2**26, 8 * len(state) + 1000
+
+    def seen(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal size, count
+        size, count = size - (0 if parameter is None else parameter.nbytes), count - 1
+        if size < 0 or count < 0:
+            raise ValueError("its config is that of a much larger network than its weights are of")
+
+    hook = register_module_parameter_registration_hook(seen)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _filled(stored: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

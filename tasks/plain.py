@@ -39,7 +39,12 @@ def plain(value: Any, name: str, *, whole: bool = False) -> Any:
 
 def _counts(part: dataclasses.Field[Any], value: Any, whole: bool) -> bool:
     counts = part.metadata.get("protocol", True)
-    return whole or getattr(value, part.name) != part.default if counts == "if changed" else counts
+    return whole or getattr(value, part.name) != _default(part) if counts == "if changed" else counts
+
+
+def _default(part: dataclasses.Field[Any]) -> Any:
+    """Of a field of a dataclass; MISSING, which equals no value, if it has none."""
+    return part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
 
 
 def rebuild(kind: type[Kind], stored: Any) -> Kind:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, Literal, NamedTuple, NoReturn, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from rfnext import LocalConfig, Search, Where
@@ -106,6 +107,13 @@ class Run:
     name: str = ""
     group: str = ""
     schedule_epochs: int | None = None
+
+
+def device_of(name: str) -> torch.device:
+    """The device of "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 SELECTED = "selected.pt"

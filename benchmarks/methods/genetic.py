@@ -24,15 +24,16 @@ from benchmarks.methods.candidates import as_fitness, judge, powers
 from benchmarks.methods.method import Found
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.stored import FOUND
-from benchmarks.methods.training import Training, as_lists, build, fit
+from benchmarks.methods.training import OtherData, Training, as_lists, build, fit
 from benchmarks.pool import NoWorkerLeft, run_for_cell
-from benchmarks.records.machine import computing_device, describe_device
+from benchmarks.records.machine import code, describe_device, versions
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost, read_all
 from benchmarks.worker import NotShared
 from rfnext import Evolution, EvolutionConfig, Scored, Structure, halve
 from rfnext.files import write_text
 from rfnext.search.halving import Rung
+from tasks.spec import device_of
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ class Trial:
 
     def checkpoints(self, cell: Cell, structure: Structure) -> Path:
         """Folder of a structure's training, whatever its epochs."""
-        key = fingerprint({"structure": as_lists(structure), "protocol": cell.protocol(), **self.settings})
+        here = {"structure": as_lists(structure), "protocol": cell.protocol(), "code": code(), "versions": versions()}
+        key = fingerprint(here | self.settings)
         return self.folder / f"candidate-{key}"
 
     def path(self, cell: Cell, structure: Structure) -> Path:
@@ -110,7 +112,8 @@ class Evaluations:
     One that fails (by an error, a worker process that ends twice, or divergence) costs its epochs and has no fitness.
 
     fitness: structure -> its fitness after the most epochs that it had.
-    epochs: trained so far, by this process or one that was interrupted. resumed: whether some were found on disk.
+    epochs: trained so far, by this process or one that was interrupted. resumed: whether some were begun by
+        an earlier process.
     error: why the last one failed that did.
     """
 
@@ -121,6 +124,8 @@ class Evaluations:
         self.error: BaseException | None = None
         self._reached: defaultdict[Structure, int] = defaultdict(int)
         self._costs: list[Cost] = []
+        # Whole and half trainings of an interrupted search.
+        self._left = frozenset(path.name for path in job.folder.glob("candidate-*"))
 
     def __call__(self, structure: Structure, epochs: int) -> float | None:
         """Fitness on the validation part after `epochs` epochs in all; None if the evaluation failed or diverged."""
@@ -132,6 +137,7 @@ class Evaluations:
         Raises, after all others have ended:
             NotShared: if a worker has no access to the results folder.
             NoWorkerLeft: if no worker is left.
+            OtherData: if the data was changed.
         """
         cell, epochs = self.job.cell, rung.epochs
         trial = Trial(self.job.folder, self.settings, epochs)
@@ -149,13 +155,13 @@ class Evaluations:
         log.info("%s: %d of %d candidates trained to %d epochs", cell, len(good), len(structures), epochs)
         for structure in structures:
             if self._reached[structure] < epochs:  # else counted before
-                self.resumed = self.resumed or (structure in known and structure not in new)
+                self.resumed = self.resumed or trial.checkpoints(cell, structure).name in self._left
                 self._count(structure, epochs, known.get(structure))
         self.fitness |= good
         return [good.get(structure) for structure in structures]
 
     def _failed(self, error: BaseException, what: str) -> None:
-        if isinstance(error, NotShared | NoWorkerLeft):  # no fault of the structure
+        if isinstance(error, NotShared | NoWorkerLeft | OtherData):  # no fault of the structure
             raise error
         self.error = error
         log.warning("%s: %s: %s", self.job.cell, what, error, exc_info=error)
@@ -182,6 +188,7 @@ def genetic(job: Searching) -> Found:
         RuntimeError: if all evaluations of the first generation failed. If all of a later one fail, the search ends
             there with what it has found, and a warning says so.
         NotShared, NoWorkerLeft: if workers have no access to the results folder, or none is left.
+        OtherData: if the data was changed.
     """
     cell, settings = job.cell, {**job.settings, "candidates": powers(job.cell)}
     rungs = _rungs(cell.config.epochs, settings["rungs"])
@@ -239,7 +246,7 @@ def _ask(evolution: Evolution, evaluations: Evaluations) -> list[Structure]:
 def _announce(job: Searching, allowed: int, rungs: Sequence[int]) -> None:
     """Log the budget, in epochs and, if finished cells were timed, in hours."""
     cell, workers = job.cell, job.pool.size
-    device = describe_device(computing_device(cell.device))["name"]
+    device = describe_device(device_of(cell.device))["name"]
     pace = [
         record.training.seconds / record.training.epochs
         for record in read_all(cell.results).all

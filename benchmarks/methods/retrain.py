@@ -5,8 +5,8 @@ from benchmarks.methods.method import Found, Outcome
 from benchmarks.methods.searches import searched_network
 from benchmarks.methods.training import build, fit, own_training, score
 from benchmarks.pool import Pool
-from benchmarks.records.machine import computing_device
 from rfnext import Structure, keep_branches, merge
+from tasks.spec import device_of
 
 
 def single(cell: Cell, pool: Pool, found: Found | None) -> Outcome:
@@ -42,5 +42,5 @@ def as_searched(cell: Cell, pool: Pool, found: Found | None) -> Outcome:
     The published "multi" rows of COCO were measured this way.
     """
     assert found is not None
-    model = searched_network(cell, found).to(computing_device(cell.device))
+    model = searched_network(cell, found).to(device_of(cell.device))
     return score(cell, model, found=found)

@@ -40,7 +40,8 @@ def local(job: Searching) -> Found:
     ]
     save_network(model, job.folder)
     cost = trained.cost if start is None else start.cost + trained.cost
-    return Found(job.folder, cost, trained.resumed, structure, history)
+    resumed = trained.resumed or (start is not None and start.resumed)
+    return Found(job.folder, cost, resumed, structure, history)
 
 
 def searched_network(cell: Cell, found: Found) -> nn.Module:

@@ -23,7 +23,7 @@ from benchmarks import receptive_fields
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Outcome, Settings, Trained
 from benchmarks.records.identity import identify
-from benchmarks.records.machine import PeakMemory, commit, versions
+from benchmarks.records.machine import PeakMemory, code, versions
 from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
@@ -95,8 +95,12 @@ def fit(cell: Cell, model: nn.Module, training: Training, search: Search | None 
     return Trained(folder, cost, resume)
 
 
+class OtherData(RuntimeError):
+    """The data is not what a cell was planned for."""
+
+
 def refuse_other_data(cell: Cell, trained: Path | None = None) -> None:
-    """Raise RuntimeError if the data is not what the cell was planned for: it was changed, or is another machine's.
+    """Raise OtherData if the data is not what the cell was planned for: it was changed, or is another machine's.
 
     trained: folder of a training that has just ended. It may have seen both, and is not continued then.
     """
@@ -106,7 +110,7 @@ def refuse_other_data(cell: Cell, trained: Path | None = None) -> None:
     if trained is not None:
         _marker(trained).unlink(missing_ok=True)
     what = f"the data is not what it was when the cell was planned (files {planned}, now {here})"
-    raise RuntimeError(f"{what}; run it again while nothing changes them")
+    raise OtherData(f"{what}; run it again while nothing changes them")
 
 
 def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any) -> bool:
@@ -117,7 +121,7 @@ def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any)
         {
             "protocol": fingerprint(cell.protocol(known, training.settings)),
             "structure": as_lists(Structure.read(model, cell.task.where)),
-            "commit": commit(),
+            "code": code(),
             "versions": versions(),
         }
     )
@@ -129,6 +133,7 @@ def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any)
             log.info("continuing the training in %s; --fresh starts it anew", folder)
             return True
         log.warning("%s is broken; its training starts anew", broken)
+    marker.unlink(missing_ok=True)  # first: a folder that is half deleted belongs to no training
     shutil.rmtree(folder, ignore_errors=True)
     write_text(marker, purpose)
     folder.mkdir(parents=True)

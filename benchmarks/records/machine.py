@@ -1,7 +1,9 @@
 """The machine: what computes here, in which versions, at which commit, and how much memory it takes."""
 
 import contextlib
+import functools
 import gc
+import hashlib
 import importlib.metadata
 import logging
 import os
@@ -29,13 +31,6 @@ DECIDING = (
 
 SHIPPED_COMMIT = "RFNEXT_COMMIT"
 """Environment variable: the commit of code that was sent to another machine without its git history."""
-
-
-def computing_device(device: str) -> torch.device:
-    """The torch device that "auto" or a device's name stands for."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
@@ -81,6 +76,20 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+dirty" if changed else "")
+
+
+@functools.cache
+def code() -> str:
+    """16 hex digits of the sources of the library, the tasks and the runner, as this process first found them.
+
+    They tell what a commit does not: changes that are not committed, files that git does not know, no git at all.
+    """
+    digest = hashlib.sha256()
+    for package in (Path(rfnext.__file__).parent, ROOT / "tasks", ROOT / "benchmarks"):
+        for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".c")):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{package.name}/{path.relative_to(package).as_posix()} {content}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 class PeakMemory:

@@ -3,7 +3,7 @@
 To add one in the layout of the MS-TCN release:
 1. its name in `config.DatasetName`, and in the docstring of `config.Config.dataset`, which --help shows;
 2. a preset in `config.PRESETS` with its folds, stride and group;
-3. here: what tables call it in `LABELS`, and where to get it in `DOWNLOADS`;
+3. here: what tables call it in `LABELS`, where to get it in `DOWNLOADS`, its classes and videos in `CONTENTS`;
 4. if papers have numbers on it: its name in `config.PAPER`, and the numbers in `benchmarks/published.toml` under
    "action_segmentation.<name>". Sets of `config.PAPER` must have the release's features (D = `I3D_SIZE`);
 5. a row in the table of `README.md`.
@@ -30,6 +30,9 @@ RELEASE = "https://zenodo.org/records/3625992"
 
 I3D_SIZE = 2048
 """D of the release's features."""
+
+CONTENTS = {"50salads": (19, 50), "breakfast": (48, 1712), "gtea": (11, 28)}
+"""Classes and videos of the release's sets, those of padding at the ends among the classes."""
 
 DOWNLOADS = {name: f"Download data.zip (about 30 GB) of {RELEASE} and put its data/{name} there" for name in PAPER}
 """How to get a data set that is missing."""
@@ -81,14 +84,20 @@ def unavailable(config: Config) -> str | None:
         if not folder.is_dir():
             return f"no folder {folder}; name your data by --root PATH, or link it there"
         layout = open_layout(folder, fail)
-        read_mapping(layout, fail)
+        classes, videos = len(read_mapping(layout, fail)), 0
         for fold in folds(config):
-            read_fold(layout, fold, fail)
+            videos = sum(map(len, read_fold(layout, fold, fail)))
         size = _feature_size(layout, config)
         if config.dataset in PAPER and size != I3D_SIZE:
             return (
                 f"{folder} holds features of D = {size}, not the I3D features (D = {I3D_SIZE}) of {RELEASE}; "
                 "use your own features by --dataset folder --root PATH"
+            )
+        if config.dataset in PAPER and (classes, videos) != CONTENTS[config.dataset]:
+            return (
+                f"{folder} has {classes} classes and {videos} videos, {LABELS[config.dataset]}, has "
+                f"{'{} and {}'.format(*CONTENTS[config.dataset])}; get it whole, or use your own data by "
+                "--dataset folder --root PATH"
             )
     except DataError as error:
         return str(error)

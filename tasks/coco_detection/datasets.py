@@ -7,8 +7,9 @@ To add one in COCO's layout:
 4. if one of COCO's sizes does not occur in it: its name beside "folder" in `metrics.py`;
 5. if papers have numbers on it: its presets in `PUBLISHED`, the numbers in `benchmarks/published.toml`;
 6. a row in the table of `README.md`.
-Its folder is then data/<name>, $RFNEXT_DATA/<name> or --root PATH. Data in another format: write a converter that makes
-a cache folder, as `scenes.prepare` does, and call it in `layout_of`, `folds` and `unavailable`.
+Its folder is then data/<name> or $RFNEXT_DATA/<name>; what --root PATH names is own data. Data in another
+format: write a converter that makes a cache folder, as `scenes.prepare` does, and call it in `layout_of`, `folds` and
+`unavailable`.
 """
 
 import dataclasses
@@ -156,9 +157,12 @@ PUBLISHED: dict[str, str] = {
 
 
 def published(config: Config) -> str | None:
-    """Key of the published numbers, if the config has the data, detector and schedule that they were measured with."""
+    """Key of the published numbers, if the config has the data, detector and schedule that they were measured with.
+
+    Data given by --root is the user's own, whatever it is; COCO's place is data/coco or $RFNEXT_DATA/coco.
+    """
     for preset, key in PUBLISHED.items():
         same = PRESETS[preset]
-        if dataclasses.replace(config, root=None, workers=same.workers, validate_every=same.validate_every) == same:
+        if dataclasses.replace(config, workers=same.workers, validate_every=same.validate_every) == same:
             return f"coco_detection.{key}"
     return None

@@ -143,10 +143,3 @@ def panoptic_segments(sample: Sample, category: list[int]) -> tuple[Ids, list[di
         for id_ in np.unique(ids).tolist()
         if id_ != VOID
     ]
-
-
-def device_of(name: str) -> torch.device:
-    """The device of "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)

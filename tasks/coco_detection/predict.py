@@ -39,8 +39,9 @@ from rfnext.files import write_bytes, write_text
 from rfnext.integrations.mmengine import RFSearchHook, checkpoint_globals
 from tasks import checkpoint
 from tasks.coco_detection import configs, illustrate, images, recipes, task
-from tasks.coco_detection.evaluation import Sample, device_of, predict
+from tasks.coco_detection.evaluation import Sample, predict
 from tasks.coco_detection.quiet import quiet
+from tasks.spec import device_of
 
 
 class Detector(NamedTuple):

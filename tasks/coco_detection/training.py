@@ -36,10 +36,10 @@ from tasks.checkpoint import save as save_network
 from tasks.coco_detection import datasets, recipes
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset
-from tasks.coco_detection.evaluation import device_of, score
+from tasks.coco_detection.evaluation import score
 from tasks.coco_detection.loading import own_errors, read_part
 from tasks.coco_detection.quiet import quiet
-from tasks.spec import SELECTED, Run
+from tasks.spec import SELECTED, Run, device_of
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import pool
 from benchmarks.cell import Cell
 from benchmarks.execute import UNAVAILABLE, WholeCell, describe, receive, record_failure, run_cell
+from benchmarks.methods.table import METHODS
 from benchmarks.records.places import Busy, claim
 from benchmarks.records.record import read
 from benchmarks.worker import InWorker, in_worker, mark
@@ -226,7 +227,7 @@ def test_fresh_cells_begin_at_the_first_epoch(cell: Make) -> None:
 
 def test_trainings_of_other_code_begin_anew(cell: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     here = interrupted(cell)
-    monkeypatch.setenv("RFNEXT_COMMIT", "another")
+    monkeypatch.setattr("benchmarks.methods.training.code", lambda: "another")
     with pytest.raises(KeyboardInterrupt):
         run_cell(here)
 
@@ -249,6 +250,22 @@ def test_a_cell_leaves_the_network_that_it_scored(cell: Make, toy: ModuleType, o
     assert toy.evaluate(opened.model, here.config, Split("test", 1)) == made.metrics
     found = {name: list(d) for name, d in Structure.read(opened.model).items() if name in made.structure}
     assert found == made.structure
+
+
+ROWS = [name for name, method in METHODS.items() if method.standard] + ["baseline_multi", "learnable_spacings"]
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_the_network_of_every_row_opens_or_is_not_kept(
+    cell: Make, toy: ModuleType, only_toy: None, method: str
+) -> None:
+    here = cell(method)
+    made = run_cell(here)
+    assert made.status == "done", made.reason
+    assert here.model.exists() == (method != "learnable_spacings")  # no task builds convs of DCLS
+    if here.model.exists():
+        opened = checkpoint.load(here.model, "toy")
+        assert toy.evaluate(opened.model, here.config, Split("test", 1)) == made.metrics
 
 
 def test_data_that_changes_while_a_cell_runs_fails_it(own: Make, toy: ModuleType, mine: list[Path]) -> None:

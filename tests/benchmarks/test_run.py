@@ -149,6 +149,22 @@ def test_the_exit_status_tells_failure_from_missing_data(
     assert error == "" if status == 0 else error.splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ([], "The same command goes on from the last finished epoch."),
+        (["--fresh"], "Without --fresh, the same command goes on from the last finished epoch."),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(
+    only_toy: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], advice: str
+) -> None:
+    line = ["toy", "baseline", "--preset", "interrupt", "--fold", "2", "--device", "cpu", "--results", str(tmp_path)]
+    assert main([*line, *options]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; nothing was recorded. {advice}"
+    assert main(line) == 0
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing_half_written_and_the_same_command_goes_on(
     start: Start, call: Call, project: Path, cell: Callable[..., Cell]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import zipfile
 
 import pytest
 import torch
@@ -112,6 +113,20 @@ def rewrite(path, **changes):
     path.write_bytes(buffer.getvalue())
 
 
+def doubled(value, times):
+    """A list that has 2 ** times values, though a file holds each only once."""
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 class TestBadFiles:
     @pytest.fixture
     def path(self, tmp_path):
@@ -161,7 +176,8 @@ class TestBadFiles:
         ("changes", "message"),
         [
             ({"generator": "vocal"}, "generator"),
-            ({"dim": 8}, "size mismatch"),
+            ({"dim": 8}, "do not fit its weight"),
+            ({"dim": 2**12, "layers": 2**7}, "a much larger network than its weights are of"),
             ({"dim": "16"}, "dim"),
             ({"width": 8}, "width"),
         ],
@@ -174,7 +190,9 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"kernel": [10**9]}, r"kernel \(1000000000,\) is not that of its weight"),
+            ({"kernel": [10**6]}, r"kernel \(1000000,\) is not that of its weight"),
+            ({"groups": 0}, "0 groups do not fit"),
+            ({"groups": "all"}, "'all' groups do not fit"),
             ({"dilation": [0]}, "positive"),
             ({"dilation": "wide"}, "dilation"),
             ({"branches": [3, "unknown"]}, "unknown"),
@@ -186,4 +204,39 @@ class TestBadFiles:
         content["convs"][layer] |= changes
         rewrite(path, convs=content["convs"])
         with pytest.raises(ValueError, match=rf"(?s)model\.pt contradicts itself \(layer '{layer}'.*{message}"):
+            checkpoint.load(path)
+
+    def test_compressed_files_and_those_of_old_formats(self, path):
+        content = torch.load(path, weights_only=True)
+        torch.save(content, path, _use_new_zipfile_serialization=False)  # may claim any size
+        with pytest.raises(ValueError, match="not a readable checkpoint"):
+            checkpoint.load(path)
+        torch.save(content, path)
+        stored = path.with_suffix(".zip")
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(stored, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name in archive.namelist():
+                packed.writestr(name, archive.read(name))
+        with pytest.raises(ValueError, match="not a readable checkpoint"):
+            checkpoint.load(stored)
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            (torch.zeros(3), "a Tensor among plain values"),
+            (2**40, "the number 1.1e\\+12"),
+            (doubled("a", 40), "more than 1000000 plain values"),
+            (nested(100), "or more than 32 within each other"),
+        ],
+    )
+    @pytest.mark.parametrize("part", ["config", "facts"])
+    def test_small_files_that_would_fill_the_memory(self, path, part, value, message):
+        rewrite(path, **{part: torch.load(path, weights_only=True)[part] | {"dim": value}})
+        with pytest.raises(ValueError, match=rf"model\.pt is no file that a training wrote \(.*{message}"):
+            checkpoint.load(path)
+
+    def test_tensors_that_claim_more_than_is_stored(self, path):
+        state = torch.load(path, weights_only=True)["state_dict"]
+        name = next(name for name in state if name.endswith("weight"))
+        rewrite(path, state_dict=state | {name: torch.zeros(1).expand(10**5, 10**5, 10**3)})
+        with pytest.raises(ValueError, match=f"tensor '{name}' is larger than what is stored of it"):
             checkpoint.load(path)

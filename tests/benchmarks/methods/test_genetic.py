@@ -21,7 +21,7 @@ from benchmarks.methods.method import Found, Outcome
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.stored import FOUND, find
 from benchmarks.methods.table import GLOBAL
-from benchmarks.methods.training import fit
+from benchmarks.methods.training import OtherData, fit
 from benchmarks.records.record import Record, read_all
 from benchmarks.worker import NotShared, in_worker
 from rfnext import Structure
@@ -131,6 +131,46 @@ def test_an_evaluation_goes_on_from_the_one_before_and_is_kept(job: MakeJob) -> 
     other = evaluations(here, rule="another")
     other(STRUCTURES[0], 2)
     assert not other.resumed
+
+
+def test_evaluations_of_other_code_are_made_anew(job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = job()
+    evaluations(here)(STRUCTURES[0], 2)
+    monkeypatch.setattr("benchmarks.methods.genetic.code", lambda: "another")
+    again = evaluations(here)
+    again(STRUCTURES[0], 2)
+    assert not again.resumed
+    assert len(list(here.folder.glob("candidate-*-2.json"))) == 2
+
+
+def test_a_search_whose_first_training_was_interrupted_has_resumed_costs(
+    job: MakeJob, cell: Make, toy: ModuleType
+) -> None:
+    def stopping(model: Any, config: Any, run: Any) -> None:
+        toy.fit(model, dataclasses.replace(config, epochs=1), run)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluations(job(here=cell("global_single", task=dataclasses.replace(toy.TASK, fit=stopping))))(STRUCTURES[0], 2)
+    again = evaluations(job())
+    assert again(STRUCTURES[0], 2) is not None
+    assert again.resumed  # its seconds lack the first epoch
+
+
+def test_data_that_changes_ends_the_search(own: Make, mine: list[Path], toy: ModuleType) -> None:
+    """It is no fault of the structures, and what was found by then is not taken for the whole."""
+    fitted = []
+
+    def fit(model: Any, config: Any, run: Any) -> None:
+        toy.fit(model, config, run)
+        fitted.append(run)
+        if len(fitted) == 12:
+            (mine[0] / "labels.txt").write_text("background")
+
+    here = own(mine[0], "global_single", task=dataclasses.replace(toy.TASK, fit=fit))
+    with pytest.raises(OtherData, match="the data is not what it was"):
+        search(here)
+    assert not list(here.results.rglob(FOUND))
 
 
 def test_a_damaged_result_is_made_again(job: MakeJob) -> None:

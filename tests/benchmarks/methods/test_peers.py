@@ -17,6 +17,7 @@ from benchmarks.cell import Cell
 from benchmarks.methods.method import Outcome
 from benchmarks.methods.peers import enlarge_kernels, learn_spacings, spacings
 from rfnext import Structure, everything
+from rfnext.description import describe, restore
 
 
 def parameters(module: nn.Module) -> int:
@@ -50,6 +51,15 @@ class TestLargerKernels:
         enlarge_kernels(network, everything, groups=4)
         assert network[0].groups == 4 * other.get("groups", 1)
         assert network(torch.randn(2, 8, 60)).shape == size
+
+    @pytest.mark.parametrize("wrap", [weight_norm, lambda conv: conv])
+    def test_they_come_back_from_a_description(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        network, again = (nn.Sequential(wrap(conv1d(8, 5)), nn.ReLU(), conv1d(8, 8)) for _ in range(2))
+        enlarge_kernels(network, everything, groups=4)
+        restore(again, describe(network), network.state_dict())
+        x = torch.randn(2, 8, 60)
+        assert torch.equal(again(x), network(x))
+        assert describe(again) == describe(network)
 
     def test_two_axes_grow_where_they_reach(self) -> None:
         kinds = {"2, 2": (3, 3), "8, 1": (3, 3), "4, 1": (3, 1)}

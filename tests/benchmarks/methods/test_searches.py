@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +80,21 @@ def test_a_search_goes_on_from_the_structure_that_another_one_found(cell: Make, 
     start = next(entry for entry in refined.history if entry["step"] == 0)
     assert start["structure"] == lists(coarse.structure) == coarse.history[-1]["structure"]
     assert len(list(results.rglob(FOUND))) == 2
+
+
+def test_costs_are_resumed_if_those_of_the_search_before_are(cell: Make, run: Runs, toy: ModuleType) -> None:
+    """Else tables would compare seconds that lack what came before the interruption."""
+
+    def stopping(model: nn.Module, config: Any, run: Any) -> None:
+        toy.fit(model, config, run)
+        if not run.resume:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(cell("one_shot_single", task=dataclasses.replace(toy.TASK, fit=stopping)))
+    refined = run(cell("one_shot_to_local_single"))
+    assert refined.resumed
+    assert refined.search.epochs == 2 * refined.training.epochs
 
 
 def test_the_one_shot_search_finds_the_planted_reach(cell: Make, run: Runs, toy: ModuleType) -> None:

@@ -2,16 +2,18 @@
 
 import importlib.metadata
 import platform
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.records.machine import PeakMemory, commit, computing_device, describe_device, versions
+from benchmarks.records.machine import PeakMemory, code, commit, describe_device, versions
 from rfnext.ops import native_build
+from tasks.spec import device_of
 
 
 def test_the_device_is_named_with_what_decides_the_digits() -> None:
-    device = describe_device(computing_device("cpu"))
+    device = describe_device(device_of("cpu"))
     assert device["type"] == "cpu"
     assert device["name"]
     assert device["threads"] == torch.get_num_threads()
@@ -28,6 +30,24 @@ def test_versions_are_those_that_are_installed() -> None:
 def test_code_that_was_shipped_without_git_knows_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RFNEXT_COMMIT", "abc+dirty")
     assert commit() == "abc+dirty"
+
+
+def test_code_is_told_apart_by_its_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("benchmarks.records.machine.ROOT", tmp_path)
+    task = tmp_path / "tasks" / "mine" / "task.py"  # which git does not know
+    task.parent.mkdir(parents=True)
+    seen = []
+    for source in ("x = 1", "x = 2", "x = 1"):
+        task.write_text(source)
+        code.cache_clear()
+        seen.append(code())
+    code.cache_clear()
+    assert seen[0] == seen[2] != seen[1]
+    task.with_suffix(".md").write_text("no code")
+    assert code() == seen[0]
+    task.write_text("x = 2")
+    assert code() == seen[0]  # of this process, which has loaded it
+    code.cache_clear()
 
 
 def test_peak_memory_is_that_since_the_start() -> None:

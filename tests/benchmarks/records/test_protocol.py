@@ -51,6 +51,7 @@ class Grown(Outer):
     """`Outer` in a later version."""
 
     tolerance: int = field(default=0, metadata={"protocol": "if changed"})
+    weights: tuple[int, ...] = field(default_factory=lambda: (1, 2), metadata={"protocol": "if changed"})
 
 
 def test_younger_fields_count_where_they_are_changed(toy: ModuleType) -> None:
@@ -62,6 +63,9 @@ def test_younger_fields_count_where_they_are_changed(toy: ModuleType) -> None:
     assert rebuild(Grown, changed["config"]) == Grown(tolerance=3)
     assert overrides(Grown(), Grown(tolerance=3)) == {"tolerance": 3}
     assert overrides(Grown(tolerance=3), Grown()) == {"tolerance": 0}
+    heavy = protocol(toy.TASK, Grown(weights=(3,)), {})
+    assert differences(before, heavy) == ["config.weights is [3] instead of missing"]
+    assert rebuild(Grown, heavy["config"]) == Grown(weights=(3,))
 
 
 def test_rows_of_a_table_share_all_but_the_settings(toy: ModuleType) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from tasks.action_segmentation.config import PAPER, PRESETS, Config
@@ -79,6 +80,17 @@ def test_folder_has_the_folds_of_its_bundles(embedded):
 def test_features_that_are_not_the_releases(embedded):
     reason = TASK.unavailable(dataclasses.replace(PRESETS["50salads"], root=embedded))
     assert "D = 12, not the I3D features (D = 2048)" in reason
+
+
+def test_other_data_does_not_pass_for_the_release(root):
+    """Own features of the same network have the release's D: published numbers would stand beside them."""
+    for path in (root / "features").iterdir():
+        np.save(path, np.resize(np.load(path), (2048, np.load(path).shape[1])))
+    reason = TASK.unavailable(dataclasses.replace(PRESETS["gtea"], root=root, folds=(1,)))
+    assert (
+        "has 3 classes and 10 videos, GTEA, I3D features of the MS-TCN release, has 11 and 28; get it whole" in reason
+    )
+    assert TASK.unavailable(dataclasses.replace(PRESETS["folder"], root=root)) is None
 
 
 def test_available(embedded):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,7 +109,14 @@ class TestUnavailable:
 def test_published_rows_belong_to_the_very_setting():
     assert TASK.published(PRESETS["coco-hrnet"]) == "coco_detection.hrnetv2p_w18_cascade_mask_20e"
     assert TASK.published(dataclasses.replace(PRESETS["coco-hrnet"], workers=9)) is not None
-    for change in ({"epochs": 12}, {"size": "small"}, {"test_part": "train2017"}, {"detector": "pvtv2"}):
+    changes = (
+        {"epochs": 12},
+        {"size": "small"},
+        {"test_part": "train2017"},
+        {"detector": "pvtv2"},
+        {"root": Path("mine")},
+    )
+    for change in changes:
         assert TASK.published(dataclasses.replace(PRESETS["coco-hrnet"], **change)) is None
 
 

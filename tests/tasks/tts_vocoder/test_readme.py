@@ -45,7 +45,7 @@ def test_from_recordings_to_a_file(espeak, tmp_path):
     network = re.search(r"^network: (.*)$", said[1], re.MULTILINE)
     assert network is not None
     assert f"--checkpoint {Path(network[1]).relative_to(tmp_path)}" in block[1]
-    assert said[2] == said[1]  # a done cell is not run again, and says the same
+    assert said[2] == said[1]  # what is run again gives the same numbers
     wave, rate = soundfile.read(tmp_path / "out.wav")
     assert rate == 8000
     assert abs(len(wave) / rate - soundfile.info(tmp_path / "recordings/wavs/s1.wav").duration) < 0.1
