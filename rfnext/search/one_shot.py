@@ -229,7 +229,7 @@ class OneShotSearch(SearchedNetwork):
             ValueError: if it is no such state, or the layers or candidates differ; nothing is changed then.
         """
         keys = {"version", "kind", "config", "step", "initial", "history", "branches"}
-        is_state = isinstance(state, Mapping) and set(state) == keys
+        is_state = isinstance(state, Mapping) and set(state) - {"tied"} == keys
         if not is_state or state["version"] not in (1, 2) or state["kind"] != "one_shot":
             raise ValueError("not the state of a OneShotSearch of this version of rfnext")
         self._check_branches(state)
