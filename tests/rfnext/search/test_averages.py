@@ -142,7 +142,7 @@ def test_copies_that_are_no_averages_are_left_alone() -> None:
 
 def test_a_snapshot_that_loads_another_one_is_no_average() -> None:
     model = network()
-    search = LocalSearch(model, LocalConfig(rounds=9, branches=3))
+    search = LocalSearch(model, LocalConfig(rounds=9))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     best = copy.deepcopy(model)
     train(search, optimizer, lambda: None)
