@@ -176,7 +176,9 @@ class SearchConv(Searched, nn.Module):
         conv = cast(Conv, self)
         size = tuple(input.shape[-len(conv.kernel_size) :])
         if not torch.compiler.is_compiling() and all(type(n) is int for n in size):  # no symbols of a traced graph
-            self.longest_input = tuple(map(max, size, self.longest_input)) if self.longest_input else size
+            longest = tuple(map(max, size, self.longest_input)) if self.longest_input else size
+            if longest != self.longest_input:  # a module's attributes are slow to set
+                self.longest_input = longest
         return mixed_dilation_conv(
             input,
             weight,
