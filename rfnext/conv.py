@@ -14,17 +14,17 @@ structure; `rfnext.is_causal` tries a network.
 import copy
 import functools
 from collections.abc import Sequence
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
+from rfnext.branch_state import BranchState
 from rfnext.copies import forget_copy, note_copy
 from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.own_forward import why_not_in_place
 from rfnext.padding import (
-    Anchor,
     Anchors,
     Conv,
     anchor_of,
@@ -38,6 +38,8 @@ from rfnext.twin import Searched
 
 INITIAL_WEIGHT = 0.01
 """Start of every branch weight, from the published code."""
+
+_SUCCESSOR = "rfnext_successor"  # attribute of a branch weight that torch has replaced, which tied convs share
 
 
 def set_dilation(conv: Conv, dilation: Dilation) -> None:
@@ -83,38 +85,9 @@ def check_branches(dilations: Sequence[Dilation], conv: Conv, entries: int) -> N
         size_keeping_padding(conv, dilation)
 
 
-_RULES, _ANCHORS = get_args(Rule), get_args(Anchor)  # checkpoints contain the index
-
-
-def read_extra_state(state: Tensor) -> tuple[Rule, Dilation, list[Dilation]]:
-    """Rule, centre and branches out of a `SearchConv`'s extra state; `read_anchor` has the rest.
-
-    Raises ValueError if the tensor is something else.
-    """
-    rows: list[Dilation] = [tuple(row) for row in state.tolist()] if state.dim() == 2 else []
-    if len(rows) > 1 and _is_anchor(rows[1]):
-        rows.pop(1)
-    if len(rows) < 3 or not rows[0] or not -len(_RULES) <= rows[0][0] < 0:
-        raise ValueError(f"not the rule, centre and branches of a searched conv: {state!r}")
-    return _RULES[-1 - rows[0][0]], rows[1], rows[2:]
-
-
 def whole(weight: Tensor) -> Tensor:
     """A branch weight; if fully_shard() has split it over the ranks, all of it, for which every rank must ask."""
     return cast(Any, weight).full_tensor() if hasattr(weight, "full_tensor") else weight
-
-
-def read_anchor(state: Tensor) -> tuple[Anchor, ...]:
-    """The anchor out of an extra state that `read_extra_state` reads, per axis.
-
-    Convs that are anchored at the centre on every axis have no row for it, as all had before there was another.
-    """
-    row = state[1].tolist()
-    return tuple(_ANCHORS[-1 - n] for n in row) if _is_anchor(row) else (_ANCHORS[0],) * len(row)
-
-
-def _is_anchor(row: Sequence[int]) -> bool:
-    return all(-len(_ANCHORS) <= n < 0 for n in row)
 
 
 class SearchConv(Searched, nn.Module):
@@ -203,7 +176,9 @@ class SearchConv(Searched, nn.Module):
         conv = cast(Conv, self)
         size = tuple(input.shape[-len(conv.kernel_size) :])
         if not torch.compiler.is_compiling() and all(type(n) is int for n in size):  # no symbols of a traced graph
-            self.longest_input = tuple(map(max, size, self.longest_input)) if self.longest_input else size
+            longest = tuple(map(max, size, self.longest_input)) if self.longest_input else size
+            if longest != self.longest_input:  # a module's attributes are slow to set
+                self.longest_input = longest
         return mixed_dilation_conv(
             input,
             weight,
@@ -225,8 +200,9 @@ class SearchConv(Searched, nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # to(), half(), to_empty(): the branch weights move with the others, but keep their values and their precision.
-        before = self.branch_weight.detach()
+        parameter, before = self.branch_weight, self.branch_weight.detach()
         super()._apply(fn, recurse)
+        self._keep_tie(parameter)
         weight = self.branch_weight
         if weight.dtype in (torch.float16, torch.bfloat16):
             gradient, weight.grad = weight.grad, None
@@ -237,6 +213,14 @@ class SearchConv(Searched, nn.Module):
                 weight.fill_(INITIAL_WEIGHT) if before.is_meta else weight.copy_(before)
         return self
 
+    def _keep_tie(self, before: nn.Parameter) -> None:
+        """Where torch has put a new parameter in the place of `before`, let all convs that had this have one new one.
+
+        It does so, for each conv on its own, off the meta device and by load_state_dict(assign=True).
+        """
+        if self.branch_weight is not before:
+            self.branch_weight = vars(before).setdefault(_SUCCESSOR, self.branch_weight)
+
     def extra_repr(self) -> str:
         """What `print` shows of the conv."""
         branches = ", ".join("x".join(map(str, dilation)) for dilation in self._dilations)
@@ -245,25 +229,18 @@ class SearchConv(Searched, nn.Module):
             f", anchor={anchor}" if "last" in anchor else ""
         )
 
-    # The rule, the anchor, the centre and the branches are saved in the state_dict, as one int64 tensor of shape
-    # (2 or 3 + branches, axes): a resumed search, or a checkpoint opened on its own, must compute the same function.
-    # The rows of the rule and the anchor are negative, as no dilation is; there is no row for the anchor "centre".
-
     def get_extra_state(self) -> Tensor:
-        """Rule, anchor, centre and branches, for the state_dict; `read_extra_state` takes it apart."""
+        """Rule, anchor, centre and branches, for the state_dict; `BranchState.read` takes it apart."""
         conv = cast(Conv, self)
-        rows = [[-1 - _RULES.index(self.rule)] * len(conv.dilation)]
-        if "last" in (anchor := anchor_of(conv)):
-            rows.append([-1 - _ANCHORS.index(a) for a in anchor])
-        return torch.tensor([*rows, conv.dilation, *self._dilations], dtype=torch.int64)
+        return BranchState(self.rule, anchor_of(conv), tuple(conv.dilation), list(self._dilations)).write()
 
     def check_extra_state(self, state: Any) -> None:
         """Raise ValueError unless `state` is a centre and branches that fit this conv, searched by its rule."""
         kernel = tuple(cast(Conv, self).kernel_size)
         if not isinstance(state, Tensor) or state.dim() != 2 or state.shape[1] != len(kernel):
             raise ValueError(f"not the branches of a conv with kernel {kernel}: {state!r}")
-        rule, centre, dilations = read_extra_state(state)
-        if (anchor := read_anchor(state)) != (own := anchor_of(cast(Conv, self))):
+        rule, anchor, centre, dilations = BranchState.read(state)
+        if anchor != (own := anchor_of(cast(Conv, self))):
             raise ValueError(
                 f"it was searched with anchor {anchor}, and here it is {own}, by which other dilations read other "
                 f"inputs; build the search with anchor={anchor}"
@@ -279,9 +256,9 @@ class SearchConv(Searched, nn.Module):
     def set_extra_state(self, state: Any) -> None:
         """Take the centre and branches of `get_extra_state`; raises ValueError as `check_extra_state` does."""
         self.check_extra_state(state)
-        _, centre, dilations = read_extra_state(state)
-        set_dilation(cast(Conv, self), centre)
-        self._dilations = tuple(dilations)
+        own = BranchState.read(state)
+        set_dilation(cast(Conv, self), own.centre)
+        self._dilations = tuple(own.branches)
 
     def _load_from_state_dict(
         self,
@@ -294,6 +271,7 @@ class SearchConv(Searched, nn.Module):
         error_msgs: list[str],
     ) -> None:
         own = {prefix + "branch_weight", prefix + "_extra_state"}
+        parameter = self.branch_weight
         try:
             super()._load_from_state_dict(
                 state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -305,6 +283,7 @@ class SearchConv(Searched, nn.Module):
             like = next(p for name, p in self.named_parameters() if name != "branch_weight")
             if self.branch_weight.is_meta and not like.is_meta:  # assign=True replaced those of the checkpoint alone
                 self.branch_weight = _fresh_weight(self.branch_weight.numel(), like)
+        self._keep_tie(parameter)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if own := getattr(super(), "__deepcopy__", None):  # of a class that torch parametrised
@@ -395,6 +374,7 @@ def take_over(
     if weight is None or weight.numel() != entries:
         search.branch_weight = _fresh_weight(entries, next(conv.parameters()))
     search.rule = rule
+    search.frozen = False
     search.set_branches(dilations)
 
 

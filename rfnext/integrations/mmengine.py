@@ -339,7 +339,7 @@ class RFSearchRunner(Runner):
         for hook in hooks:
             following = hook.prepare(self.model)
             if hook.verbose:
-                searched = "" if following is None else f", {len(following.search.branch_weights())} convs searched"
+                searched = "" if following is None else f", {len(following.search.initial)} convs searched"
                 self.logger.info(f"RFSearchHook: {hook.mode}{searched}")
             if following is not None:
                 self.register_hook(following, hook.priority)

@@ -2,11 +2,15 @@
 
 import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from rfnext.conv import SearchConv, whole
 from rfnext.copies import copies_of
+from rfnext.dilation import Dilation
+
+_Branches = tuple[tuple[Dilation, ...], list[float]]
 
 
 class Averages:
@@ -17,24 +21,30 @@ class Averages:
     """
 
     def __init__(self) -> None:
-        # Of every copy whose branches are no longer those of its original: the layer, the original, its weights then.
-        self._outdated: weakref.WeakKeyDictionary[SearchConv, tuple[str, SearchConv, list[float]]] = (
+        # Of every copy whose branches are no longer those of its original: the layer, the original, and its own
+        # branches and weights then.
+        self._outdated: weakref.WeakKeyDictionary[SearchConv, tuple[str, SearchConv, _Branches]] = (
             weakref.WeakKeyDictionary()
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Averages, ()  # a search that is pickled leaves the copies of its network behind
 
     def note_round(self, convs: Mapping[str, SearchConv]) -> None:
         """Remember what the copies are like, when the convs have just got new branches."""
         for name, conv in convs.items():
             for twin in copies_of(conv):
                 if isinstance(twin, SearchConv) and twin.dilations != conv.dilations:
-                    self._outdated.setdefault(twin, (name, conv, _values(twin)))
+                    self._outdated.setdefault(twin, (name, conv, _branches(twin)))
 
     def check(self) -> None:
         """Raise RuntimeError, naming a layer, if a copy has changed since that round without getting its branches."""
         for twin, (name, conv, before) in list(self._outdated.items()):
-            if not isinstance(twin, SearchConv) or twin not in copies_of(conv) or twin.dilations == conv.dilations:
+            searched = isinstance(twin, SearchConv) and twin in copies_of(conv)
+            # With others than before it has loaded a state_dict.
+            if not searched or twin.dilations == conv.dilations or twin.dilations != before[0]:
                 del self._outdated[twin]
-            elif twin.branch_weight.grad is None and _values(twin) != before:
+            elif twin.branch_weight.grad is None and _branches(twin) != before:
                 raise RuntimeError(
                     f"layer {name!r}: a copy of the network has been averaged (EMA?) with weights that were trained by "
                     f"the branches {list(conv.dilations)}, while its own are {list(twin.dilations)}, as before the "
@@ -42,6 +52,6 @@ class Averages:
                 )
 
 
-def _values(conv: SearchConv) -> list[float]:
+def _branches(conv: SearchConv) -> _Branches:
     with torch.no_grad():
-        return whole(conv.branch_weight).tolist()
+        return conv.dilations, whole(conv.branch_weight).tolist()

@@ -203,7 +203,7 @@ class LocalSearch(SearchedNetwork):
             ValueError: if it is no such state, or the searched layers differ; nothing is changed then.
         """
         keys = {"version", "config", "step", "initial", "history", "branches"}
-        if not isinstance(state, Mapping) or set(state) != keys or state["version"] not in (1, 2):
+        if not isinstance(state, Mapping) or set(state) - {"tied"} != keys or state["version"] not in (1, 2):
             raise ValueError("not the state of a LocalSearch of this version of rfnext")
         self._load_progress(state)
         if (before := state["config"]) != asdict(self.config):

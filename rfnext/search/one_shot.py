@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from rfnext.conv import INITIAL_WEIGHT, set_dilation
+from rfnext.conv import INITIAL_WEIGHT, check_branches, set_dilation
 from rfnext.dilation import Dilation, as_integer, log2_expectation, searched_axis
 from rfnext.padding import AnchorOf, Conv, kernel_to_search
 from rfnext.search.searched_network import Layout, SearchedNetwork
@@ -206,13 +206,23 @@ class OneShotSearch(SearchedNetwork):
         Changes the branches: keep a copy of `model.state_dict()` to come back.
 
         Raises:
-            ValueError: if the structure is of other layers than the search.
+            ValueError: if the structure is of other layers than the search, or of another anchor, or a dilation does
+                not fit its conv; nothing is changed then.
         """
         if different := set(structure) ^ set(self.convs):
             raise ValueError(f"the structure differs in {len(different)} layers, {sorted(different)[0]!r} first")
-        for name, conv in self._plain():
-            set_dilation(conv, structure[name])
-            self.convs[name].set_branches([structure[name]])
+        self._check_going()
+        wanted = structure if isinstance(structure, Structure) else Structure(structure)
+        chosen = list(wanted.match(self.model))
+        for name, conv, dilation in chosen:
+            wanted.anchor(name, conv)  # raises if it is another
+            try:
+                check_branches([dilation], conv, entries=1)
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}: {error}") from None
+        for name, conv, dilation in chosen:
+            set_dilation(conv, dilation)
+            self.convs[name].set_branches([dilation])
 
     def state_dict(self) -> dict[str, Any]:
         """What the search needs to go on; numbers, strings, lists and dicts only.
@@ -229,7 +239,7 @@ class OneShotSearch(SearchedNetwork):
             ValueError: if it is no such state, or the layers or candidates differ; nothing is changed then.
         """
         keys = {"version", "kind", "config", "step", "initial", "history", "branches"}
-        is_state = isinstance(state, Mapping) and set(state) == keys
+        is_state = isinstance(state, Mapping) and set(state) - {"tied"} == keys
         if not is_state or state["version"] not in (1, 2) or state["kind"] != "one_shot":
             raise ValueError("not the state of a OneShotSearch of this version of rfnext")
         self._check_branches(state)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from rfnext.branch_state import BranchState
 from rfnext.causal import check_by_example
 from rfnext.conv import SearchConv, take_over, whole
 from rfnext.deployment import guard
@@ -224,13 +225,14 @@ class SearchedNetwork:
             "initial": {name: list(d) for name, d in self.initial.items()},
             "history": pack(self.history, self.initial),
             "branches": {name: conv.get_extra_state().tolist() for name, conv in self.convs.items()},
+            "tied": sorted(map(sorted, self._ties)),
         }
 
     def _check_branches(self, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The branches of a state that `_progress` gave, as the tensors that `SearchConv.set_extra_state` takes.
 
         Raises:
-            ValueError: if they are of other layers, or an entry does not fit its conv.
+            ValueError: if they are of other layers, or of other ties, or an entry does not fit its conv.
             RuntimeError: if the search has ended.
         """
         self._check_going()
@@ -239,13 +241,21 @@ class SearchedNetwork:
             raise ValueError(
                 f"the state is of a search over other layers; {len(different)} differ, {sorted(different)[0]!r} first"
             )
+        own = sorted(map(sorted, self._ties))
+        saved = [list(group) for group in state.get("tied", own)]  # states of before have none
+        if other := [group for group in (*saved, *own) if group not in saved or group not in own]:
+            raise ValueError(
+                f"the state is of a search with other ties; {len(other)} groups differ, {other[0]} first: tied layers "
+                "have one branch weight together; give the search the `tie` of the saved one"
+            )
         branches = {name: torch.tensor(r, dtype=torch.int64) for name, r in rows.items()}
         for name, conv in self.convs.items():
             try:
                 conv.check_extra_state(branches[name])
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}") from None
-        check_ties(self._ties, dict(self._plain()), {name: [tuple(row) for row in r[2:]] for name, r in rows.items()})
+        found = {name: BranchState.read(tensor).branches for name, tensor in branches.items()}
+        check_ties(self._ties, dict(self._plain()), found)
         return branches
 
     def _load_progress(self, state: Mapping[str, Any]) -> None:

@@ -34,7 +34,8 @@ from pycocotools import mask as rle
 from torch import Tensor, nn
 
 from rfnext import Structure
-from rfnext.conv import SearchConv, is_conv, read_extra_state, take_over
+from rfnext.branch_state import BranchState
+from rfnext.conv import SearchConv, is_conv, take_over
 from rfnext.files import write_bytes, write_text
 from rfnext.integrations.mmengine import RFSearchHook, checkpoint_globals
 from tasks import checkpoint
@@ -136,8 +137,9 @@ def load_with_branches(model: nn.Module, state: Mapping[str, Tensor], path: Path
         conv = modules.get(name)
         if conv is None or not is_conv(conv):
             raise ValueError(f"{path} has branches for layer {name!r}, which is no conv of the config's detector")
-        searched_by, _, dilations = read_extra_state(state[key])
-        take_over(conv, dilations, entries=state[f"{name}.branch_weight"].numel(), rule=searched_by)
+        own = BranchState.read(state[key])
+        entries = state[f"{name}.branch_weight"].numel()
+        take_over(conv, own.branches, entries=entries, rule=own.rule, anchor=own.anchor)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -135,8 +135,11 @@ def test_states_of_a_search_without_the_tie_are_refused() -> None:
     untied.after_step()
     assert untied.structure()["0"] != untied.structure()["2"]
     search = LocalSearch(network(), LocalConfig(rounds=3), tie=TIE)
-    with pytest.raises(ValueError, match="'0' and '2' cannot be tied"):
+    with pytest.raises(ValueError, match="other ties; 1 groups differ, \\['0', '2'\\] first"):
         search.load_state_dict(untied.state_dict())
+    old = {key: value for key, value in untied.state_dict().items() if key != "tied"}
+    with pytest.raises(ValueError, match="'0' and '2' cannot be tied"):
+        search.load_state_dict(old)
     search.model.load_state_dict(untied.model.state_dict())
     with pytest.raises(ValueError, match="'0' and '2' cannot be tied"):
         search.after_step()
@@ -156,3 +159,41 @@ def test_a_search_without_the_tie_of_the_one_before(caplog: pytest.LogCaptureFix
     assert len(LocalSearch(model, LocalConfig(), tie=TIE).branch_weights()) == 2
     assert len(LocalSearch(model, LocalConfig()).branch_weights()) == 3
     assert "1.base_layer, 1.lora_A.default: tied" in caplog.text
+
+
+def test_equal_branches_of_a_search_without_the_tie_are_refused() -> None:
+    untied = OneShotSearch(network(), OneShotConfig((1, 2, 4)))
+    search = OneShotSearch(network(), OneShotConfig((1, 2, 4)), tie=TIE)
+    with pytest.raises(ValueError, match="other ties"):
+        search.load_state_dict(untied.state_dict())
+    with pytest.raises(ValueError, match="other ties"):
+        untied.load_state_dict(search.state_dict())
+    search.load_state_dict(search.state_dict())
+
+
+def test_a_network_off_the_meta_device_stays_tied() -> None:
+    with torch.device("meta"):
+        model = network()
+        search = LocalSearch(model, LocalConfig(), tie=TIE)
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        if reset := getattr(module, "reset_parameters", None):
+            reset()
+    assert len(search.branch_weights()) == 2
+    train(search)
+    assert search.structure()["0"] == search.structure()["2"]
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["searched", "plain"])
+def test_a_network_whose_parameters_are_assigned_stays_tied(plain: bool) -> None:
+    saved = network()
+    if not plain:
+        train(LocalSearch(saved, LocalConfig(), tie=TIE))
+    with torch.device("meta"):
+        model = network()
+        search = LocalSearch(model, LocalConfig(), tie=TIE)
+    model.load_state_dict(copy.deepcopy(saved.state_dict()), assign=True)
+    assert len(search.branch_weights()) == 2
+    x = torch.randn(1, 2, 20)
+    torch.testing.assert_close(model(x), saved(x)) if not plain else train(search)
+    assert search.structure()["0"] == search.structure()["2"]

@@ -138,3 +138,18 @@ def test_copies_that_are_no_averages_are_left_alone() -> None:
         own.after_step()
     assert search.structure() != search.initial
     assert torch.equal(snapshot(x), before)
+
+
+def test_a_snapshot_that_loads_another_one_is_no_average() -> None:
+    model = network()
+    search = LocalSearch(model, LocalConfig(rounds=9))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    best = copy.deepcopy(model)
+    train(search, optimizer, lambda: None)
+    search.after_step()
+    train(search, optimizer, lambda: None)
+    better = copy.deepcopy(model.state_dict())
+    search.after_step()
+    best.load_state_dict(better)  # its branches are neither those of before nor those of now
+    train(search, optimizer, lambda: None)
+    search.after_step()

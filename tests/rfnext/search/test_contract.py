@@ -4,6 +4,7 @@ import copy
 import inspect
 import io
 import json
+import pickle
 import re
 from collections.abc import Callable
 from typing import cast
@@ -216,3 +217,23 @@ def test_clipping_leaves_the_branch_weights_out_but_by_the_papers_rule(start: St
     torch.nn.utils.clip_grad_norm_(clipped, 1e-3)
     for p, before in zip(search.model.parameters(), gradients, strict=True):
         assert torch.equal(cast(torch.Tensor, p.grad), before) == (id(p) in branch and not paper)
+
+
+@every_search
+def test_a_pickled_search_goes_on(start: Start) -> None:
+    search = start(network())
+    optimizer = optimizer_of(search)
+    train(search, optimizer, range(4))
+    twin = pickle.loads(pickle.dumps(search))  # noqa: S301
+    for each in (search, twin):
+        train(each, optimizer_of(each), range(4, 8))
+    assert twin.state_dict() == search.state_dict()
+
+
+@every_search
+def test_a_search_that_follows_one_in_its_warmup_learns(start: Start) -> None:
+    model = network()
+    OneShotSearch(model, OneShotConfig((1, 2, 4, 8), warmup=100))
+    search = start(model)
+    train(search, optimizer_of(search), range(2))
+    assert all(len(set(share)) > 1 for share in search.history[0].probability.values())

@@ -215,6 +215,22 @@ class TestSearch:
         with pytest.raises(ValueError, match="differs in 1 layers, '2' first"):
             search.choose(Structure({"0": (2,)}))
 
+    @pytest.mark.parametrize(
+        ("structure", "message"),
+        [
+            (Structure({"0": (2,), "2": (8,)}, "last"), "layer '0' is searched with anchor"),
+            (Structure({"0": (2,), "2": (8, 8)}), "layer '2': dilation"),
+        ],
+        ids=["anchor", "axes"],
+    )
+    def test_choose_refuses_what_does_not_fit_and_changes_nothing(self, structure, message):
+        model = network()
+        search, x = OneShotSearch(model, OneShotConfig(CANDIDATES)), torch.randn(1, 2, 20)
+        before = model(x)
+        with pytest.raises(ValueError, match=message):
+            search.choose(structure)
+        assert torch.equal(model(x), before)
+
     def test_nothing_to_search(self):
         with pytest.raises(ValueError, match="no conv to search"):
             OneShotSearch(nn.Conv1d(1, 1, 1), OneShotConfig(CANDIDATES))
