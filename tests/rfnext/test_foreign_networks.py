@@ -37,3 +37,10 @@ def test_the_page_lists_every_network() -> None:
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     rows = [line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("| ")]
     assert rows[-len(NETWORKS) :] == [name.partition("/")[2] for name in NETWORKS]
+
+
+def test_the_tests_that_the_page_names_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE.read_text(encoding="utf-8"))
+    assert named
+    for path, test in named:
+        assert f"def {test}(" in (PAGE.parents[1] / path).read_text(encoding="utf-8")
