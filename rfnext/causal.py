@@ -152,10 +152,10 @@ def followed(model: nn.Module, convs: Mapping[str, Conv]) -> list[str]:
     It pads by `conv.dilation`, say. A copy of the parent is called in eval mode, on a small random input. A parent that
     does not take one such tensor is not tried, nor are containers, sharded, lazy, compiled and scripted modules.
     """
+    names = {id(conv): name for name, conv in convs.items()}
     found = []
     for parent in model.modules():
-        children = list(parent.children())
-        own = {name: conv for name, conv in convs.items() if any(conv is child for child in children)}
+        own = {names[id(child)]: cast(Conv, child) for child in parent.children() if id(child) in names}
         if own and _can_be_tried(parent):
             found += _followed_by(parent, own)
     return found
@@ -184,13 +184,13 @@ def _followed_by(parent: nn.Module, own: Mapping[str, Conv]) -> list[str]:
     try:
         with Copying():
             twin = copy.deepcopy(parent, memo).eval()
-    except Exception:  # of any kind: a module may refuse copies
+        x = _input_of(twin, own.values())
+    except Exception:  # of any kind: a module may refuse copies, a dtype random numbers
         return []
     for module in twin.modules():
         module._forward_hooks.clear()  # those of a user may count the calls
     convs = {name: cast(Conv, memo[id(conv)]) for name, conv in own.items()}
     with generators_restored(next(iter(own.values()))):
-        x = _input_of(twin, convs.values())
         before, all_moved = _sizes(twin, convs.values(), x), _sizes(twin, convs.values(), x, convs.values())
         if not _differ(before, all_moved):
             return []
@@ -203,7 +203,8 @@ def _input_of(parent: nn.Module, convs: Iterable[Conv]) -> Tensor:
     sizes = [trial_size(conv, tuple(d + 1 for d in conv.dilation)) for conv in convs]
     size = [max(axis) for axis in zip(*sizes, strict=False)]
     dtype, device = type_of(first)
-    return torch.randn(2, first.in_channels, *size, dtype=dtype, device=device)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, first.in_channels, *size, generator=generator, device="cpu").to(device, dtype)
 
 
 def _sizes(parent: nn.Module, convs: Iterable[Conv], x: Tensor, moved: Iterable[Conv] = ()) -> list[torch.Size]:
