@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from rfnext.causal import check_parents
 from rfnext.conv import set_dilation, take_over
 from rfnext.deployment import guard
 from rfnext.dilation import Dilation, neighbours
@@ -36,6 +37,7 @@ def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -
     convs = {name: conv for name, conv, _ in matched}
     with anchored(convs, structure.anchor):
         plans = [(conv, centre, _branches(name, conv, centre, config)) for name, conv, centre in matched]
+        check_parents(model, convs)
     warn_of_causal(model, convs)
     for conv, centre, branches in plans:
         take_over(conv, branches, entries=config.branches, rule=config.rule)

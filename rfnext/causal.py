@@ -1,15 +1,18 @@
 """Whether a network is causal, and whether it stays what it is at other dilations: found by calling it."""
 
 import contextlib
+import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from rfnext.dilation import searched_axis
+from rfnext.own_forward import trial_size
 from rfnext.padding import Conv, anchor_of, kernel_to_search, padding_attributes, size_keeping_padding
+from rfnext.twin import Copying, Searched, generators_restored, type_of
 
 _STARTS = (1 / 4, 1 / 2, 3 / 4)
 """From where on, as a share of the input's size, the input is changed."""
@@ -135,3 +138,91 @@ def _moved(conv: Conv, step: int) -> Iterator[None]:
         yield
     finally:
         vars(conv).update(before)
+
+
+FOLLOWED = (
+    "the module around it pads or crops by its dilation or padding, which change, so that sizes would; let it do so by "
+    "an amount that __init__() computes once"
+)
+
+
+def followed(model: nn.Module, convs: Mapping[str, Conv]) -> list[str]:
+    """The convs whose parent would feed them an input of another size, or give another, at another of their dilations.
+
+    It pads by `conv.dilation`, say. A copy of the parent is called in eval mode, on a small random input. A parent that
+    does not take one such tensor is not tried, nor are containers, sharded, lazy, compiled and scripted modules.
+    """
+    names = {id(conv): name for name, conv in convs.items()}
+    found = []
+    for parent in model.modules():
+        own = {names[id(child)]: cast(Conv, child) for child in parent.children() if id(child) in names}
+        if own and _can_be_tried(parent):
+            found += _followed_by(parent, own)
+    return found
+
+
+def check_parents(model: nn.Module, convs: Mapping[str, Conv]) -> None:
+    """Raise ValueError, naming the layers, if `followed` finds any."""
+    if names := followed(model, convs):
+        raise ValueError(f"layer {', '.join(map(repr, names))}: {FOLLOWED}")
+
+
+def _can_be_tried(parent: nn.Module) -> bool:
+    if isinstance(parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        return False
+    strange = (Searched, torch.jit.ScriptModule)
+    # "_orig_mod": torch.compile would compile it for this one call.
+    return not any(isinstance(part, strange) or "_orig_mod" in part._modules for part in parent.modules()) and all(
+        type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta
+        for tensor in (*parent.parameters(), *parent.buffers())
+    )
+
+
+@torch.no_grad()
+def _followed_by(parent: nn.Module, own: Mapping[str, Conv]) -> list[str]:
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in parent.parameters()}  # shared, not copied
+    try:
+        with Copying():
+            twin = copy.deepcopy(parent, memo).eval()
+        x = _input_of(twin, own.values())
+    except Exception:  # of any kind: a module may refuse copies, a dtype random numbers
+        return []
+    for module in twin.modules():
+        module._forward_hooks.clear()  # those of a user may count the calls
+    convs = {name: cast(Conv, memo[id(conv)]) for name, conv in own.items()}
+    with generators_restored(next(iter(own.values()))):
+        before, all_moved = _sizes(twin, convs.values(), x), _sizes(twin, convs.values(), x, convs.values())
+        if not _differ(before, all_moved):
+            return []
+        return [n for n, conv in convs.items() if _differ(before, _sizes(twin, convs.values(), x, [conv]))]
+
+
+def _input_of(parent: nn.Module, convs: Iterable[Conv]) -> Tensor:
+    """What the parent may take: as its first conv, and of a size for all."""
+    first = next(module for module in parent.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)))
+    sizes = [trial_size(conv, tuple(d + 1 for d in conv.dilation)) for conv in convs]
+    size = [max(axis) for axis in zip(*sizes, strict=False)]
+    dtype, device = type_of(first)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, first.in_channels, *size, generator=generator, device="cpu").to(device, dtype)
+
+
+def _sizes(parent: nn.Module, convs: Iterable[Conv], x: Tensor, moved: Iterable[Conv] = ()) -> list[torch.Size]:
+    """Of the inputs of the convs, as far as they are called, and of the output; some at a larger dilation."""
+    sizes: list[torch.Size] = []
+    with contextlib.ExitStack() as stack:
+        for conv in moved:
+            stack.enter_context(_moved(conv, 1))
+        for conv in convs:
+            handle = conv.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape))
+            stack.callback(handle.remove)
+        try:
+            output = parent.forward(x)
+            sizes += [output.shape] if isinstance(output, Tensor) else []
+        except Exception:  # of any kind: it takes something else, or sizes no longer fit each other
+            pass
+    return sizes
+
+
+def _differ(before: list[torch.Size], after: list[torch.Size]) -> bool:
+    return any(a != b for a, b in zip(before, after, strict=False))

@@ -9,6 +9,7 @@ from typing import Any, Self
 from torch import nn
 
 from rfnext import files
+from rfnext.causal import check_parents
 from rfnext.conv import SearchConv, check_plain, check_release, release, set_checked_dilation
 from rfnext.deployment import guard
 from rfnext.dilation import LARGEST, Dilation
@@ -178,7 +179,9 @@ class Structure(Mapping[str, Dilation]):
                         check_release(conv)
                 except ValueError as error:
                     raise ValueError(f"layer {name!r}: {error}") from None
-        warn_of_causal(model, {name: conv for name, conv, dilation in pairs if dilation != tuple(conv.dilation)})
+            moved = {name: conv for name, conv, dilation in pairs if dilation != tuple(conv.dilation)}
+            check_parents(model, moved)
+        warn_of_causal(model, moved)
         for _, conv, dilation in pairs:
             set_checked_dilation(conv, dilation)
             if isinstance(conv, SearchConv):

@@ -96,7 +96,7 @@ def twin_of(
         memo |= {id(v): type(v)() for v in hooks.values()}
     # A forward() that was replaced on the conv itself is none of the class.
     left_out = ("forward", "_conv_forward", "_compiled_call_impl")
-    with _Copying():
+    with Copying():
         twin.__dict__.update(copy.deepcopy({k: v for k, v in vars(conv).items() if k not in left_out}, memo))
     for module in modules:
         for key, hook in module._forward_pre_hooks.items():
@@ -113,7 +113,7 @@ def _set_dilation(twin: nn.Module, conv: Conv, dilation: Dilation) -> None:
     twin.__dict__.update(padding_attributes(conv, size_keeping_padding(conv, dilation)), dilation=dilation)
 
 
-class _Copying(TorchFunctionMode):
+class Copying(TorchFunctionMode):
     """Inside, deepcopy also copies tensors that have a graph or are lazy, and makes those on the meta device real."""
 
     def __torch_function__(

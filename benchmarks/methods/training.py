@@ -133,6 +133,8 @@ def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any)
             log.info("continuing the training in %s; --fresh starts it anew", folder)
             return True
         log.warning("%s is broken; its training starts anew", broken)
+    elif cell.resume and marker.exists():
+        log.info("%s holds a training of other data, settings or code; this one starts anew", folder)
     marker.unlink(missing_ok=True)  # first: a folder that is half deleted belongs to no training
     shutil.rmtree(folder, ignore_errors=True)
     write_text(marker, purpose)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rfnext.branch_state import BranchState
-from rfnext.causal import check_by_example
+from rfnext.causal import FOLLOWED, check_by_example, followed
 from rfnext.conv import SearchConv, take_over, whole
 from rfnext.deployment import guard
 from rfnext.dilation import Dilation, Rule
@@ -281,7 +281,7 @@ def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> tuple[dict
         )
     wanted = {name: conv for name, conv in named_convs(model).items() if where(name, conv)}
     with anchored(wanted, layout.anchor, restored=True):
-        picked, passed_over = _pick(model, wanted)
+        picked, passed_over = _pick(model, wanted, tried=layout.example is None)
     check_unwrapped(model, picked)
     with anchored(picked, layout.anchor):
         for name, conv in picked.items():
@@ -309,8 +309,11 @@ def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> tuple[dict
     return searched, groups
 
 
-def _pick(model: nn.Module, wanted: Mapping[str, Conv]) -> tuple[dict[str, Conv], int]:
-    """Those of the wanted convs that can be searched, and how many others the model has."""
+def _pick(model: nn.Module, wanted: Mapping[str, Conv], tried: bool) -> tuple[dict[str, Conv], int]:
+    """Those of the wanted convs that can be searched, and how many others the model has.
+
+    tried: their parents are tried, since there is no example by which the whole model is.
+    """
     picked: dict[str, Conv] = {}
     reasons: dict[str, str] = {}
     for name, conv in named_convs(model).items():
@@ -322,12 +325,17 @@ def _pick(model: nn.Module, wanted: Mapping[str, Conv]) -> tuple[dict[str, Conv]
                 log.warning("%s is not searched: %s", name, reason)
         else:
             picked[name] = conv
+    if tried and (names := followed(model, picked)):
+        picked = {name: conv for name, conv in picked.items() if name not in names}
+        reasons |= dict.fromkeys(names, FOLLOWED)
+        log.warning("%s: not searched, %s", ", ".join(names), FOLLOWED)
     if not reasons and not picked:
         raise ValueError(
             "no conv to search: the model has no Conv1d, Conv2d or Conv3d (transposed ones are not searched)"
         )
     if not picked:
-        found = "; ".join(f"{name or 'The model itself'}: {reason}" for name, reason in list(reasons.items())[:5])
+        first = sorted(reasons.items(), key=lambda item: "has no odd axis" in item[1])[:5]  # kernels of 1 are no news
+        found = "; ".join(f"{name or 'The model itself'}: {reason}" for name, reason in first)
         raise ValueError(f"no conv to search among the model's {len(reasons)}. {found}")
     return picked, len(reasons)
 

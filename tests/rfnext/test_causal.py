@@ -502,3 +502,79 @@ def test_the_receptive_field_lies_in_the_past() -> None:
     assert theoretical_receptive_field(model, x, (30,)) == [(18, 30)]
     Structure({"1": 2}).apply(model)
     assert theoretical_receptive_field(model, x, (30,)) == [(26, 30)]
+
+
+class PaddedByDilation(nn.Module):
+    """As TensorFlow's "same" is written around a conv."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bottom, right = self.conv.dilation
+        return self.norm(self.conv(F.pad(x, (right, right, bottom, bottom))))
+
+
+class CroppedByPadding(PaddedByDilation):
+    """As causal convs are written: the end is cropped by what the conv pads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=(2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)[:, :, : -self.conv.padding[0]])
+
+
+@pytest.mark.parametrize("parent", [PaddedByDilation, CroppedByPadding])
+@pytest.mark.parametrize("anchor", ["centre", "last"])
+def test_a_conv_whose_parent_follows_its_dilation_is_not_searched(
+    parent: type[PaddedByDilation], anchor: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would be padded twice, and a network without residuals would go on at another size."""
+    model = nn.Sequential(parent(), nn.Conv2d(4, 4, 3, padding=1))
+    search = LocalSearch(model, CONFIG, anchor=anchor)
+    assert list(search.convs) == ["1"]
+    assert any(
+        record.getMessage().startswith("0.conv: not searched, the module around it") for record in caplog.records
+    )
+    with pytest.raises(ValueError, match="0.conv: the module around it pads or crops by its dilation"):
+        LocalSearch(nn.Sequential(parent()), CONFIG, anchor=anchor)
+    for refused in (
+        lambda: Structure({"0.conv": 2}, anchor).apply(model),
+        lambda: rfnext.keep_branches(model, Structure({"0.conv": 2}, anchor), CONFIG),
+    ):
+        with pytest.raises(ValueError, match="layer '0.conv': the module around it pads or crops by its dilation"):
+            refused()
+    assert not isinstance(named_convs(model)["0.conv"], SearchConv)
+    Structure({"0.conv": 1}, anchor).apply(model)  # its own dilation
+
+
+class Residual(nn.Module):
+    """Pads by an amount of its own, and counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.utils.weight_norm(nn.Conv1d(4, 4, 3, dilation=2))
+        self.norm = nn.BatchNorm1d(4)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x + self.norm(self.conv(F.pad(x, (4, 0)))) + torch.rand(1)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
+def test_parents_are_tried_without_a_trace() -> None:
+    model = Residual()
+    model(torch.randn(2, 4, 20))  # the older weight_norm's weight has a graph now
+    seen: list[str] = []
+    for module in model.modules():
+        module.register_forward_hook(lambda *_: seen.append("called"))
+    state, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    LocalSearch(model, CONFIG, anchor="last")
+    assert torch.equal(generator, torch.get_rng_state())
+    assert (model.calls, seen, model.training, model.norm.training) == (1, [], True, True)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
