@@ -116,9 +116,6 @@ NETWORKS: dict[str, Foreign] = {
     ),
     "torchvision/regnet_y_400mf": Foreign(torchvision("regnet_y_400mf"), IMAGES, slow=True),
     "torchvision/googlenet": Foreign(torchvision("googlenet", init_weights=True), IMAGES, slow=True),
-    "torchvision/deeplabv3_mobilenet_v3_large": Foreign(
-        torchvision("deeplabv3_mobilenet_v3_large", "models.segmentation"), IMAGES, slow=True
-    ),
     "torchvision/lraspp_mobilenet_v3_large": Foreign(
         torchvision("lraspp_mobilenet_v3_large", "models.segmentation"), IMAGES, slow=True
     ),

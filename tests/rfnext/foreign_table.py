@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from rfnext import files
+from rfnext.structure import named_convs
 from tests.rfnext.foreign_course import run
 from tests.rfnext.foreign_networks import NETWORKS, library_of
 
@@ -26,7 +27,8 @@ def row(name: str) -> str:
             run(NETWORKS[name])
         except ValueError as error:
             reason = str(error).partition(": ")[2].partition(";")[0]
-            return _line([*cells, "", "0", "", f"refused: {reason}", "", ""])
+            convs = len(named_convs(NETWORKS[name].network()))
+            return _line([*cells, str(convs), "0", "", f"refused: {reason}", "", ""])
         raise AssertionError(f"{name} is not refused")
     measured = run(NETWORKS[name])
     reasons = Counter(measured.passed_over.values())
