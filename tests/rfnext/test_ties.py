@@ -154,7 +154,7 @@ def test_samples_draw_tied_layers_together() -> None:
 
 
 def test_a_search_without_the_tie_of_the_one_before(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="rfnext")
     model = network()
     assert len(LocalSearch(model, LocalConfig(), tie=TIE).branch_weights()) == 2
     assert len(LocalSearch(model, LocalConfig()).branch_weights()) == 3
