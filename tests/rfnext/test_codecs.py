@@ -1,12 +1,11 @@
 """Audio codecs of transformers, EnCodec and Mimi, small and random: they stay causal while searched and after.
 
-Needs transformers, which nothing else here does: `pip install transformers`.
+They skip without transformers: `pip install transformers`.
 """
 
 import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,29 +15,21 @@ import rfnext
 from rfnext import LocalConfig, LocalSearch, Structure
 from rfnext.structure import searched_convs
 from tests.rfnext.causal_networks import reads_ahead
+from tests.rfnext.foreign_makers import ATTENTION, CODEC
 
 CONFIG = LocalConfig(rounds=2, branches=3, bounds=rfnext.Bounds(1, 8))
-SMALL: dict[str, Any] = {
-    "num_filters": 8,
-    "hidden_size": 8,
-    "codebook_dim": 8,
-    "codebook_size": 16,
-    "upsampling_ratios": [4, 2],
-    "num_residual_layers": 2,
-}
 
 
 def encodec() -> nn.Module:
     transformers = pytest.importorskip("transformers")
-    return transformers.EncodecModel(transformers.EncodecConfig(**SMALL, num_lstm_layers=1))
+    return transformers.EncodecModel(transformers.EncodecConfig(**CODEC, num_lstm_layers=1))
 
 
 def mimi() -> nn.Module:
     transformers = pytest.importorskip("transformers")
-    attention = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 8}
     more = {"upsample_groups": 8, "vector_quantization_hidden_dimension": 8, "num_quantizers": 2}
     config = transformers.MimiConfig(
-        **SMALL, **attention, **more, num_hidden_layers=1, num_semantic_quantizers=1, frame_rate=1500
+        **CODEC, **ATTENTION, **more, num_hidden_layers=1, num_semantic_quantizers=1, frame_rate=1500
     )
     return transformers.MimiModel(config)
 
