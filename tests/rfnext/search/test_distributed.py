@@ -1,7 +1,5 @@
 """Searches under distributed training: all ranks find the same structure."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,8 +9,7 @@ from torch import nn
 
 import rfnext
 from rfnext.structure import searched_convs
-
-ROOT = Path(__file__).parents[3]
+from tests.rfnext.search.two_ranks import printed
 
 
 def distributed_worker(rank: int, world: int, rendezvous: str) -> None:
@@ -52,20 +49,7 @@ def test_distributed_training_in_one_process(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.slow
 @pytest.mark.defect(16)
 def test_two_processes_find_the_same_structure(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", __file__, str(rank), "2", (tmp_path / "rendezvous").as_uri()],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
-    (first, _), (second, _) = outputs
+    first, second = printed(__file__, tmp_path, "-W", "error")
     assert first == second
     assert len(first.splitlines()) == 2
     assert "default {'0': (1,), '2': (1,)}" not in first
@@ -84,4 +68,4 @@ def test_a_search_on_a_model_that_ddp_has_wrapped_is_refused(tmp_path: Path) -> 
 
 
 if __name__ == "__main__":
-    distributed_worker(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    distributed_worker(int(sys.argv[1]), 2, sys.argv[2])

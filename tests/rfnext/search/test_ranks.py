@@ -1,11 +1,8 @@
 """Two real processes on the CPU (gloo): what they search equals one process, and what would drift apart is an error."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -14,8 +11,8 @@ from torch import Tensor, nn
 
 import rfnext
 from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, Search, Structure
+from tests.rfnext.search.two_ranks import printed
 
-ROOT = Path(__file__).parents[3]
 CONFIG = LocalConfig(rounds=3, branches=3)
 
 SEARCHES: dict[str, Callable[[nn.Module], Search]] = {
@@ -104,21 +101,9 @@ def worker(rank: int, rendezvous: str) -> None:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    rendezvous = (tmp_path_factory.mktemp("ranks") / "rendezvous").as_uri()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, str(rank), rendezvous],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RFNEXT_IMPLEMENTATION": "taps"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
-    return [json.loads(output) for output, _ in outputs]
+    folder = tmp_path_factory.mktemp("ranks")
+    outputs = printed(__file__, folder, "-W", "ignore", RFNEXT_IMPLEMENTATION="taps")
+    return [json.loads(output) for output in outputs]
 
 
 @pytest.mark.slow
