@@ -1,0 +1,96 @@
+"""Forecasts without a network, to compare with: `python -m tasks.load_forecasting.baselines [--preset NAME]`.
+
+Prints one table: every persistence forecast of `metrics.lags`, and a ridge regression on lags, for each fold and on
+average. Do not call a data set decided whose networks lose to these.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tabulate import tabulate
+
+from tasks.load_forecasting import metrics
+from tasks.load_forecasting.config import PRESETS, Config
+from tasks.load_forecasting.data import Fold
+from tasks.load_forecasting.datasets import folds, open_fold, unavailable
+
+Array = NDArray[np.float64]
+
+PENALTIES = tuple(10.0**power for power in range(-2, 5))
+"""Penalties of the ridge regression, of which the validation part chooses one."""
+
+DAYS = 7
+"""Days whose value at the time of the target the regression reads."""
+
+
+def ridge(fold: Fold, config: Config) -> Array:
+    """Forecasts of a ridge regression at all positions, (N); nan where the series begins later than its lags.
+
+    It reads every value of the last season, the values at the target's time of the last `DAYS` seasons, and the
+    covariates, all normalised on the training part. The penalty is the one with the lowest validation error.
+    """
+    season = min(config.seasons, default=config.horizon)
+    past = [*range(season), *(day * season - fold.horizon for day in range(1, DAYS + 1))]
+    rows = [_shifted(fold.inputs[0], steps) for step in sorted(set(past)) if (steps := step) >= 0]
+    x = np.stack([*rows, *fold.inputs[1:]])
+    train, validation = fold.positions("train"), fold.positions("validation")
+    start = max(train.start, max(past))
+    known = slice(start, train.stop)
+    centre, scale = x[:, known].mean(1, keepdims=True), x[:, known].std(1, keepdims=True)
+    x, mean = (x - centre) / np.where(scale > 0, scale, 1), fold.targets[known].mean()
+    gram, product = x[:, known] @ x[:, known].T, x[:, known] @ (fold.targets[known] - mean)
+    found = [np.linalg.solve(gram + penalty * np.eye(len(x)), product) @ x + mean for penalty in PENALTIES]
+    errors = [np.square(one[validation] - fold.targets[validation]).mean() for one in found]
+    return found[int(np.argmin(errors))]
+
+
+def _shifted(values: Array, steps: int) -> Array:
+    found = np.full_like(values, np.nan)
+    found[steps:] = values[: len(values) - steps]
+    return found
+
+
+def table(config: Config) -> str:
+    """Test errors of every baseline, per fold and on average, as a Markdown table."""
+    names = {f"value of {lag} steps before": lag for lag in metrics.lags(config.horizon, config.seasons)}
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in (*names, "ridge regression on lags")}
+    for number in folds(config):
+        fold = open_fold(config, number)
+        found = {name: metrics.persistence(fold, lag) for name, lag in names.items()}
+        found["ridge regression on lags"] = ridge(fold, config)
+        for name, forecast in found.items():
+            where = fold.positions("test")
+            scores[name].append(metrics.score(forecast[where], fold, "test", config.seasons))
+    rows = [
+        [
+            name,
+            *(f"{np.mean([one[m] for one in ones]):.3f}" for m in ("mse", "mae")),
+            f"{np.mean([one['skill'] for one in ones]):.1f}",
+            *(f"{one['mse']:.3f}" for one in ones),
+        ]
+        for name, ones in scores.items()
+    ]
+    headers = ["baseline", "mse", "mae", "skill (%)", *(f"mse, fold {number}" for number in folds(config))]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.load_forecasting.baselines", description=__doc__)
+    parser.add_argument("--preset", default="small", choices=sorted(PRESETS), help="default: small")
+    parser.add_argument("--root", type=Path, help="data folder, as of the training")
+    given = parser.parse_args(arguments)
+    config = replace(PRESETS[given.preset], root=given.root)
+    if reason := unavailable(config):
+        parser.error(reason)
+    print(table(config))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

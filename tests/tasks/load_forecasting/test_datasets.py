@@ -1,0 +1,76 @@
+"""Which data a config names, and what is said where it is missing."""
+
+import csv
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tasks.load_forecasting import datasets
+from tasks.load_forecasting.config import PRESETS, Config
+from tasks.spec import DataError
+
+
+def write(path: Path, columns: list[str], length: int) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for step in range(length):
+            when = datetime(2016, 7, 1) + timedelta(hours=step)
+            writer.writerow([when, *(f"{(step * (k + 1)) % 17}" for k in range(len(columns) - 1))])
+
+
+def test_the_embedded_set_is_cut_into_five_origins():
+    config = PRESETS["small"]
+    assert datasets.unavailable(config) is None
+    found = datasets.open_fold(config, 1)
+    assert found.ends == (7008, 8760, 10512)
+    assert found.positions("train").start == 672
+
+
+def test_ett_is_read_in_its_published_split(tmp_path: Path):
+    names = ["date", "HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
+    write(tmp_path / "ETTh1.csv", names, 14_400)
+    config = replace(PRESETS["etth1"], root=tmp_path)
+    assert datasets.unavailable(config) is None
+    assert datasets.folds(config) == (1,)
+    assert datasets.open_fold(config, 1).ends == (8640, 11520, 14400)
+    assert datasets.facts(config)["columns"] == ["OT", *names[1:-1]]
+    assert datasets.data_label(config).startswith("ETTh1")
+
+
+@pytest.mark.parametrize("preset", ["etth1", "etth2", "folder"])
+def test_what_is_missing_is_said(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RFNEXT_DATA", str(tmp_path))
+    reason = datasets.unavailable(PRESETS[preset])
+    assert reason is not None
+    assert str(tmp_path / preset) in reason
+
+
+def test_own_data_that_is_too_short_is_refused_before_training(tmp_path: Path):
+    write(tmp_path / "series.csv", ["time", "target"], 500)
+    reason = datasets.unavailable(Config(dataset="folder", root=tmp_path))
+    assert reason is not None
+    assert "the training part of fold 1 has 200 steps" in reason
+
+
+def test_a_covariate_that_does_not_exist_is_named(tmp_path: Path):
+    write(tmp_path / "series.csv", ["time", "target", "holiday"], 3000)
+    with pytest.raises(DataError, match="there is no covariate 'hollyday'"):
+        datasets.read(Config(dataset="folder", root=tmp_path, known=("hollyday",)))
+
+
+def test_changed_data_is_read_anew(tmp_path: Path):
+    config = Config(dataset="folder", root=tmp_path, horizon=4, seasons=(24,), burn_in=10)
+    write(tmp_path / "series.csv", ["time", "target"], 3000)
+    first = datasets.open_fold(config, 1)
+    write(tmp_path / "series.csv", ["time", "target"], 4000)
+    assert datasets.open_fold(config, 1).ends != first.ends
+
+
+def test_own_data_has_its_folders_name(tmp_path: Path):
+    folder = tmp_path / "mine"
+    assert datasets.data_label(Config(dataset="folder", root=folder)) == "own data in mine"
+    assert datasets.own(Config(root=folder))
+    assert not datasets.own(PRESETS["etth1"])

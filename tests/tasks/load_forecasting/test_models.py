@@ -1,0 +1,92 @@
+"""The network: causal whatever its dilations are, and free of units and levels."""
+
+import numpy as np
+import pytest
+import torch
+
+import rfnext
+from rfnext import Structure
+from tasks.load_forecasting.config import Config
+from tasks.load_forecasting.models import Forecaster, rebuild, searched
+
+COLUMNS = {"columns": ["load", "temperature"]}
+
+
+def network(**settings: object) -> Forecaster:
+    torch.manual_seed(0)
+    model = rebuild(Config(width=6, **settings), COLUMNS)  # type: ignore[arg-type]
+    assert isinstance(model, Forecaster)
+    return model.eval()
+
+
+def inputs(length: int = 400) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).normal(size=(1, 2, length)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"trailing": 30}, {"head": "quantile"}])
+@pytest.mark.parametrize("dilations", [(1, 2, 4), (43, 20, 27), (144, 1, 7)])
+def test_no_forecast_depends_on_the_future(settings: dict[str, object], dilations: tuple[int, ...]):
+    model = network(**settings)
+    Structure({f"blocks.{k}.dilated": d for k, d in enumerate(dilations)}).apply(model)
+    x = inputs()
+    before = model(x)
+    for position in (50, 200, 399):
+        other = x.clone()
+        other[:, :, position:] += 10
+        after = model(other)
+        assert torch.equal(after[..., :position], before[..., :position])
+        assert not torch.equal(after[..., position], before[..., position]), "the present is read"
+
+
+def test_a_searched_network_stays_causal():
+    model = network()
+    search = rfnext.LocalSearch(model, rfnext.LocalConfig(interval=1, rounds=3), searched, example=inputs())
+    for _ in range(3):
+        model(inputs()).square().mean().backward()
+        search.after_step()
+    assert rfnext.is_causal(model, inputs())
+
+
+def test_the_convs_reach_back_by_their_dilation():
+    """The slow definition: one block of dilation d reads t, t - d and t - 2 d."""
+    model = network(layers=1)
+    Structure({"blocks.0.dilated": 37}).apply(model)
+    x = inputs().requires_grad_()
+    model(x)[0, 0, 300].backward()
+    assert x.grad is not None
+    assert x.grad[0].abs().sum(0).nonzero().flatten().tolist() == [226, 263, 300]
+
+
+def test_forecasts_follow_the_units():
+    model, x = network(), inputs() + 3
+    model.calibrate(x[0])
+    once = model(x)
+    scaled = x * 1e9 + 5e12
+    model.calibrate(scaled[0])
+    assert torch.allclose(model(scaled), once * 1e9 + 5e12, rtol=1e-6)
+
+
+def test_a_level_is_carried_over():
+    """With `trailing`, a series that lies higher is forecast to lie higher by as much, once the window is past it."""
+    model, x = network(trailing=20), inputs()
+    model.calibrate(x[0])
+    higher = x.clone()
+    higher[:, 0] += 100
+    assert torch.allclose(model(higher), model(x) + 100, atol=1e-4)
+
+
+def test_the_level_is_the_mean_of_the_last_values():
+    model, x = network(trailing=5), inputs(30)
+    model.calibrate(x[0])
+    levelled = model.normalised(x) * model.scale + model.centre
+    series = x[0, 0].tolist()
+    for position in range(30):
+        window = series[max(0, position - 4) : position + 1]
+        assert levelled[0, 0, position].item() == pytest.approx(series[position] - sum(window) / len(window), abs=1e-5)
+
+
+def test_a_column_that_never_changes_in_the_training_part_is_no_division_by_zero():
+    model, x = network(), inputs()
+    x[:, 1] = 4
+    model.calibrate(x[0])
+    assert model(x).isfinite().all()

