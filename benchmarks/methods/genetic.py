@@ -173,6 +173,11 @@ class Evaluations:
         training = found.training if found else Cost()
         self._costs.append(training.model_copy(update={"epochs": trained}))
 
+    def trained_longest(self) -> dict[Structure, float]:
+        """Fitness of those that had the most epochs, and did not fail."""
+        most = max((self._reached[structure] for structure in self.fitness), default=0)
+        return {structure: value for structure, value in self.fitness.items() if self._reached[structure] == most}
+
     def cost(self) -> Cost:
         """Of all evaluations; seconds add up, whether they ran side by side or not."""
         return functools.reduce(operator.add, self._costs, Cost())
@@ -191,7 +196,7 @@ def genetic(job: Searching) -> Found:
         OtherData: if the data was changed.
     """
     cell, settings = job.cell, {**job.settings, "candidates": powers(job.cell)}
-    rungs = _rungs(cell.config.epochs, settings["rungs"])
+    rungs = rungs_of(cell.config.epochs, settings["rungs"])
     allowed = round(settings["budget"] * cell.config.epochs)
     config = EvolutionConfig(
         population=settings["population"], generations=settings["generations"], candidates=settings["candidates"]
@@ -217,7 +222,7 @@ def genetic(job: Searching) -> Found:
     return Found(job.folder, evaluations.cost(), evaluations.resumed, evolution.best.structure, history)
 
 
-def _rungs(training: int, shares: Sequence[float]) -> list[int]:
+def rungs_of(training: int, shares: Sequence[float]) -> list[int]:
     """Epochs in all at each rung; shares are of a training's epochs. Short trainings have fewer rungs."""
     *shares, last = sorted(shares)
     final = max(1, round(last * training))

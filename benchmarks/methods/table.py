@@ -3,6 +3,7 @@
 from benchmarks.methods import peers, retrain, searches
 from benchmarks.methods.genetic import genetic
 from benchmarks.methods.method import Finish, Method, SearchStage
+from benchmarks.methods.stretched import stretched
 
 TUNED = SearchStage(
     "tuned",
@@ -12,6 +13,16 @@ TUNED = SearchStage(
     trainings=2,
     shared=False,
     ranks=True,
+)
+STRETCHED = SearchStage(
+    "stretched",
+    "hand design, its first and last dilation chosen on validation at the cost of three trainings",
+    stretched,
+    # Rungs are in trainings.
+    settings={"rungs": (0.125, 0.375), "promoted": 0.25},
+    trainings=3,
+    ranks=True,
+    global_=True,
 )
 RANDOM = SearchStage(
     "random",
@@ -80,6 +91,7 @@ METHODS: dict[str, Method] = {
     for method in (
         Method(None, SINGLE, standard=True),
         Method(TUNED, SINGLE, standard=True),
+        Method(STRETCHED, SINGLE),
         Method(RANDOM, SINGLE),
         Method(None, MULTI),
         Method(None, KERNEL_ENLARGEMENT),
