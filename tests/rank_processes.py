@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def printed(
-    script: str, folder: Path, *options: str, ranks: int = 2, limit: float = 120, **environment: str
+    script: str, folder: Path, *options: str, ranks: int = 2, limit: float = 300, **environment: str
 ) -> list[str]:
     """What `python OPTIONS SCRIPT rank ranks rendezvous` prints on each rank; all must end well.
 

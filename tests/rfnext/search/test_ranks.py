@@ -206,7 +206,7 @@ torch.distributed.destroy_process_group()
 def test_a_plain_loop_under_torchrun(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAINING_SCRIPT)
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
-    options = {"cwd": tmp_path, "timeout": 120, "capture_output": True, "text": True}
+    options = {"cwd": tmp_path, "timeout": 300, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, *command], env=environment_of_ranks(), check=False, **options)
     assert done.returncode == 0, done.stderr
 
