@@ -1,6 +1,6 @@
 """Measure how far searches on several ranks are from one process, more of it than the tests: one JSON line for each.
 
-    python -m tests.faults.ranks            # 2 and 4 ranks on the CPU (gloo), two minutes
+    python -m tests.faults.ranks            # 2 and 4 ranks on the CPU (gloo), some minutes
 
 Each line has: name, ranks, difference (the largest of all probabilities and final weights), equal_structures. "round of
 300 layers": the time that the ranks' comparison adds to a round, in ms.
