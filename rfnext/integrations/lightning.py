@@ -118,8 +118,10 @@ class LocalSearchCallback(pl.Callback):
             average = getattr(callback, "_average_model", None)  # of WeightAveraging, which Lightning has since 2.6
             if isinstance(average, AveragedModel):
                 self.search.copy_to(average.module.get_submodule(self._path(pl_module)))
-        if self.folder is not None and trainer.is_global_zero:
-            self.search.structure().save(self.folder / f"structure-round{len(self.search.history)}.json")
+        if self.folder is not None:
+            structure = self.search.structure()  # on every rank: the weights may be shards
+            if trainer.is_global_zero:
+                structure.save(self.folder / f"structure-round{len(self.search.history)}.json")
         values = {f"dilation/{name}": sum(d) / len(d) for name, d in last.structure.items()}
         for name, shares in last.probability.items():
             values |= {f"probability/{name}/{i}": share for i, share in enumerate(shares)}

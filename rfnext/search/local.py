@@ -144,9 +144,11 @@ class LocalSearch(SearchedNetwork):
         Call it after every epoch, or after every iteration: `LocalConfig.interval` counts these calls. Under
         distributed training call it on every rank: all have the same weights and arrive at the same dilations.
         """
-        self._averages.check()
-        self.step += 1
-        if self.round >= self.config.rounds or self.step % self.config.interval:
+        step = self.step + 1
+        due = self.round < self.config.rounds and step % self.config.interval == 0
+        self._check_step(step, self.config, due)
+        self.step = step
+        if not due:
             return False
         self._check_learning("the last round")
         before = {name: tuple(conv.dilation) for name, conv in self._plain()}

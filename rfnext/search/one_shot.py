@@ -155,14 +155,17 @@ class OneShotSearch(SearchedNetwork):
 
         Returns whether an entry was added to `history`. Under distributed training call it on every rank.
         """
-        self.step += 1
+        step = self.step + 1
+        due = step % self.config.interval == 0
+        self._check_step(step, self.config, due)
+        self.step = step
         self._freeze()
         if self.config.sharpen > 1:
             with torch.no_grad():
                 for weight in self.branch_weights():
                     # The softmax does not depend on the mean of the logits; scaled around it, none grows without limit.
                     weight.copy_((weight - weight.mean()) * self.config.sharpen + INITIAL_WEIGHT)
-        if self.step % self.config.interval:
+        if not due:
             return False
         if self.step > self.config.warmup:
             self._check_learning("the search began")

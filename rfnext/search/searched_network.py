@@ -68,6 +68,7 @@ class SearchedNetwork:
         self.history: list[Round] = []
         self._warned = False
         self._averages = Averages()
+        self._compared = False  # with the other ranks
         self._reported: set[str] = set()  # layers that do not learn
         designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
         self.convs, self._ties = _take_over_all(model, where, layout)
@@ -156,13 +157,30 @@ class SearchedNetwork:
                     "Structure.apply(); what it found is in its `history`, or read structure() before"
                 )
 
+    def _check_step(self, step: int, config: Any, due: bool) -> None:
+        """Raise RuntimeError if the search cannot take this step: before a round on every rank, if one cannot.
+
+        And if the ranks differ, then and at the first step, by which they know that their rounds are at the same steps.
+        """
+        alone = self._compared and not due
+        problem = None
+        try:
+            self._averages.check()
+            if not alone:
+                self._check_going()
+        except RuntimeError as error:
+            problem = error
+        if not alone:
+            check_ranks(f"step {step} after {self.round} rounds by {config}", self.convs, problem)
+        elif problem:
+            raise problem
+        self._compared = True
+
     def _check_learning(self, since: str) -> None:
         """Log a warning with the layers, once each, whose branch weights were not updated, so that nothing is searched.
 
-        Raises RuntimeError, on every rank, if the ranks differ; ValueError if tied convs do, by a loaded checkpoint.
+        Raises ValueError if tied convs differ, by a loaded checkpoint.
         """
-        self._check_going()
-        check_ranks(self.step, self.convs)
         check_ties(self._ties, dict(self._plain()), {name: conv.dilations for name, conv in self.convs.items()})
         unmoved = self._unmoved()
         if unmoved and len(unmoved) == sum(len(conv.dilations) > 1 for conv in self.convs.values()):
@@ -267,6 +285,7 @@ class SearchedNetwork:
         for name, conv in self.convs.items():
             conv.set_extra_state(branches[name])
         self.step = int(state["step"])
+        self._compared = False
 
 
 def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> tuple[dict[str, SearchConv], list[list[str]]]:

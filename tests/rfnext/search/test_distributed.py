@@ -9,7 +9,7 @@ from torch import nn
 
 import rfnext
 from rfnext.structure import searched_convs
-from tests.rfnext.search.two_ranks import printed
+from tests.rank_processes import printed
 
 
 def distributed_worker(rank: int, world: int, rendezvous: str) -> None:
@@ -68,4 +68,4 @@ def test_a_search_on_a_model_that_ddp_has_wrapped_is_refused(tmp_path: Path) -> 
 
 
 if __name__ == "__main__":
-    distributed_worker(int(sys.argv[1]), 2, sys.argv[2])
+    distributed_worker(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
