@@ -96,20 +96,23 @@ def kept(folder: Path, name: str) -> Iterator[bytes]:
     """The libraries of that name in a private folder: this user's, which nobody else can write, and whole."""
     for path in sorted(folder.glob(f"{name}-*.so")):
         try:
-            # Neither through a link nor from a pipe that nobody writes.
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with open(path, "rb", opener=_open) as file:
+                status = os.fstat(file.fileno())
+                own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+                data = file.read(_LARGEST) if own else b""
         except OSError as error:
             logger.info("%s is not loaded: %s", path, error)
             continue
-        with open(handle, "rb") as file:
-            status = os.fstat(handle)
-            plain = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-            data = file.read(_LARGEST) if plain else b""
         # A disk may lose what it was given, and loading a part would end the process.
-        if digest(data) == path.stem.rpartition("-")[2]:
+        if own and digest(data) == path.stem.rpartition("-")[2]:
             yield data
         else:
             logger.info("%s is not loaded: it is not whole, or others may have written it", path)
+
+
+def _open(path: str, flags: int) -> int:
+    """Neither through a link, nor waiting for somebody who writes a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def write(scratch: Path, path: Path, data: bytes) -> None:
