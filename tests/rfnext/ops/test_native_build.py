@@ -298,6 +298,26 @@ def test_after_a_killed_compilation_the_next_process_compiles_and_sweeps(
     assert in_folder(folder) == [".so", "lock"]
 
 
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.usefixtures("_fresh")
+def test_a_full_disk_is_no_obstacle(compiler: Callable[[], list[int]], tmp_path: Path) -> None:
+    """A file system of a few pages that this process alone sees holds the lock, and no library."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    code = f"{sys.executable} -c 'from rfnext.ops import native_build; print(native_build.failure())'"
+    mounted = f"mount -t tmpfs -o size=32k,mode=700 none {cache} && echo mounted && {code} && ls {cache}/native"
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", mounted]
+    if shutil.which("unshare") is None:
+        pytest.skip("nothing can be mounted here")
+    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
+    if "mounted" not in out:
+        pytest.skip("nothing can be mounted here")
+    assert out.split() == ["mounted", "None", "lock"]
+    assert compiler() == [0, 0]
+    assert in_folder(tmp_path / "tmp" / f"rfnext-{os.geteuid()}") == [".so", "lock"]
+
+
 @needs_compiler
 @pytest.mark.usefixtures("_fresh", "_quickly")
 def test_a_user_without_a_home_compiles_without_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
