@@ -126,7 +126,7 @@ def run(calls: int, seed: int) -> dict[str, int]:
 
 def reports(said: str) -> list[str]:
     """The findings among what a process has written to stderr: the first line of each."""
-    return [line for line in said.splitlines() if "runtime error:" in line or "AddressSanitizer:" in line]
+    return [line for line in said.splitlines() if "runtime error:" in line or "ERROR: AddressSanitizer" in line]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
