@@ -23,14 +23,14 @@ from benchmarks import receptive_fields
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Outcome, Settings, Trained
 from benchmarks.records.identity import identify
-from benchmarks.records.machine import PeakMemory, code, versions
+from benchmarks.records.machine import PeakMemory, code, implementation, versions
 from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
 from rfnext import Search, Structure
 from rfnext.files import serialised, write_bytes, write_text
 from tasks import checkpoint
-from tasks.spec import SELECTED, Run, Split
+from tasks.spec import SELECTED, Run, Split, device_of
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def fit(cell: Cell, model: nn.Module, training: Training, search: Search | None 
     """Train `model` in place with the cell's seed and measure what it costs.
 
     A half-finished training is continued if `cell.resume` is set and the folder belongs to the very same training by
-    the same code; otherwise the folder is emptied first.
+    the same code and kernels; otherwise the folder is emptied first.
     """
     folder = training.folder
     config = cell.config if training.epochs is None else dataclasses.replace(cell.config, epochs=training.epochs)
@@ -123,6 +123,7 @@ def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any)
             "structure": as_lists(Structure.read(model, cell.task.where)),
             "code": code(),
             "versions": versions(),
+            **implementation(device_of(cell.device)),
         }
     )
     folder = training.folder
@@ -134,7 +135,7 @@ def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any)
             return True
         log.warning("%s is broken; its training starts anew", broken)
     elif cell.resume and marker.exists():
-        log.info("%s holds a training of other data, settings or code; this one starts anew", folder)
+        log.info("%s holds a training of other data, settings, code or kernels; this one starts anew", folder)
     marker.unlink(missing_ok=True)  # first: a folder that is half deleted belongs to no training
     shutil.rmtree(folder, ignore_errors=True)
     write_text(marker, purpose)

@@ -34,9 +34,10 @@ SHIPPED_COMMIT = "RFNEXT_COMMIT"
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """Type and name of the device that computes, torch's threads on the host, and whether there are native kernels.
+    """Type and name of the device that computes, torch's threads on the host, and what computes searched convs.
 
-    The last two decide how sums are rounded, and so the digits of a result.
+    That is what implementation="auto" means in this process, and whether there are native kernels (on CPUs). Threads
+    and implementation decide how sums are rounded, and so the digits of a result.
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -45,8 +46,13 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         with contextlib.suppress(OSError):
             found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
             name = found[1].strip() if found else name
-    native = native_build.failure() is None
-    return {"type": device.type, "name": name, "threads": torch.get_num_threads(), "native_kernels": native}
+    return {"type": device.type, "name": name, "threads": torch.get_num_threads(), **implementation(device)}
+
+
+def implementation(device: torch.device) -> dict[str, Any]:
+    """The part of `describe_device` that says what computes searched convs; a training continues only by the same."""
+    native = device.type == "cpu" and native_build.failure() is None
+    return {"native_kernels": native, "implementation": os.environ.get("RFNEXT_IMPLEMENTATION") or "auto"}
 
 
 def versions() -> dict[str, str | None]:

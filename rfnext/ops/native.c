@@ -358,6 +358,7 @@ void NAME(space)(const conv *c, const term *terms, int64_t *forward, int64_t *ba
 /* Put a plane of the given size into its frame; the zeros around it are there already. */
 static void NAME(into_frame)(const REAL *plane, const int64_t *size, const frame *f, REAL *framed)
 {
+    if (!size[2]) return; /* there may be no plane at all */
     for (int64_t d = 0; d < size[0]; d++)
         for (int64_t h = 0; h < size[1]; h++) {
             const int64_t row = (d + f->start[0]) * f->size[1] + h + f->start[1];

@@ -1,26 +1,37 @@
 """Compiling `native.c`: on the machine that runs it, once, kept in the cache folder.
 
 The compiler is the one that the environment variable CC names, else gcc, cc or clang. The compiled library is kept in
-the folder RFNEXT_CACHE (~/.cache/rfnext). Its file name holds a hash of what it depends on (source, compiler,
-processor, user) and a hash of its own content. A file that is not whole, or that other users may have written, is never
-loaded.
+`native` in the folder RFNEXT_CACHE (~/.cache/rfnext). Its file name holds a hash of what it depends on (source,
+compiler, processor, user) and a hash of its own content. `rfnext.ops.native_cache` says which folders and files are
+trusted.
+
+A folder that others can write is named in a warning, and not used: the kernels are kept in a folder of this user beside
+other temporary files, or for this process alone. They are the same there, so that nothing is gained by doing without,
+which would change how results are rounded. Of several processes one compiles, and the others wait for it. Without
+kernels, which is a warning too, "auto" takes other implementations.
 """
 
+import contextlib
 import ctypes
+import errno
 import functools
-import hashlib
 import logging
 import os
 import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rfnext.files import cache_folder, write_bytes
+from rfnext.files import cache_folder
+
+if os.name == "posix":
+    from rfnext.ops import native_cache
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +46,18 @@ FLAGS_TRIED: tuple[tuple[str, ...], ...] = (
     (),
 )
 """Tried in this order: not every compiler has OpenMP, and their options for the present processor differ."""
+SECONDS = 120.0
+"""That the compiler may take, for all attempts together. It needs two; a machine may be busy with other things."""
+SECONDS_REMEMBERED = 600.0
+"""In which nobody tries a compiler again that took too long."""
 
 
 class _Unavailable(Exception):
     """Why there can be no library."""
+
+
+class _TooLong(_Unavailable):
+    """The compiler has not come to an end."""
 
 
 def failure() -> str | None:
@@ -66,52 +85,71 @@ def forget() -> None:
 @functools.cache
 def _library() -> tuple[ctypes.CDLL | None, str | None]:
     try:
+        if os.name != "posix":
+            raise _Unavailable(f"this is for Linux and macOS, not for {platform.system()}")
         return _find(), None
     except Exception as error:
         # Any fault at all: a program that does not need this library must work without it.
         reason = f"{_SOURCE.name} could not be compiled or loaded: {error}"
-        logger.info("%s", reason)
+        what = "on CPUs, searched convs are slower, and rounded otherwise than where there are compiled kernels"
+        logger.warning("%s; %s", reason, what)
         return None, reason
 
 
 def _find() -> ctypes.CDLL:
-    """The kept library, or a new one, which is kept if that is possible."""
-    place: Path | None = None  # where it is kept, but for the hash of its content
-    try:
-        place = cache_folder() / f"native-{_key()}"
-        for path in sorted(place.parent.glob(f"{place.name}-*.so")):
-            if _is_ours_and_whole(path):
-                return _load(path)
-    except (OSError, RuntimeError) as error:  # no home, no permission, a file system that executes nothing
-        logger.info("no compiled kernels from %s: %s", place or "the cache folder", error)
-    with tempfile.TemporaryDirectory(prefix="rfnext-") as temporary:
-        built = Path(temporary, "native.so")
-        _compile(built)
-        if place is not None:
-            try:
-                data = built.read_bytes()
-                path = place.with_name(f"{place.name}-{_digest(data)}.so")
-                write_bytes(path, data)
-                path.chmod(0o600)
-                return _load(path)
-            except OSError as error:
-                logger.info("the compiled kernels are not kept for the next process: %s", error)
+    """A kept library, or a new one, which is kept if that is possible."""
+    reason = ""
+    for data in _libraries(_key()):
         try:
-            return _load(built)
-        except OSError as error:
-            hint = "do TMPDIR and RFNEXT_CACHE lie on file systems that execute nothing (noexec)?"
-            raise _Unavailable(f"{error}; {hint}") from error
+            return _load(data)
+        except OSError as error:  # one that is kept may be of a machine with other libraries
+            reason = str(error)
+            logger.info("compiled kernels cannot be loaded: %s", error)
+    raise _Unavailable(reason)
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+def _libraries(name: str) -> Iterator[bytes]:
+    """What is kept, then a new one: each is only looked for if the one before it cannot be loaded."""
+    for folder in _folders():
+        yield from native_cache.kept(folder, name)
+        try:
+            with native_cache.scratch_space(folder, SECONDS + 10) as scratch:
+                if scratch is None:
+                    logger.info("another process does not let go of %s; this one keeps nothing there", folder)
+                    break
+                yield from native_cache.kept(folder, name)  # another process may have compiled meanwhile
+                yield _build(scratch, folder, name)
+                return
+        except OSError as error:  # read-only, a full disk
+            logger.info("compiled kernels cannot be kept in %s: %s", folder, error)
+    with tempfile.TemporaryDirectory(prefix="rfnext-", ignore_cleanup_errors=True) as scratch:
+        yield _compile(Path(scratch))
 
 
-def _is_ours_and_whole(path: Path) -> bool:
-    """Whether only this user can have written it, and it is complete: loading a part of it would end the process."""
-    status = path.stat()
-    ours = status.st_uid == os.getuid() and not status.st_mode & 0o022
-    return ours and _digest(path.read_bytes()) == path.stem.rpartition("-")[2]
+def _folders() -> Iterator[Path]:
+    """Where libraries can be kept: the cache folder, else one beside other temporary files."""
+    for parent, name in ((cache_folder, "native"), (tempfile.gettempdir, f"rfnext-{os.geteuid()}")):
+        try:
+            yield native_cache.private_folder(Path(parent(), name))
+        except native_cache.Unsafe as error:
+            logger.warning("%s; until then, compiled kernels are neither kept there nor taken from there", error)
+        except (OSError, RuntimeError) as error:  # no home, no permission
+            logger.info("no place for compiled kernels: %s", error)
+
+
+def _build(scratch: Path, folder: Path, name: str) -> bytes:
+    """Compile, and keep the library; or a note, if the compiler hangs."""
+    note = folder / f"{name}.txt"
+    if said := native_cache.recent(note, SECONDS_REMEMBERED):
+        raise _Unavailable(f"{said}; not tried again for {SECONDS_REMEMBERED / 60:g} minutes, or until {note} is gone")
+    try:
+        data = _compile(scratch)
+    except _TooLong as error:
+        with contextlib.suppress(OSError):
+            native_cache.write(scratch, note, str(error).encode())
+        raise
+    native_cache.write(scratch, folder / f"{name}-{native_cache.digest(data)}.so", data)
+    return data
 
 
 def _compilers() -> list[list[str]]:
@@ -125,25 +163,59 @@ def _compilers() -> list[list[str]]:
         raise _Unavailable(f"CC={asked!r}: {error}") from error
 
 
-def _compile(to: Path) -> None:
-    if os.name != "posix":
-        raise _Unavailable(f"this is for Linux and macOS, not for {platform.system()}")
+def _compile(scratch: Path) -> bytes:
+    """A new library, made in scratch space; OSError if it has no room."""
+    built = scratch / "native.so"
+    end = time.monotonic() + SECONDS
     failures: list[str] = []
-    for compiler in _compilers():
-        for flags in FLAGS_TRIED:
-            command = [*compiler, *_FLAGS, *flags, str(_SOURCE), "-o", str(to)]
-            done = subprocess.run(command, capture_output=True, errors="replace", timeout=120, check=False)
-            if done.returncode:
-                lines = done.stderr.strip().splitlines() or [f"failed with status {done.returncode}"]
-                failures.append(f"{shlex.join(command)}: {next((s for s in lines if 'error' in s), lines[0])}")
-            elif "-fopenmp" in flags and _brings_another_openmp(to):
-                failures.append(f"{shlex.join(command)}: links another OpenMP runtime than torch's")
-            else:
-                logger.info("compiled by %s", shlex.join(command))
-                return
+    for command in ([*compiler, *_FLAGS, *flags] for compiler in _compilers() for flags in FLAGS_TRIED):
+        said = _run([*command, str(_SOURCE), "-o", str(built)], scratch, end)
+        if said is None and "-fopenmp" in command and _brings_another_openmp(built):
+            said = "links another OpenMP runtime than torch's"
+        if said is None:
+            logger.info("compiled by %s", shlex.join(command))
+            return built.read_bytes()
+        failures.append(f"{shlex.join(command)}: {said}")
     if not failures:
         raise _Unavailable("no C compiler: install gcc or clang, or name one in CC")
     raise _Unavailable("; ".join(dict.fromkeys((failures[0], failures[-1]))))
+
+
+def _run(command: list[str], scratch: Path, end: float) -> str | None:
+    """Run a compiler, with all that it starts and writes; what it complains of, or None if it succeeds.
+
+    Raises:
+        _TooLong: if it has not come to an end at that time (of the monotonic clock).
+        OSError: if the scratch space has no room.
+    """
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            errors="replace",
+            env={**os.environ, "TMPDIR": str(scratch), "LC_ALL": "C"},
+            start_new_session=True,  # to end those with it that it starts
+        )
+    except OSError as error:
+        return str(error)
+    with process:
+        try:
+            _, said = process.communicate(timeout=max(0, end - time.monotonic()))
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise _TooLong(f"{shlex.join(command)} took more than {SECONDS:g} seconds") from error
+            raise
+    if not process.returncode:
+        return None
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if os.strerror(number) in said:
+            raise OSError(number, os.strerror(number), str(scratch))
+    lines = said.strip().splitlines() or [f"failed with status {process.returncode}"]
+    return next((line for line in lines if "error" in line), lines[0])
 
 
 _RUNTIME = re.compile(r"lib(?:i?omp5?)[-.\w]*?\.(?:so[.\d]*|dylib)")
@@ -176,11 +248,11 @@ def _key() -> str:
         _SOURCE.read_text("utf-8"), _FLAGS, FLAGS_TRIED, _compilers(), platform.system(), platform.machine(), processor,
         os.getuid() if hasattr(os, "getuid") else 0,
     )  # fmt: skip
-    return _digest("\0".join(map(str, parts)).encode())
+    return f"native-{native_cache.digest(chr(0).join(map(str, parts)).encode())}"
 
 
-def _load(path: Path) -> ctypes.CDLL:
-    loaded = ctypes.CDLL(str(path))
+def _load(data: bytes) -> ctypes.CDLL:
+    loaded = native_cache.load(data)
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     loaded.most_threads.argtypes, loaded.most_threads.restype = [integer], integer
     for dtype in ("float", "double"):

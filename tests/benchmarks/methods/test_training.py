@@ -13,6 +13,7 @@ from benchmarks.cell import Cell
 from benchmarks.methods.method import Outcome
 from benchmarks.methods.training import Training, build, fit, load_network, load_selected, own_training, save_network
 from rfnext import Structure
+from rfnext.ops import native_build
 from tasks.spec import SELECTED, Run, Split
 
 Make = Callable[..., Cell]
@@ -53,6 +54,23 @@ def test_a_training_never_resumes_from_another_one(cell: Make, toy: ModuleType) 
     assert not fit(here, dilated, dataclasses.replace(training, epochs=6)).resumed
     assert not fit(here, dilated, dataclasses.replace(training, settings={"groups": 2})).resumed
     assert not fit(fresh, dilated, training).resumed
+
+
+def test_a_training_never_resumes_with_other_kernels(cell: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They round otherwise, so that it would be neither of two trainings."""
+    here = cell()
+
+    def train() -> bool:
+        return fit(here, build(here), own_training(here)).resumed
+
+    assert not train()
+    monkeypatch.setenv("RFNEXT_IMPLEMENTATION", "branches")
+    assert not train()
+    assert train()
+    monkeypatch.delenv("RFNEXT_IMPLEMENTATION")
+    monkeypatch.setattr(native_build, "failure", lambda: "there is no compiler any more")
+    assert not train()
+    assert train()
 
 
 def test_the_beginning_of_a_training_is_continued(cell: Make, toy: ModuleType) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.records.machine import PeakMemory, code, commit, describe_device, versions
+from benchmarks.records.machine import PeakMemory, code, commit, describe_device, implementation, versions
 from rfnext.ops import native_build
 from tasks.spec import device_of
 
@@ -18,6 +18,18 @@ def test_the_device_is_named_with_what_decides_the_digits() -> None:
     assert device["name"]
     assert device["threads"] == torch.get_num_threads()
     assert device["native_kernels"] is (native_build.failure() is None)
+    assert device["implementation"] == "auto"
+
+
+def test_searched_convs_that_are_computed_otherwise_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert implementation(cpu)["native_kernels"] is (native_build.failure() is None)
+    monkeypatch.setenv("RFNEXT_IMPLEMENTATION", "branches")
+    assert implementation(cpu)["implementation"] == "branches"
+    monkeypatch.delenv("RFNEXT_IMPLEMENTATION")
+    monkeypatch.setattr(native_build, "failure", lambda: "no C compiler")
+    assert implementation(cpu) == {"native_kernels": False, "implementation": "auto"}
+    assert implementation(gpu) == implementation(cpu)  # there the kernels play no part
 
 
 def test_versions_are_those_that_are_installed() -> None:
