@@ -24,9 +24,6 @@ from tasks.spec import Part, fail
 IGNORED = -100
 """Label of padding, the `ignore_index` of torch's cross-entropy."""
 
-CACHE_BYTES = 8 * 2**30
-"""Features up to this size are kept in memory."""
-
 
 @dataclass(frozen=True)
 class Video:
@@ -42,30 +39,34 @@ class Video:
     full_labels: NDArray[np.int64]
 
 
-class _FeatureCache:
-    """Reads features on first use and keeps them up to a number of bytes; others are read again each time."""
+@dataclass(frozen=True)
+class _Reader:
+    """Reads a video's features, each time anew: the system keeps the files that are read in what memory is free.
 
-    def __init__(self, layout: Layout, vectors: Mapping[str, int], stride: int, budget: int) -> None:
-        self.layout, self.vectors, self.stride, self.budget = layout, vectors, stride, budget
-        self.kept: dict[str, NDArray[np.float32]] = {}
+    size: D. vectors: how many vectors of each video are used.
+    """
+
+    layout: Layout
+    size: int
+    vectors: Mapping[str, int]
+    stride: int
 
     def __call__(self, video: str) -> NDArray[np.float32]:
-        if video in self.kept:
-            return self.kept[video]
-        path = self.layout.features(video)
-        features = read_features(path, fail, vectors=self.vectors[video], stride=self.stride)
+        path, vectors = self.layout.features(video), self.vectors[video]
+        features = read_features(path, fail, vectors=vectors, stride=self.stride)
         assert features is not None  # `fail` never returns
-        if features.nbytes <= self.budget:
-            self.budget -= features.nbytes
-            self.kept[video] = features
+        expected = self.size, -(-vectors // self.stride)
+        if features.shape != expected:
+            what = f"has {features.shape} values where {expected} are expected: it was changed meanwhile"
+            fail(path, None, what, "start again, and leave the features as they are")
         return features
 
 
 class Videos:
-    """The videos of one part of a fold, in the order of the bundle; features are read on first use."""
+    """The videos of one part of a fold, in the order of the bundle; features are read at each use."""
 
     def __init__(
-        self, names: Sequence[str], labels: Mapping[str, NDArray[np.int64]], features: _FeatureCache, step: int
+        self, names: Sequence[str], labels: Mapping[str, NDArray[np.int64]], features: _Reader, step: int
     ) -> None:
         self.names = tuple(names)
         self._labels, self._features, self._step = labels, features, step
@@ -113,12 +114,11 @@ def open_dataset(
     sampling: Sampling = EVERY_FRAME,
     validation: float = 0.2,
     group: str | None = None,
-    cache_bytes: int = CACHE_BYTES,
 ) -> Dataset:
     """Open one fold of a data folder.
 
     Reads mapping, bundles, the labels of all videos of the fold and the headers of their features; the
-    features themselves are read on first use and kept in memory up to `cache_bytes`.
+    features themselves are read when a video is used.
 
     sampling: frames per feature vector and per input, and the tolerated difference to the labels.
     validation, group: see `carve_validation`.
@@ -130,7 +130,7 @@ def open_dataset(
     train, test = read_fold(layout, fold, fail)
     size, labels, vectors = read_videos(layout, [*train, *test], index, sampling)
     fit, held_out = carve_validation(list(train), fold=fold, share=validation, group=group)
-    features = _FeatureCache(layout, vectors, sampling.stride, cache_bytes)
+    features = _Reader(layout, size, vectors, sampling.stride)
     parts = (Videos(names, labels, features, sampling.step) for names in (fit, held_out, list(test)))
     classes = tuple(sorted(index, key=index.__getitem__))
     return Dataset(classes, size, sampling.step, *parts)
