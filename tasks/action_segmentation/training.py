@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 from tasks import checkpoint
 from tasks.action_segmentation import datasets
 from tasks.action_segmentation.config import Config
-from tasks.action_segmentation.data import IGNORED, Batch, Dataset, collate
+from tasks.action_segmentation.data import IGNORED, Batch, Dataset
 from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.evaluation import score
 from tasks.ahead import Ahead
@@ -42,10 +42,10 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
 def batches(dataset: Dataset, config: Config, seed: int) -> Ahead:
     """The batches of the training part, in the order of `Shuffled`."""
     return Ahead(
-        dataset.train,  # type: ignore[arg-type]  # a sequence will do
+        range(len(dataset.train)),  # type: ignore[arg-type]  # a sequence will do
         batch_size=config.batch,
         sampler=Shuffled(len(dataset.train), seed),
-        collate_fn=collate,
+        collate_fn=dataset.train.batch,
         generator=torch.Generator(),  # else each epoch draws from the global one
     )
 
