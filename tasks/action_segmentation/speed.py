@@ -1,23 +1,26 @@
-"""Memory and speed of reading: `python -m tasks.action_segmentation.speed`.
+"""Memory and time of reading: `python -m tasks.action_segmentation.speed`.
 
-Makes a data folder of Breakfast's size in a temporary place: 1,712 videos of 2,048 float32 features, lengths spread as
-published (130 to 9,741 frames, 2,097 on average), 48 classes. The features are random in one block of 64 and zero
-elsewhere, so that the files, of 29 GB, take half a gigabyte of disk. Each measurement runs in a process of its own and
-prints one JSON line: `peak` is the process's largest resident memory in GiB, memory-mapped files included; `seconds`
-that of a training step, or of the whole; `waiting` the share of a step in which the training waits for data.
+Makes a data folder of Breakfast's size in a temporary place: 1,712 videos of 2,048 float32 features, with lengths
+spread as published (130 to 9,741 frames, about 2,097 on average) and 48 classes. One block of 64 of the features is
+random and the others are holes, so that the files, of 29 GB, take less than one of disk. Reading them is reading from memory: a
+disk's time comes on top, in the thread that reads ahead.
+
+Prints one JSON line a measurement. peak: the largest resident memory of its process in GiB, pages of files that are
+mapped at that moment included; imports: what it was before anything was read. seconds: of one training step for
+"steps", of the whole for others. waiting: the share of a step in which the training waits for its batch.
 """
 
 import argparse
 import dataclasses
 import json
-import math
-import subprocess
-import sys
+import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +80,7 @@ def _write_features(path: Path, frames: int, random: np.random.Generator) -> Non
         file.truncate(size)
 
 
-def _config(root: Path, preset: str, **changes: object) -> Config:
+def _config(root: Path, preset: str, **changes: Any) -> Config:
     return dataclasses.replace(PRESETS[preset], dataset="folder", root=root, folds=(1,), group=r"P\d+", **changes)
 
 
@@ -99,28 +102,29 @@ def _steps(config: Config, steps: int) -> dict[str, float]:
     return {"seconds": sum(whole[1:]) / steps, "waiting": sum(waiting[1:]) / sum(whole[1:])}
 
 
-SMALL: dict[str, object] = {"stages": 1, "layers": 2, "maps": 8, "epochs": 1, "lr_drop_epoch": None}
-"""A network of nearly no time and memory: what is left is the reading."""
+def _small(root: Path) -> Config:
+    """A network of nearly no time and memory: what is left is the reading."""
+    return _config(root, "breakfast", stages=1, layers=2, maps=8, epochs=1, lr_drop_epoch=None)
 
 
-def _epoch(root: Path, preset: str, **changes: object) -> dict[str, float]:
-    config = _config(root, preset, **({"epochs": 1} | changes))
+def _epoch(config: Config) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         fit(models.build(config), config, Run(seed=0, fold=1, folder=Path(folder), device="cpu"))
     return {}
 
 
-def _evaluation(root: Path) -> dict[str, float]:
-    config = _config(root, "breakfast", **SMALL)
-    return evaluate(models.build(config), config, Split("test", 1))
+def _evaluation(config: Config) -> dict[str, float]:
+    evaluate(models.build(config), config, Split("test", 1))
+    return {}
 
 
-def _predict(root: Path) -> dict[str, float]:
-    config = _config(root, "breakfast", **SMALL)
+def _predict(config: Config) -> dict[str, float]:
+    root = datasets.data_folder(config)
     with tempfile.TemporaryDirectory() as folder:
-        network, out = Path(folder) / "network.pt", Path(folder) / "out"
+        network = Path(folder) / "network.pt"
         checkpoint.save(network, "action_segmentation", config, models.build(config), datasets.facts(config))
-        predict.main([str(network), str(root), "--bundle", str(root / "splits" / "test.split1.bundle"), "--out", str(out)])
+        bundle = root / "splits" / "test.split1.bundle"
+        predict.main([str(network), str(root), "--bundle", str(bundle), "--out", f"{folder}/out"])
     return {}
 
 
@@ -132,14 +136,13 @@ def _check(root: Path) -> dict[str, float]:
 
 MEASUREMENTS: dict[str, Callable[[Path], dict[str, float]]] = {
     "check": _check,
-    "epoch of a small network": lambda root: _epoch(root, "breakfast", **SMALL),
-    "evaluation": _evaluation,
-    "predict": _predict,
-    "steps of compact": lambda root: _steps(_config(root, "compact"), 30),
-    "steps of breakfast": lambda root: _steps(_config(root, "breakfast"), 12),
-    "epoch of compact": lambda root: _epoch(root, "compact"),
-    "epoch of breakfast": lambda root: _epoch(root, "breakfast"),
+    "epoch": lambda root: _epoch(_small(root)),
+    "evaluation": lambda root: _evaluation(_small(root)),
+    "predict": lambda root: _predict(_small(root)),
+    "steps-compact": lambda root: _steps(_config(root, "compact"), 30),
+    "steps-breakfast": lambda root: _steps(_config(root, "breakfast"), 12),
 }
+"""The first four with a small network, so that the reading is what is measured; the others with that of the preset."""
 
 
 def peak() -> float:
@@ -148,32 +151,34 @@ def peak() -> float:
     return int(line.split()[1]) / 2**20
 
 
-def measure(root: Path, name: str) -> dict[str, object]:
+def measure(root: Path, name: str) -> dict[str, Any]:
     """One measurement, in this process."""
-    start = time.perf_counter()
-    found = {"measured": name, "seconds": 0.0} | MEASUREMENTS[name](root)
-    found["seconds"] = found["seconds"] or time.perf_counter() - start
-    return found | {"peak": peak(), "threads": torch.get_num_threads()}
+    before, start = peak(), time.perf_counter()
+    found = MEASUREMENTS[name](root)
+    seconds = round(time.perf_counter() - start, 2)
+    return {"measured": name, "seconds": seconds} | found | {"peak": round(peak(), 3), "imports": round(before, 3)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.action_segmentation.speed", description="Memory and speed of reading.")
-    parser.add_argument("measurements", nargs="*", default=list(MEASUREMENTS)[:6], help="default: all but long ones")
-    parser.add_argument("--root", type=Path, help="folder that is made, or was; default: a temporary one")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--here", action="store_true", help="in this process")
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.action_segmentation.speed",
+        description="Memory and time of reading data of Breakfast's size. Prints a JSON line for each measurement.",
+    )
+    parser.add_argument("measured", nargs="*", default=list(MEASUREMENTS), help="; ".join(MEASUREMENTS))
+    parser.add_argument("--root", type=Path, help="the data folder, made if it is missing; default: a temporary one")
     given = parser.parse_args(arguments)
+    if unknown := set(given.measured) - set(MEASUREMENTS):
+        parser.error(f"there is no measurement {min(unknown)!r}; known: {', '.join(MEASUREMENTS)}")
+    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         root = given.root or Path(folder) / "data"
         if not root.exists():
             make_folder(root)
-        for name in given.measurements:
-            if given.here:
-                torch.set_num_threads(given.threads)
-                print(json.dumps(measure(root, name)), flush=True)
-            else:
-                subprocess.run([sys.executable, "-m", "tasks.action_segmentation.speed", name, "--root", str(root), "--threads", str(given.threads), "--here"], check=True)
+        for name in given.measured:
+            # A process of its own for each: the largest memory is that of a process's whole life.
+            with ProcessPoolExecutor(1, context, torch.set_num_threads, (1,)) as process:
+                print(json.dumps(process.submit(measure, root, name).result()), flush=True)
 
 
 if __name__ == "__main__":

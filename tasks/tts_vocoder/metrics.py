@@ -101,7 +101,7 @@ def f0(wave: Wave, sample_rate: int) -> NDArray[np.float64]:
     fast. Frames are 64 ms, as long as almost four periods of the lowest voice.
     """
     samples = np.ascontiguousarray(wave, dtype=np.float32)
-    key = sample_rate, hashlib.sha256(samples).digest()
+    key = sample_rate, hashlib.sha256(samples.tobytes()).digest()
     if key not in _KNOWN:
         if len(_KNOWN) >= MOST_KNOWN:
             _KNOWN.pop(next(iter(_KNOWN)))

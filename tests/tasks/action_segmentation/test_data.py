@@ -108,4 +108,3 @@ def test_a_batch_is_padded_at_the_end(root):
         assert batch.labels[k].tolist() == [t // 10 % 3 for t in range(length)] + [IGNORED] * (frames - length)
         for row in range(4):
             assert batch.features[k, row].tolist() == [1000 * row + t for t in range(length)] + [0] * (frames - length)
-
