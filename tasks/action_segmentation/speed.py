@@ -2,8 +2,8 @@
 
 Makes a data folder of Breakfast's size in a temporary place: 1,712 videos of 2,048 float32 features, with lengths
 spread as published (130 to 9,741 frames, about 2,097 on average) and 48 classes. One block of 64 of the features is
-random and the others are holes, so that the files, of 29 GB, take less than one of disk. Reading them is reading from memory: a
-disk's time comes on top, in the thread that reads ahead.
+random, the others are holes, so that the files, of 29 GB, take less than one of disk. On real data the time of the disk
+comes on top, in the thread that reads ahead.
 
 Prints one JSON line a measurement. peak: the largest resident memory of its process in GiB, pages of files that are
 mapped at that moment included; imports: what it was before anything was read. seconds: of one training step for
