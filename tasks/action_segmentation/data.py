@@ -24,9 +24,6 @@ from tasks.spec import Part, fail
 IGNORED = -100
 """Label of padding, the `ignore_index` of torch's cross-entropy."""
 
-CACHE_BYTES = 8 * 2**30
-"""Features up to this size are kept in memory."""
-
 
 @dataclass(frozen=True)
 class Video:
@@ -42,45 +39,82 @@ class Video:
     full_labels: NDArray[np.int64]
 
 
-class _FeatureCache:
-    """Reads features on first use and keeps them up to a number of bytes; others are read again each time."""
+class Batch(NamedTuple):
+    """B videos padded at the end to one length T.
 
-    def __init__(self, layout: Layout, vectors: Mapping[str, int], stride: int, budget: int) -> None:
-        self.layout, self.vectors, self.stride, self.budget = layout, vectors, stride, budget
-        self.kept: dict[str, NDArray[np.float32]] = {}
+    features: (B, D, T) float32, 0 at padding. labels: (B, T) int64, `IGNORED` at padding.
+    mask: (B, 1, T) bool, True at real frames.
+    """
 
-    def __call__(self, video: str) -> NDArray[np.float32]:
-        if video in self.kept:
-            return self.kept[video]
+    features: Tensor
+    labels: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What is known of a fold's videos; their features are read at each use, and are in memory for that long only.
+
+    The system keeps the files that were read in what memory is free, for all processes at once.
+
+    size: D. vectors: how many feature vectors of each video are used.
+    """
+
+    layout: Layout
+    size: int
+    labels: Mapping[str, NDArray[np.int64]]
+    vectors: Mapping[str, int]
+    sampling: Sampling
+
+    def length(self, video: str) -> int:
+        return -(-self.vectors[video] // self.sampling.stride)
+
+    def read(self, video: str) -> NDArray[np.float32]:
+        """The features that are used: (D, n)."""
         path = self.layout.features(video)
-        features = read_features(path, fail, vectors=self.vectors[video], stride=self.stride)
+        features = read_features(path, fail, vectors=self.vectors[video], stride=self.sampling.stride)
         assert features is not None  # `fail` never returns
-        if features.nbytes <= self.budget:
-            self.budget -= features.nbytes
-            self.kept[video] = features
+        expected = self.size, self.length(video)
+        if features.shape != expected:
+            what = f"{features.shape} values of it are used where there were {expected}: it has changed meanwhile"
+            fail(path, None, what, "start again, and leave the features as they are")
         return features
+
+    def seen(self, video: str) -> NDArray[np.int64]:
+        """The labels (n) of the frames that the network is given."""
+        return self.labels[video][:: self.sampling.step][: self.length(video)]
 
 
 class Videos:
-    """The videos of one part of a fold, in the order of the bundle; features are read on first use."""
+    """The videos of one part of a fold, in the order of the bundle; features are read at each use.
 
-    def __init__(
-        self, names: Sequence[str], labels: Mapping[str, NDArray[np.int64]], features: _FeatureCache, step: int
-    ) -> None:
+    Reading raises DataError if a file cannot be read, has changed its shape, or holds NaN or infinity.
+    """
+
+    def __init__(self, names: Sequence[str], files: _Files) -> None:
         self.names = tuple(names)
-        self._labels, self._features, self._step = labels, features, step
+        self._files = files
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Video:
-        """Raises DataError if the features cannot be read or hold NaN or infinity."""
-        name = self.names[index]
-        features, labels = self._features(name), self._labels[name]
-        return Video(name, features, labels[:: self._step][: features.shape[1]], labels)
+        name, files = self.names[index], self._files
+        return Video(name, files.read(name), files.seen(name), files.labels[name])
 
     def __iter__(self) -> Iterator[Video]:
         return (self[index] for index in range(len(self)))
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """These videos, padded to the longest one."""
+        names, files = [self.names[index] for index in indices], self._files
+        lengths = [files.length(name) for name in names]
+        features = torch.zeros(len(names), files.size, max(lengths))
+        labels = torch.full((len(names), max(lengths)), IGNORED)
+        for k, (name, length) in enumerate(zip(names, lengths, strict=True)):
+            features[k, :, :length] = torch.from_numpy(files.read(name))  # one at a time: each is large
+            labels[k, :length] = torch.from_numpy(files.seen(name))
+        return Batch(features, labels, (labels != IGNORED).unsqueeze(1))
 
 
 @dataclass(frozen=True)
@@ -113,12 +147,11 @@ def open_dataset(
     sampling: Sampling = EVERY_FRAME,
     validation: float = 0.2,
     group: str | None = None,
-    cache_bytes: int = CACHE_BYTES,
 ) -> Dataset:
     """Open one fold of a data folder.
 
     Reads mapping, bundles, the labels of all videos of the fold and the headers of their features; the
-    features themselves are read on first use and kept in memory up to `cache_bytes`.
+    features themselves are read when a video is used.
 
     sampling: frames per feature vector and per input, and the tolerated difference to the labels.
     validation, group: see `carve_validation`.
@@ -130,8 +163,8 @@ def open_dataset(
     train, test = read_fold(layout, fold, fail)
     size, labels, vectors = read_videos(layout, [*train, *test], index, sampling)
     fit, held_out = carve_validation(list(train), fold=fold, share=validation, group=group)
-    features = _FeatureCache(layout, vectors, sampling.stride, cache_bytes)
-    parts = (Videos(names, labels, features, sampling.step) for names in (fit, held_out, list(test)))
+    files = _Files(layout, size, labels, vectors, sampling)
+    parts = (Videos(names, files) for names in (fit, held_out, list(test)))
     classes = tuple(sorted(index, key=index.__getitem__))
     return Dataset(classes, size, sampling.step, *parts)
 
@@ -197,35 +230,6 @@ def carve_validation(
     for video, key in zip(videos, keys, strict=True):
         parts[key in held_out].append(video)
     return parts
-
-
-class Batch(NamedTuple):
-    """B videos padded at the end to one length T.
-
-    features: (B, D, T) float32, 0 at padding. labels: (B, T) int64, `IGNORED` at padding.
-    mask: (B, 1, T) bool, True at real frames.
-    """
-
-    features: Tensor
-    labels: Tensor
-    mask: Tensor
-
-
-def collate(videos: Sequence[Video], pad_to: int | None = None) -> Batch:
-    """Batch `videos`, padded to the longest one or to `pad_to` frames.
-
-    Raises ValueError if there is no video or `pad_to` is shorter than the longest one.
-    """
-    lengths = [len(video.labels) for video in videos]
-    if not lengths or (pad_to is not None and pad_to < max(lengths)):
-        raise ValueError(f"cannot pad videos of {lengths} frames to {pad_to}")
-    frames = pad_to or max(lengths)
-    features = torch.zeros(len(videos), len(videos[0].features), frames)
-    labels = torch.full((len(videos), frames), IGNORED)
-    for k, (video, length) in enumerate(zip(videos, lengths, strict=True)):
-        features[k, :, :length] = torch.from_numpy(video.features)
-        labels[k, :length] = torch.from_numpy(video.labels)
-    return Batch(features, labels, (labels != IGNORED).unsqueeze(1))
 
 
 def upsample(prediction: NDArray, step: int, frames: int) -> NDArray:

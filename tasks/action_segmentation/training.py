@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from tasks import checkpoint
 from tasks.action_segmentation import datasets
 from tasks.action_segmentation.config import Config
-from tasks.action_segmentation.data import IGNORED, Batch, Dataset, collate
+from tasks.action_segmentation.data import IGNORED, Batch, Dataset
 from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.evaluation import score
+from tasks.ahead import Ahead
 from tasks.lightning_fit import Training, Validation, derived_seed, train
 from tasks.spec import SELECTED, Run
 
@@ -34,14 +35,19 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
         ValueError: if `run.resume` is set and the checkpoint is broken or belongs to another run.
     """
     dataset = open_fold(config, run.fold)
-    loader = DataLoader(
-        dataset.train,  # type: ignore[arg-type]  # a sequence will do
+    loader = batches(dataset, config, run.seed)
+    train(_Training(model, config, run), loader, config, run, _Validation(dataset, config, run.folder / SELECTED))
+
+
+def batches(dataset: Dataset, config: Config, seed: int) -> Ahead:
+    """The batches of the training part, in the order of `Shuffled`."""
+    return Ahead(
+        range(len(dataset.train)),  # type: ignore[arg-type]  # a sequence will do
         batch_size=config.batch,
-        sampler=Shuffled(len(dataset.train), run.seed),
-        collate_fn=collate,
+        sampler=Shuffled(len(dataset.train), seed),
+        collate_fn=dataset.train.batch,
         generator=torch.Generator(),  # else each epoch draws from the global one
     )
-    train(_Training(model, config, run), loader, config, run, _Validation(dataset, config, run.folder / SELECTED))
 
 
 def loss(logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float) -> Tensor:

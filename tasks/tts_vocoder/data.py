@@ -20,8 +20,9 @@ from tasks.tts_vocoder.clips import Clip, Shape, list_clips, read_clip, read_hea
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 8 * 2**30
-"""Clips up to this size are kept in memory."""
+CACHE_BYTES = 2**28
+"""Prepared clips that a process keeps, an hour at most: so little that each worker of a suite, or each process that
+cuts segments, may have its own. What is beyond is prepared again at each use."""
 
 
 class Clips:
@@ -68,8 +69,9 @@ class _Reader:
                 first = kind not in self.said
                 log.log(logging.INFO if first else logging.DEBUG, "%s: %s%s", path, what, " (and so on)" * first)
             self.said.add(kind)
-        if clip.wave.nbytes <= self.budget:
-            self.budget -= clip.wave.nbytes
+        size = clip.wave.nbytes + (0 if clip.mel is None else clip.mel.nbytes)
+        if size <= self.budget:
+            self.budget -= size
             self.kept[name] = clip
         return clip
 
@@ -99,7 +101,7 @@ def open_recordings(
 ) -> Recordings:
     """Open one fold of a data folder: list the clips, read all their headers, and log a summary.
 
-    The samples are read on first use and kept in memory up to `CACHE_BYTES`.
+    The samples are read when a clip is used; up to `CACHE_BYTES` of them are kept in memory.
 
     test, validation: see `split`.
     clips: use only this many, evenly spaced in the order of names.

@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
 from rfnext.files import write_bytes
 from tasks import checkpoint
+from tasks.ahead import Ahead
 from tasks.lightning_fit import Training, Validation, derived_seed, train
 from tasks.spec import SELECTED, Run
 from tasks.tts_vocoder import losses
@@ -50,7 +50,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     """
     network, recordings = generator_of(model), open_fold(config, run.fold)
     module = _Training(network, config, run)
-    loader = DataLoader(
+    loader = Ahead(
         Segments(recordings.train, config.segment),
         batch_size=config.batch,
         sampler=Cuts(len(recordings.train), config.segments_per_clip, run.seed),

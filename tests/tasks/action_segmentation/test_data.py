@@ -1,13 +1,12 @@
 """The parts of a fold, the carving of validation videos, and batches."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tasks.action_segmentation.data import IGNORED, Video, carve_validation, collate, open_dataset, upsample
+from tasks.action_segmentation.data import IGNORED, carve_validation, open_dataset, upsample
 from tasks.action_segmentation.lengths import Sampling
 from tasks.spec import DataError
 
@@ -48,15 +47,13 @@ def test_stride_takes_every_nth_frame_and_upsample_undoes_it(root, stride):
     assert upsample(np.array([5, 6]), 2, 7).tolist() == [5, 5, 6, 6, 6, 6, 6]
 
 
-def test_features_are_kept_up_to_the_budget(root):
-    one = 4 * 4 * LENGTHS["s5_a"]
-    kept = open_dataset(root, fold=1, cache_bytes=one).test
-    first, second = kept[0].features, kept[1].features
-    shutil.rmtree(root / "features")
-    assert kept[0].features is first
-    assert len(second) == 4
-    with pytest.raises(DataError, match=r"s5_b\.npy: no such file"):
-        kept[1]
+@pytest.mark.parametrize("shape", [(4, 150), (1, LENGTHS["s5_a"])])
+def test_features_that_change_their_shape_meanwhile_are_refused(root, shape):
+    test = open_dataset(root, fold=1).test
+    np.save(root / "features" / "s5_a.npy", np.zeros(shape))
+    for use in (lambda: test[0], lambda: test.batch([0, 1])):
+        with pytest.raises(DataError, match=r"s5_a\.npy: .* \(4, 156\): it has changed meanwhile"):
+            use()
 
 
 def test_reads_real_features():
@@ -101,25 +98,13 @@ class TestValidation:
             carve_validation(videos, fold=1, **arguments)
 
 
-class TestCollate:
-    videos = tuple(Video(f"v{n}", np.full((2, n), float(n), np.float32), np.full(n, n), np.full(n, n)) for n in (3, 5))
-
-    @pytest.mark.parametrize(("pad_to", "frames"), [(None, 5), (8, 8)])
-    def test_pads_at_the_end(self, pad_to, frames):
-        batch = collate(self.videos, pad_to)
-        assert batch.features.shape == (2, 2, frames)
-        assert (batch.features.dtype, batch.labels.dtype, batch.mask.dtype) == (
-            torch.float32,
-            torch.int64,
-            torch.bool,
-        )
-        for k, length in enumerate((3, 5)):
-            assert batch.mask[k, 0].tolist() == [t < length for t in range(frames)]
-            assert batch.labels[k].tolist() == [length] * length + [IGNORED] * (frames - length)
-            assert batch.features[k, 0].tolist() == [length] * length + [0] * (frames - length)
-
-    def test_refuses_what_does_not_fit(self):
-        with pytest.raises(ValueError, match=r"cannot pad videos of \[3, 5\] frames to 4"):
-            collate(self.videos, 4)
-        with pytest.raises(ValueError, match="cannot pad"):
-            collate([])
+def test_a_batch_is_padded_at_the_end(root):
+    batch = open_dataset(root, fold=1).test.batch([1, 0])
+    lengths, frames = (LENGTHS["s5_b"], LENGTHS["s5_a"]), LENGTHS["s5_b"]
+    assert batch.features.shape == (2, 4, frames)
+    assert (batch.features.dtype, batch.labels.dtype, batch.mask.dtype) == (torch.float32, torch.int64, torch.bool)
+    for k, length in enumerate(lengths):
+        assert batch.mask[k, 0].tolist() == [t < length for t in range(frames)]
+        assert batch.labels[k].tolist() == [t // 10 % 3 for t in range(length)] + [IGNORED] * (frames - length)
+        for row in range(4):
+            assert batch.features[k, row].tolist() == [1000 * row + t for t in range(length)] + [0] * (frames - length)

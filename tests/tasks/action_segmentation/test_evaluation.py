@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tasks.action_segmentation.data import collate, open_dataset
+from tasks.action_segmentation.data import open_dataset
 from tasks.action_segmentation.evaluation import predict, score
 from tasks.action_segmentation.lengths import Sampling
 from tasks.action_segmentation.models import ms_tcn
@@ -28,7 +28,7 @@ def test_prediction_covers_every_frame_and_restores_the_mode(model, dataset):
         found = predict(model, video.features, dataset.step, len(video.full_labels))
         assert all(module.training is training_mode for module in model.modules())
     assert found.shape == video.full_labels.shape
-    batch = collate([video])
+    batch = dataset.test.batch([0])
     expected = model.eval()(batch.features)[-1, 0].argmax(0).numpy()
     assert (found[::16] == expected).all()
     assert (found[15::16] == expected[: len(found[15::16])]).all()

@@ -1,0 +1,185 @@
+"""Memory and time of reading: `python -m tasks.action_segmentation.speed`.
+
+Makes a data folder of Breakfast's size in a temporary place: 1,712 videos of 2,048 float32 features, with lengths
+spread as published (130 to 9,741 frames, about 2,097 on average) and 48 classes. One block of 64 of the features is
+random, the others are holes, so that the files, of 29 GB, take less than one of disk. On real data the time of the disk
+comes on top, in the thread that reads ahead.
+
+Prints one JSON line a measurement. peak: the largest resident memory of its process in GiB, pages of files that are
+mapped at that moment included; imports: what it was before anything was read. seconds: of one training step for
+"steps", of the whole for others. waiting: the share of a step in which the training waits for its batch.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+
+from tasks import checkpoint
+from tasks.action_segmentation import datasets, models, predict
+from tasks.action_segmentation.check import check
+from tasks.action_segmentation.config import PRESETS, Config
+from tasks.action_segmentation.datasets import I3D_SIZE, open_fold
+from tasks.action_segmentation.evaluation import evaluate
+from tasks.action_segmentation.training import batches, fit, loss
+from tasks.spec import Run, Split
+
+VIDEOS, CLASSES = 1712, 48
+SHORTEST, LONGEST, MEAN = 130, 9741, 2097
+PERSONS = range(3, 55)
+BLOCK, EVERY = 4096, 64
+
+
+def lengths(count: int) -> list[int]:
+    """Frames of each video: a log-normal distribution with Breakfast's mean and extremes, in a fixed random order."""
+    spread = 0.75
+    normal = [NormalDist().inv_cdf((k + 0.5) / count) for k in range(count)]
+    drawn = np.clip(MEAN * np.exp(spread * np.array(normal) - spread**2 / 2), SHORTEST, LONGEST)
+    drawn[[0, -1]] = SHORTEST, LONGEST
+    return np.random.default_rng(0).permutation(np.round(drawn).astype(int)).tolist()
+
+
+def make_folder(root: Path, videos: int = VIDEOS) -> None:
+    """Write a data folder in the MS-TCN layout with one fold; the persons of the first quarter are tested."""
+    random = np.random.default_rng(1)
+    for folder in ("features", "groundTruth", "splits"):
+        (root / folder).mkdir(parents=True)
+    (root / "mapping.txt").write_text("".join(f"{k} action{k}\n" for k in range(CLASSES)))
+    parts: dict[str, list[str]] = {"train": [], "test": []}
+    for number, frames in enumerate(lengths(videos)):
+        person = PERSONS[number % len(PERSONS)]
+        name = f"P{person:02}_cam01_{number}"
+        parts["test" if person < PERSONS[len(PERSONS) // 4] else "train"].append(f"{name}.txt\n")
+        actions = np.sort(random.integers(0, 7, frames)) + random.integers(0, CLASSES - 7)
+        (root / "groundTruth" / f"{name}.txt").write_text("".join(f"action{k}\n" for k in actions.tolist()))
+        _write_features(root / "features" / f"{name}.npy", frames, random)
+    for part, names in parts.items():
+        (root / "splits" / f"{part}.split1.bundle").write_text("".join(names))
+
+
+def _write_features(path: Path, frames: int, random: np.random.Generator) -> None:
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (I3D_SIZE, frames)}
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell()
+        size = start + 4 * I3D_SIZE * frames
+        block = random.random(BLOCK // 4, dtype=np.float32).tobytes()
+        for at in range(start, size - BLOCK, EVERY * BLOCK):
+            file.seek(at)
+            file.write(block)
+        file.truncate(size)
+
+
+def _config(root: Path, preset: str, **changes: Any) -> Config:
+    return dataclasses.replace(PRESETS[preset], dataset="folder", root=root, folds=(1,), group=r"P\d+", **changes)
+
+
+def _steps(config: Config, steps: int) -> dict[str, float]:
+    """Seconds of a step and the share of them spent waiting, the first step left out."""
+    dataset = open_fold(config, 1)
+    network = models.build(config)
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    waiting, whole = [], []
+    loaded = iter(batches(dataset, config, seed=0))
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        batch = next(loaded)
+        waiting.append(time.perf_counter() - start)
+        optimizer.zero_grad()
+        loss(network(batch.features, batch.mask), batch.labels, batch.mask, config.smoothing).backward()
+        optimizer.step()
+        whole.append(time.perf_counter() - start)
+    return {"seconds": sum(whole[1:]) / steps, "waiting": sum(waiting[1:]) / sum(whole[1:])}
+
+
+def _small(root: Path) -> Config:
+    """A network of nearly no time and memory: what is left is the reading."""
+    return _config(root, "breakfast", stages=1, layers=2, maps=8, epochs=1, lr_drop_epoch=None)
+
+
+def _epoch(config: Config) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        fit(models.build(config), config, Run(seed=0, fold=1, folder=Path(folder), device="cpu"))
+    return {}
+
+
+def _evaluation(config: Config) -> dict[str, float]:
+    evaluate(models.build(config), config, Split("test", 1))
+    return {}
+
+
+def _predict(config: Config) -> dict[str, float]:
+    root = datasets.data_folder(config)
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder) / "network.pt"
+        checkpoint.save(network, "action_segmentation", config, models.build(config), datasets.facts(config))
+        bundle = root / "splits" / "test.split1.bundle"
+        predict.main([str(network), str(root), "--bundle", str(bundle), "--out", f"{folder}/out"])
+    return {}
+
+
+def _check(root: Path) -> dict[str, float]:
+    findings = check(root)
+    assert not findings.problems, findings.problems[0]
+    return {}
+
+
+MEASUREMENTS: dict[str, Callable[[Path], dict[str, float]]] = {
+    "check": _check,
+    "epoch": lambda root: _epoch(_small(root)),
+    "evaluation": lambda root: _evaluation(_small(root)),
+    "predict": lambda root: _predict(_small(root)),
+    "steps-compact": lambda root: _steps(_config(root, "compact"), 30),
+    "steps-breakfast": lambda root: _steps(_config(root, "breakfast"), 12),
+}
+"""The first four with a small network, so that the reading is what is measured; the others with that of the preset."""
+
+
+def peak() -> float:
+    """Largest resident memory of this process so far, GiB."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
+def measure(root: Path, name: str) -> dict[str, Any]:
+    """One measurement, in this process."""
+    before, start = peak(), time.perf_counter()
+    found = MEASUREMENTS[name](root)
+    seconds = round(time.perf_counter() - start, 2)
+    return {"measured": name, "seconds": seconds} | found | {"peak": round(peak(), 3), "imports": round(before, 3)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.action_segmentation.speed",
+        description="Memory and time of reading data of Breakfast's size. Prints a JSON line for each measurement.",
+    )
+    parser.add_argument("measured", nargs="*", default=list(MEASUREMENTS), help="; ".join(MEASUREMENTS))
+    parser.add_argument("--root", type=Path, help="the data folder, made if it is missing; default: a temporary one")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.measured) - set(MEASUREMENTS):
+        parser.error(f"there is no measurement {min(unknown)!r}; known: {', '.join(MEASUREMENTS)}")
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        root = given.root or Path(folder) / "data"
+        if not root.exists():
+            make_folder(root)
+        for name in given.measured:
+            # A process of its own for each: the largest memory is that of a process's whole life.
+            with ProcessPoolExecutor(1, context, torch.set_num_threads, (1,)) as process:
+                print(json.dumps(process.submit(measure, root, name).result()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What a training holds in memory: two batches, however many videos there are."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tasks.action_segmentation.layout import Layout
+
+VIDEOS, FRAMES, SIZE = 32, 2000, 2048
+DATA = 4 * VIDEOS * FRAMES * SIZE
+"""Bytes: 500 MiB."""
+
+PROGRAM = """
+import json, re, sys, tempfile
+from pathlib import Path
+import torch
+from tasks.action_segmentation import models
+from tasks.action_segmentation.config import Config
+from tasks.action_segmentation.evaluation import evaluate
+from tasks.action_segmentation.training import fit
+from tasks.spec import Run, Split
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+
+config = Config(dataset="folder", root=Path(sys.argv[1]), folds=(1,), group=None, stages=1, layers=1, maps=2, epochs=1,
+    batch=1, lr_drop_epoch=None)
+network, before = models.build(config), peak()
+with tempfile.TemporaryDirectory() as folder:
+    fit(network, config, Run(seed=0, fold=1, folder=Path(folder), device="cpu"))
+evaluate(network, config, Split("test", 1))
+print(json.dumps(peak() - before))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Features of 16 MB a video, zero in most blocks, which then take no disk."""
+    for name in ("features", "groundTruth", "splits"):
+        (tmp_path / name).mkdir()
+    layout = Layout(tmp_path)
+    layout.mapping.write_text("0 cut\n1 mix\n")
+    names = [f"video{k}" for k in range(VIDEOS)]
+    for name in names:
+        np.lib.format.open_memmap(layout.features(name), "w+", np.float32, (SIZE, FRAMES))[::64] = 1
+        layout.ground_truth(name).write_text("cut\n" * (FRAMES // 2) + "mix\n" * (FRAMES // 2))
+    layout.bundle("train", 1).write_text("".join(f"{name}.txt\n" for name in names[:-8]))
+    layout.bundle("test", 1).write_text("".join(f"{name}.txt\n" for name in names[-8:]))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the largest resident memory is read from /proc")
+def test_an_epoch_and_an_evaluation_hold_two_batches(folder):
+    done = subprocess.run([sys.executable, "-c", PROGRAM, folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    grown = json.loads(done.stdout)
+    print(f"{grown / 2**20:.0f} MiB")
+    # Two batches and a video, of 16 MiB each, the same mapped, and what Lightning and scoring load.
+    assert grown < 180 * 2**20 < DATA / 2
