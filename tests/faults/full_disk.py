@@ -2,8 +2,8 @@
 
     python -m tests.faults.full_disk [--method local_merge ...]
 
-`python -m benchmarks.run` runs with its results on a small disk with 0, 12, 24, ... KiB left. It must end with one clear
-error that names the file, a status that is not 0, and no half-written file. Then there is space, the same command runs
+`python -m benchmarks.run` runs with its results on a small disk with 0, 12, 24, ... KiB left. It must end with one
+clear error that names the file, status 1, and no half-written file. Then there is space, the same command runs
 again, and its record and network must be those of a run on an empty disk. Where no disk can be mounted, the limit of
 the size of files takes its place, from one byte on.
 
