@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.conftest import call, cell, mine, own, project, results, start, toy
+from tests.benchmarks.conftest import call, cell, mine, only_toy, own, project, results, start, toy
 from tests.faults import small_disk
 
-__all__ = ["call", "cell", "mine", "own", "project", "results", "start", "toy"]
+__all__ = ["call", "cell", "mine", "only_toy", "own", "project", "results", "start", "toy"]
 
 ReadOnly = Callable[..., list[str]]
 

@@ -11,6 +11,8 @@ from benchmarks.cell import Cell
 from benchmarks.execute import run_cell
 from tests.faults.outcome import differences, outcome
 
+pytestmark = pytest.mark.usefixtures("only_toy")  # a cell keeps only a network that opens here
+
 ReadOnly = Callable[..., list[str]]
 
 
@@ -28,7 +30,8 @@ def test_read_only_results_are_one_clear_error(read_only: ReadOnly, project: Pat
     done = run(project, line)
     assert done.returncode == 1, done.stderr
     (error,) = [line for line in done.stderr.splitlines() if not line.startswith("INFO ")]
-    assert error.startswith(f"error: cannot write {folder}/work/.gitignore: ")
+    assert error.startswith("error: ")
+    assert f"cannot write {folder}/work/.gitignore: " in error
     assert list(folder.iterdir()) == []
 
 

@@ -11,6 +11,8 @@ from benchmarks.cell import Cell
 from benchmarks.execute import run_cell
 from tests.faults.outcome import differences, outcome
 
+pytestmark = pytest.mark.usefixtures("only_toy")  # a cell keeps only a network that opens here
+
 
 @pytest.mark.slow
 @pytest.mark.fault

@@ -16,6 +16,8 @@ from benchmarks.methods.table import METHODS
 from tests.faults.outcome import differences, half_written, outcome
 from tests.faults.processes import alive, wait_for, workers
 
+pytestmark = pytest.mark.usefixtures("only_toy")  # a cell keeps only a network that opens here
+
 Start = Callable[..., subprocess.Popen[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
 Make = Callable[..., Cell]
