@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import errno
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 UNAVAILABLE = "unavailable: "
 """Begins the reason of a cell whose data is missing or cannot be used."""
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says of a disk, quota or limit that is reached, and of a disk that is read-only."""
+
 
 def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: bool = False) -> Record:
     """Run a cell and write its record, also if it fails; return the record.
@@ -42,7 +46,7 @@ def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: b
         keep: return its record, and run nothing, if that is current (`records.kept`).
 
     Raises:
-        OSError: if the record cannot be written.
+        OSError: if the record cannot be written, or the disk is full or read-only; an older record stays then.
         KeyboardInterrupt: if interrupted; no record is written then.
     """
     if cell.identity is None:
@@ -90,6 +94,8 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
     except DataError as error:  # found while training; it names file and mend, so a traceback adds nothing
         return make_record(cell, started, reason=f"{UNAVAILABLE}{error}")
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise  # the record of a failure needs space, too, and would replace a finished one
         log.exception("%s failed", cell)
         return make_record(cell, started, reason=f"{type(error).__name__}: {error}")
 

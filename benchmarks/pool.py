@@ -10,6 +10,7 @@ its own future and does not stop the others. An item whose worker process dies (
 tried once more, by any free worker.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -105,7 +106,7 @@ class Pool:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         workers = [*self._starting.values(), *self._idle, *(worker for worker, _ in self._running.values())]
         if workers:
-            with ThreadPoolExecutor(len(workers)) as all_at_once:
+            with _undisturbed(kind is not None and self.elsewhere), ThreadPoolExecutor(len(workers)) as all_at_once:
                 list(all_at_once.map(lambda worker: worker.stop(now=kind is not None), workers))
         self._starting, self._running = {}, {}
         self._idle.clear()
@@ -186,6 +187,17 @@ class Pool:
             worker, call = self._idle.popleft(), self._waiting.popleft()
             call.attempts += 1
             self._running[worker.submit(call.function, *call.arguments)] = worker, call
+
+
+@contextlib.contextmanager
+def _undisturbed(ends_now: bool) -> Iterator[None]:
+    """Ignore Ctrl-C while processes are ended right now: a second one would leave them half ended."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ends_now else None
+    try:
+        yield
+    finally:
+        if ends_now:
+            signal.signal(signal.SIGINT, before)
 
 
 def _fail(future: "Future[Any]", error: BaseException) -> "Future[Any]":

@@ -97,6 +97,8 @@ def run_all(
             except Busy:
                 queue.late.append((cell, True))
                 continue
+            except OSError as error:  # not even a record could be written
+                result = Result(cell, None, str(error))
             except pool.WorkerDied as error:
                 result = failure(cell, str(error))
             except Exception as error:

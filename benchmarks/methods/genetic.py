@@ -33,7 +33,7 @@ from benchmarks.worker import NotShared
 from rfnext import Evolution, EvolutionConfig, Scored, Structure, halve
 from rfnext.files import write_text
 from rfnext.search.halving import Rung
-from tasks.spec import device_of
+from tasks.spec import DataError, device_of
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,7 @@ class Evaluations:
             NotShared: if a worker has no access to the results folder.
             NoWorkerLeft: if no worker is left.
             OtherData: if the data was changed.
+            DataError, OSError: if files of the data cannot be used, or those of the search not be written.
         """
         cell, epochs = self.job.cell, rung.epochs
         trial = Trial(self.job.folder, self.settings, epochs)
@@ -161,7 +162,8 @@ class Evaluations:
         return [good.get(structure) for structure in structures]
 
     def _failed(self, error: BaseException, what: str) -> None:
-        if isinstance(error, NotShared | NoWorkerLeft | OtherData):  # no fault of the structure
+        # No fault of the structure; a full disk would otherwise decide what the search finds.
+        if isinstance(error, NotShared | NoWorkerLeft | OtherData | DataError | OSError):
             raise error
         self.error = error
         log.warning("%s: %s: %s", self.job.cell, what, error, exc_info=error)
@@ -194,6 +196,7 @@ def genetic(job: Searching) -> Found:
             there with what it has found, and a warning says so.
         NotShared, NoWorkerLeft: if workers have no access to the results folder, or none is left.
         OtherData: if the data was changed.
+        DataError, OSError: if files of the data cannot be used, or those of the search not be written.
     """
     cell, settings = job.cell, {**job.settings, "candidates": powers(job.cell)}
     rungs = rungs_of(cell.config.epochs, settings["rungs"])

@@ -1,12 +1,15 @@
 """Folders and locks: where the repository is, where a results folder keeps its work, who works in a folder now."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from rfnext.files import write_text
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
@@ -36,9 +39,12 @@ def claim(path: Path, *, wait: bool) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=wait)
+        lock.acquire(blocking=False)
     except Timeout:
-        raise Busy(f"{path} is held by another process") from None
+        if not wait:
+            raise Busy(f"{path} is held by another process") from None
+        log.info("%s is held by another process; waiting until that has ended", path)
+        lock.acquire()
     try:
         yield
     finally:

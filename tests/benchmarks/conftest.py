@@ -148,11 +148,12 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(project: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts `python -m <arguments>` in the copy of the project."""
+def start(project: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `python -m <arguments>` in the copy of the project. What a failed test has not ended is killed."""
+    started: list[subprocess.Popen[str]] = []
 
     def popen(*arguments: str, **other: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=project,
             env=os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"},
@@ -163,8 +164,14 @@ def start(project: Path) -> Callable[..., subprocess.Popen[str]]:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             **other,
         )
+        started.append(process)
+        return process
 
-    return popen
+    yield popen
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Running one cell: what is recorded, also of one that fails, is interrupted, or runs where the folder is not seen."""
 
 import dataclasses
+import errno
 import os
 import pickle
 import tempfile
@@ -281,6 +282,17 @@ def test_data_that_changes_while_a_cell_runs_fails_it(own: Make, toy: ModuleType
     for late in (here, own(mine[1], identity=here.identity)):
         assert "the data is not what it was" in (run_cell(late).reason or "")
     assert run_cell(own(mine[0])).status == "done"
+
+
+def test_a_full_disk_replaces_no_finished_record(cell: Make, toy: ModuleType) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "cannot write last.ckpt: No space left on device")
+
+    here = cell()
+    done = run_cell(here)
+    with pytest.raises(OSError, match="cannot write last.ckpt: No space left"):
+        run_cell(dataclasses.replace(here, task=dataclasses.replace(toy.TASK, fit=full)))
+    assert read(here.key.path(here.results)) == done
 
 
 def test_missing_data_replaces_no_finished_record(own: Make, mine: list[Path]) -> None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,18 +13,12 @@ from benchmarks.cell import Cell
 from benchmarks.execute import run_cell
 from benchmarks.methods.table import METHODS
 from benchmarks.records.record import Record, read_all
+from tests.faults.processes import alive, wait_for
 
 Start = Callable[..., subprocess.Popen[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 SUITE = ("benchmarks.suite", "--workers", "2")
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def records(project: Path) -> list[Record]:
@@ -156,18 +149,6 @@ def test_workers_end_with_a_suite_that_is_killed(start: Start, project: Path) ->
     process.kill()
     process.communicate(timeout=30)
     wait_for(lambda: not alive(process.pid), 20)
-
-
-def alive(group: int) -> bool:
-    """Whether a process group still has a process that is not a zombie."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, found = status.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(found) == group and state != "Z":
-            return True
-    return False
 
 
 @pytest.mark.slow

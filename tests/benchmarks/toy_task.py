@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rfnext import Bounds, LocalConfig
+from rfnext import Bounds, LocalConfig, reproducible
+from rfnext.files import serialised, write_bytes
 from tasks import checkpoint
 from tasks.spec import SELECTED, DataFiles, Metric, Probe, Run, Split, Task
 
@@ -66,6 +67,11 @@ def data(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fit(model: nn.Module, config: Config, run: Run) -> None:
+    with reproducible(torch.device("cpu")):
+        train(model, config, run)
+
+
+def train(model: nn.Module, config: Config, run: Run) -> None:
     torch.manual_seed(run.seed)
     x, y = data(Split("train", run.fold))
     fault = config.fault if run.fold == 2 else "none"
@@ -110,7 +116,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
             "best": best,
             "search": run.search.state_dict() if run.search is not None else {},
         }
-        torch.save(state, last)
+        write_bytes(last, serialised(state))
         if fault == "interrupt" and epoch == 2 and not run.resume:
             raise KeyboardInterrupt
     if fault == "nan":
@@ -123,7 +129,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
 
 def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:
     x, y = data(split)
-    with torch.no_grad():
+    with torch.no_grad(), reproducible(torch.device("cpu")):
         logits = model(x)
     accuracy = 100.0 * (logits.argmax(1) == y).double().mean().item()
     return {"accuracy": accuracy, "loss": nn.functional.cross_entropy(logits, y).item()}

@@ -1,6 +1,7 @@
 """The genetic search: within its budget, nothing trained twice, and no fault loses or changes a result."""
 
 import dataclasses
+import errno
 import json
 import pickle
 import signal
@@ -26,7 +27,7 @@ from benchmarks.records.record import Record, read_all
 from benchmarks.worker import NotShared, in_worker
 from rfnext import Structure
 from rfnext.search.halving import Rung
-from tasks.spec import Task
+from tasks.spec import DataError, Task
 
 Make = Callable[..., Cell]
 Start = Callable[..., subprocess.Popen[str]]
@@ -169,6 +170,25 @@ def test_data_that_changes_ends_the_search(own: Make, mine: list[Path], toy: Mod
 
     here = own(mine[0], "global_single", task=dataclasses.replace(toy.TASK, fit=fit))
     with pytest.raises(OtherData, match="the data is not what it was"):
+        search(here)
+    assert not list(here.results.rglob(FOUND))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), DataError("a.npy: cut off; download it again")]
+)
+def test_what_is_no_fault_of_the_structures_ends_the_search(error: Exception, cell: Make, toy: ModuleType) -> None:
+    """Otherwise a disk that is full for a while decides what is found."""
+    fitted = []
+
+    def fit(model: Any, config: Any, run: Any) -> None:
+        toy.fit(model, config, run)
+        fitted.append(run)
+        if len(fitted) == 12:
+            raise error
+
+    here = cell("global_single", task=dataclasses.replace(toy.TASK, fit=fit))
+    with pytest.raises(type(error), match=str(error).replace("[", ".")):
         search(here)
     assert not list(here.results.rglob(FOUND))
 

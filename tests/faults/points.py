@@ -1,0 +1,148 @@
+"""A crash at every single change of the file system, in cells of the toy task.
+
+    python -m tests.faults.points [--method local_merge global_single ...]
+
+A cell that runs undisturbed counts its changes: files opened for writing, renamed or removed, and folders made or
+removed. Then, for each of them, a process runs the cell and ends right before that change, without
+any clean-up; before a rename it ends a second time with half of the new file written. After each crash no file may
+be half-written. The cell runs again, and its record and network must be those of the undisturbed run.
+
+The changes are seen from outside, by Python's audit events. Prints one JSON line per method. Exit status: 0 all equal,
+1 a cell differs.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from benchmarks.cell import Cell
+from benchmarks.execute import run_cell
+from tests.faults.outcome import differences, half_written, outcome
+from tests.faults.toy_cells import only_toy, toy_cell
+
+CRASHED = 99
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Crash cells of the toy task at every change of the file system."""
+
+    method: tuple[str, ...] = ("local_merge", "global_single")
+    """Methods; a genetic search is a brief one."""
+
+
+@dataclass
+class Crash:
+    """An audit hook that lists the changes below a folder, and ends the process right before one of them.
+
+    at: number of the change, from 0 on; None: none. half: cut the file that is renamed there to its half.
+    """
+
+    folder: Path
+    at: int | None = None
+    half: bool = False
+    seen: list[str] = field(default_factory=list)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._changes(event, arguments):
+            return
+        if len(self.seen) == self.at:
+            self.at = None  # what follows is a change, too
+            if self.half:
+                os.truncate(arguments[0], os.path.getsize(arguments[0]) // 2)
+            os._exit(CRASHED)
+        self.seen.append(event)
+
+    def _changes(self, event: str, arguments: tuple[Any, ...]) -> bool:
+        if event == "open":
+            path, _, flags = arguments
+            return bool(flags & (os.O_WRONLY | os.O_RDWR)) and self._below(path)
+        # What rmtree removes it names by the descriptor of its folder.
+        return event in CHANGES and (self._below(arguments[0]) or not os.path.isabs(os.fsdecode(arguments[0])))
+
+    def _below(self, path: Any) -> bool:
+        return isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith(f"{self.folder}{os.sep}")
+
+
+def in_fork(work: Callable[[], None]) -> int:
+    """Do the work in a process of its own, which ends without any clean-up; returns its exit status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            logging.exception("a crash was expected, or nothing")
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run(cell: Cell, crash: Crash, listed: Path | None = None) -> int:
+    """Run a cell in a process of its own; exit status 0 if it is done. Lists the changes in a file, if given."""
+
+    def work() -> None:
+        sys.addaudithook(crash)
+        assert run_cell(cell).status == "done"
+        if listed is not None:
+            listed.write_text(json.dumps(crash.seen))
+
+    return in_fork(work)
+
+
+def measure(method: str, scratch: Path) -> dict[str, Any]:
+    """Crash a method's cell everywhere; what came out, as a JSON value."""
+    start = time.monotonic()
+    listed, undisturbed, folder = scratch / "changes.json", scratch / "undisturbed", scratch / "crashed"
+    assert run(toy_cell(method, undisturbed), Crash(undisturbed), listed) == 0
+    expected, seen = outcome(undisturbed), json.loads(listed.read_text())
+    points = [(at, half) for at, event in enumerate(seen) for half in (False, True) if not half or event == "os.rename"]
+    faults = []
+    for at, half in points:
+        cell = toy_cell(method, folder)
+        if (status := run(cell, Crash(folder, at, half))) != CRASHED:
+            faults.append(f"change {at}: not reached, the process ended with {status}")
+        elif broken := half_written(folder):
+            faults.append(f"change {at}: {', '.join(path.name for path in broken)} half-written")
+        elif run(cell, Crash(folder)) != 0:
+            faults.append(f"change {at}, {seen[at]}, half {half}: the cell failed")
+        elif different := differences(expected, outcome(folder)):
+            faults.append(f"change {at}, {seen[at]}, half {half}: {', '.join(different[:3])} differ")
+        shutil.rmtree(folder)
+    seconds = round(time.monotonic() - start, 1)
+    return {"method": method, "crashes": len(points), "writes": seen.count("os.rename"), "seconds": seconds} | {
+        "equal": not faults,
+        "faults": faults,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module for the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m tests.faults.points")
+    logging.basicConfig(level=logging.ERROR)
+    torch.set_num_threads(1)
+    only_toy()
+    equal = True
+    with tempfile.TemporaryDirectory(prefix="rfnext-points-") as scratch:
+        for method in options.method:
+            # Once here, so that no other process has to import what the first training imports.
+            run_cell(toy_cell(method, Path(scratch, method, "imports")))
+            said = measure(method, Path(scratch, method))
+            print(json.dumps({"test": "points"} | said), flush=True)
+            equal = equal and said["equal"]
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

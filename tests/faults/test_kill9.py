@@ -1,0 +1,19 @@
+"""`kill -9` at random moments: the toy's cells end as if nothing had happened."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.faults import kill9
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_cell_that_is_killed_and_run_again_is_equal(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["--kills", "3", "--task", "toy", "--family", "multi", "--preset", "slow", "--project", str(project)]
+    status = kill9.main(line)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert status == 0, said
+    assert sum(one["kills"] for one in said) == 3
+    assert all(one["equal"] for one in said)
