@@ -14,7 +14,8 @@ import tasks
 from benchmarks.cell import Cell
 from benchmarks.execute import run_cell
 from benchmarks.methods.table import GLOBAL, METHODS
-from benchmarks.records.record import Record, read, write, write_lines
+from benchmarks.records.lines import write_lines
+from benchmarks.records.record import Record, read, write
 from benchmarks.repeat import compare
 from benchmarks.run import main
 

@@ -13,7 +13,8 @@ from benchmarks import suite
 from benchmarks.cell import Cell
 from benchmarks.execute import run_cell
 from benchmarks.methods.table import METHODS
-from benchmarks.records.record import Record, read_all
+from benchmarks.records.folder import read_all
+from benchmarks.records.record import Record
 
 Start = Callable[..., subprocess.Popen[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]

@@ -9,18 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.records.record import (
-    CONTEXT,
-    Cost,
-    Record,
-    RecordError,
-    read,
-    read_all,
-    read_lines,
-    without_history,
-    write,
-    write_lines,
-)
+from benchmarks.records.folder import read_all
+from benchmarks.records.lines import CONTEXT, read_lines, write_lines
+from benchmarks.records.record import Cost, Record, RecordError, read, without_history, write
 from tasks.spec import Metric
 
 METRICS = {"accuracy": 90.0, "loss": 0.25}

@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.methods.table import METHODS
 from benchmarks.records import record
-from benchmarks.records.record import Cost, Record, read_all
+from benchmarks.records.folder import read_all
+from benchmarks.records.record import Cost, Record
 from benchmarks.report.build import build, main
 from tasks.spec import Metric
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.records import record
-from benchmarks.records.record import Record, write_lines
+from benchmarks.records.lines import write_lines
+from benchmarks.records.record import Record
 from benchmarks.report import compare
 from tasks.plain import differences
 

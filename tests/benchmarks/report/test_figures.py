@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.records.record import Cost, Record, read_all
+from benchmarks.records.folder import read_all
+from benchmarks.records.record import Cost, Record
 from benchmarks.report import figures
 from benchmarks.report.gathered import Gathered, gather
 

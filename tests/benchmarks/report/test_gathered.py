@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.records.record import Record, RecordError, read_all
+from benchmarks.records.folder import read_all
+from benchmarks.records.record import Record, RecordError
 from benchmarks.report import gathered
 from benchmarks.report.gathered import Gathered
 
