@@ -173,6 +173,7 @@ def _table(
     table.unseen = identity is None and task.data_files is not None and task.data_files(config) is not None
     table.left_out = {m.name: task.leaves_out[m.name] for m in methods if m.name in task.leaves_out}
     rows = [method for method in methods if method.name not in table.left_out]
+    protocols: dict[str, dict[str, Any]] = {}
     for fold, seed, method in ((f, s, m) for f in chosen for s in request.seeds for m in rows):
         cell = Cell(
             task=task,
@@ -187,7 +188,9 @@ def _table(
             resume=request.resume,
             identity=identity,
         )
-        planned = cell.protocol()
+        if method.name not in protocols:
+            protocols[method.name] = cell.protocol()
+        planned = protocols[method.name]
         done = kept(cell.key, planned, records, committed=request.committed)
         (table.kept if done else table.missing).append(cell)
         if not done and (change := data_change(cell.key, planned, task.data_label(config), records)):

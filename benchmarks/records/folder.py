@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records.lines import CONTEXT, Broken, read_lines
+from benchmarks.records.lines import Broken, read_lines
 from benchmarks.records.record import Key, Record, RecordError, read
 
 Place = tuple[str, str, int, int]
@@ -46,7 +46,10 @@ class Records:
 
 
 def read_all(results: Path) -> Records:
-    """All records of a results folder: those that were run in it, and for other cells those of its .jsonl files."""
+    """All records of a results folder: those that were run in it, and for other cells those of its .jsonl files.
+
+    Of histories, which are most of what the files hold, only that of each row's first fold and seed is kept.
+    """
     found: dict[Key, Record] = {}
     places: dict[Key, str] = {}
     broken: list[Broken] = []
@@ -62,6 +65,7 @@ def read_all(results: Path) -> Records:
             found[record.key], places[record.key] = sharing.of(record), f"{path}:{number}"
     own: set[Key] = set()
     failed: dict[Key, str] = {}
+    histories = _Histories()
     for path in sorted((results / "runs").glob("*/*/*/*.json")):
         try:
             record = read(path)
@@ -75,7 +79,27 @@ def read_all(results: Path) -> Records:
             continue
         found[record.key], places[record.key] = sharing.of(record), str(path)
         own.add(record.key)
+        if record.history and (later := histories.keep(record)) is not None:
+            found[later] = found[later].model_copy(update={"history": []})
     return Records(found, broken, frozenset(own), failed, places)
+
+
+class _Histories:
+    """Which record of each row of each table keeps its history: the finished one of the first fold and seed."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, str, str], Key] = {}
+
+    def keep(self, record: Record) -> Key | None:
+        """Take one more record; returns the key of the one that loses its history, if one does."""
+        key = record.key
+        before = self._first.setdefault(key[:3], key)
+        if before == key:
+            return None
+        if record.status != "done" or before < key:
+            return key
+        self._first[key[:3]] = key
+        return before
 
 
 class _Sharing:
@@ -87,7 +111,7 @@ class _Sharing:
     def of(self, record: Record) -> Record:
         """The record with parts that it shares with those before."""
         update = {}
-        for name in CONTEXT:
+        for name in ("protocol", "metric_specs", "device", "versions", "overrides"):
             value = getattr(record, name)
             text = json.dumps(value, default=vars)
             update[name] = self._known.setdefault((name, text), value)

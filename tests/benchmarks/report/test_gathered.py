@@ -13,7 +13,7 @@ from benchmarks.report.gathered import Gathered
 
 
 def only(results: Path) -> Gathered:
-    (found,) = gathered.gather(read_all(results), results)
+    (found,) = gathered.gather(read_all(results))
     return found
 
 
