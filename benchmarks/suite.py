@@ -36,7 +36,7 @@ from benchmarks.progress import Progress, duration
 from benchmarks.records.folder import read_all
 from benchmarks.records.lines import Broken
 from benchmarks.records.machine import describe_device
-from benchmarks.records.places import ROOT
+from benchmarks.records.places import ROOT, sweep_up
 from benchmarks.records.record import Record
 from benchmarks.schedule import Result, failure, run_all
 from tasks.spec import Logger, device_of
@@ -198,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             show_all(plan)
             return _name(records.broken)
+        sweep_up(options.results)
         status = _run(plan, options, records.all)
         if records.broken:  # what was run again is whole now
             broken = _name(read_all(options.results).broken)
