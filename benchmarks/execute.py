@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import errno
 import logging
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,20 @@ def _write(record: Record, cell: Cell) -> None:
             if read(path).status == "done":
                 log.warning("%s: nothing was run, and the finished record in %s stays", cell, path)
                 return
-    write(record, cell.results)
+    try:
+        write(record, cell.results)
+    except OSError as error:
+        if record.status == "done":
+            raise OSError(error.errno, f"{error.strerror}. {_kept_elsewhere(record)}") from error
+        raise
+
+
+def _kept_elsewhere(record: Record) -> str:
+    """Keep the record of a finished cell that cannot be written to its place, and say where it is."""
+    with contextlib.suppress(OSError):
+        folder = Path(tempfile.mkdtemp(prefix="rfnext-unsaved-"))
+        return f"The result is kept in {write(record, folder)}: copy that file to its place"
+    return f"The result is not kept: {record.model_dump_json()}"
 
 
 def make_record(cell: Cell, started: str, *, reason: str | None = None, **found: Any) -> Record:
@@ -170,8 +184,8 @@ def _illustrate(cell: Cell, outcome: Outcome) -> list[str]:
     if task.illustrate is None or (cell.fold, cell.seed) != (task.folds(cell.config)[0], 0):
         return []
     folder = cell.results / "pictures" / task.name / cell.preset / cell.method.name
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         paths = task.illustrate(outcome.model, cell.config, Split("test", cell.fold), folder)
     except Exception:  # a picture is no reason to lose a training
         log.exception("%s: no pictures", cell)

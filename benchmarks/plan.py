@@ -11,9 +11,10 @@ from benchmarks.arguments import UsageError, parse_both, pick, preset_name
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Method, SearchStage
 from benchmarks.methods.table import METHODS
+from benchmarks.records.folder import Records
 from benchmarks.records.identity import identify
 from benchmarks.records.kept import data_change, kept
-from benchmarks.records.record import Key, Record, Records
+from benchmarks.records.record import Key, Record
 from tasks.spec import Logger, Task
 
 
@@ -172,6 +173,7 @@ def _table(
     table.unseen = identity is None and task.data_files is not None and task.data_files(config) is not None
     table.left_out = {m.name: task.leaves_out[m.name] for m in methods if m.name in task.leaves_out}
     rows = [method for method in methods if method.name not in table.left_out]
+    protocols: dict[str, dict[str, Any]] = {}
     for fold, seed, method in ((f, s, m) for f in chosen for s in request.seeds for m in rows):
         cell = Cell(
             task=task,
@@ -186,7 +188,9 @@ def _table(
             resume=request.resume,
             identity=identity,
         )
-        planned = cell.protocol()
+        if method.name not in protocols:
+            protocols[method.name] = cell.protocol()
+        planned = protocols[method.name]
         done = kept(cell.key, planned, records, committed=request.committed)
         (table.kept if done else table.missing).append(cell)
         if not done and (change := data_change(cell.key, planned, task.data_label(config), records)):
@@ -217,27 +221,40 @@ def estimate_seconds(missing: Sequence[Cell], records: Sequence[Record]) -> floa
     A cell's training is estimated by the finished records of its task, preset and method, or of the other methods where
     that has none; a search by the trainings that it costs. A search that several cells share is counted once.
     """
-    timed = [record for record in records if record.status == "done" and not record.resumed]
+    timed: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if record.status == "done" and not record.resumed:
+            timed.setdefault((record.task, record.preset), []).append(record)
+    rows: dict[tuple[str, str, str], tuple[float, dict[str, float]] | None] = {}
     counted: set[SharedSearch] = set()
     total = 0.0
     for cell in missing:
-        similar = [r for r in timed if (r.task, r.preset) == (cell.task.name, cell.preset)]
-        trained = [r for r in similar if r.training.seconds]
-        own = [r for r in trained if r.method == cell.method.name]
-        if not (same := own or trained):
+        row = cell.key[:3]
+        if row not in rows:
+            rows[row] = _row_seconds(cell.method, timed.get(row[:2], []))
+        if (known := rows[row]) is None:
             return None
-        training = fmean(r.training.seconds for r in same)
-        evaluation = fmean(r.evaluation_seconds for r in same)
-        total += evaluation + (training if cell.method.finish.trains else 0)
-        if own and not cell.method.searches:  # a finish may choose something on the validation part
-            total += fmean(r.search.seconds for r in own)
+        total += known[0]
         for search in cell.method.searches:
             key = (cell.task.name, cell.preset, cell.fold, cell.seed, search.name)
             if key not in counted:
-                total += _search_seconds(search, similar, training)
+                total += known[1][search.name]
             if search.shared:
                 counted.add(key)
     return total
+
+
+def _row_seconds(method: Method, similar: Sequence[Record]) -> tuple[float, dict[str, float]] | None:
+    """Seconds of a method's cell without its searches, and of each search, by records of its table."""
+    trained = [r for r in similar if r.training.seconds]
+    own = [r for r in trained if r.method == method.name]
+    if not (same := own or trained):
+        return None
+    training = fmean(r.training.seconds for r in same)
+    alone = fmean(r.evaluation_seconds for r in same) + (training if method.finish.trains else 0)
+    if own and not method.searches:  # a finish may choose something on the validation part
+        alone += fmean(r.search.seconds for r in own)
+    return alone, {search.name: _search_seconds(search, similar, training) for search in method.searches}
 
 
 def _search_seconds(search: SearchStage, similar: Sequence[Record], training: float) -> float:

@@ -20,8 +20,9 @@ from benchmarks.cell import Cell
 from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.table import METHODS
 from benchmarks.records.identity import identify
+from benchmarks.records.lines import Broken, read_lines
 from benchmarks.records.protocol import of_files, protocol, same_but_data
-from benchmarks.records.record import Record, RecordError, read, read_lines
+from benchmarks.records.record import Record, RecordError, read
 from tasks.plain import differences, rebuild
 from tasks.spec import Task
 
@@ -58,8 +59,13 @@ def open_record(options: Options) -> Record:
         UsageError: if there is no such record, or several.
     """
     path = options.record.resolve()
+    broken: list[Broken] = []
     try:
-        records = list(read_lines(path)) if path.suffix == ".jsonl" else [read(path)]
+        if path.suffix == ".jsonl" and path.exists():
+            lines = read_lines(path)
+            records, broken = list(lines.records.values()), lines.broken
+        else:
+            records = [read(path)]
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such record") from error
     except RecordError as error:
@@ -69,6 +75,8 @@ def open_record(options: Options) -> Record:
     chosen = [one for one in records if all(getattr(one, name) == value for name, value in wanted.items())]
     if len(chosen) != 1:
         known = ", ".join(dict.fromkeys(one.method for one in records))
+        if broken:
+            raise UsageError(f"{broken[0]}, and its other lines hold {len(chosen)} cells that are meant")
         raise UsageError(f"{path}: {len(chosen)} of its cells are meant; give --method ({known}), --fold and --seed")
     if chosen[0].status != "done":
         raise UsageError(f"{path}: the record of a failed cell has nothing to compare with ({chosen[0].reason})")

@@ -35,7 +35,7 @@ from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
 from benchmarks.records.identity import identify
-from benchmarks.records.places import ROOT
+from benchmarks.records.places import ROOT, sweep_up
 from benchmarks.wandb_results import offline_folders
 from tasks.spec import Logger
 
@@ -181,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return repeat.main(arguments)
         cell, options = parse(arguments)
         torch.set_num_threads(options.threads)
+        sweep_up(cell.results)
         with candidate_workers(cell.method, options) as workers:
             record = run_cell(cell, workers)
     except (UsageError, cluster.ClusterError) as error:

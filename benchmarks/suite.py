@@ -12,8 +12,8 @@ that came with the repository are not kept unless --keep-committed is given. Aft
 goes on: finished cells are kept, and half-finished trainings continue after their last whole epoch unless --fresh is
 given. Several suites may work on the same results folder.
 
-Exit status: 0 all done, 1 a cell failed or the results folder cannot be written, 2 wrong usage or no such cluster,
-3 only data is missing, 130 interrupted.
+Exit status: 0 all done, 1 a cell failed, a record is broken or the results folder cannot be written, 2 wrong usage or
+no such cluster, 3 only data is missing, 130 interrupted.
 """
 
 import os
@@ -33,9 +33,11 @@ from benchmarks.execute import UNAVAILABLE
 from benchmarks.methods.table import METHODS
 from benchmarks.plan import Plan, Request, estimate_seconds, make_plan
 from benchmarks.progress import Progress, duration
+from benchmarks.records.folder import read_all
+from benchmarks.records.lines import Broken
 from benchmarks.records.machine import describe_device
-from benchmarks.records.places import ROOT
-from benchmarks.records.record import Record, read_all
+from benchmarks.records.places import ROOT, sweep_up
+from benchmarks.records.record import Record
 from benchmarks.schedule import Result, failure, run_all
 from tasks.spec import Logger, device_of
 
@@ -46,8 +48,8 @@ class Options:
 
     Fields of one task's config follow after --, as in: --task action_segmentation -- --epochs 20
 
-    Exit status: 0 all done, 1 a cell failed or the results folder cannot be written, 2 wrong usage or no such cluster,
-    3 only data is missing, 130 interrupted.
+    Exit status: 0 all done, 1 a cell failed, a record is broken or the results folder cannot be written, 2 wrong usage
+    or no such cluster, 3 only data is missing, 130 interrupted.
     """
 
     preset: tyro.conf.Positional[str] = "tiny"
@@ -147,12 +149,13 @@ def show_plan(plan: Plan, records: Sequence[Record], workers: pool.Pool, machine
     return sum(known) / workers.size if len(known) == len(seconds) else None
 
 
-def _warn(reasons: Sequence[str]) -> None:
-    """Say which files are no records: a few of them, they may all have the same fault."""
-    for reason in reasons[:3]:
-        print(f"warning: {reason}", file=sys.stderr)
-    if (more := len(reasons) - 3) > 0:
-        print(f"warning: and {more} more files that are no records", file=sys.stderr)
+def _name(broken: Sequence[Broken]) -> int:
+    """Say what is no record: a few of it, all may have the same fault. Returns the exit status that it makes."""
+    for fault in broken[:3]:
+        print(f"error: {fault}", file=sys.stderr)
+    if (more := len(broken) - 3) > 0:
+        print(f"error: and {more} more that are no records; python -m benchmarks.report names all", file=sys.stderr)
+    return 1 if broken else 0
 
 
 def _check(options: Options) -> None:
@@ -192,11 +195,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(options)
         records = read_all(options.results)
         plan = make_plan(_request(options, given[here + 1 :]), records)
-        _warn(list(records.broken.values()))
         if options.list:
             show_all(plan)
-            return 0
-        return _run(plan, options, records.all)
+            return _name(records.broken)
+        sweep_up(options.results)
+        status = _run(plan, options, records.all)
+        if records.broken:  # what was run again is whole now
+            broken = _name(read_all(options.results).broken)
+            return broken if status in (0, 3) else status
+        return status
     except (UsageError, cluster.ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,6 @@
 """Results on Weights & Biases: a cell's record added to the run of its training."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Record
 from rfnext import Structure
+from rfnext.dilation import Dilation
 from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure, offline_runs
 
 
@@ -37,8 +39,12 @@ def log_to_wandb(cell: Cell, record: Record) -> None:
             if kind := media.get(picture.suffix):
                 run.log({picture.stem: kind(str(cell.results / picture))})
         if record.structure is not None:
-            designed = next((seen["structure"] for seen in record.history if seen["step"] == 0), None)
-            log_structure(run, Structure({name: tuple(d) for name, d in record.structure.items()}), designed)
+            designed = next((_tuples(seen["structure"]) for seen in record.history if seen["step"] == 0), None)
+            log_structure(run, Structure(_tuples(record.structure)), designed)
+
+
+def _tuples(structure: Mapping[str, Sequence[int]]) -> dict[str, Dilation]:
+    return {name: tuple(dilation) for name, dilation in structure.items()}
 
 
 def _log_numbers(run: Any, record: Record) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from benchmarks.cell import Cell
-from benchmarks.records.places import claim, work_folder
+from benchmarks.records.places import claim, sweep_up, work_folder
 from rfnext.files import write_text
 
 _device = "auto"
@@ -105,7 +105,11 @@ class InWorker:
                     f"the worker on {platform.node()} has no access to {self.results}, where candidates store the "
                     "checkpoints from which others continue; give --results a folder that all machines share"
                 )
-            cell = replace(cell, results=Path(tempfile.gettempdir()) / f"rfnext-{self.mark}")
+            scratch = Path(tempfile.gettempdir()) / f"rfnext-{self.mark}"
+            scratch.mkdir(exist_ok=True)
+            os.utime(scratch)  # in use, see `places.sweep_up`
+            sweep_up(scratch)
+            cell = replace(cell, results=scratch)
         torch.set_num_threads(cell.threads)
         print_to(self.work.log(cell, item))
         try:

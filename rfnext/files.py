@@ -1,9 +1,16 @@
 """Files that are written completely or not at all, JSON from outside, and the cache folder."""
 
+import contextlib
+import functools
+import hashlib
 import io
 import json
 import os
+import re
+import secrets
+import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +28,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=unfinished(path.name), suffix=UNFINISHED)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
     try:
@@ -71,6 +78,69 @@ def serialised(value: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
+
+
+UNFINISHED = ".tmp"
+"""Ends the names of files and folders that are being written, and those of the left-overs of processes that died."""
+
+ABANDONED = 24 * 3600
+"""Seconds after which what is being written on another machine counts as left over: no write takes that long."""
+
+
+def unfinished(name: str) -> str:
+    """What the name of a temporary file or folder beside `name` begins with: it says which process writes it."""
+    return f".{name}.{_here()}-{os.getpid()}-"
+
+
+@functools.cache
+def _here() -> str:
+    """8 hex digits of where process numbers mean the same: this machine since it was started, and this container."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+        return hashlib.sha256(f"{boot}{os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:8]
+    return secrets.token_hex(4)  # known nowhere else, so that only age decides
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove what processes that died have left half-written below a folder; returns what was removed.
+
+    Of a process of this machine it is known whether it still runs. That of another machine, on a file system that both
+    share, may run: what it writes is left over when it has not changed for `ABANDONED` seconds.
+    """
+    removed = []
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = Path(place, name)
+            if _is_left_over(path):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(path) if name in folders else path.unlink()
+                    removed.append(path)
+        folders[:] = [name for name in folders if not name.endswith(UNFINISHED)]
+    return removed
+
+
+def _is_left_over(path: Path) -> bool:
+    writer = re.fullmatch(r"\..+\.(?:([0-9a-f]{8})-(\d{1,9})-)?[a-z0-9_]{8}\.tmp", path.name)
+    if writer is None:
+        return False
+    if writer[1] == _here():
+        return int(writer[2]) != os.getpid() and not Path(f"/proc/{writer[2]}").exists()
+    try:
+        return os.lstat(path).st_mtime < time.time() - ABANDONED
+    except OSError:
+        return False
+
+
+def bound(folder: Path, most: int, unused: float) -> None:
+    """Keep a cache small: of the folders in it, the `most` that were used last and those used in `unused` seconds.
+
+    Whoever uses one says so by `os.utime`.
+    """
+    with contextlib.suppress(OSError):
+        used = sorted(((path.stat().st_mtime, path) for path in folder.iterdir()), reverse=True)
+        for when, path in used[most:]:
+            if when < time.time() - unused:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def cache_folder() -> Path:

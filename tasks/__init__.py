@@ -2,11 +2,16 @@
 
 import difflib
 import importlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tasks.spec import Task
+
+
+# Lightning's metrics import ONNX Runtime where it is installed, which sends what it is used for to Microsoft.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def names() -> list[str]:

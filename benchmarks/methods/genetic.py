@@ -26,9 +26,10 @@ from benchmarks.methods.searching import Searching
 from benchmarks.methods.stored import FOUND
 from benchmarks.methods.training import OtherData, Training, as_lists, build, fit
 from benchmarks.pool import NoWorkerLeft, run_for_cell
+from benchmarks.records.folder import read_all
 from benchmarks.records.machine import code, describe_device, versions
 from benchmarks.records.protocol import fingerprint
-from benchmarks.records.record import Cost, read_all
+from benchmarks.records.record import Cost
 from benchmarks.worker import NotShared
 from rfnext import Evolution, EvolutionConfig, Scored, Structure, halve
 from rfnext.files import write_text

@@ -6,8 +6,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.records.folder import Records
 from benchmarks.records.protocol import of_files, same_but_data
-from benchmarks.records.record import Key, Record, Records
+from benchmarks.records.record import Key, Record
 
 
 def is_current(record: Record, planned: Mapping[str, Any]) -> bool:
@@ -45,10 +46,8 @@ def data_change(key: Key, planned: Mapping[str, Any], data: str, records: Record
         return None
     found = [
         record
-        for record in records.all
-        if record.status == "done"
-        and (record.task, record.method, record.fold, record.seed) == (key.task, key.method, key.fold, key.seed)
-        and (record.preset == key.preset or record.data == data)
+        for record in records.done.get((key.task, key.method, key.fold, key.seed), ())
+        if (record.preset == key.preset or record.data == data)
         and record.protocol.get("data") != planned["data"]
         and same_but_data(record.protocol, planned)
     ]

@@ -3,27 +3,25 @@
     results/runs/<task>/<preset>/<method>/fold<f>-seed<k>.json   what this machine ran: whole records, not committed
     results/<task>-<preset>/records.jsonl                        committed: one line per cell, without histories
 
-In a .jsonl file, a line {"context": n, ...} holds what many cells have in common (protocol, versions, device, names of
-the layers). The lines of the cells that follow name it by its number and list their dilations in its order.
+`records.lines` reads and writes the .jsonl files, `records.folder` all of a results folder.
 """
 
 import json
-import math
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from benchmarks.records import schema
 from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import of_files
-from rfnext.files import write_text
+from rfnext.files import parse_json, write_text
 from tasks.spec import Metric
 
 SCHEMA = 2
 
-CONTEXT = ("protocol", "metric_specs", "data", "published", "device", "versions", "overrides", "schema_version")
-"""Fields that many cells of a .jsonl file have in common."""
+LONGEST = 2**24
+"""Bytes of a record, or of a line of a .jsonl file; those of real ones are a thousandth."""
 
 
 class RecordError(ValueError):
@@ -33,11 +31,11 @@ class RecordError(ValueError):
 class Key(NamedTuple):
     """Which cell of which table a record is of."""
 
-    task: str
-    preset: str
-    method: str
-    fold: int
-    seed: int
+    task: schema.Name
+    preset: schema.Name
+    method: schema.Name
+    fold: schema.Seed
+    seed: schema.Seed
 
     def __str__(self) -> str:
         return f"{self.task} {self.preset} {self.method} fold {self.fold} seed {self.seed}"
@@ -65,9 +63,9 @@ class Cost(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = 0
-    seconds: float = 0.0
-    peak_memory_mb: float | None = None
+    epochs: schema.Whole = 0
+    seconds: schema.Amount = 0.0
+    peak_memory_mb: schema.Amount | None = None
     memory_measure: Literal["cuda", "resident"] | None = None
 
     def __add__(self, other: "Cost") -> "Cost":
@@ -79,6 +77,15 @@ class Cost(BaseModel):
             peak_memory_mb=peak,
             memory_measure=self.memory_measure or other.memory_measure,
         )
+
+
+def _sound(metric: Metric) -> Metric:
+    for text in (metric.name, metric.unit):
+        if not text.isprintable() or len(text) > 100:
+            raise ValueError("has a name or unit that is not printable or too long")
+    if not metric.name or not 0 <= metric.decimals <= 12:
+        raise ValueError("has no name, or decimals that are not 0 to 12")
+    return metric
 
 
 class Record(BaseModel):
@@ -100,40 +107,44 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: str
-    preset: str
-    method: str
-    fold: int
-    seed: int
+    task: schema.Name
+    preset: schema.Name
+    method: schema.Name
+    fold: schema.Seed
+    seed: schema.Seed
     status: Literal["done", "failed"]
-    protocol: dict[str, Any]
-    metric_specs: list[Metric]
+    protocol: schema.Protocol
+    metric_specs: Annotated[list[Annotated[Metric, AfterValidator(_sound)]], Field(min_length=1)]
     data: str
     published: str | None
-    device: dict[str, Any]
+    device: schema.Device
     versions: dict[str, str | None]
     commit: str | None
     command: str
-    started: str
-    finished: str
+    started: schema.Time
+    finished: schema.Time
     base: str = ""
-    overrides: dict[str, Any] = Field(default_factory=dict)
+    overrides: schema.Json = Field(default_factory=dict)
     reason: str | None = None
-    metrics: dict[str, float] | None = None
-    metrics_last: dict[str, float] | None = None
-    validation: dict[str, float] | None = None
-    structure: dict[str, list[int]] | None = None
-    history: list[dict[str, Any]] = Field(default_factory=list)
+    metrics: dict[str, schema.Real] | None = None
+    metrics_last: dict[str, schema.Real] | None = None
+    validation: dict[str, schema.Real] | None = None
+    structure: schema.Dilations | None = None
+    history: list[schema.Round] = Field(default_factory=list)
     search: Cost = Cost()
     training: Cost = Cost()
-    evaluation_seconds: float = 0.0
+    evaluation_seconds: schema.Amount = 0.0
     resumed: bool = False
-    pictures: list[str] = Field(default_factory=list)
-    receptive_field: dict[str, Any] | None = None
+    pictures: list[schema.Inside] = Field(default_factory=list)
+    receptive_field: schema.ReceptiveField | None = None
     schema_version: Literal[2] = SCHEMA
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if self.protocol["task"] != self.task:
+            raise ValueError(f"protocol.task is {self.protocol['task']!r}, task is {self.task!r}")
+        if len({spec.name for spec in self.metric_specs}) < len(self.metric_specs):
+            raise ValueError("metric_specs names a metric twice")
         if self.status == "failed":
             if not self.reason:
                 raise ValueError(f"{self.key}: a failed cell needs a reason")
@@ -143,12 +154,6 @@ class Record(BaseModel):
             values = getattr(self, kind)
             if values is None or set(values) != expected:
                 raise ValueError(f"{kind} of {self.key} has {sorted(values or {})}, not {sorted(expected)}")
-            if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-                raise ValueError(f"{kind} of {self.key} is not finite: {', '.join(bad)}")
-        try:
-            json.dumps(self.history, allow_nan=False)
-        except ValueError as error:
-            raise ValueError(f"history of {self.key} is not finite") from error
         return self
 
     @property
@@ -186,13 +191,22 @@ def read(path: Path) -> Record:
         RecordError: if the file is not a whole record of this schema or lies under another cell's name.
         FileNotFoundError: if there is none.
     """
+    text = ""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
+        with open(path, "rb") as file:
+            data = file.read(LONGEST + 1)
+        if len(data) > LONGEST:
+            raise ValueError(f"it has more than {LONGEST} bytes")
+        text = data.decode("utf-8")
+        record = checked(parse_json(text), text)
     except FileNotFoundError:
         raise
+    except ValidationError as error:
+        raise RecordError(f"{path}{_line_of(error, text)}: not a whole record ({said(error)}); {_MEND}") from None
     except (OSError, ValueError) as error:
         raise RecordError(f"{path}: not a readable record ({error}); {_MEND}") from error
-    record = _validated(content, f"{path}", _MEND)
     place = record.key.path(Path()).parts
     if path.parts[-len(place) :] != place:
         raise RecordError(f"{path}: holds the record of {record.key}; move it to its place or {_MEND}")
@@ -200,44 +214,45 @@ def read(path: Path) -> Record:
 
 
 _MEND = "delete the file and start the suite again"
-_RESTORE = "restore the file: git checkout, or copy it anew"
 
 
-def _validated(content: Any, where: str, mend: str) -> Record:
+def _line_of(error: ValidationError, text: str) -> str:
+    """ ":3" of the line where the first wrong field begins, in a file as `write` makes it; "" where none does."""
+    field = f'  "{next(iter(error.errors()[0]["loc"]), "")}":'
+    return next((f":{number}" for number, line in enumerate(text.split("\n"), 1) if line.startswith(field)), "")
+
+
+def checked(content: Any, text: str | None = None) -> Record:
+    """The record of a JSON value.
+
+    Args:
+        content: the value.
+        text: the value as JSON, if that is at hand.
+
+    Raises:
+        ValidationError: if it is none; see `said`.
+        ValueError: if it is of another schema.
+    """
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
         found: Any = type(content).__name__
         if isinstance(content, dict):
             found = content.get("schema_version", content.get("schema"))
-        raise RecordError(f"{where}: not a record of schema {SCHEMA} (found {found!r}); {mend}")
-    try:
-        return Record.model_validate_json(json.dumps(content), strict=True)
-    except ValidationError as error:
-        raise RecordError(f"{where}: not a whole record ({said(error)}); {mend}") from None
+        raise ValueError(f"not a record of schema {SCHEMA} (found {shortened(repr(found))})")
+    # JSON has one kind of number, and its strict reading takes 1 for 1.0; that of Python values would not.
+    return Record.model_validate_json(json.dumps(content) if text is None else text, strict=True)
 
 
 def said(error: ValidationError) -> str:
     """The first thing that is wrong with a record, in one line."""
     first = error.errors()[0]
     what = first["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(map(str, first['loc']))} {what}".strip()
+    return shortened(f"{'.'.join(map(str, first['loc']))} {what}".strip())
 
 
-def write_lines(path: Path, records: Iterable[Record]) -> None:
-    """Write records without their histories to a .jsonl file, one line per cell, whole or not at all."""
-    contexts: dict[str, int] = {}
-    lines = []
-    for record in sorted(records, key=lambda record: record.key):
-        fields = without_history(record).model_dump(mode="json")
-        context = {name: fields.pop(name) for name in CONTEXT}
-        if fields["structure"] is not None:
-            context["layers"] = list(fields["structure"])
-            fields["structure"] = list(fields["structure"].values())
-        text = json.dumps(context, allow_nan=False)
-        if text not in contexts:
-            contexts[text] = len(contexts)
-            lines.append(json.dumps({"context": contexts[text]} | context, allow_nan=False))
-        lines.append(json.dumps(fields | {"in_context": contexts[text]}, allow_nan=False))
-    write_text(path, "".join(f"{line}\n" for line in lines))
+def shortened(text: str) -> str:
+    """A text of a file, on one line and not longer than one."""
+    text = "".join(one if one.isprintable() else "?" for one in text[:300])
+    return text if len(text) < 300 else f"{text}..."
 
 
 def without_history(record: Record) -> Record:
@@ -250,73 +265,3 @@ def without_history(record: Record) -> Record:
 
 
 _PROFILE = ("edges", "share")
-
-
-def read_lines(path: Path) -> Iterator[Record]:
-    """The records of a .jsonl file.
-
-    Raises:
-        RecordError: naming the line that is no record.
-    """
-    contexts: dict[int, dict[str, Any]] = {}
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not a text file ({error}); {_RESTORE}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            content = json.loads(line)
-            if "context" in content:
-                contexts[content.pop("context")] = content
-                continue
-            content |= contexts[content.pop("in_context")]
-            layers = content.pop("layers", None)
-            if content["structure"] is not None:
-                content["structure"] = dict(zip(layers, content["structure"], strict=True))
-        except (ValueError, TypeError, KeyError) as error:
-            raise RecordError(f"{path}:{number}: not a line of a record ({error!r}); {_RESTORE}") from error
-        yield _validated(content, f"{path}:{number}", _RESTORE)
-
-
-class Records(NamedTuple):
-    """What a results folder holds: its records by key, and what is wrong with broken files (path -> reason).
-
-    own: keys of the records that were run in this folder.
-    failed: why cells failed in this folder that have a finished record in a .jsonl file, which is the one in `by_key`.
-    """
-
-    by_key: dict[Key, Record]
-    broken: dict[Path, str]
-    own: frozenset[Key]
-    failed: dict[Key, str]
-
-    @property
-    def all(self) -> list[Record]:
-        """All records, in the order of their keys."""
-        return [self.by_key[key] for key in sorted(self.by_key)]
-
-
-def read_all(results: Path) -> Records:
-    """All records of a results folder: those that were run in it, and for other cells those of its .jsonl files."""
-    found: dict[Key, Record] = {}
-    broken: dict[Path, str] = {}
-    for path in sorted(results.glob("*/records.jsonl")):
-        try:
-            found |= {record.key: record for record in read_lines(path)}
-        except (RecordError, OSError) as error:
-            broken[path] = str(error)
-    own: set[Key] = set()
-    failed: dict[Key, str] = {}
-    for path in sorted((results / "runs").glob("*/*/*/*.json")):
-        try:
-            record = read(path)
-        except RecordError as error:
-            broken[path] = str(error)
-            continue
-        # A run that failed, for want of the data say, does not hide the result that came with the repository.
-        if record.status == "failed" and (before := found.get(record.key)) and before.status == "done":
-            failed[record.key] = record.reason or ""
-            continue
-        found[record.key] = record
-        own.add(record.key)
-    return Records(found, broken, frozenset(own), failed)

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy.special import stdtrit
 
 Values = Mapping[tuple[int, int], float]
 """One number per (fold, seed)."""
@@ -41,7 +41,7 @@ def estimate(values: Values) -> Estimate | None:
         return None
     half = None
     if len(units) > 1:
-        half = float(stats.t.ppf(0.975, len(units) - 1)) * statistics.stdev(units) / math.sqrt(len(units))
+        half = float(stdtrit(len(units) - 1, 0.975)) * statistics.stdev(units) / math.sqrt(len(units))
     return Estimate(statistics.fmean(units), half, len(units), len(values))
 
 

@@ -78,7 +78,7 @@ def suite_table(suite: str, members: Sequence[Gathered]) -> Across:
     known = {
         (found.preset, PUBLISHED_AS[row["name"]]): row
         for found in members
-        for row in published_rows(found.records[0].published, found.metrics)
+        for row in published_rows(found.published, found.metrics)
         if row["name"] in PUBLISHED_AS
     }
     rows = []

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import tyro
 
+from benchmarks.records.folder import read_all
+from benchmarks.records.lines import write_lines
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import of_files, shared
-from benchmarks.records.record import Key, RecordError, read_all, write_lines
+from benchmarks.records.record import Key, RecordError
 from benchmarks.report import figures, markdown
 from benchmarks.report.across import across
 from benchmarks.report.content import Content, content
-from benchmarks.report.gathered import Gathered, check_protocols, gather
+from benchmarks.report.gathered import Gathered, check_protocols, gather, leave_out_odd
 from benchmarks.report.latex import latex
 from benchmarks.report.page import Section, page
 from rfnext.files import write_bytes, write_text
@@ -29,28 +31,33 @@ COMMITTED = ("scores", "dilations")
 def build(results: Path) -> tuple[list[Path], list[str]]:
     """Write all tables, figures and the page of a results folder.
 
-    What cannot be shown is left as it is on the disk: a preset whose records have different protocols or whose
-    records.jsonl is broken. Records of an outdated protocol that came with the repository give way to those that were
-    run here on the same data; a warning says so.
+    A record that is broken is left out and named, and the records.jsonl that it is in stays as it is. A preset whose
+    records have different protocols is left as it is on the disk. Records of an outdated protocol that came with the
+    repository give way to those that were run here on the same data; a warning says so.
 
     Returns:
         The tables and pages that were written, and what was refused or is broken.
     """
     records = read_all(results)
-    errors, sections, written = list(records.broken.values()), [], []
+    errors, sections, written = list(map(str, records.broken)), [], []
+    incomplete = {fault.path for fault in records.broken}
     for key, reason in records.failed.items():
         errors.append(f"{key}: failed here, so the table shows the record that came with the repository: {reason}")
-    for found in gather(records, results):
+    for found in gather(records):
+        odd = leave_out_odd(found, records.places)
+        errors += odd
         drop_outdated(found, records.own)
-        folder = results / found.name
-        if not found.records or folder / "records.jsonl" in records.broken:
-            continue  # the error of the broken file is reported already
+        if not found.records:
+            continue  # the errors of broken files are reported already
         try:
             check_protocols(found, results)
         except RecordError as error:
             errors.append(str(error))
             continue
         section = Section(content(found), figures.draw(found), results)
+        lines = results / found.name / "records.jsonl"
+        if not odd and lines not in incomplete:
+            write_lines(lines, found.records)
         written.append(write_preset(section))
         sections.append(section)
     if not sections and not errors:
@@ -88,7 +95,8 @@ def drop_outdated(found: Gathered, own: Collection[Key]) -> None:
         )
     ]
     if outdated:
-        found.records = [record for record in found.records if record not in outdated]
+        left = {record.key for record in outdated}
+        found.records = [record for record in found.records if record.key not in left]
         what = ", ".join(differences(outdated[0].protocol, latest.protocol))
         log.warning("%s: %d committed records of another protocol are left out: %s", found.name, len(outdated), what)
 
@@ -102,7 +110,6 @@ def write_preset(section: Section) -> Path:
         if kind in section.figures:
             write_bytes(folder / f"{kind}.svg", section.figures[kind])
     shown = [f"{kind}.svg" for kind in COMMITTED if (folder / f"{kind}.svg").exists()]
-    write_lines(folder / "records.jsonl", found.records)
     write_text(folder / "table.csv", markdown.numbers(said.tables))
     write_text(section.results / f"latex/{found.name}.tex", _printed(said))
     write_text(folder / "table.md", markdown.report(said, shown))
@@ -124,9 +131,13 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 1 if a record is broken or protocols are mixed (the other tables are still written)."""
+    """Command line; 1 if a record is broken, protocols are mixed (the rest is still written) or nothing can be."""
     options = tyro.cli(Options, args=arguments, prog="python -m benchmarks.report")
-    written, errors = build(options.results)
+    try:
+        written, errors = build(options.results)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     for path in written:
         print(path)
     if not written and not errors:

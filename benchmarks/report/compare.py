@@ -13,18 +13,19 @@ import csv
 import io
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from benchmarks.methods.table import METHODS
-from benchmarks.records.record import Key, Record, read_all
+from benchmarks.records.folder import read_all
+from benchmarks.records.record import Key, Record
 from benchmarks.records.statistics import Estimate, estimate, number, paired
 from benchmarks.report.content import Column
-from benchmarks.report.gathered import values_of, verdict
+from benchmarks.report.gathered import measures, values_of, verdict
 from benchmarks.report.markdown import pipe
 from rfnext.files import write_text
 from tasks.plain import differences
@@ -89,7 +90,7 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
     refused: dict[str, list[Key]] = {}
     for key in sorted(before.keys() & after.keys()):
         old, new = before[key], after[key]
-        if differing := differences(old.protocol, new.protocol):
+        if differing := differences(old.protocol, new.protocol) or _other_metrics(old, new, rows):
             refused.setdefault(f"{key.task} {key.preset} {key.method}: {', '.join(differing)}", []).append(key)
         else:
             rows.setdefault((key.task, key.preset, key.method), []).append((old, new))
@@ -99,6 +100,13 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
         found.pairs += rows[name]
         found.rows += _compared(*name, rows[name])
     return found
+
+
+def _other_metrics(old: Record, new: Record, rows: Mapping[Any, Sequence[tuple[Record, Record]]]) -> list[str]:
+    """In what the metrics of a pair differ from each other, or from those of the pairs before; empty if in nothing."""
+    name = new.task, new.preset, new.method
+    expected = measures(rows[name][0][1] if name in rows else old)
+    return [f"metric_specs is {measures(one)} instead of {expected}" for one in (new, old) if measures(one) != expected]
 
 
 def _compared(task: str, preset: str, method: str, pairs: Sequence[tuple[Record, Record]]) -> list[Compared]:
@@ -171,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {folder} is no results folder: it has no records", file=sys.stderr)
             return 2
         both.append(records)
-    errors = [reason for records in both for reason in records.broken.values()]
+    errors = [str(fault) for records in both for fault in records.broken]
     comparison = compare(*(records.all for records in both))
     if comparison.rows:
         print(markdown(comparison, options.a, options.b))
@@ -181,5 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {options.a} and {options.b} have no finished cell of one protocol in common", file=sys.stderr)
         return 2
     if options.csv is not None:
-        write_text(options.csv, table(comparison))
+        try:
+            write_text(options.csv, table(comparison))
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     return 1 if errors or comparison.refused else 0

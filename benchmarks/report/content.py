@@ -92,13 +92,11 @@ class Notes:
     """Numbered footnotes; equal texts share a number."""
 
     def __init__(self) -> None:
-        self.texts: list[str] = []
+        self.texts: dict[str, int] = {}
 
     def mark(self, text: str) -> str:
         """The mark of a note, e.g. "[1]"; adds the note if it is new."""
-        if text not in self.texts:
-            self.texts.append(text)
-        return f"[{self.texts.index(text) + 1}]"
+        return f"[{self.texts.setdefault(text, len(self.texts) + 1)}]"
 
     def missing(self, found: Gathered, method: str) -> str:
         """Marks of the reasons why cells of a method have no number, e.g. "[1][3]"."""
@@ -159,7 +157,7 @@ def _test(found: Gathered, notes: Notes, compared: Mapping[tuple[str, str], Comp
         entries = [shown(values[m.name], m, missing, comparison=compared.get((method, m.name))) for m in found.metrics]
         epochs = _mean((record.search.epochs for record in found.done(method).values()), 0)
         rows.append(_row(method, [*entries, _count(found, method), epochs]))
-    for row in published_rows(found.records[0].published, found.metrics):
+    for row in published_rows(found.published, found.metrics):
         name = f"published: {row['name']} {notes.mark('Source: ' + row['source'])}"
         numbers = [published(row["values"], metric) for metric in found.metrics]
         rows.append(Row((name,), (*numbers, Entry(""), Entry("")), published=True))
@@ -352,6 +350,6 @@ def machines(records: Iterable[Record]) -> list[str]:
 
 def standing(found: Gathered) -> str:
     """Whether published numbers compare with those of the records."""
-    if found.records[0].published is None:
+    if found.published is None:
         return "These are not the data of a published table, and the numbers do not compare to any."
     return "Published rows were measured on the same data."

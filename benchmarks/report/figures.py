@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from benchmarks.methods.table import METHODS
 from benchmarks.records.record import Record
+from benchmarks.records.schema import Round
 from benchmarks.records.statistics import Estimate, estimate
 from benchmarks.report.content import Column
 from benchmarks.report.gathered import BASELINE, Gathered, comparisons, scores
@@ -32,6 +33,7 @@ COLOURS = {"better": "#1a8f4c", "worse": "#d03b3b", None: "#4a7fc1"}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rfnext",
+    "text.parse_math": False,  # names in records are text
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -198,9 +200,8 @@ def _found_by(record: Record) -> Dilations | None:
     """What a record's search found; None without a search, or where the record does not say it."""
     if not record.search.epochs:
         return None
-    if stages := search_stages(record):
-        return stages[-1][-1]["structure"]
-    # Merging changes kernels and dilations, so the scored network does not say what the search found.
+    # Merging changes kernels and dilations, so the scored network does not say what the search found. A history would,
+    # but the figures beside a table follow from the lines in its folder, which have none.
     merged = record.method in METHODS and METHODS[record.method].finish.name == "merge"
     return None if merged else record.structure
 
@@ -246,7 +247,7 @@ def trajectory_figure(found: Gathered) -> Figure | None:
         return None
     figure, panels = _grid(len(stages), 2.4)
     for panel, (title, stage) in zip(panels, stages.items(), strict=True):
-        layers = list(stage[0]["structure"])
+        layers = [name for name in stage[0]["structure"] if all(name in entry["structure"] for entry in stage)]
         steps = [entry["step"] for entry in stage]
         for colour, name in zip(_colours(len(layers)), layers, strict=True):
             values = [statistics.fmean(entry["structure"][name]) for entry in stage]
@@ -258,9 +259,9 @@ def trajectory_figure(found: Gathered) -> Figure | None:
     return figure
 
 
-def trajectories(found: Gathered) -> dict[str, list[dict[str, Any]]]:
+def trajectories(found: Gathered) -> dict[str, list[Round]]:
     """Title -> rounds of each distinct search, of its first fold and seed."""
-    made: dict[str, list[dict[str, Any]]] = {}
+    made: dict[str, list[Round]] = {}
     for method in found.methods:
         if not found.done(method):
             continue
@@ -272,9 +273,9 @@ def trajectories(found: Gathered) -> dict[str, list[dict[str, Any]]]:
     return made
 
 
-def search_stages(record: Record) -> list[list[dict[str, Any]]]:
+def search_stages(record: Record) -> list[list[Round]]:
     """The searches that followed upon each other: each one's steps only grow. None where candidates were ranked."""
-    stages: list[list[dict[str, Any]]] = []
+    stages: list[list[Round]] = []
     for entry in record.history:
         if "validation" in entry:
             return []

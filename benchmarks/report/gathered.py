@@ -2,8 +2,8 @@
 
 import functools
 import logging
-import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import tasks
 from benchmarks.methods.table import METHODS
+from benchmarks.records.folder import Records
 from benchmarks.records.protocol import fingerprint, shared
-from benchmarks.records.record import Key, Record, RecordError, Records
+from benchmarks.records.record import Key, Record, RecordError
 from benchmarks.records.statistics import Estimate, Values, estimate, number, paired
 from tasks.plain import differences
 from tasks.spec import Metric, Task
@@ -42,6 +43,12 @@ class Gathered:
         return f"{self.task}-{self.preset}"
 
     @property
+    def published(self) -> str | None:
+        """Key of the published numbers that were measured on its data; None unless all records say the same."""
+        keys = {record.published for record in self.records}
+        return keys.pop() if len(keys) == 1 else None
+
+    @property
     def title(self) -> str:
         """The preset and what was changed in it."""
         return self.records[0].title if self.records else self.preset
@@ -67,19 +74,26 @@ class Gathered:
         """Methods that make no sense for the task, with the reason."""
         return self.definition.leaves_out if self.definition else {}
 
+    def leave_out(self, left: Mapping[Key, str]) -> None:
+        """Show cells without their records; left: why."""
+        self.records = [record for record in self.records if record.key not in left]
+        self.broken = {**self.broken, **left}
+        for name in ("cells", "methods", "columns", "_done"):
+            vars(self).pop(name, None)
+
     @functools.cached_property
     def cells(self) -> dict[Key, Record | str]:
         """Every cell's record, or why it cannot be read."""
-        return {record.key: record for record in self.records} | self.broken
+        return self.broken | {record.key: record for record in self.records}
 
-    @property
+    @functools.cached_property
     def methods(self) -> list[str]:
         """Methods that have cells and those that the task leaves out, in the order of the rows."""
         found = {key.method for key in self.cells}
         rows = found | (self.left_out.keys() & METHODS.keys())
         return [name for name in METHODS if name in rows] + sorted(found - METHODS.keys())
 
-    @property
+    @functools.cached_property
     def columns(self) -> list[tuple[int, int]]:
         """All (fold, seed) that some method was run on."""
         return sorted({(key.fold, key.seed) for key in self.cells})
@@ -89,10 +103,17 @@ class Gathered:
         """What its networks are measured by; the first metric drives searches."""
         return self.records[0].metric_specs
 
-    def done(self, method: str) -> dict[tuple[int, int], Record]:
+    def done(self, method: str) -> Mapping[tuple[int, int], Record]:
         """The method's finished records by (fold, seed)."""
-        found = (one for one in self.cells.values() if isinstance(one, Record))
-        return {(r.fold, r.seed): r for r in found if r.method == method and r.status == "done"}
+        return self._done.get(method, {})
+
+    @functools.cached_property
+    def _done(self) -> dict[str, dict[tuple[int, int], Record]]:
+        found: dict[str, dict[tuple[int, int], Record]] = {}
+        for one in self.cells.values():
+            if isinstance(one, Record) and one.status == "done":
+                found.setdefault(one.method, {})[one.fold, one.seed] = one
+        return found
 
     def why_not(self, method: str, fold: int, seed: int) -> str | None:
         """Why a cell has no number; None if it has one."""
@@ -103,25 +124,44 @@ class Gathered:
         return record.reason if record.status == "failed" else None
 
 
-def gather(records: Records, results: Path) -> list[Gathered]:
-    """Sort records into tables. Broken files that are no cell's are left to the caller."""
+def gather(records: Records) -> list[Gathered]:
+    """Sort records into tables, with what is broken of their cells."""
     found: dict[tuple[str, str], Gathered] = {}
     for record in records.all:
         found.setdefault((record.task, record.preset), Gathered(record.task, record.preset)).records.append(record)
-    for path, reason in records.broken.items():
-        if key := _key(path, results):
+    for fault in records.broken:
+        for key in fault.keys:
             one = found.setdefault((key.task, key.preset), Gathered(key.task, key.preset))
-            one.broken[key] = f"broken record file {path.name}: {reason.removeprefix(f'{path}: ')}"
+            if key not in records.by_key:
+                one.broken[key] = f"broken record {fault.said.removeprefix(f'{fault.path.parent}/')}"
     return [found[key] for key in sorted(found)]
 
 
-def _key(path: Path, results: Path) -> Key | None:
-    """The cell whose whole record belongs in `path`; None if none does."""
-    if not path.is_relative_to(results / "runs"):
-        return None
-    task, preset, method, name = path.relative_to(results / "runs").parts
-    match = re.fullmatch(r"fold(\d+)-seed(\d+)\.json", name)
-    return Key(task, preset, method, int(match[1]), int(match[2])) if match else None
+def measures(record: Record) -> tuple[Any, ...]:
+    """What a record's numbers are: names, units and directions of its metrics."""
+    return tuple((spec.name, spec.unit, spec.higher_is_better) for spec in record.metric_specs)
+
+
+def leave_out_odd(found: Gathered, places: Mapping[Key, str]) -> list[str]:
+    """Take out records whose numbers are not those of the others, and return what is said of each.
+
+    Those are other metrics, or receptive fields of another unit or number of axes.
+    """
+    said: dict[Key, str] = {}
+    for what, of in (("metric_specs", measures), ("receptive_field", _axes)):
+        kinds = Counter(kind for record in found.records if (kind := of(record)) is not None)
+        usual = max(kinds, key=lambda kind: kinds[kind], default=None)
+        for record in found.records:
+            if (kind := of(record)) is not None and kind != usual and record.key not in said:
+                said[record.key] = f"{places[record.key]}: {what} is {kind}; that of the other cells is {usual}"
+    if said:
+        found.leave_out({key: f"left out, {reason.rpartition('/')[2]}" for key, reason in said.items()})
+    return list(said.values())
+
+
+def _axes(record: Record) -> tuple[Any, ...] | None:
+    field = record.receptive_field
+    return None if field is None else (field["unit"], len(field["axes"]))
 
 
 def check_protocols(found: Gathered, results: Path) -> None:
@@ -138,7 +178,7 @@ def check_protocols(found: Gathered, results: Path) -> None:
 
 
 def _refuse_mixture(
-    found: Gathered, records: Sequence[Record], part: Callable[[dict[str, Any]], Any], results: Path
+    found: Gathered, records: Sequence[Record], part: Callable[[Mapping[str, Any]], Any], results: Path
 ) -> None:
     kinds: dict[str, list[Record]] = {}
     for record in records:
@@ -271,4 +311,4 @@ def pairs(found: Gathered, method: str) -> int:
 
 def values_of(records: Iterable[Record], name: str) -> Values:
     """One metric of finished records by (fold, seed): test part, epoch chosen on validation."""
-    return {(r.fold, r.seed): r.metrics[name] for r in records if r.metrics is not None}
+    return {(r.fold, r.seed): r.metrics[name] for r in records if r.metrics is not None and name in r.metrics}

@@ -69,7 +69,8 @@ def escape(text: str) -> str:
 def _used(table: Table, notes: Notes) -> str:
     """The notes whose marks the table has."""
     text = " ".join(part for line in table.lines for part in line)
-    return " ".join(f"[{i}] {note}." for i, note in enumerate(notes.texts, 1) if f"[{i}]" in text)
+    used = set(re.findall(r"\[(\d+)\]", text))
+    return " ".join(f"[{i}] {note}." for i, note in enumerate(notes.texts, 1) if str(i) in used)
 
 
 def _parts(table: Table) -> list[tuple[Sequence[str], list[Column], list[list[str]]]]:

@@ -159,7 +159,7 @@ def _answers(sections: Sequence[Section]) -> dict[str, list[Section]]:
 
 def _order(section: Section) -> tuple[str, bool, bool, int, str]:
     found = section.content.found
-    return (found.task, not found.main, found.records[0].published is None, -len(found.records), found.preset)
+    return (found.task, not found.main, found.published is None, -len(found.records), found.preset)
 
 
 def _minus(text: str) -> str:
@@ -171,7 +171,7 @@ def _studies(results: Path) -> list[tuple[str, str]]:
     """(title, address) of the studies and of what else has a table of its own."""
     found = []
     for page in sorted(results.glob("*/README.md")):
-        titles = [line[2:] for line in page.read_text("utf-8").splitlines() if line.startswith("# ")]
+        titles = [line[2:] for line in page.read_text("utf-8", errors="replace").splitlines() if line.startswith("# ")]
         title = titles[0] if titles else page.parent.name
         found.append((title, quote(page.relative_to(results).as_posix())))
     if (results / "speed/table.md").exists():

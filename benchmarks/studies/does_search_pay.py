@@ -21,11 +21,12 @@ from typing import Literal, NamedTuple
 import tyro
 
 from benchmarks.methods.table import METHODS
+from benchmarks.records.folder import read_all
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint, shared
-from benchmarks.records.record import Key, Record, RecordError, read_all
+from benchmarks.records.record import Key, Record, RecordError
 from benchmarks.records.statistics import Values, estimate, number, paired
-from benchmarks.report.gathered import values_of
+from benchmarks.report.gathered import gather, leave_out_odd, values_of
 from benchmarks.report.markdown import pipe
 from rfnext.files import write_text
 from tasks.plain import differences
@@ -187,18 +188,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         status = run(options)
     records = read_all(options.results)
-    for reason in records.broken.values():
-        print(f"error: {reason}", file=sys.stderr)
+    tables = [found for found in gather(records) if found.task == TASK]
+    errors = [*map(str, records.broken), *(odd for found in tables for odd in leave_out_odd(found, records.places))]
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    known = {record.key: record for found in tables for record in found.records}
     try:
-        found = [text for data in TITLES if (text := table(records.by_key, data))]
+        found = [text for data in TITLES if (text := table(known, data))]
     except RecordError as error:
         print(f"error: {error}; the table is not written", file=sys.stderr)
         return 1
     if found:
         text = "\n".join(["# Does searching pay? The numbers", "", SAID, "", *found])
-        write_text(options.results / "does_search_pay/table.md", text)
         print(text)
-    return max(status, 1 if records.broken else 0)
+        try:
+            write_text(options.results / "does_search_pay/table.md", text)
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    return max(status, 1 if errors else 0)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rfnext.dilation import Dilation
+from rfnext.files import UNFINISHED, unfinished, write_text
 from rfnext.structure import Structure
 
 if TYPE_CHECKING:
@@ -29,29 +30,52 @@ def init_arguments(folder: Path, *, name: str = "", group: str = "", project: st
 
     The first call makes up an id and stores it in `folder / RUN_FILE`; later calls return the same run, so that a
     resumed training continues it. Nothing is uploaded unless WANDB_MODE or WANDB_API_KEY is set: the run is
-    written to `folder / "wandb"`, and `wandb sync` uploads it later.
+    written to `folder / "wandb"`, and `wandb sync` uploads it later. Until then no connection is opened, also none
+    for W&B's own reports of errors (WANDB_ERROR_REPORTING is set to false in this process).
 
-    Raises ValueError if the file is broken.
+    A run may hold the host's name, the user's paths and command line, the git remote, names of packages, use of CPU and
+    GPU, and what was printed. With RFNEXT_WANDB_PRIVATE=1 only packages, config, numbers and files that were logged.
+
+    Raises ValueError if the file is broken, OSError if it cannot be written.
     """
     path = folder / RUN_FILE
-    try:
-        with open(path, "x", encoding="utf-8") as file:  # of several processes of one training, the first one writes it
-            json.dump({"id": secrets.token_hex(4), "name": name, "group": group}, file)
-    except FileExistsError:
-        pass
+    if not path.exists():
+        _write_once(path, json.dumps({"id": secrets.token_hex(4), "name": name, "group": group}))
     try:
         stored = json.loads(path.read_text("utf-8"))
         run = {"id": str(stored["id"]), "name": stored["name"] or None, "group": stored["group"] or None}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no run of Weights & Biases ({error}); delete it to start a new one") from error
     uploads = "WANDB_MODE" in os.environ or "WANDB_API_KEY" in os.environ
-    return {
-        "project": project,
-        "dir": str(folder),
-        "resume": "allow",
-        "mode": os.environ.get("WANDB_MODE", "online") if uploads else "offline",
-        **run,
-    }
+    mode = os.environ.get("WANDB_MODE", "online") if uploads else "offline"
+    if mode != "online":
+        os.environ["WANDB_ERROR_REPORTING"] = "false"  # else wandb's process looks its server for errors up
+    private = {"settings": dict(PRIVATE)} if os.environ.get("RFNEXT_WANDB_PRIVATE", "0") not in ("", "0") else {}
+    return {"project": project, "dir": str(folder), "resume": "allow", "mode": mode, **private, **run}
+
+
+PRIVATE = {
+    **dict.fromkeys(
+        ("x_disable_machine_info", "x_disable_meta", "x_disable_stats", "disable_git", "disable_code"), True
+    ),
+    **dict.fromkeys(("host", "program", "program_relpath", "program_abspath"), ""),
+    "console": "off",
+}
+"""Settings of W&B that leave out what a run says of its machine."""
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a file whole; of several processes of one training, the first one does."""
+    made = path.with_name(f"{unfinished(path.name)}{secrets.token_hex(4)}{UNFINISHED}")
+    write_text(made, text)
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        os.replace(made, path)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def offline_runs(folder: Path) -> list[Path]:

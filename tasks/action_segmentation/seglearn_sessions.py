@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rfnext.files import cache_folder
+from rfnext.files import UNFINISHED, cache_folder, unfinished
 from tasks.action_segmentation.layout import Layout
 from tasks.spec import DataError, fail
 
@@ -76,7 +76,7 @@ def prepare() -> Path:
         return folder
     recordings = read_recordings(source())
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=unfinished(folder.name), suffix=UNFINISHED))
     try:
         _write(Layout(building), recordings)
         building.chmod(0o755)  # mkdtemp makes folders private

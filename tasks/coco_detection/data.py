@@ -3,12 +3,13 @@
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rfnext.files import cache_folder, write_text
+from rfnext.files import bound, cache_folder, write_text
 from tasks.coco_detection import masks
 from tasks.coco_detection.annotations import Content, Kind, area, area_is_sound, stays_inside
 from tasks.coco_detection.layout import Layout, parse, read, same_categories
@@ -99,6 +100,13 @@ def _state_key(source: Path, *more: object) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
+PARTS = 8
+"""Data sets whose parts stay in the cache; those of COCO take half a gigabyte."""
+
+UNUSED = 7 * 24 * 3600
+"""Seconds without use after which parts beyond these go."""
+
+
 def _written(layout: Layout, kind: Kind, train: Content, test: Content, share: float) -> dict[str, Path]:
     """Files with the training, the validation and the test part, whose annotations were read already."""
     train_file, test_file = (layout.file(kind, name) for name in (layout.train, layout.test))
@@ -106,7 +114,10 @@ def _written(layout: Layout, kind: Kind, train: Content, test: Content, share: f
     folder = cache_folder() / "coco_detection-parts-v2" / key
     paths = {name: folder / f"{name}.json" for name in ("train", "validation", "test")}
     if all(path.exists() for path in paths.values()):
+        with contextlib.suppress(OSError):
+            os.utime(folder)
         return paths
+    bound(folder.parent, PARTS, UNUSED)
     whole, numbers = uniform(train, kind, drop_empty=layout.is_training(layout.train))
     held_out = {numbers[id_] for id_ in carve_validation(numbers, share)}
     parts = {"test": uniform(test, kind, drop_empty=False)[0]}

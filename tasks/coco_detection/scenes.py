@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rfnext.files import cache_folder
+from rfnext.files import UNFINISHED, cache_folder, unfinished
 from tasks.coco_detection.layout import Layout
 from tasks.spec import DataError, fail
 
@@ -94,7 +94,7 @@ def prepare(fold: int, train: int, test: int, digits: int = 10) -> Path:
     if reason := missing():
         raise DataError(reason)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=unfinished(folder.name), suffix=UNFINISHED))
     try:
         (building / "README.txt").write_text(README)
         for number, (part, scenes) in enumerate({"train": train, "test": test}.items()):

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from rfnext.files import cache_folder
+from rfnext.files import UNFINISHED, cache_folder, unfinished
 from tasks.spec import DataError
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def prepare(source: Source) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=unfinished(folder.name), suffix=UNFINISHED))
     try:
         (_write_asterisk if source == "asterisk" else _write_espeak)(building)
         (building / "README.txt").write_text(READMES[source])

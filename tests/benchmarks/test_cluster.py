@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks import cluster as clusters
 from benchmarks import suite
-from benchmarks.records.record import Record, read_all
+from benchmarks.records.folder import read_all
+from benchmarks.records.record import Record
 
 Start = Callable[..., subprocess.Popen[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]

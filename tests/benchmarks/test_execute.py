@@ -89,7 +89,7 @@ def test_a_done_cell_is_kept_unless_asked_for(cell: Make, toy: ModuleType) -> No
     ("preset", "reason"),
     [
         ("raise", "RuntimeError: the toy was told to fail"),
-        ("nan", "metrics of toy nan baseline fold 2 seed 0 is not finite: loss"),
+        ("nan", "metrics.loss Input should be a finite number"),
         ("missing", f"{UNAVAILABLE}download toy.zip and unpack it"),
     ],
 )
@@ -306,3 +306,18 @@ def test_missing_data_replaces_no_finished_record(own: Make, mine: list[Path]) -
     assert read(here.key.path(here.results)) == done
     record_failure(gone, "killed")
     assert read(here.key.path(here.results)).reason == "killed"
+
+
+def test_a_finished_result_is_kept_where_its_record_cannot_be_written(
+    cell: Callable[..., Cell], results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    results.mkdir()
+    (results / "runs").write_text("a file where the records' folder should be")
+    with pytest.raises(OSError, match="cannot write .*The result is kept in .*: copy that file to its place") as error:
+        run_cell(cell())
+    assert len(str(error.value).splitlines()) == 1
+    (kept,) = (tmp_path / "elsewhere").rglob("fold1-seed0.json")
+    assert read(kept).status == "done"
+    assert str(kept) in str(error.value)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import run, suite
-from benchmarks.records.record import Record, read_all
+from benchmarks.records.folder import read_all
+from benchmarks.records.record import Record
 from benchmarks.report.build import build
 
 FIELDS = shlex.split("--stages 1 --layers 2 --maps 4 --epochs 2 --batch 2 --validate-every 2 --lr-drop-epoch None")

@@ -13,7 +13,9 @@ from benchmarks.arguments import UsageError
 from benchmarks.cell import Cell
 from benchmarks.methods.table import METHODS
 from benchmarks.plan import Plan, Request, estimate_seconds, make_plan
-from benchmarks.records.record import Cost, Record, read_all, write, write_lines
+from benchmarks.records.folder import read_all
+from benchmarks.records.lines import write_lines
+from benchmarks.records.record import Cost, Record, write
 
 Make = Callable[..., Cell]
 MakeRecord = Callable[..., Record]

@@ -14,7 +14,8 @@ import tasks
 from benchmarks.cell import Cell
 from benchmarks.execute import run_cell
 from benchmarks.methods.table import GLOBAL, METHODS
-from benchmarks.records.record import Record, read, write, write_lines
+from benchmarks.records.lines import write_lines
+from benchmarks.records.record import Record, read, write
 from benchmarks.repeat import compare
 from benchmarks.run import main
 
@@ -185,7 +186,8 @@ def test_a_record_that_cannot_run_again_is_one_clear_error(
 def test_a_record_of_something_unknown_is_one_clear_error(
     made: Record, results: Path, field: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(made.model_copy(update={field: name}), results)
+    protocol = made.protocol | {"task": name} if field == "task" else made.protocol
+    path = write(made.model_copy(update={field: name, "protocol": protocol}), results)
     assert main(["--from", str(path)]) == 2
     assert f"unknown {field} '{name}'" in capsys.readouterr().err
 

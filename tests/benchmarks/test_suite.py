@@ -12,7 +12,8 @@ from benchmarks import suite
 from benchmarks.cell import Cell
 from benchmarks.execute import run_cell
 from benchmarks.methods.table import METHODS
-from benchmarks.records.record import Record, read_all
+from benchmarks.records.folder import read_all
+from benchmarks.records.record import Record
 from tests.faults.processes import alive, wait_for
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -76,7 +77,7 @@ def test_a_failing_cell_stops_no_other_and_is_tried_again(call: Call, project: P
     done = call(*line)
     assert done.returncode == 1
     assert "[8/8]" in done.stdout
-    assert list(read_all(project / "results").broken) == [blocked]
+    assert [fault.path for fault in read_all(project / "results").broken] == [blocked]
     blocked.rmdir()
     found = {(r.fold, r.seed): r for r in records(project)}
     assert {found[1, seed].status for seed in range(3)} == {"done"}
@@ -228,5 +229,5 @@ def test_a_suite_whose_data_is_missing_exits_with_3(tmp_path: Path, capsys: pyte
 def test_broken_records_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "toy-tiny").mkdir()
     (tmp_path / "toy-tiny/records.jsonl").write_text("{")
-    assert suite.main(["tiny", "--method", "baseline", "--list", "--results", str(tmp_path)]) == 0
-    assert f"warning: {tmp_path}/toy-tiny/records.jsonl:1: " in capsys.readouterr().err
+    assert suite.main(["tiny", "--method", "baseline", "--list", "--results", str(tmp_path)]) == 1
+    assert f"error: {tmp_path}/toy-tiny/records.jsonl:1: " in capsys.readouterr().err

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.records.record import read_all
+from benchmarks.records.folder import read_all
 
 VARYING = {"commit", "started", "finished", "seconds", "evaluation_seconds", "peak_memory_mb", "resumed"}
 """Fields of a record, at any depth, that say when, how long and how often it was run."""

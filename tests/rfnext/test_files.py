@@ -3,6 +3,8 @@
 import io
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,46 @@ def test_serialised_values_are_what_torch_reads(tmp_path: Path) -> None:
     assert torch.equal(again["weight"], value["weight"])
     files.write_bytes(tmp_path / "checkpoint.pt", data)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 4
+
+
+def test_left_overs_of_dead_processes_are_swept(tmp_path: Path) -> None:
+    """A process is killed between the first byte and the new name; another one, which lives, is writing."""
+    die = "import os, sys\nfrom rfnext import files\nos.fsync = lambda file: os.kill(os.getpid(), 9)\n"
+    die += "files.write_text(sys.argv[1] + '/runs/record.json', 'half')"
+    assert subprocess.run([sys.executable, "-c", die, str(tmp_path)], check=False).returncode == -9
+    (left,) = (tmp_path / "runs").iterdir()
+    writing = tmp_path / f"{files.unfinished('other.json')}abcdefgh.tmp"
+    writing.write_text("half")
+    mine = tmp_path / ".vimrc.tmp"
+    mine.write_text("no file of ours")
+    assert files.sweep(tmp_path) == [left]
+    assert not left.exists()
+    assert writing.exists()
+    assert mine.exists()
+
+
+def test_what_another_machine_writes_is_swept_when_it_is_old(tmp_path: Path) -> None:
+    """On a file system that machines share, a process number says nothing; a day without a change does."""
+    young, old = (tmp_path / f".{name}.00000000-1-abcdefgh.tmp" for name in ("young", "old"))
+    former = tmp_path / ".record.json.abc_1234.tmp"
+    for path in (young, former):
+        path.write_text("half")
+    old.mkdir()
+    (old / "image.png").write_text("half")
+    for path in (old, former):
+        os.utime(path, (0, 0))
+    assert sorted(files.sweep(tmp_path)) == sorted((old, former))
+    assert os.listdir(tmp_path) == [young.name]
+
+
+def test_a_bounded_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
+    for age, name in enumerate("abcd"):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    os.utime(tmp_path / "d")
+    files.bound(tmp_path, 2, 60.0)
+    assert sorted(os.listdir(tmp_path)) == ["a", "d"]
+    for name in "efgh":
+        (tmp_path / name).mkdir()
+    files.bound(tmp_path, 2, 60.0)
+    assert sorted(os.listdir(tmp_path)) == ["d", "e", "f", "g", "h"]  # all but the old one are in use

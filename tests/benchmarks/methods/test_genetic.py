@@ -23,7 +23,8 @@ from benchmarks.methods.searching import Searching
 from benchmarks.methods.stored import FOUND, find
 from benchmarks.methods.table import GLOBAL
 from benchmarks.methods.training import OtherData, fit
-from benchmarks.records.record import Record, read_all
+from benchmarks.records.folder import read_all
+from benchmarks.records.record import Record
 from benchmarks.worker import NotShared, in_worker
 from rfnext import Structure
 from rfnext.search.halving import Rung

@@ -5,8 +5,10 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks.cell import Cell
+from benchmarks.records.folder import read_all
 from benchmarks.records.kept import is_current, kept
-from benchmarks.records.record import Record, read_all, without_history, write, write_lines
+from benchmarks.records.lines import write_lines
+from benchmarks.records.record import Record, without_history, write
 
 Make = Callable[..., Record]
 

@@ -12,7 +12,9 @@ import pytest
 
 from benchmarks.methods.table import METHODS
 from benchmarks.records import record
-from benchmarks.records.record import Cost, Record, read_all
+from benchmarks.records.folder import read_all
+from benchmarks.records.lines import read_lines, write_lines
+from benchmarks.records.record import Cost, Record
 from benchmarks.report.build import build, main
 from tasks.spec import Metric
 
@@ -103,7 +105,7 @@ def test_failed_missing_and_broken_cells_are_dashes_with_reasons(write: Callable
     assert single[0] == "72.0 [1][2]"
     assert single[2] == "1 of 3"
     assert notes["[1]"] == "RuntimeError: out \\| of memory"
-    assert notes["[2]"].startswith("broken record file fold3-seed0.json")
+    assert notes["[2]"].startswith("broken record fold3-seed0.json")
     multi = cells(text, TEST, "local_multi")
     assert multi[0].startswith("– [3]")
     assert notes["[3]"] == "unavailable: download toy.zip"
@@ -196,7 +198,7 @@ def test_records_are_kept_as_lines_and_give_the_same_numbers(
     # A cell that is run again replaces its line, and the others stay.
     record.write(write("baseline", 1, 0, 50.0), copy)
     report(copy)
-    lines = {one.key: one for one in record.read_lines(copy / "toy-tiny/records.jsonl")}
+    lines = {one.key: one for one in read_lines(copy / "toy-tiny/records.jsonl").records.values()}
     assert len(lines) == 4
     assert {one.metrics["accuracy"] for one in lines.values() if one.metrics} == {50.0, 72.0, 72.5, 73.5}
 
@@ -205,7 +207,7 @@ def test_a_broken_line_costs_no_record(
     make: Callable[..., Record], write: Callable[..., Record], results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = results / "toy-tiny/records.jsonl"
-    record.write_lines(path, [make("baseline", 1, 0, 70.0)])
+    write_lines(path, [make("baseline", 1, 0, 70.0)])
     broken = path.read_text() + "{\n"
     path.write_text(broken)
     write("local_single", 1, 0, 71.0)
@@ -321,7 +323,7 @@ def test_no_table_of_receptive_fields_without_any(write: Callable[..., Record], 
 def test_the_newest_record_of_a_cell_is_read(
     make: Callable[..., Record], write: Callable[..., Record], results: Path
 ) -> None:
-    record.write_lines(results / "toy-tiny/records.jsonl", [make("baseline", 1, 0, 60.0)])
+    write_lines(results / "toy-tiny/records.jsonl", [make("baseline", 1, 0, 60.0)])
     write("baseline", 1, 0, 70.0)
     assert cells(report(results), TEST, "baseline")[0] == "70.0"
     (one,) = read_all(results).all

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.records import record
-from benchmarks.records.record import Record, write_lines
+from benchmarks.records.folder import read_all
+from benchmarks.records.lines import write_lines
+from benchmarks.records.record import Record
 from benchmarks.report import compare
 from tasks.plain import differences
 
@@ -60,7 +62,7 @@ def test_verdicts(put: Callable[..., Record], tmp_path: Path, after: tuple[float
     for fold, before, value in ((1, 50, after[0]), (2, 70, after[1])):
         put("a", fold, 0, before)
         put("b", fold, 0, value)
-    found = compare.compare(*(record.read_all(tmp_path / name).all for name in "ab"))
+    found = compare.compare(*(read_all(tmp_path / name).all for name in "ab"))
     assert [row.verdict for row in found.rows] == [verdict] * 2
 
 
@@ -69,7 +71,7 @@ def test_seeds_that_cancel_out_are_not_called_equal(put: Callable[..., Record], 
         for seed, change in ((0, 1), (1, -1)):
             put("a", fold, seed, 50)
             put("b", fold, seed, 50 + change)
-    found = compare.compare(*(record.read_all(tmp_path / name).all for name in "ab"))
+    found = compare.compare(*(read_all(tmp_path / name).all for name in "ab"))
     assert (found.rows[0].difference.mean, found.rows[0].difference.half_width) == (0, 0)
     assert found.rows[0].verdict == ""
 

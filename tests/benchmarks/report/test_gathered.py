@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.records.record import Record, RecordError, read_all
+from benchmarks.records.folder import read_all
+from benchmarks.records.record import Record, RecordError
 from benchmarks.report import gathered
 from benchmarks.report.gathered import Gathered
 
 
 def only(results: Path) -> Gathered:
-    (found,) = gathered.gather(read_all(results), results)
+    (found,) = gathered.gather(read_all(results))
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from benchmarks.records import record
+from benchmarks.records.lines import write_lines
 from benchmarks.records.record import Record
 from benchmarks.report.build import build
 
@@ -91,13 +91,13 @@ def test_what_comes_from_records_is_text_and_never_markup(page: Callable[..., Pa
 
 
 def test_names_that_mean_something_in_html_or_addresses_stay_names(write: Callable[..., Record], results: Path) -> None:
-    preset = 'tiny<b>&"c" 100%#?'
+    data = 'tiny<b>&"c" 100%#?'
     for method in ("baseline", "local_single"):
         for fold in (1, 2):
-            write(method, fold, 0, 70.0, preset=preset)
+            write(method, fold, 0, 70.0, data=data)
     build(results)
     check_links(results / "index.html")
-    assert preset in Parsed((results / "index.html").read_text("utf-8")).text
+    assert data in Parsed((results / "index.html").read_text("utf-8")).text
 
 
 def test_the_main_job_comes_first(page: Callable[..., Path], write: Callable[..., Record], results: Path) -> None:
@@ -146,7 +146,7 @@ def test_studies_are_linked(page: Callable[..., Path], results: Path) -> None:
 
 
 def test_records_that_came_as_lines_are_shown_without_a_link(make: Callable[..., Record], results: Path) -> None:
-    record.write_lines(results / "toy-tiny/records.jsonl", [make("baseline", fold, 0, 70.0) for fold in (1, 2)])
+    write_lines(results / "toy-tiny/records.jsonl", [make("baseline", fold, 0, 70.0) for fold in (1, 2)])
     build(results)
     links = check_links(results / "index.html")
     assert not [target for target in links if target.startswith("runs/")]
