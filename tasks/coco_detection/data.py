@@ -6,21 +6,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rfnext.files import cache_folder, write_text
 from tasks.coco_detection import masks
 from tasks.coco_detection.annotations import Content, Kind, area, area_is_sound, stays_inside
-from tasks.coco_detection.layout import Layout, parse, read, same_categories
+from tasks.coco_detection.layout import Layout, PartFiles, parse, read, same_categories
 from tasks.spec import Part, fail
-
-
-class PartFiles(NamedTuple):
-    """One part for mmdet. maps: the folder of panoptic PNGs; None unless the annotations are panoptic."""
-
-    annotations: Path
-    images: Path
-    maps: Path | None
 
 
 @dataclass(frozen=True)
@@ -58,15 +50,14 @@ def open_dataset(layout: Layout, kind: Kind, *, validation: float) -> Dataset:
     assert train is not None  # `fail` never returns
     assert test is not None
     same_categories(layout, kind, train, test, fail)
-    files = _written(layout, kind, train, test, validation)
-    maps = {name: layout.panoptic_maps(name) if kind == "panoptic" else None for name in (layout.train, layout.test)}
+    paths = _written(layout, kind, train, test, validation)
+    sources = {"train": layout.train, "validation": layout.train, "test": layout.test}
+    files = {part: layout.files(kind, name)._replace(annotations=paths[part]) for part, name in sources.items()}
     return Dataset(
         kind=kind,
         classes=tuple(category["name"] for category in train["categories"]),
-        things=sum(category.get("isthing", 1) for category in train["categories"]),
-        train=PartFiles(files["train"], layout.images(layout.train), maps[layout.train]),
-        validation=PartFiles(files["validation"], layout.images(layout.train), maps[layout.train]),
-        test=PartFiles(files["test"], layout.images(layout.test), maps[layout.test]),
+        things=sum(kind != "panoptic" or bool(category["isthing"]) for category in train["categories"]),
+        **files,
     )
 
 

@@ -204,7 +204,7 @@ class TestCheck:
         image.write_bytes(image.read_bytes()[:-1000])
         assert main([str(layout.root), "--train", "train", "--test", "test"]) == 0
         assert main([str(layout.root), "--train", "train", "--test", "test", "--pixels"]) == 1
-        assert "000000.jpg: cannot be read (image file is truncated" in capsys.readouterr().out
+        assert "000000.jpg: is cut off; get it again" in capsys.readouterr().out
 
     def test_nothing_there(self, tmp_path, capsys):
         assert main([str(tmp_path / "none")]) == 1

@@ -59,7 +59,7 @@ def test_odd_headers(tmp_path):
         assert images.read(tmp_path / "a.jpg").shape == (32, 48, 3)
     (tmp_path / "b.jpg").write_bytes(b"no image")
     for read in (images.header, images.read):
-        with pytest.raises(OSError, match="b.jpg"):
+        with pytest.raises(DataError, match="b.jpg: cannot be read .cannot identify image file.; get it again"):
             read(tmp_path / "b.jpg")
 
 
@@ -108,7 +108,7 @@ class TestTrainingLosesNoImage:
             for path in folder.iterdir():
                 path.write_bytes(path.read_bytes()[:100])
 
-        assert "cannot be used" in self.fails(own_data(), tmp_path, spoil, workers=1)
+        assert "cannot be read" in self.fails(own_data(), tmp_path, spoil, workers=1)
 
     def test_another_size_after_the_check(self, own_data, tmp_path):
         def spoil(folder):
