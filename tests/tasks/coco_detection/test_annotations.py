@@ -2,13 +2,16 @@
 
 import json
 import logging
+import time
 
 import pytest
 
+from tasks.coco_detection.annotations import check_lists, examine
 from tasks.coco_detection.check import main
 from tasks.coco_detection.data import open_dataset
 from tasks.coco_detection.layout import Layout
 from tasks.spec import DataError
+from tests.tasks.coco_detection.conftest import annotation
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -126,6 +129,37 @@ def test_what_check_refuses_training_refuses(own_data, case, capsys):
     assert str(error.value).startswith(str(root))
     assert main([str(root)]) == 1
     assert str(error.value) in capsys.readouterr().out.splitlines()
+
+
+def test_masks_of_an_image_fit_the_memory():
+    """mmdet holds them all at once, a byte for each pixel."""
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 13_000, "height": 10_000}],
+        "categories": [{"id": 7, "name": "a"}],
+        "annotations": [annotation(number, 1, 4, 6) for number in range(67)],
+    }
+    faults, _ = examine(content, "instances", training=True)
+    text = "the 67 masks of a.jpg of 13000 x 10000 have more than 8,589,934,592 pixels together"
+    assert list(faults) == [(text, "make it smaller, or cut it into tiles")]
+    assert not examine(content, "boxes", training=True)[0]
+    content["annotations"].pop()
+    assert not examine(content, "instances", training=True)[0]
+
+
+def test_120001_images_with_a_duplicate():
+    """As many as COCO has, and one again, in seconds; in time that grows with the square it takes minutes."""
+    image = {"file_name": "a.jpg", "width": 96, "height": 64}
+    entries = [image | {"id": number, "file_name": f"{number}.jpg"} for number in range(120_000)]
+    content = {
+        "images": [*entries, entries[0]],
+        "categories": [{"id": 7, "name": "a"}],
+        "annotations": [annotation(number, number, 4, 6) for number in range(0, 120_000, 40)],
+    }
+    start = time.process_time()
+    faults = check_lists(content, "instances")
+    examine(content, "instances", training=True)
+    assert time.process_time() - start < 20
+    assert list(faults) == [("two of the images have id 0 (and 1 more like it)", "give each its own")]
 
 
 def test_boxes_alone_as_corners(own_data, capsys):
