@@ -25,6 +25,10 @@ FIX_EMPTY = "remove it, since it cannot be found; check --fix does"
 FIX_CORNERS = "write [x, y, width, height], with width = x2 - x1 and height = y2 - y1"
 FIX_CROWD = "write 1 for a crowd or a region to ignore, otherwise 0"
 
+CLASSES = {"instances": 2**14, "boxes": 2**14, "panoptic": 255}
+"""Most categories of a file. mmdet marks pixels of no class by 255, so a panoptic class of that number is not learnt.
+The largest data sets of boxes have some 13,000, and a detector's memory grows with them."""
+
 MOST = 2**33
 """Pixels that the masks of one image have together: mmdet holds them all at once, a byte each, 8 GiB."""
 
@@ -81,6 +85,8 @@ def check_lists(content: Content, kind: Kind) -> Faults:
                 values.add(value)
         if key == "images" and not faults:
             _check_names(content[key], faults)
+    if (number := len(content["categories"])) > CLASSES[kind]:
+        faults.add(f"{number:,} categories, at most {CLASSES[kind]:,} are told apart", "join or remove some")
     if panoptic and not faults:
         things = [bool(category["isthing"]) for category in content["categories"]]
         if things != sorted(things, reverse=True) or len(set(things)) < 2:

@@ -123,6 +123,10 @@ def _examined(path: Path) -> Header | Fault:
         state = os.stat(path)
     except ValueError as error:  # of a name that no file can have
         return f"cannot be read ({error})", "give it another name"
+    except FileNotFoundError:
+        if path.is_symlink():
+            return "is a link to nothing", "put an image file there"
+        raise
     if not stat.S_ISREG(state.st_mode):
         return "is a folder" if stat.S_ISDIR(state.st_mode) else "is a pipe or a device", "put an image file there"
     if not 0 < state.st_size <= BYTES:

@@ -170,14 +170,15 @@ def _check_files(folder: Path, annotations: Path, names: Iterable[str], report: 
     wanted = list(names)
     # Own exports may use subfolders, whose files are looked for one by one.
     lost = [name for name in wanted if name not in there and not (("/" in name) and os.path.isfile(folder / name))]
+    if not lost:
+        return
+    first = f"{lost[0]:.200}"
     if len(lost) == len(wanted):
         fix = "are these annotations of another part?" if there else "unpack its files there"
-        report(folder, None, f"none of the {len(wanted)} files that {annotations.name} names, such as {lost[0]}", fix)
-    elif lost:
+        report(folder, None, f"none of the {len(wanted)} files that {annotations.name} names, such as {first}", fix)
+    else:
         fix = "was the download cut off? Get them again, or take them out of the annotations"
-        report(
-            folder, None, f"{len(lost)} of the {len(wanted)} files of {annotations.name} are missing: {lost[0]}", fix
-        )
+        report(folder, None, f"{len(lost)} of the {len(wanted)} files of {annotations.name} are missing: {first}", fix)
 
 
 def same_categories(layout: Layout, kind: Kind, train: Content, test: Content, report: Report) -> None:

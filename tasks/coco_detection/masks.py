@@ -90,6 +90,8 @@ def _rle_fault(segmentation: dict[str, Any], width: int, height: int) -> Fault |
         counts = runs.tolist()
     if not isinstance(counts, list) or not set(map(type, counts)) <= {int}:
         return f"run lengths {counts!r:.40}", FIX_RLE
+    if len(counts) > width * height + 2:
+        return f"{len(counts):,} run lengths, more than pixels", FIX_RLE
     if min(counts, default=0) < 0 or sum(counts) != width * height:
         return f"run lengths that are negative or do not add up to {width} x {height}", FIX_RLE
     return None if any(counts[1::2]) else ("a mask without a pixel", "remove the annotation")

@@ -45,7 +45,9 @@ def load(path: str | Path, data: Path | None = None) -> "Config":
 
 
 def _data_above(path: Path, data: Path | None) -> Path | None:
-    """The folder of data that a file lies in, by its own place or by where its links lead."""
+    """The folder of data that a file, not one of ours, lies in, by its own place or by where its links lead."""
+    if FOLDER.resolve() in path.resolve().parents:
+        return None
     known = [Path(folder).resolve() for folder in (data, os.environ.get("RFNEXT_DATA")) if folder]
     for folder in (*path.absolute().parents, *path.resolve().parents):
         annotations = folder / "annotations"

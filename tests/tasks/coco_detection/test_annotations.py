@@ -75,6 +75,7 @@ REFUSED = {
     "endless RLE": (rle("o" * 50), "malformed run lengths"),
     "RLE of no text": (rle("é1"), "malformed run lengths"),
     "RLE that is too short": (rle("55"), "do not add up to 96 x 64"),
+    "RLE of more runs than pixels": (rle([6144, *[0] * 6146]), "has 6,147 run lengths, more than pixels"),
     "RLE with a negative run": (rle([7000, -1000, 144]), "negative or do not add up"),
     "RLE of fractions": (rle([6143.5, 0.5]), r"has run lengths \[6143.5, 0.5\]"),
     "RLE without counts": (rle(None), "has run lengths None"),
@@ -102,6 +103,10 @@ REFUSED = {
     "two images of one file": (names("001.jpg"), "two of the images have file_name '001.jpg'"),
     "two categories": (lambda c: c["categories"].append({"id": 7, "name": "b"}), "two of the categories have id 7"),
     "category without a name": (lambda c: c["categories"][0].update(name=""), r"categories\[0\] has name = ''"),
+    "more categories than any data set": (
+        lambda c: c["categories"].extend({"id": 100 + i, "name": f"n{i}"} for i in range(2**14)),
+        "16,385 categories, at most 16,384 are told apart",
+    ),
     "parent folder": (names("../train2017/000.jpg"), r"images\[0\] has file_name .* out of the folder of images"),
     "inner parent folder": (names("a/../../b.jpg"), "out of the folder of images"),
     "absolute name": (names("/etc/hostname"), "out of the folder of images"),

@@ -166,6 +166,9 @@ PANOPTIC = {
     lambda c: c["annotations"][0]["segments_info"][0].update(id=2): r"annotations\[0\] has a segment of id 2",
     lambda c: c["annotations"][0]["segments_info"][0].update(bbox=[0, 0, 5, float("nan")]): "has bbox .*nan.*, not",
     lambda c: c["annotations"][0]["segments_info"][0].pop("category_id"): "has category None",
+    lambda c: c["categories"].extend({"id": 100 + i, "name": f"n{i}", "isthing": 0} for i in range(242)): (
+        "256 categories, at most 255 are told apart"
+    ),
     lambda c: c["categories"][0].pop("isthing"): r"categories\[0\] has isthing = None",
 }
 

@@ -98,6 +98,17 @@ def test_images_that_are_cut_off_are_refused(tmp_path, format_):
             images.read(path)
 
 
+def test_links_are_followed_and_those_to_nothing_are_said(own_data, tmp_path, capsys):
+    root = own_data()
+    path = root / "train2017/000.jpg"
+    path.rename(tmp_path / "elsewhere.jpg")
+    path.symlink_to(tmp_path / "elsewhere.jpg")
+    assert main([str(root)]) == 0
+    (tmp_path / "elsewhere.jpg").unlink()
+    assert main([str(root)]) == 1
+    assert f"{path}: is a link to nothing; put an image file there\n" in capsys.readouterr().out
+
+
 def test_programs_are_not_started_for_images(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 32\n%%EndComments\n")
     with Image.open(tmp_path / "a.jpg") as image:
