@@ -80,7 +80,7 @@ def finite(values: list[float]) -> bool:
 
 def _rle_fault(segmentation: dict[str, Any], width: int, height: int) -> Fault | None:
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if size != [height, width] or set(map(type, size)) != {int}:
+    if not isinstance(size, list) or size != [height, width] or set(map(type, size)) != {int}:
         return f"run lengths of size {size!r:.60}, in an image of [{height}, {width}] (height, width)", FIX_RLE
     if isinstance(counts, str):
         # No mask needs more: a number has one character, and another one for every 16 pixels that it counts at least.
