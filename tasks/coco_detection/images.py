@@ -67,7 +67,6 @@ def read_bgr(path: Path | str) -> NDArray[np.uint8]:
 
 def _decoded(path: Path) -> NDArray[np.uint8] | Fault:
     """The image, or what is wrong with it and how to fix it."""
-    import cv2
     import mmcv
 
     found = _examined(path)  # nothing that is too large is decoded
@@ -78,8 +77,8 @@ def _decoded(path: Path) -> NDArray[np.uint8] | Fault:
         return "is cut off", AGAIN
     try:
         image = mmcv.imfrombytes(data, backend="cv2")
-    except cv2.error as error:
-        return f"cannot be decoded ({error.err})", AGAIN
+    except Exception as error:  # OpenCV's own, of several lines
+        return f"cannot be decoded ({' '.join(str(error).split()):.200})", AGAIN
     return ("cannot be decoded", AGAIN) if image is None else image
 
 
