@@ -4,11 +4,14 @@ Faults make a file unusable: a training refuses it and `check` says all of them.
 nothing, is a remark: it is used, and said once.
 """
 
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from tasks.coco_detection import masks
-from tasks.coco_detection.masks import SLACK, Fault
+from tasks.coco_detection.images import LARGEST, SMALLER, Fault
+from tasks.coco_detection.masks import SLACK
 
 Kind = Literal["instances", "boxes", "panoptic"]
 """What is read: boxes and masks; the same files, but boxes alone; panoptic segments."""
@@ -21,6 +24,13 @@ FIX_IDS = "give each its own"
 FIX_EMPTY = "remove it, since it cannot be found; check --fix does"
 FIX_CORNERS = "write [x, y, width, height], with width = x2 - x1 and height = y2 - y1"
 FIX_CROWD = "write 1 for a crowd or a region to ignore, otherwise 0"
+
+CLASSES = {"instances": 2**14, "boxes": 2**14, "panoptic": 255}
+"""Most categories of a file. mmdet marks pixels of no class by 255, so a panoptic class of that number is not learnt.
+The largest data sets of boxes have some 13,000, and a detector's memory grows with them."""
+
+MOST = 2**33
+"""Pixels that the masks of one image have together: mmdet holds them all at once, a byte each, 8 GiB."""
 
 
 class Faults:
@@ -71,10 +81,12 @@ def check_lists(content: Content, kind: Kind) -> Faults:
                 if not isinstance(value, int | str):
                     continue
                 if value in values:
-                    faults.add(f"two of the {key} have {field} {value!r}", FIX_IDS)
+                    faults.add(f"two of the {key} have {field} {value!r:.60}", FIX_IDS)
                 values.add(value)
         if key == "images" and not faults:
             _check_names(content[key], faults)
+    if (number := len(content["categories"])) > CLASSES[kind]:
+        faults.add(f"{number:,} categories, at most {CLASSES[kind]:,} are told apart", "join or remove some")
     if panoptic and not faults:
         things = [bool(category["isthing"]) for category in content["categories"]]
         if things != sorted(things, reverse=True) or len(set(things)) < 2:
@@ -88,10 +100,10 @@ def _bad_fields(entry: dict[str, Any], key: str, *, panoptic: bool) -> Iterator[
     if not is_id(entry.get("id")):
         yield "id"
     name = "file_name" if key == "images" else "name"
-    if not isinstance(entry.get(name), str) or not entry[name]:
+    if not is_text(entry.get(name)):
         yield name
     for field in ("width", "height") if key == "images" else ():
-        if type(entry.get(field)) is not int or entry[field] < 1:
+        if type(entry.get(field)) is not int or not 1 <= entry[field] <= LARGEST:
             yield field
     if panoptic and key == "categories" and entry.get("isthing") not in (0, 1):
         yield "isthing"
@@ -102,19 +114,26 @@ def is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
+def is_text(value: Any) -> bool:
+    """Whether a value is text that fits a line and can be written: without control characters and halves of others."""
+    if not isinstance(value, str) or not value:
+        return False
+    return value.isprintable() or not any(unicodedata.category(character) in ("Cc", "Cs") for character in value)
+
+
 def _check_names(entries: Iterable[dict[str, Any]], faults: Faults) -> None:
     """File names stay inside the folder of images, whoever wrote the annotations."""
     for number, entry in enumerate(entries):
         name = entry["file_name"]
         if not stays_inside(name):
-            what = f"images[{number}] has file_name {name!r}, which leads out of the folder of images"
+            what = f"images[{number}] has file_name {name!r:.200}, which leads out of the folder of images"
             faults.add(what, "give names relative to that folder, without ..")
 
 
 def stays_inside(name: str) -> bool:
     """Whether a file name is relative and leads to no other folder than one below."""
     parts = name.replace("\\", "/").split("/")
-    return not (parts[0] in ("", "~") or parts[0].endswith(":") or ".." in parts or "\0" in name)
+    return not (parts[0] in ("", "~") or parts[0].endswith(":") or ".." in parts or not is_text(name))
 
 
 def check_instances(content: Content, *, with_masks: bool, training: bool, faults: Faults) -> list[str]:
@@ -123,9 +142,7 @@ def check_instances(content: Content, *, with_masks: bool, training: bool, fault
     categories = {category["id"] for category in content["categories"]}
     boxes, outside, remarks = _Boxes(), Faults(), _Remarks()
     for number, entry in enumerate(content["annotations"]):
-        problem = _reference_fault(entry, images, categories) or box_fault(entry.get("bbox"))
-        if problem is None and entry.get("iscrowd", 0) not in (0, 1):
-            problem = f"has iscrowd = {entry['iscrowd']!r:.40}", FIX_CROWD
+        problem = _reference_fault(entry, images, categories) or box_fault(entry.get("bbox")) or _crowd_fault(entry)
         if problem is not None:
             faults.add(f"annotations[{number}] {problem[0]}", problem[1])
             continue
@@ -150,7 +167,17 @@ def check_instances(content: Content, *, with_masks: bool, training: bool, fault
             outside.add(what, masks.FIX_OUTSIDE)
     for what, fix in boxes.meant_otherwise(bool(outside)) or outside:
         faults.add(what, fix)
+    if with_masks:
+        _check_memory(remarks.annotated, images, faults)
     return remarks.texts(content)
+
+
+def _check_memory(masks_of: Mapping[Any, int], images: Mapping[Any, dict[str, Any]], faults: Faults) -> None:
+    for image, number in masks_of.items():
+        name, width, height = (images[image][field] for field in ("file_name", "width", "height"))
+        if number * width * height > MOST:
+            what = f"the {number:,} masks of {name} of {width} x {height} have more than {MOST:,} pixels together"
+            faults.add(what, SMALLER)
 
 
 def _reference_fault(entry: Any, images: dict[Any, Any], categories: set[Any]) -> Fault | None:
@@ -171,6 +198,14 @@ def box_fault(box: Any) -> Fault | None:
         return f"has bbox {box!r:.80}, not [x, y, width, height]", "give four finite numbers, in pixels"
     if min(box[2:]) < 0:
         return f"has bbox {box!r:.80} of a negative size", FIX_CORNERS
+    return None
+
+
+def _crowd_fault(entry: dict[str, Any]) -> Fault | None:
+    """Whether what says that an object does not count is 0 or 1."""
+    for field in ("iscrowd", "ignore"):
+        if entry.get(field, 0) not in (0, 1):
+            return f"has {field} = {entry[field]!r:.40}", FIX_CROWD
     return None
 
 
@@ -222,7 +257,7 @@ class _Remarks:
 
     def __init__(self) -> None:
         self.crowd = self.area = self.ignored = self.empty = self.short = self.tiny = 0
-        self.annotated: set[Any] = set()
+        self.annotated: Counter[Any] = Counter()
 
     def add(self, entry: dict[str, Any], image: dict[str, Any]) -> None:
         self.crowd += "iscrowd" not in entry
@@ -230,7 +265,7 @@ class _Remarks:
         self.ignored += bool(entry.get("ignore", 0))
         self.tiny += 0 < min(entry["bbox"][2:]) < 1
         if min(entry["bbox"][2:]):
-            self.annotated.add(entry["image_id"])
+            self.annotated[entry["image_id"]] += 1
 
     def texts(self, content: Content) -> list[str]:
         ids = [entry.get("id") for entry in content["annotations"] if isinstance(entry, dict)]
@@ -266,7 +301,7 @@ def check_panoptic(content: Content, faults: Faults) -> None:
     """Panoptic segments, and that every image has them."""
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
-    annotated: set[Any] = set()
+    annotated: Counter[Any] = Counter()
     for number, entry in enumerate(content["annotations"]):
         name = f"annotations[{number}]"
         problem = _reference_fault({"segments_info": [], **entry} if isinstance(entry, dict) else entry, images, set())
@@ -277,21 +312,22 @@ def check_panoptic(content: Content, faults: Faults) -> None:
             faults.add(f"{name} has no file_name or no list segments_info", FIX_ENTRY)
             continue
         if entry["image_id"] in annotated:
-            faults.add(f"{name} is a second one of image {entry['image_id']!r}", "keep one of each image")
-        annotated.add(entry["image_id"])
+            faults.add(f"{name} is a second one of image {entry['image_id']!r:.60}", "keep one of each image")
+        annotated[entry["image_id"]] += len(entry["segments_info"])
         seen: set[int] = set()
         for segment in entry["segments_info"]:
-            what = _segment_fault(segment, categories, seen)
+            what = _segment_fault(segment, images[entry["image_id"]], categories, seen)
             if what is not None:
                 faults.add(f"{name} {what[0]}", what[1])
-    for image_id in images.keys() - annotated:
-        faults.add(f"image {image_id!r} has no panoptic annotation", "add it, or take the image out")
+    _check_memory(annotated, images, faults)
+    for image_id in images.keys() - annotated.keys():
+        faults.add(f"image {image_id!r:.60} has no panoptic annotation", "add it, or take the image out")
     _check_names(
         [e for e in content["annotations"] if isinstance(e, dict) and isinstance(e.get("file_name"), str)], faults
     )
 
 
-def _segment_fault(segment: Any, categories: set[Any], seen: set[int]) -> Fault | None:
+def _segment_fault(segment: Any, image: dict[str, Any], categories: set[Any], seen: set[int]) -> Fault | None:
     category = segment.get("category_id") if isinstance(segment, dict) else segment
     if not is_id(category) or category not in categories:
         return f"has category {category!r:.40}, which is not listed", "list that category, or fix the entry"
@@ -299,4 +335,7 @@ def _segment_fault(segment: Any, categories: set[Any], seen: set[int]) -> Fault 
     if type(number) is not int or not 0 < number < 256**3 or number in seen:
         return f"has a segment of id {number!r:.40}", "give the number of its pixels in the PNG, above 0, each once"
     seen.add(number)
-    return box_fault(segment.get("bbox"))
+    problem = box_fault(segment.get("bbox")) or _crowd_fault(segment)
+    if problem is None and reach(segment["bbox"], image) > SLACK:
+        problem = f"has bbox {segment['bbox']}, outside its image of {image['width']} x {image['height']}", FIX_ENTRY
+    return problem

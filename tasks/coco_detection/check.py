@@ -8,17 +8,21 @@ Panoptic annotations are checked where there are any, or with --panoptic. --boxe
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
 
 from tasks.coco_detection import images
-from tasks.coco_detection.annotations import Kind
-from tasks.coco_detection.layout import Layout, read, same_categories
+from tasks.coco_detection.annotations import Content, Kind
+from tasks.coco_detection.layout import Layout, PartFiles, read, same_categories
 from tasks.coco_detection.mend import mend
+from tasks.coco_detection.panoptic_quality import VOID, rgb_to_id
 from tasks.spec import Problem, Report
 
 
@@ -37,8 +41,8 @@ class Findings:
 def check(layout: Layout, *, panoptic: bool = False, boxes: bool = False, pixels: bool = False) -> Findings:
     """Read all annotations and the headers of all images; raises nothing for bad data.
 
-    panoptic: panoptic annotations must be there. boxes: masks are of no interest. pixels: decode every image, too,
-    which takes minutes for COCO.
+    panoptic: panoptic annotations must be there. boxes: masks are of no interest. pixels: decode every image and
+    panoptic PNG, too, which takes minutes for COCO.
     """
     found = Findings()
 
@@ -66,20 +70,33 @@ def check(layout: Layout, *, panoptic: bool = False, boxes: bool = False, pixels
             found.counts.append(
                 f"{kind} {name}: {entries} images, {annotations} annotations, {len(content['categories'])} classes"
             )
-            for entry in content["images"] if pixels and kind != "panoptic" else ():
-                _check_pixels(layout.images(name) / entry["file_name"], report)
+            # The names of PNGs are sound only where nothing is wrong with their annotations.
+            if pixels and (kind != "panoptic" or not found.problems):
+                _check_pixels(layout.files(kind, name), content, report)
     return found
 
 
-def _check_pixels(path: Path, report: Report) -> None:
-    try:
-        with Image.open(path) as image:
-            image.load()  # says so if a file is cut off, where OpenCV fills it up with grey
-        images.read(path)
-    except FileNotFoundError:
-        return  # reported already
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        report(path, None, f"cannot be read ({error})", "get it again")
+def _check_pixels(files: PartFiles, content: Content, report: Report) -> None:
+    """Decode the images, or the panoptic PNGs, whose pixels have to be of listed segments."""
+    folder, entries = (files.images, content["images"]) if files.maps is None else (files.maps, content["annotations"])
+    for entry in entries:
+        path = folder / entry["file_name"]
+        with contextlib.suppress(OSError):  # reported already
+            fault = images.pixel_fault(path)
+            if fault is None and files.maps is not None:
+                fault = _map_fault(images.read(path), entry["segments_info"])
+            if fault is not None:
+                report(path, None, *fault)
+
+
+def _map_fault(pixels: NDArray[np.uint8], segments: list[dict[str, Any]]) -> images.Fault | None:
+    unknown = set(np.unique(rgb_to_id(pixels)).tolist()) - {segment["id"] for segment in segments} - {VOID}
+    if not unknown:
+        return None
+    return (
+        f"has pixels of segment {min(unknown)}, which its annotation does not list",
+        "give the PNG of this annotation",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

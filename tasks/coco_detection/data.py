@@ -7,21 +7,16 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rfnext.files import bound, cache_folder, write_text
 from tasks.coco_detection import masks
 from tasks.coco_detection.annotations import Content, Kind, area, area_is_sound, stays_inside
-from tasks.coco_detection.layout import Layout, parse, read, same_categories
+from tasks.coco_detection.layout import Layout, PartFiles, parse, read, read_files, same_categories
 from tasks.spec import Part, fail
 
-
-class PartFiles(NamedTuple):
-    """One part for mmdet. maps: the folder of panoptic PNGs; None unless the annotations are panoptic."""
-
-    annotations: Path
-    images: Path
-    maps: Path | None
+PARTS = "coco_detection-parts-v2"
+"""Folder in the cache of the annotations that mmdet and pycocotools read."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +54,14 @@ def open_dataset(layout: Layout, kind: Kind, *, validation: float) -> Dataset:
     assert train is not None  # `fail` never returns
     assert test is not None
     same_categories(layout, kind, train, test, fail)
-    files = _written(layout, kind, train, test, validation)
-    maps = {name: layout.panoptic_maps(name) if kind == "panoptic" else None for name in (layout.train, layout.test)}
+    paths = _written(layout, kind, train, test, validation)
+    sources = {"train": layout.train, "validation": layout.train, "test": layout.test}
+    files = {part: layout.files(kind, name)._replace(annotations=paths[part]) for part, name in sources.items()}
     return Dataset(
         kind=kind,
         classes=tuple(category["name"] for category in train["categories"]),
-        things=sum(category.get("isthing", 1) for category in train["categories"]),
-        train=PartFiles(files["train"], layout.images(layout.train), maps[layout.train]),
-        validation=PartFiles(files["validation"], layout.images(layout.train), maps[layout.train]),
-        test=PartFiles(files["test"], layout.images(layout.test), maps[layout.test]),
+        things=sum(kind != "panoptic" or bool(category["isthing"]) for category in train["categories"]),
+        **files,
     )
 
 
@@ -111,7 +105,7 @@ def _written(layout: Layout, kind: Kind, train: Content, test: Content, share: f
     """Files with the training, the validation and the test part, whose annotations were read already."""
     train_file, test_file = (layout.file(kind, name) for name in (layout.train, layout.test))
     key = _state_key(train_file, kind, share, _state_key(test_file))
-    folder = cache_folder() / "coco_detection-parts-v2" / key
+    folder = cache_folder() / PARTS / key
     paths = {name: folder / f"{name}.json" for name in ("train", "validation", "test")}
     if all(path.exists() for path in paths.values()):
         with contextlib.suppress(OSError):
@@ -132,6 +126,20 @@ def _written(layout: Layout, kind: Kind, train: Content, test: Content, share: f
     for name, path in paths.items():
         write_text(path, json.dumps(parts[name]))
     return paths
+
+
+def uniform_copy(files: PartFiles, kind: Kind, *, training: bool) -> Path:
+    """A copy in the cache of a part's annotations, after they were checked, with what `uniform` makes of them.
+
+    Raises:
+        DataError: with file and how to fix it, at the first problem.
+    """
+    content = read_files(files, kind, fail, training=training)
+    assert content is not None  # `fail` never returns
+    path = cache_folder() / PARTS / _state_key(files.annotations, kind, training) / "whole.json"
+    if not path.exists():
+        write_text(path, json.dumps(uniform(content, kind, drop_empty=training)[0]))
+    return path
 
 
 def uniform(content: Content, kind: Kind, *, drop_empty: bool) -> tuple[Content, dict[Any, int]]:

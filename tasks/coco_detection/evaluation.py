@@ -15,20 +15,20 @@ from mmdet.evaluation import CocoMetric
 from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
-from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
 from rfnext import reproducible
-from tasks.coco_detection import datasets
+from tasks.coco_detection import datasets, images
 from tasks.coco_detection.config import Config
-from tasks.coco_detection.data import Dataset, PartFiles
+from tasks.coco_detection.data import Dataset
 from tasks.coco_detection.detectors import family
+from tasks.coco_detection.layout import PartFiles
 from tasks.coco_detection.loading import own_errors, read_part, test_loader
 from tasks.coco_detection.metrics import metrics_by_config
 from tasks.coco_detection.panoptic_quality import VOID, Ids, PanopticQuality, rgb_to_id
 from tasks.coco_detection.quiet import quiet
-from tasks.spec import Part, Probe, Split
+from tasks.spec import Part, Probe, Split, fail
 
 Sample = Any
 """mmdet's DetDataSample, whose fields are set at run time, so no checker finds them."""
@@ -94,10 +94,13 @@ def _score_panoptic(model: nn.Module, files: PartFiles, loader: DataLoader) -> d
     quality = PanopticQuality()
     for sample in predict(model, loader):
         truth = truths[sample.img_id]
-        with Image.open(files.maps / truth["file_name"]) as image:
-            ids = rgb_to_id(np.asarray(image.convert("RGB")))
+        path = files.maps / truth["file_name"]
+        ids = rgb_to_id(images.read(path))
         predicted, segments = panoptic_segments(sample, category)
-        quality.add(ids, truth["segments_info"], predicted, segments)
+        try:
+            quality.add(ids, truth["segments_info"], predicted, segments)
+        except ValueError as error:
+            fail(path, None, str(error), "give the PNG of this annotation")
     return quality.scores()
 
 

@@ -9,13 +9,14 @@ COCO's own parts are train2017 and val2017. Every function that reads takes a `R
 `tasks.spec.fail`, which raises at the first problem, and `tasks.coco_detection.check` collects them all.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from rfnext.files import parse_json
 from tasks.coco_detection.annotations import Content, Kind, check_lists, examine
 from tasks.coco_detection.images import check as check_images
 from tasks.spec import Report
@@ -26,6 +27,14 @@ DOWNLOADS = """from https://cocodataset.org/#download get train2017.zip (18 GB),
 annotations_trainval2017.zip and, for panoptic detectors, panoptic_annotations_trainval2017.zip, and unpack them there \
 (of the last one also the two zip files inside, in annotations/)"""
 """What COCO needs and where it is."""
+
+
+class PartFiles(NamedTuple):
+    """The files of a part. maps: the folder of panoptic PNGs; None unless the annotations are panoptic."""
+
+    annotations: Path
+    images: Path
+    maps: Path | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,11 @@ class Layout:
         """The annotations of a kind of a part."""
         return self.panoptic(name) if kind == "panoptic" else self.instances(name)
 
+    def files(self, kind: Kind, name: str) -> PartFiles:
+        """What is read of a part for annotations of a kind."""
+        maps = self.panoptic_maps(name) if kind == "panoptic" else None
+        return PartFiles(self.file(kind, name), self.images(name), maps)
+
 
 Remark = Callable[[Path, str], object]
 """A function that is called with a file and what is said of it, which is no fault: what counts as what."""
@@ -76,13 +90,19 @@ def say(path: Path, what: str) -> None:
 
 
 def read(layout: Layout, kind: Kind, name: str, report: Report, remark: Remark = say) -> Content | None:
-    """A part's annotations, with what the detectors rely on checked; None, once reported, if they are of no use.
+    """A part's annotations, see `read_files`."""
+    return read_files(layout.files(kind, name), kind, report, remark, training=layout.is_training(name))
+
+
+def read_files(files: PartFiles, kind: Kind, report: Report, remark: Remark = say, *, training: bool) -> Content | None:
+    """Annotations, with what the detectors rely on checked; None, once reported, if they are of no use.
 
     Checked: the structure of all entries, that annotations belong to listed images and categories, that boxes and
     masks lie in their images, that there is an image file of the right size for each image (by its header) and, for
     panoptic annotations, a PNG for each annotation.
+    training: of the training part, in which objects of no size are skipped instead of refused.
     """
-    path = layout.file(kind, name)
+    path = files.annotations
     content = parse(path, report)
     if content is None:
         return None
@@ -90,29 +110,31 @@ def read(layout: Layout, kind: Kind, name: str, report: Report, remark: Remark =
         report(path, None, what, fix)
     if unusable:
         return None
-    _check_files(layout.images(name), path, [image["file_name"] for image in content["images"]], report)
-    if turned := check_images(layout.images(name), content["images"], report):
+    _check_files(files.images, path, [image["file_name"] for image in content["images"]], report)
+    if turned := check_images(files.images, content["images"], report):
         what = (
             "images with an EXIF orientation, turned upright on reading: boxes have to be those of the upright pictures"
         )
         remark(path, f"{what}: {len(turned)}, such as {turned[0]}")
-    faults, remarks = examine(content, kind, training=layout.is_training(name))
+    faults, remarks = examine(content, kind, training=training)
     for what, fix in faults:
         report(path, None, what, fix)
     for what in remarks:
         remark(path, what)
-    if kind == "panoptic" and not faults:
+    if files.maps is not None and not faults:
         sizes = {image["id"]: image for image in content["images"]}
         maps = [sizes[entry["image_id"]] | {"file_name": entry["file_name"]} for entry in content["annotations"]]
-        _check_files(layout.panoptic_maps(name), path, [entry["file_name"] for entry in maps], report)
-        check_images(layout.panoptic_maps(name), maps, report)
+        _check_files(files.maps, path, [entry["file_name"] for entry in maps], report)
+        check_images(files.maps, maps, report)
     return content
 
 
 def parse(path: Path, report: Report) -> Content | None:
     """The lists of an annotation file; None, once reported, if it has not got them."""
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
+        if path.exists() and not path.is_file():
+            raise OSError("it is a folder, a pipe or a device")
+        content = parse_json(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         official = path.stem.endswith("2017")
         report(path, None, "no such file", f"add it; of COCO: {DOWNLOADS}" if official else "add it")
@@ -120,7 +142,7 @@ def parse(path: Path, report: Report) -> Content | None:
     except (OSError, UnicodeDecodeError) as error:
         report(path, None, f"cannot be read ({error})", "make it a readable UTF-8 file")
         return None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         report(path, None, f"broken JSON ({error})", "was the download cut off? Get it again")
         return None
     keys = ("images", "annotations", "categories")
@@ -140,18 +162,23 @@ def _check_files(folder: Path, annotations: Path, names: Iterable[str], report: 
     if not folder.is_dir():
         report(folder, None, "no such folder", f"add it; {annotations.name} names its files")
         return
-    there = {entry.name for entry in os.scandir(folder)}
+    try:
+        there = set(os.listdir(folder))
+    except OSError as error:
+        report(folder, None, f"cannot be read ({error.strerror})", "make it readable")
+        return
     wanted = list(names)
     # Own exports may use subfolders, whose files are looked for one by one.
-    lost = [name for name in wanted if name not in there and not (("/" in name) and (folder / name).is_file())]
+    lost = [name for name in wanted if name not in there and not (("/" in name) and os.path.isfile(folder / name))]
+    if not lost:
+        return
+    first = f"{lost[0]:.200}"
     if len(lost) == len(wanted):
         fix = "are these annotations of another part?" if there else "unpack its files there"
-        report(folder, None, f"none of the {len(wanted)} files that {annotations.name} names, such as {lost[0]}", fix)
-    elif lost:
+        report(folder, None, f"none of the {len(wanted)} files that {annotations.name} names, such as {first}", fix)
+    else:
         fix = "was the download cut off? Get them again, or take them out of the annotations"
-        report(
-            folder, None, f"{len(lost)} of the {len(wanted)} files of {annotations.name} are missing: {lost[0]}", fix
-        )
+        report(folder, None, f"{len(lost)} of the {len(wanted)} files of {annotations.name} are missing: {first}", fix)
 
 
 def same_categories(layout: Layout, kind: Kind, train: Content, test: Content, report: Report) -> None:

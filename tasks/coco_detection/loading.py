@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmcv.transforms import LoadImageFromFile
+from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmdet.datasets.transforms import LoadAnnotations, LoadPanopticAnnotations
@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from tasks.coco_detection import images, recipes
 from tasks.coco_detection.config import Config
-from tasks.coco_detection.data import Dataset, PartFiles
+from tasks.coco_detection.data import Dataset
+from tasks.coco_detection.layout import PartFiles
 from tasks.coco_detection.panoptic_quality import rgb_to_id
 from tasks.spec import DataError, fail
 
@@ -55,17 +56,16 @@ class _Panoptic(_NoneLost, CocoPanopticDataset):
         return data | {"seg_map_path": str(Path(self.data_prefix["seg"]) / raw_data_info["raw_img_info"]["map"])}
 
 
-class LoadImage(LoadImageFromFile):
-    """mmcv's transform, which turns an image upright; raises DataError if it has not the size that its entry says."""
+class LoadImage(BaseTransform):
+    """mmcv's transform LoadImageFromFile, through `images`; raises DataError if the size is not what its entry says."""
 
-    def transform(self, results: dict) -> dict | None:
-        loaded = super().transform(results)
-        assert loaded is not None  # None with ignore_empty alone
-        size, path = (results["width"], results["height"]), Path(results["img_path"])
-        height, width = loaded["img_shape"]
+    def transform(self, results: dict) -> dict:
+        path, size = Path(results["img_path"]), (results["width"], results["height"])
+        image = images.read_bgr(path)
+        height, width, _ = image.shape
         if (width, height) != size:
             fail(path, None, *images.mismatch(images.header(path)._replace(size=(width, height)), size))
-        return loaded
+        return results | {"img": image, "img_shape": (height, width), "ori_shape": (height, width)}
 
 
 class LoadPanoptic(LoadPanopticAnnotations):
@@ -74,6 +74,13 @@ class LoadPanoptic(LoadPanopticAnnotations):
     def __init__(self) -> None:
         LoadAnnotations.__init__(self, with_bbox=True, with_label=True, with_mask=True, with_seg=True)
         self.rgb2id = rgb_to_id
+
+    def transform(self, results: dict) -> dict:
+        try:
+            return super().transform(results)
+        except Exception:
+            images.read_bgr(results["seg_map_path"])  # says so if it is at fault
+            raise
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ from tasks import checkpoint
 from tasks.coco_detection import configs, illustrate, images, recipes, task
 from tasks.coco_detection.evaluation import Sample, predict
 from tasks.coco_detection.quiet import quiet
-from tasks.spec import device_of
+from tasks.spec import DataError, device_of
 
 
 class Detector(NamedTuple):
@@ -206,8 +206,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threshold", type=float, default=0.3, help="least score (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     given = parser.parse_args(arguments)
+    if len({path.stem for path in given.images}) < len(given.images):
+        parser.error("two images have the same name, and so would their pictures; predict them one by one")
+    if given.structure is not None and given.config is None:
+        parser.error("--structure is for --config alone: model.pt and selected.pt hold their structure")
     try:
         return _predict(given)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -215,13 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _predict(given: argparse.Namespace) -> int:
     for path in given.images:
-        images.header(path)
-    if len({path.stem for path in given.images}) < len(given.images):
-        raise ValueError("two images have the same name, and so would their pictures; predict them one by one")
+        images.read(path)  # before anything is written: a broken one would be found after the pictures of others
     if given.config is not None:
         detector = open_config(given.config, given.checkpoint, given.structure)
-    elif given.structure is not None:
-        raise ValueError("--structure is for --config alone: model.pt and selected.pt hold their structure")
     else:
         detector = open_trained(given.checkpoint)
     branches = sum(isinstance(module, SearchConv) for module in detector.model.modules())

@@ -5,7 +5,8 @@
 CONFIG is one of tasks/coco_detection/configs/, for example. This is for the published schedules on several GPUs;
 `training.py` is what the benchmark trains with.
 
-It scores val2017 after every epoch, as published. The learning rate is scaled linearly with the number of images per
+It checks the data as every training does, and reads copies of the annotations that are as they are meant. It scores
+val2017 after every epoch, as published. The learning rate is scaled linearly with the number of images per
 step of all GPUs, from the 16 that the configs are for. With --estimate it trains a few steps on made-up images of the
 published size and says how long the whole will take here.
 """
@@ -25,7 +26,7 @@ from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 from rfnext.integrations.mmengine import RFSearchRunner
-from tasks.coco_detection import configs, estimate
+from tasks.coco_detection import config_data, configs, estimate
 
 
 def train(config: Any) -> None:
@@ -49,13 +50,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="change the config"
     )
     given = parser.parse_args(arguments)
-    config = configs.load(given.config)
+    folder = given.data or Path(os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data") / "coco"
+    try:
+        config = configs.load(given.config, folder)
+    except ValueError as error:
+        parser.error(str(error))
     config.merge_from_dict(given.set)
     if given.estimate:
         print(f"{given.config.stem}: {estimate.describe(config)}")
         return 0
-    folder = given.data or Path(os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data") / "coco"
     _place_data(config, folder)
+    try:
+        config_data.place(config)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
     config.work_dir = str(given.work_dir or Path("work_dirs") / given.config.stem)
     config.resume = given.resume
     config.launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"

@@ -5,6 +5,7 @@
 work_dir. Learning rates are for 8 GPUs x 2 images (`auto_scale_lr`).
 """
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +18,21 @@ DETECTORS = ("convnext", "pvtv2", "res2net", "hrnet", "panoptic")
 MODES = ("baseline", "search", "fixed_single_branch", "fixed_multi_branch")
 
 
-def load(path: str | Path) -> "Config":
+def load(path: str | Path, data: Path | None = None) -> "Config":
     """Read a config of mmdet, ours or any other, and import what it asks for; works with mmcv-lite.
 
-    Raises OSError or what mmengine raises if the file cannot be read.
+    A config is code, whatever its ending: Python is executed, YAML and JSON can name what is executed. So none is read
+    that came with data: from `data`, from $RFNEXT_DATA, or from below a folder in COCO's layout.
+
+    Raises:
+        ValueError: if the file lies in a folder of data.
+        OSError: or what mmengine raises, if the file cannot be read.
     """
+    if (folder := _data_above(Path(path), data)) is not None:
+        raise ValueError(
+            f"{path} lies in a folder of data, {folder}, and reading a config executes it: move it to your code, if "
+            "you know what is in it"
+        )
     from tasks.coco_detection import compiled_ops
 
     compiled_ops.install()
@@ -31,3 +42,16 @@ def load(path: str | Path) -> "Config":
         # mmengine finds the folder of mmdet's configs by it.
         warnings.filterwarnings("ignore", "pkg_resources is deprecated as an API", UserWarning)
         return Config.fromfile(path)
+
+
+def _data_above(path: Path, data: Path | None) -> Path | None:
+    """The folder of data that a file, not one of ours, lies in, by its own place or by where its links lead."""
+    if FOLDER.resolve() in path.resolve().parents:
+        return None
+    known = [Path(folder).resolve() for folder in (data, os.environ.get("RFNEXT_DATA")) if folder]
+    for folder in (*path.absolute().parents, *path.resolve().parents):
+        annotations = folder / "annotations"
+        annotated = any(any(annotations.glob(f"{kind}_*.json")) for kind in ("instances", "panoptic"))
+        if annotated or folder.resolve() in known:
+            return folder
+    return None

@@ -2,13 +2,16 @@
 
 import json
 import logging
+import time
 
 import pytest
 
+from tasks.coco_detection.annotations import check_lists, examine
 from tasks.coco_detection.check import main
 from tasks.coco_detection.data import open_dataset
 from tasks.coco_detection.layout import Layout
 from tasks.spec import DataError
+from tests.tasks.coco_detection.conftest import annotation
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -59,13 +62,20 @@ REFUSED = {
     "polygon with a huge integer": (first(segmentation=[[0, 0, 10**400, 0, 5.5, 5]]), "not finite pairs"),
     "polygon far outside": (first(segmentation=[[0, 0, 1e9, 0, 1e9, 1e9]]), "a polygon outside its image of 96 x 64"),
     "flat polygon": (first(segmentation=[0, 0, 5, 0, 5, 5]), r"one flat list of numbers; .*\[\[x1, y1, x2, y2"),
+    "polygon that goes on and on": (
+        first(segmentation=[[0, 0, 95, 63] * 6000]),
+        "an outline of 1,140,000 pixels, more than the 1,048,576 that are read; trace",
+    ),
     "RLE of another size": (rle([64 * 96], (96, 64)), r"run lengths of size \[96, 64\], in an image of \[64, 96\]"),
     "huge RLE": (rle("5", (2**31, 2**31)), "run lengths of size"),
+    "RLE of a size that is no whole number": (rle([64 * 96], (64.0, 96)), "run lengths of size"),
+    "RLE of more numbers than pixels": (rle("0" * 12_400), "malformed run lengths"),
     "malformed RLE": (rle("~~~~~~~~"), "malformed run lengths"),
     "RLE cut off": (rle("P"), "malformed run lengths"),
     "endless RLE": (rle("o" * 50), "malformed run lengths"),
     "RLE of no text": (rle("é1"), "malformed run lengths"),
     "RLE that is too short": (rle("55"), "do not add up to 96 x 64"),
+    "RLE of more runs than pixels": (rle([6144, *[0] * 6146]), "has 6,147 run lengths, more than pixels"),
     "RLE with a negative run": (rle([7000, -1000, 144]), "negative or do not add up"),
     "RLE of fractions": (rle([6143.5, 0.5]), r"has run lengths \[6143.5, 0.5\]"),
     "RLE without counts": (rle(None), "has run lengths None"),
@@ -78,8 +88,14 @@ REFUSED = {
     "fractions": (each(fractions), "the boxes are fractions of their images"),
     "iscrowd of text": (first(iscrowd="no"), "has iscrowd = 'no'; write 1 for a crowd"),
     "iscrowd null": (first(iscrowd=None), "has iscrowd = None"),
+    "iscrowd of 2": (first(iscrowd=2), "has iscrowd = 2; write 1 for a crowd"),
+    "ignore of text": (first(ignore="0"), "has ignore = '0'; write 1 for a crowd"),
     "unknown category": (first(category_id=0), r"annotations\[0\] has category 0, which is not listed"),
     "category in a list": (first(category_id=[7]), r"has category \[7\]"),
+    "category in an object": (first(category_id={"id": 7}), r"has category \{'id': 7\}"),
+    "category of a float": (first(category_id=7.0), r"has category 7.0"),
+    "id of a category in a list": (lambda c: c["categories"][0].update(id=[7]), r"categories\[0\] has id = \[7\]"),
+    "image in a list": (first(image_id=[1]), r"belongs to image \[1\], which is not listed"),
     "unknown image": (first(image_id="1"), "belongs to image '1', which is not listed"),
     "annotation is text": (lambda c: c["annotations"].insert(0, "a"), r"annotations\[0\] is 'a'"),
     "image id null": (lambda c: c["images"][0].update(id=None), r"images\[0\] has id = None"),
@@ -87,13 +103,24 @@ REFUSED = {
     "two images of one file": (names("001.jpg"), "two of the images have file_name '001.jpg'"),
     "two categories": (lambda c: c["categories"].append({"id": 7, "name": "b"}), "two of the categories have id 7"),
     "category without a name": (lambda c: c["categories"][0].update(name=""), r"categories\[0\] has name = ''"),
+    "more categories than any data set": (
+        lambda c: c["categories"].extend({"id": 100 + i, "name": f"n{i}"} for i in range(2**14)),
+        "16,385 categories, at most 16,384 are told apart",
+    ),
     "parent folder": (names("../train2017/000.jpg"), r"images\[0\] has file_name .* out of the folder of images"),
     "inner parent folder": (names("a/../../b.jpg"), "out of the folder of images"),
     "absolute name": (names("/etc/hostname"), "out of the folder of images"),
     "drive": (names("C:\\x.jpg"), "out of the folder of images"),
-    "NUL": (names("a\0.jpg"), "out of the folder of images"),
+    "name of a share": (names("\\\\host\\x.jpg"), "out of the folder of images"),
+    "inner parent of Windows": (names("a\\..\\..\\b.jpg"), "out of the folder of images"),
+    "home": (names("~/x.jpg"), "out of the folder of images"),
+    "NUL": (names("a\0.jpg"), r"images\[0\] has file_name = 'a\\x00.jpg'"),
+    "two lines": (names("a\nfine: b.jpg"), r"images\[0\] has file_name = 'a\\nfine: b.jpg'"),
+    "half a character": (names("\ud800.jpg"), r"has file_name = '\\ud800.jpg'|half a surrogate pair"),
+    "a name too long for a system": (names("a/" + "b" * 5000), "1 of the . files of .* are missing"),
     "width": (lambda c: c["images"][0].update(width=97), "000.jpg: is 96 x 64, its annotations are for 97 x 64"),
     "width of text": (lambda c: c["images"][0].update(width="96"), r"images\[0\] has width = '96'"),
+    "width of 400 digits": (lambda c: c["images"][0].update(width=10**400), r"images\[0\] has width = 1000000000"),
     "no width": (lambda c: c["images"][0].update(width=0), r"images\[0\] has width = 0"),
 }
 
@@ -107,6 +134,37 @@ def test_what_check_refuses_training_refuses(own_data, case, capsys):
     assert str(error.value).startswith(str(root))
     assert main([str(root)]) == 1
     assert str(error.value) in capsys.readouterr().out.splitlines()
+
+
+def test_masks_of_an_image_fit_the_memory():
+    """mmdet holds them all at once, a byte for each pixel."""
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 13_000, "height": 10_000}],
+        "categories": [{"id": 7, "name": "a"}],
+        "annotations": [annotation(number, 1, 4, 6) for number in range(67)],
+    }
+    faults, _ = examine(content, "instances", training=True)
+    text = "the 67 masks of a.jpg of 13000 x 10000 have more than 8,589,934,592 pixels together"
+    assert list(faults) == [(text, "make it smaller, or cut it into tiles")]
+    assert not examine(content, "boxes", training=True)[0]
+    content["annotations"].pop()
+    assert not examine(content, "instances", training=True)[0]
+
+
+def test_120001_images_with_a_duplicate():
+    """As many as COCO has, and one again, in seconds; in time that grows with the square it takes minutes."""
+    image = {"file_name": "a.jpg", "width": 96, "height": 64}
+    entries = [image | {"id": number, "file_name": f"{number}.jpg"} for number in range(120_000)]
+    content = {
+        "images": [*entries, entries[0]],
+        "categories": [{"id": 7, "name": "a"}],
+        "annotations": [annotation(number, number, 4, 6) for number in range(0, 120_000, 40)],
+    }
+    start = time.process_time()
+    faults = check_lists(content, "instances")
+    examine(content, "instances", training=True)
+    assert time.process_time() - start < 20
+    assert list(faults) == [("two of the images have id 0 (and 1 more like it)", "give each its own")]
 
 
 def test_boxes_alone_as_corners(own_data, capsys):

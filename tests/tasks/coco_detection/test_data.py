@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from tasks.coco_detection.data import carve_validation, open_dataset
 from tasks.coco_detection.layout import Layout
 from tasks.coco_detection.loading import read_part
 from tasks.spec import DataError
+from tests.tasks.coco_detection.bombs import bomb
 
 
 @pytest.fixture
@@ -153,11 +155,20 @@ PANOPTIC = {
     lambda c: c["annotations"].append(c["annotations"][0]): r"annotations\[2\] is a second one of image 6",
     lambda c: c["annotations"][0].update(image_id=99): "belongs to image 99, which is not listed",
     lambda c: c["annotations"][0].update(file_name="../x.png"): "out of the folder of images",
+    lambda c: c["annotations"][0].update(file_name="/etc/x.png"): "out of the folder of images",
+    lambda c: c["annotations"][0].update(file_name="a\\..\\..\\x.png"): "out of the folder of images",
+    lambda c: c["annotations"][0].update(image_id=[6]): r"belongs to image \[6\], which is not listed",
+    lambda c: c["annotations"][0]["segments_info"][0].update(iscrowd=2): "has iscrowd = 2; write 1",
+    lambda c: c["annotations"][0]["segments_info"][0].update(category_id=[1]): r"has category \[1\]",
+    lambda c: c["annotations"][0]["segments_info"][0].update(bbox=[0, 0, 1e9, 5]): "has bbox .*, outside its image",
     lambda c: c["annotations"][0].pop("segments_info"): r"annotations\[0\] has no file_name or no list segments_info",
     lambda c: c["annotations"][0]["segments_info"][0].update(id=0): r"annotations\[0\] has a segment of id 0",
     lambda c: c["annotations"][0]["segments_info"][0].update(id=2): r"annotations\[0\] has a segment of id 2",
     lambda c: c["annotations"][0]["segments_info"][0].update(bbox=[0, 0, 5, float("nan")]): "has bbox .*nan.*, not",
     lambda c: c["annotations"][0]["segments_info"][0].pop("category_id"): "has category None",
+    lambda c: c["categories"].extend({"id": 100 + i, "name": f"n{i}", "isthing": 0} for i in range(242)): (
+        "256 categories, at most 255 are told apart"
+    ),
     lambda c: c["categories"][0].pop("isthing"): r"categories\[0\] has isthing = None",
 }
 
@@ -167,6 +178,43 @@ def test_bad_panoptic_entries_are_named(layout, spoil):
     change(layout.panoptic("test"), spoil)
     with pytest.raises(DataError, match=f"panoptic_test.json: .*{PANOPTIC[spoil]}"):
         opened(layout, "panoptic")
+
+
+def test_panoptic_maps_that_cannot_be_used(layout, capsys):
+    arguments = [str(layout.root), "--train", "train", "--test", "test", "--pixels"]
+    path = layout.panoptic_maps("test") / "000000.png"
+    whole = path.read_bytes()
+    path.write_bytes(bomb(30_000, 30_000))
+    with pytest.raises(DataError, match="000000.png: has 900,000,000 pixels, at most 134,217,728 are read"):
+        opened(layout, "panoptic")
+    path.write_bytes(whole[:-20])
+    assert main(arguments) == 1
+    assert f"{path}: is cut off; get it again\n" in capsys.readouterr().out
+    path.write_bytes(whole)
+    change(layout.panoptic("test"), lambda c: c["annotations"][0]["segments_info"][0].update(id=99))
+    assert main(arguments) == 1
+    assert f"{path}: has pixels of segment 1, which its annotation does not list" in capsys.readouterr().out
+
+
+def test_all_classes_of_instances_are_things(layout):
+    change(layout.instances("train"), lambda c: [entry.update(isthing="x") for entry in c["categories"]])
+    change(layout.instances("test"), lambda c: [entry.update(isthing=0) for entry in c["categories"]])
+    assert opened(layout).things == 10
+
+
+def test_annotations_that_are_no_file(layout):
+    path = layout.instances("test")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="instances_test.json: cannot be read .it is a folder, a pipe or a device"):
+        opened(layout)
+
+
+def test_an_entry_that_appears_twice(layout):
+    path = layout.instances("test")
+    path.write_text(path.read_text()[:-1] + ', "images": []}')
+    with pytest.raises(DataError, match="instances_test.json: broken JSON .entry 'images' appears twice"):
+        opened(layout)
 
 
 def test_maps_are_of_the_images_sizes_and_have_any_name(layout, config):
@@ -204,7 +252,7 @@ class TestCheck:
         image.write_bytes(image.read_bytes()[:-1000])
         assert main([str(layout.root), "--train", "train", "--test", "test"]) == 0
         assert main([str(layout.root), "--train", "train", "--test", "test", "--pixels"]) == 1
-        assert "000000.jpg: cannot be read (image file is truncated" in capsys.readouterr().out
+        assert "000000.jpg: is cut off; get it again" in capsys.readouterr().out
 
     def test_nothing_there(self, tmp_path, capsys):
         assert main([str(tmp_path / "none")]) == 1

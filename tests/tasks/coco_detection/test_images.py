@@ -14,6 +14,7 @@ from tasks.coco_detection.loading import read_part
 from tasks.coco_detection.task import TASK
 from tasks.coco_detection.training import fit
 from tasks.spec import DataError, Run
+from tests.tasks.coco_detection.bombs import bomb
 
 PIXELS = np.kron(np.random.default_rng(0).integers(0, 255, (4, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
 
@@ -59,8 +60,60 @@ def test_odd_headers(tmp_path):
         assert images.read(tmp_path / "a.jpg").shape == (32, 48, 3)
     (tmp_path / "b.jpg").write_bytes(b"no image")
     for read in (images.header, images.read):
-        with pytest.raises(OSError, match="b.jpg"):
+        with pytest.raises(DataError, match="b.jpg: cannot be read .cannot identify image file.; get it again"):
             read(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (16_384, 8_193), (2**27 + 1, 1)])
+def test_bombs_are_refused_by_their_header(tmp_path, size):
+    path = tmp_path / "a.png"
+    path.write_bytes(bomb(*size))
+    for read in (images.header, images.read):
+        with pytest.raises(DataError, match="a.png: has [0-9,]+ pixels, at most 134,217,728 are read; make it smaller"):
+            read(path)
+    path.write_bytes(bomb(16_384, 8_192))
+    assert images.header(path).size == (16_384, 8_192)
+
+
+def test_sparse_files_are_not_read(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg")
+    with open(tmp_path / "a.jpg", "r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(DataError, match="a.jpg: has 1,099,511,627,776 bytes, images have 1 to 1,073,741,824"):
+        images.read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "BMP"])
+def test_images_that_are_cut_off_are_refused(tmp_path, format_):
+    path = tmp_path / "a"
+    exif = Image.Exif()
+    exif[0x010E] = "\xff\xd9"  # an end of a JPEG, before its pixels
+    Image.fromarray(PIXELS).save(path, format_, exif=exif)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"appended")
+    assert images.read(path).shape == (32, 48, 3)
+    for size in (len(whole) // 2, len(whole) - 20, len(whole) - 2):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError, match="a: (is cut off|cannot be (read|decoded).*); get it again"):
+            images.read(path)
+
+
+def test_links_are_followed_and_those_to_nothing_are_said(own_data, tmp_path, capsys):
+    root = own_data()
+    path = root / "train2017/000.jpg"
+    path.rename(tmp_path / "elsewhere.jpg")
+    path.symlink_to(tmp_path / "elsewhere.jpg")
+    assert main([str(root)]) == 0
+    (tmp_path / "elsewhere.jpg").unlink()
+    assert main([str(root)]) == 1
+    assert f"{path}: is a link to nothing; put an image file there\n" in capsys.readouterr().out
+
+
+def test_programs_are_not_started_for_images(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 32\n%%EndComments\n")
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "EPS"
+    assert images.pixel_fault(tmp_path / "a.jpg") == ("cannot be read (cannot identify image file)", "get it again")
 
 
 def config(root):
@@ -108,7 +161,7 @@ class TestTrainingLosesNoImage:
             for path in folder.iterdir():
                 path.write_bytes(path.read_bytes()[:100])
 
-        assert "cannot be used" in self.fails(own_data(), tmp_path, spoil, workers=1)
+        assert "cannot be read" in self.fails(own_data(), tmp_path, spoil, workers=1)
 
     def test_another_size_after_the_check(self, own_data, tmp_path):
         def spoil(folder):

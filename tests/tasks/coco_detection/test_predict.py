@@ -1,7 +1,9 @@
 """The command line on real photographs and scenes: pictures, JSON, and checkpoints that hold branches."""
 
 import dataclasses
+import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -18,6 +20,7 @@ from tasks.coco_detection.config import PRESETS
 from tasks.coco_detection.detectors import searched
 from tasks.coco_detection.training import CHECKPOINT, fit
 from tasks.spec import SELECTED, Run
+from tests.tasks.coco_detection.bombs import bomb
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +151,13 @@ def test_opens_an_mmengine_config(config, folder, tmp_path):
 
 
 class TestBadInput:
-    def fails(self, capsys, arguments):
-        assert predict.main([str(argument) for argument in arguments]) == 1
+    def fails(self, capsys, arguments, status=1):
+        assert predict.main([str(argument) for argument in arguments]) == status
+        return capsys.readouterr().err
+
+    def is_wrong_usage(self, capsys, arguments):
+        with pytest.raises(SystemExit, match="2"):
+            predict.main([str(argument) for argument in arguments])
         return capsys.readouterr().err
 
     def test_one_clear_error_each(self, folder, tmp_path, capsys):
@@ -159,14 +167,51 @@ class TestBadInput:
         assert "broken.pt is not a readable checkpoint" in self.fails(capsys, [image, "--checkpoint", broken])
         assert "none.pt" in self.fails(capsys, [image, "--checkpoint", tmp_path / "none.pt"])
         assert "none.png" in self.fails(capsys, [tmp_path / "none.png", "--checkpoint", good])
-        assert "cannot identify image file" in self.fails(capsys, [broken, "--checkpoint", good])
-        assert "two images have the same name" in self.fails(capsys, [image, image, "--checkpoint", good])
+        assert "two images have the same name" in self.is_wrong_usage(capsys, [image, image, "--checkpoint", good])
         last = self.fails(capsys, [image, "--checkpoint", folder / CHECKPOINT])
         assert "last.pth is not a checkpoint of format" in last
         assert "model.pt" in last
-        assert "--structure is for --config alone" in self.fails(
+        assert "--structure is for --config alone" in self.is_wrong_usage(
             capsys, [image, "--checkpoint", good, "--structure", tmp_path / "x.json"]
         )
+
+    def test_images_that_cannot_be_used(self, folder, tmp_path, capsys):
+        """Each ends with one line before anything is written, whatever the images before it are."""
+        image, good, broken = folder / "scene0.png", folder / SELECTED, tmp_path / "x.jpg"
+        whole = io.BytesIO()
+        Image.open(image).convert("RGB").save(whole, "JPEG")
+        png = image.read_bytes()
+        contents = {
+            b"": "has 0 bytes",
+            b"no image": "cannot be read (cannot identify image file)",
+            whole.getvalue()[:-100]: "is cut off",
+            png[: len(png) // 2]: "is cut off",
+            png[:1000] + bytes(1000) + png[2000:]: "cannot be",
+            bomb(30_000, 30_000): "has 900,000,000 pixels, at most 134,217,728 are read; make it smaller",
+        }
+        out = ["--checkpoint", good, "--out", tmp_path / "out"]
+        for content, message in contents.items():
+            broken.write_bytes(content)
+            error = self.fails(capsys, [image, broken, *out], 3)
+            assert error.startswith(f"error: {broken}: {message}")
+            assert error.count("\n") == 1
+        broken.unlink()
+        broken.mkdir()
+        assert "x.jpg: is a folder; put an image file there" in self.fails(capsys, [image, broken, *out], 3)
+        broken.rmdir()
+        os.mkfifo(broken)
+        assert "x.jpg: is a pipe or a device; put" in self.fails(capsys, [image, broken, *out], 3)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_config_from_a_folder_of_data_is_not_executed(self, own_data, folder, tmp_path, capsys):
+        root, ran = own_data(), tmp_path / "ran"
+        for name in ("train2017/config.py", "annotations/deep/er/config.yaml"):
+            config = root / name
+            config.parent.mkdir(parents=True, exist_ok=True)
+            config.write_text(f"open({str(ran)!r}, 'w')" if name.endswith("py") else "a: !!python/name:os.system")
+            given = [folder / "scene0.png", "--config", config, "--checkpoint", folder / CHECKPOINT]
+            assert f"{config} lies in a folder of data, {root}, and reading a config" in self.fails(capsys, given)
+        assert not ran.exists()
 
     def test_of_another_config(self, config, folder, tmp_path, capsys):
         from tasks.coco_detection.detectors import model_config
