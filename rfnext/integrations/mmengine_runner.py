@@ -11,6 +11,7 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.utils import apply_to
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -69,17 +70,22 @@ class ContinuingRunner(Runner):
             self.logger.info(f"{folder} holds no checkpoint: starting from the first epoch")
             self._resume = False
             return
-        errors = []
+        errors: list[Exception] = []
         for path in paths:
             try:
                 with checkpoint_globals():
                     meta = torch.load(path, map_location="cpu", weights_only=True)["meta"]
                 break
             except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
-                errors.append(f"{path} is not a readable checkpoint ({type(error).__name__}: {error})")
-                self.logger.warning(errors[-1])
+                errors.append(error)
+                self.logger.warning(
+                    f"{path} is not a readable checkpoint ({type(error).__name__}); trying the one before it"
+                )
         else:
-            raise ValueError(f"cannot resume: {errors[0]}; delete it to start anew")
+            raise ValueError(
+                f"cannot resume: {paths[0]} is not a readable checkpoint, nor is one before it: it is missing, was cut "
+                f"off, or holds more than tensors and plain values; delete {folder} to start anew"
+            ) from errors[0]
         self._load_from = str(path)
         self._take_seed(meta.get("seed"))
 
@@ -162,6 +168,8 @@ class _SameStart(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         checkpoint["meta"]["steps"] = _steps(runner)
+        for name in checkpoint.keys() - {"state_dict"}:  # scores are numbers of numpy
+            checkpoint[name] = apply_to(checkpoint[name], lambda x: isinstance(x, np.generic), lambda x: x.item())
         hub = checkpoint["message_hub"]
         kept = {key: value for key, value in hub["resumed_keys"].items() if key not in hub["log_scalars"]}
         hub.update(log_scalars={}, resumed_keys=kept)
