@@ -1,7 +1,10 @@
 """mmengine's Runner for trainings that are interrupted: a continued one gives the weights of one that never stopped."""
 
+import os
 import random
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +51,13 @@ class ContinuingRunner(Runner):
         dataloader: DataLoader | dict[str, Any], seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
         """Build a loader as mmengine does, but with processes that torch seeds from the generator at each epoch."""
-        if not isinstance(dataloader, dict):
-            return dataloader
-        own_start = "worker_init_fn" in dataloader
-        loader = Runner.build_dataloader({**dataloader, "persistent_workers": False}, seed, diff_rank_seed)
-        if not own_start:
-            loader.worker_init_fn = None  # mmengine's seeds them alike at every start
-        return loader
+        if isinstance(dataloader, dict):
+            own_start = "worker_init_fn" in dataloader
+            dataloader = Runner.build_dataloader({**dataloader, "persistent_workers": False}, seed, diff_rank_seed)
+            if not own_start:
+                dataloader.worker_init_fn = None  # mmengine's seeds them alike at every start
+        dataloader.worker_init_fn = dataloader.worker_init_fn or _end_with_parent
+        return dataloader
 
     def train(self) -> nn.Module:
         """Train, or go on with it, as mmengine does."""
@@ -114,12 +117,26 @@ class ContinuingRunner(Runner):
         super().save_checkpoint(out_dir, filename, *args, **kwargs)
 
 
-@register_backend("_WholeFiles")
 class _WholeFiles(LocalBackend):
     """mmengine's local files, written atomically."""
 
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
         write_bytes(filepath, bytes(obj))
+
+
+register_backend(_WholeFiles.__name__, _WholeFiles)
+
+
+def _end_with_parent(worker: int) -> None:
+    """Let a loading process end when the training is killed; torch's waits for ever to hand over what it has loaded."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _candidates(folder: Path) -> list[Path]:

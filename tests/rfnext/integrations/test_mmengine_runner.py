@@ -1,7 +1,6 @@
 """Interrupted trainings of mmengine against uninterrupted ones, on a network and data that draw random numbers."""
 
 import itertools
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +159,7 @@ def test_what_a_crash_leaves_half_written_is_passed_over(damage: str, tmp_path: 
         case "pointer cut":
             pointer.write_text(str(checkpoint)[:-5])
         case "pointer moved":
-            folder = shutil.move(folder, tmp_path / "moved")
+            folder = folder.rename(tmp_path / "moved")
         case "checkpoint cut":
             checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
         case "checkpoint empty":
