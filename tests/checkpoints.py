@@ -16,7 +16,7 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
         names = one.keys() if where else one.keys() - {"meta", "message_hub"}
         pairs = [(f"{where}/{name}", one[name], other.get(name)) for name in names]
     elif isinstance(one, (list, tuple)):
-        pairs = [(f"{where}/{i}", *pair) for i, pair in enumerate(zip(one, other, strict=True))]
+        pairs = [(f"{where}/{i}", a, b) for i, (a, b) in enumerate(zip(one, other, strict=True))]
     else:
         return [] if one == other else [where]
-    return [path for name, *pair in pairs for path in differences(*pair, name)]
+    return [path for name, a, b in pairs for path in differences(a, b, name)]

@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from rfnext import pin_implementation
 from tasks.coco_detection import datasets, estimate, train_published
 from tasks.coco_detection.configs import load
 from tasks.coco_detection.detectors import model_config
@@ -86,12 +87,14 @@ def test_a_search_that_is_killed_goes_on_as_if_nothing_had_happened(config, tmp_
     arguments = ["--data", str(datasets.layout_of(config, 1).root), "--resume", "--work-dir"]
     command = [sys.executable, "-m", "tasks.coco_detection.train_published", str(tmp_path / "killed.py"), *arguments]
     # Its end of the pipe is closed when its loading processes have ended, too.
+    monkeypatch.setenv("RFNEXT_IMPLEMENTATION", "taps")  # without compiling kernels
     killed = subprocess.run([*command, str(tmp_path / "parts")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     monkeypatch.setattr(Runner, "_log_env", lambda runner, env_cfg: None)  # these two take mmengine seconds
     monkeypatch.setattr(Config, "pretty_text", property(repr))
     for folder in ("parts", "whole"):
-        assert train_published.main([str(tmp_path / "config.py"), *arguments, str(tmp_path / folder)]) == 0
+        with pin_implementation("taps"):
+            assert train_published.main([str(tmp_path / "config.py"), *arguments, str(tmp_path / folder)]) == 0
     parts, whole = (torch.load(tmp_path / name / "epoch_3.pth", weights_only=True) for name in ("parts", "whole"))
     first = torch.load(tmp_path / "whole/epoch_1.pth", weights_only=True)
     assert len(differences(first["state_dict"], whole["state_dict"], "state_dict")) > 100
