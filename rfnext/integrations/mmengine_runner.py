@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.device import get_device
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
@@ -18,6 +19,7 @@ from mmengine.utils import apply_to
 from torch import nn
 from torch.utils.data import DataLoader
 
+from rfnext import reproducible
 from rfnext.files import write_bytes
 from rfnext.integrations.mmengine_checkpoints import checkpoint_globals
 
@@ -26,7 +28,8 @@ class ContinuingRunner(Runner):
     """mmengine's Runner; with resume=True, a training by epochs that was killed at any moment goes on exactly.
 
     On CPUs its last checkpoint has the tensors of the uninterrupted training, bit for bit: of the model, the optimizer,
-    and all that hooks keep. On GPUs it does so as far as the operators repeat themselves.
+    and all that hooks keep; that is with the same number of threads, as all of torch. On GPUs it has as far as the
+    operators repeat themselves.
 
     - Every epoch starts the random generators anew, from the seed, its number and the rank, also those of the processes
       that load data, which therefore start anew, too (persistent_workers has no effect).
@@ -63,7 +66,8 @@ class ContinuingRunner(Runner):
         """Train, or go on with it, as mmengine does."""
         if self._resume:
             self._find_start()
-        return super().train()
+        with reproducible(torch.device(get_device())):
+            return super().train()
 
     def _find_start(self) -> None:
         """Decide which checkpoint to go on from, if there is one, and take its seed."""

@@ -26,7 +26,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from rfnext import Search, reproducible
+from rfnext import Search
 from rfnext.integrations.mmengine import LocalSearchHook
 from rfnext.integrations.mmengine_runner import ContinuingRunner
 from rfnext.integrations.wandb import init_arguments
@@ -75,7 +75,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     # mmengine resumes schedules with the length that they were begun with.
     whole = dataclasses.replace(config, epochs=run.schedule_epochs or config.epochs)
     model.to(device)
-    with quiet(), reproducible(device):
+    with quiet():
         runner = _Runner(
             model,
             str(run.folder),

@@ -87,6 +87,7 @@ def test_a_search_that_is_killed_goes_on_as_if_nothing_had_happened(config, tmp_
     command = [sys.executable, "-m", "tasks.coco_detection.train_published", str(tmp_path / "killed.py"), *arguments]
     # Its end of the pipe is closed when its loading processes have ended, too.
     monkeypatch.setenv("RFNEXT_IMPLEMENTATION", "taps")  # without compiling kernels
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in this process
     killed = subprocess.run([*command, str(tmp_path / "parts")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     monkeypatch.setattr(Runner, "_log_env", lambda runner, env_cfg: None)  # these two take mmengine seconds
