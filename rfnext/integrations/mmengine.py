@@ -42,6 +42,7 @@ from rfnext import files
 from rfnext.branches import keep_branches
 from rfnext.dilation import Rule, check_rule
 from rfnext.integrations.mmengine_checkpoints import checkpoint_globals
+from rfnext.integrations.mmengine_runner import ContinuingRunner
 from rfnext.integrations.mmengine_settings import SearchSettings, has_components
 from rfnext.padding import Conv
 from rfnext.search.local import LocalSearch
@@ -54,8 +55,8 @@ with contextlib.suppress(ImportError), warnings.catch_warnings():
     warnings.filterwarnings("ignore", ".*MultiScaleDeformableAttention")
     import mmcv.cnn as _  # noqa: F401
 
-STATE = "local_search"
-"""Key of the search's state in mmengine's checkpoints."""
+STATE, DILATIONS = "local_search", "dilations"
+"""Keys in mmengine's checkpoints: the search's state, and the dilations of a single-branch network."""
 
 MODES = ("search", "fixed_single_branch", "fixed_multi_branch")
 
@@ -288,16 +289,27 @@ class RFSearchHook(Hook):
                 "rfnext.integrations.mmengine.build_runner(cfg)"
             )
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add the dilations of a single-branch network, which its weights do not show."""
+        if self.mode == "fixed_single_branch":
+            checkpoint[DILATIONS] = _dilations(runner)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Raise ValueError if a training of another structure would go on with this one."""
+        if runner._resume and checkpoint.get(DILATIONS, now := _dilations(runner)) != now:
+            raise ValueError(
+                f"cannot resume: the checkpoint is of another structure than {self.rfstructure_file or 'the config'}; "
+                "give that one, or train in another work_dir"
+            )
+
 
 @RUNNERS.register_module()
-class RFSearchRunner(Runner):
-    """mmengine's Runner in the order that `RFSearchHook` needs.
+class RFSearchRunner(ContinuingRunner):
+    """mmengine's Runner in the order that `RFSearchHook` needs, for trainings that may be interrupted.
 
     It builds the model, initialises its weights (those that an init_cfg names are loaded), wraps it, and continues as
     mmengine does: DDP, optimizer, EMA, load_from or resume. Plain checkpoints load into the wrapped model, and its
-    own ones with the branches that they were trained with. Without the hook it is a plain Runner.
-
-    Checkpoints are read with torch's weights_only=True.
+    own ones with the branches that they were trained with. Without the hook it is a `ContinuingRunner`.
     """
 
     _weights_initialised = False
@@ -351,12 +363,8 @@ class RFSearchRunner(Runner):
         # mmengine calls it again later, when the model is wrapped and its initialisers no longer recognise the convs.
         if not self._weights_initialised:
             self._weights_initialised = True
-            super()._init_model_weights()
-
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """Read a checkpoint with weights_only=True."""
-        with checkpoint_globals():
-            return super().load_checkpoint(*args, **kwargs)
+            with checkpoint_globals():  # an init_cfg may name a file
+                super()._init_model_weights()
 
 
 def build_runner(cfg: Config | dict[str, Any]) -> RFSearchRunner:
@@ -369,6 +377,10 @@ def build_runner(cfg: Config | dict[str, Any]) -> RFSearchRunner:
     if not any(kind is RFSearchHook or str(kind).rpartition(".")[2] == "RFSearchHook" for kind in types):
         raise ValueError('custom_hooks of the config has no dict(type="RFSearchHook", ...): nothing to search')
     return cast(RFSearchRunner, RFSearchRunner.from_cfg(cfg))
+
+
+def _dilations(runner: Runner) -> dict[str, list[int]]:
+    return {name: list(d) for name, d in Structure.read(_unwrapped(runner.model)).items()}
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -33,10 +33,7 @@ class Recipe:
             }
         wrapper = detectors.published(self.config.detector).optim_wrapper.to_dict()
         wrapper["optimizer"]["lr"] = lr
-        if device.type == "cpu" and wrapper["type"] == "AmpOptimWrapper":
-            wrapper["type"] = "OptimWrapper"
-            wrapper.pop("loss_scale", None)
-        return wrapper
+        return without_mixed_precision(wrapper) if device.type == "cpu" else wrapper
 
     def schedule(self, steps: int) -> list[dict[str, Any]]:
         """mmengine's schedulers of the learning rate for a training of so many steps."""
@@ -55,6 +52,13 @@ class Recipe:
                 scheduler["end"] = epochs
                 scheduler["milestones"] = [round(share * epoch) for epoch in scheduler["milestones"]]
         return schedulers
+
+
+def without_mixed_precision(wrapper: Any) -> Any:
+    """mmengine's optimizer wrapper for a CPU, where its AmpOptimWrapper does not work."""
+    if wrapper.get("type") != "AmpOptimWrapper":
+        return wrapper
+    return {key: value for key, value in wrapper.items() if key != "loss_scale"} | {"type": "OptimWrapper"}
 
 
 def recipe(config: Config) -> Recipe:

@@ -22,17 +22,16 @@ from tasks.coco_detection import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 
+import torch
 from mmengine.config import DictAction
-from mmengine.runner import Runner
 
 from rfnext.integrations.mmengine import RFSearchRunner
-from tasks.coco_detection import config_data, configs, estimate
+from tasks.coco_detection import config_data, configs, estimate, recipes
 
 
 def train(config: Any) -> None:
     """Train, or go on with it, and score on the config's validation data. Raises what mmengine and the hook raise."""
-    runner = (RFSearchRunner if estimate.search_hook(config) else Runner).from_cfg(config)
-    runner.train()
+    RFSearchRunner.from_cfg(config).train()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,10 +67,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config.work_dir = str(given.work_dir or Path("work_dirs") / given.config.stem)
     config.resume = given.resume
     config.launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
+    if not torch.cuda.is_available():
+        _use_cpus(config)
     if "auto_scale_lr" in config:
         config.auto_scale_lr.enable = True
     train(config)
     return 0
+
+
+def _use_cpus(config: Any) -> None:
+    """Replace what needs GPUs: mixed precision, and what mmengine does with torchrun's processes."""
+    config.optim_wrapper = recipes.without_mixed_precision(config.optim_wrapper)
+    if config.launcher == "none":
+        return
+    unused = config.get("find_unused_parameters", False)
+    config.model_wrapper_cfg = {
+        "type": "MMDistributedDataParallel",
+        "device_ids": None,
+        "broadcast_buffers": False,
+        "find_unused_parameters": unused,
+    }
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
 
 
 def _place_data(config: Any, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Training on one fold by mmengine's Runner.
 
-A run that is killed and resumed gives the weights of the uninterrupted one, bit for bit on CPUs: every epoch starts
-its random generators from the seed and its own number.
+A run that is killed and resumed gives the weights of the uninterrupted one, bit for bit on CPUs: `ContinuingRunner`
+says how.
 """
 
 from tasks.coco_detection import compiled_ops
@@ -13,11 +13,9 @@ import functools
 import itertools
 import logging
 import multiprocessing
-import random
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from mmdet.datasets import AspectRatioBatchSampler
 from mmengine.dataset import DefaultSampler, pseudo_collate
@@ -28,9 +26,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from rfnext import Search, reproducible
-from rfnext.files import serialised, write_bytes
+from rfnext import Search
 from rfnext.integrations.mmengine import LocalSearchHook
+from rfnext.integrations.mmengine_runner import ContinuingRunner
 from rfnext.integrations.wandb import init_arguments
 from tasks.checkpoint import save as save_network
 from tasks.coco_detection import datasets, recipes
@@ -68,17 +66,16 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
         loader = DataLoader(data, batch_sampler=AspectRatioBatchSampler(sampler, config.batch), **loading)
     else:
         loader = DataLoader(data, config.batch, sampler=sampler, generator=torch.Generator(), **loading)
-    hooks: list[Hook | dict] = [_EpochSeed(run.seed), _Validation(dataset, config, run.folder / SELECTED)]
+    hooks: list[Hook | dict] = [_OfThisRun(run), _Validation(dataset, config, run.folder / SELECTED)]
     if run.search is not None:
         hooks.append(LocalSearchHook(run.search, every="epoch"))
-    hooks.append(_Checkpoint(run))
     checkpoint = run.folder / CHECKPOINT
     if run.resume and not checkpoint.exists():
         log.info("%s does not exist: no epoch was finished, starting from the first", checkpoint)
     # mmengine resumes schedules with the length that they were begun with.
     whole = dataclasses.replace(config, epochs=run.schedule_epochs or config.epochs)
     model.to(device)
-    with quiet(), reproducible(device):
+    with quiet():
         runner = _Runner(
             model,
             str(run.folder),
@@ -120,8 +117,8 @@ _NUMBERS = itertools.count()
 """mmengine keeps loggers and scopes by the names of experiments; those of one process must differ."""
 
 
-class _Runner(Runner):
-    """mmengine's Runner for a model that is initialised, wrapped by a search perhaps, and on its device."""
+class _Runner(ContinuingRunner):
+    """The runner for a model that is initialised, wrapped by a search perhaps, and on its device."""
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
         return model
@@ -131,30 +128,6 @@ class _Runner(Runner):
 
     def _log_env(self, env_cfg: Any) -> None:
         pass  # takes a second and starts compilers to get their version
-
-    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        try:
-            checkpoint = torch.load(filename, map_location="cpu", weights_only=True)
-        except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
-            raise ValueError(f"{filename} is not a readable checkpoint ({error!r}); delete it to start anew") from error
-        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        self.model.load_state_dict(checkpoint["state_dict"])
-        return checkpoint
-
-
-class _EpochSeed(Hook):
-    """Starts all random generators anew at each epoch, from the seed and the epoch."""
-
-    priority = "VERY_HIGH"
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        draw = random.Random(f"epoch/{self.seed}/{runner.epoch}").getrandbits
-        random.seed(draw(32))
-        np.random.seed(draw(32))  # noqa: NPY002 (what mmdet's transforms draw from)
-        torch.manual_seed(draw(32))
 
 
 class _Validation(Hook):
@@ -187,33 +160,16 @@ class _Validation(Hook):
         self.best = checkpoint["best"]
 
 
-class _Checkpoint(Hook):
-    """Writes what a run continues from, whole or not at all, after each epoch and all other hooks.
+class _OfThisRun(Hook):
+    """Refuses the checkpoint of another run. A longer training may go on from a shorter one."""
 
-    mmengine's own CheckpointHook overwrites files in place and stores pickled objects, the history of what was logged.
-    """
-
-    priority = "LOWEST"
+    priority = "VERY_HIGH"
 
     def __init__(self, run: Run) -> None:
-        # What makes a checkpoint useless to another run. A longer training may go on from a shorter one.
-        self.run = {"seed": run.seed, "fold": run.fold, "searching": run.search is not None}
-        self.path = run.folder / CHECKPOINT
+        self.run = {"fold": run.fold, "searching": run.search is not None}
 
-    def after_train_epoch(self, runner: Runner) -> None:
-        # mmengine's annotations allow None, which these attributes are not after the runner has built them.
-        data: Any = runner.train_dataloader.dataset
-        optimizer, schedulers = cast(Any, runner.optim_wrapper), cast(Any, runner.param_schedulers)
-        checkpoint: dict[str, Any] = {
-            "run": self.run,
-            "meta": {"epoch": runner.epoch + 1, "iter": runner.iter, "dataset_meta": data.metainfo},
-            "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},  # mmengine requires them
-            "state_dict": runner.model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "param_schedulers": [scheduler.state_dict() for scheduler in schedulers],
-        }
-        runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
-        write_bytes(self.path, serialised(checkpoint))
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = self.run
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         if checkpoint.get("run") != self.run:
@@ -224,7 +180,7 @@ class _Checkpoint(Hook):
 
 
 def _default_hooks(run: Run) -> dict[str, Any]:
-    hooks: dict[str, Any] = {"checkpoint": None}
+    hooks: dict[str, Any] = {"checkpoint": {"type": "CheckpointHook", "interval": 1, "filename_tmpl": CHECKPOINT}}
     if run.logger == "none":
         hooks |= {"timer": None, "logger": None}
     return hooks

@@ -1,13 +1,25 @@
 """The trainer of mmengine configs: on a small config with a search, from the command line; and its estimate."""
 
+import dataclasses
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
 
+from rfnext import pin_implementation
 from tasks.coco_detection import datasets, estimate, train_published
 from tasks.coco_detection.configs import load
 from tasks.coco_detection.detectors import model_config
+from tests.checkpoints import differences
+from tests.tasks.coco_detection import small_configs
+
+ROOT = Path(__file__).parents[3]
 
 CONFIG = """
 custom_imports = dict(imports=["tasks.coco_detection.small_res2net", "rfnext.integrations.mmengine"],
@@ -60,6 +72,45 @@ def test_searches_scores_and_resumes(path, config, tmp_path, monkeypatch):
     rows = [json.loads(line) for file in work.glob("*/vis_data/scalars.json") for line in file.read_text().splitlines()]
     assert any("coco/bbox_mAP" in row for row in rows)
     assert {row["lr"] for row in rows if "lr" in row} <= {0.004}  # 4 of the 16 images that the config is for
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.filterwarnings("ignore")  # of mmdet 3.3, mmengine 0.10 and pycocotools, with the published pipeline
+def test_a_search_that_is_killed_goes_on_as_if_nothing_had_happened(config, tmp_path, monkeypatch):
+    """With the published pipeline and a loading process; resume_table.py does it for all 20 configs."""
+    small = small_configs.small(dataclasses.replace(config, detector="pvtv2"), "search")
+    small_configs.write(small, tmp_path / "config.py")
+    small.custom_hooks.append({"type": "Stop", "at": 7, "by": int(signal.SIGKILL)})  # 5 an epoch
+    small_configs.write(small, tmp_path / "killed.py")
+    arguments = ["--data", str(datasets.layout_of(config, 1).root), "--resume", "--work-dir"]
+    command = [sys.executable, "-m", "tasks.coco_detection.train_published", str(tmp_path / "killed.py"), *arguments]
+    # Its end of the pipe is closed when its loading processes have ended, too.
+    monkeypatch.setenv("RFNEXT_IMPLEMENTATION", "taps")  # without compiling kernels
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in this process
+    killed = subprocess.run([*command, str(tmp_path / "parts")], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    monkeypatch.setattr(Runner, "_log_env", lambda runner, env_cfg: None)  # these two take mmengine seconds
+    monkeypatch.setattr(Config, "pretty_text", property(repr))
+    for folder in ("parts", "whole"):
+        with pin_implementation("taps"):
+            assert train_published.main([str(tmp_path / "config.py"), *arguments, str(tmp_path / folder)]) == 0
+    parts, whole = (torch.load(tmp_path / name / "epoch_3.pth", weights_only=True) for name in ("parts", "whole"))
+    first = torch.load(tmp_path / "whole/epoch_1.pth", weights_only=True)
+    assert len(differences(first["state_dict"], whole["state_dict"], "state_dict")) > 100
+    assert differences(parts, whole) == []
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_two_processes_go_on_as_if_nothing_had_happened():
+    command = [sys.executable, "-m", "tests.tasks.coco_detection.resume_table", "--processes", "2"]
+    command += ["--detectors", "pvtv2", "--modes", "baseline"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    (line,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"what"')]
+    assert (line["processes"], line["different"]) == (2, 0)
+    assert line["moved"] > 100
 
 
 def test_estimate(path, monkeypatch, capsys):

@@ -106,7 +106,8 @@ class TestResume:
         config = dataclasses.replace(config, epochs=1)
         train(config, tmp_path)
         for settings, message in (
-            ({"seed": 4}, "cannot resume: the checkpoint is of the run {'seed': 3"),
+            ({"seed": 4}, "cannot resume: .*last.pth is of a training with the seed 3, this one has 4"),
+            ({"fold": 2}, "cannot resume: the checkpoint is of the run {'fold': 1"),
             ({"searching": True}, "cannot resume: the checkpoint holds no local search"),
         ):
             with pytest.raises(ValueError, match=message):
