@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rfnext.dilation import Dilation
+from rfnext.files import read_json
 from rfnext.structure import Structure
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def init_arguments(folder: Path, *, name: str = "", group: str = "", project: st
     except FileExistsError:
         pass
     try:
-        stored = json.loads(path.read_text("utf-8"))
+        stored = read_json(path)
         run = {"id": str(stored["id"]), "name": stored["name"] or None, "group": stored["group"] or None}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no run of Weights & Biases ({error}); delete it to start a new one") from error

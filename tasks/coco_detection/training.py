@@ -28,7 +28,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from rfnext import Search, reproducible
+from rfnext import Search, reproducible, tensor_files
 from rfnext.files import serialised, write_bytes
 from rfnext.integrations.mmengine import LocalSearchHook
 from rfnext.integrations.wandb import init_arguments
@@ -134,9 +134,9 @@ class _Runner(Runner):
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:
-            checkpoint = torch.load(filename, map_location="cpu", weights_only=True)
-        except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
-            raise ValueError(f"{filename} is not a readable checkpoint ({error!r}); delete it to start anew") from error
+            checkpoint = tensor_files.read(filename)
+        except ValueError as error:
+            raise ValueError(f"{filename} is not a readable checkpoint ({error}); delete it to start anew") from error
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         self.model.load_state_dict(checkpoint["state_dict"])
         return checkpoint

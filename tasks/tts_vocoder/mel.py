@@ -7,6 +7,7 @@ Speech Synthesis", NeurIPS 2020, section 4.1: 80 bands up to 8 kHz, FFT and wind
 
 import functools
 import math
+import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,6 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ConventionName = Literal["hifi_gan", "vocos", "parallel_wavegan"]
+
+
+HIGHEST_RATE = 768_000
+"""Samples per second."""
+
+LONGEST_FFT = 8192
+"""Samples; Vocos's inverse transform is a matrix of that size squared."""
 
 
 class Convention(NamedTuple):
@@ -72,7 +80,12 @@ class MelConfig:
         for name in ("sample_rate", "n_fft", "hop", "window", "mels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a positive integer")
+                raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a positive integer")
+        if self.sample_rate > HIGHEST_RATE or self.n_fft > LONGEST_FFT or self.mels > self.n_fft // 2 + 1:
+            raise ValueError(
+                f"sample_rate {self.sample_rate:.4g}, n_fft {self.n_fft:.4g}, mels {self.mels:.4g}; at most are "
+                f"{HIGHEST_RATE} Hz, {LONGEST_FFT} samples, and as many bands as frequencies, n_fft / 2 + 1"
+            )
         if not self.hop <= self.window <= self.n_fft:
             raise ValueError(
                 f"hop {self.hop}, window {self.window}, n_fft {self.n_fft}; the window must be at least the hop, "
@@ -118,12 +131,12 @@ class MelConfig:
         """
         known = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or set(values) | {"convention"} != known:
-            names = sorted(map(str, values)) if isinstance(values, Mapping) else values
+            names = reprlib.repr(sorted(map(str, values)) if isinstance(values, Mapping) else values)
             raise ValueError(f"a mel configuration has the entries {sorted(known)}, got {names}")
         for name, value in values.items():
             number = isinstance(value, str) if name == "convention" else isinstance(value, int | float | None)
             if (value is None and name != "fmax") or not number:
-                raise ValueError(f"{name} of the mel configuration is {value!r}; it must be a number")
+                raise ValueError(f"{name} of the mel configuration is {reprlib.repr(value)}; it must be a number")
         return cls(**values)
 
 
