@@ -182,6 +182,8 @@ def _rates(name: str, conv: Conv, tensors: Tensors) -> tuple[list[Dilation], Ten
     fix = "its RFConv2d is incomplete; fetch the file again"
     if rates is None or number is None or weights is None or (rates.dim(), weights.dim(), number.numel()) != (2, 1, 1):
         raise ValueError(f"layer {name!r} lacks its dilations; {fix}")
+    if any(tensor.is_complex() for tensor in (rates, number, weights)) or not bool(weights.isfinite().all()):
+        raise ValueError(f"layer {name!r} has dilations or weights that are no real numbers; {fix}")
     count = number.item()  # a real number, perhaps of floating point; NaN is in no range
     complete = 1 <= count <= min(len(rates), len(weights)) and rates.shape[1] == len(conv.kernel_size)
     used = rates[: int(count)] if complete else rates

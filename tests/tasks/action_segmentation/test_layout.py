@@ -105,7 +105,7 @@ BROKEN = {
         "groundTruth/s5_a.txt:12: '' (1 of 156 lines) is no class of mapping.txt",
     ),
     "binary labels": (
-        lambda r: (r / "groundTruth/s5_a.txt").write_bytes(b"\xff\xfe\x00"),
+        lambda r: (r / "groundTruth/s5_a.txt").write_bytes(b"\xff\xfe"),
         "groundTruth/s5_a.txt: not a text file of labels or names ('utf-8' codec can't decode byte 0xff",
     ),
     "labels with zero bytes": (
