@@ -38,8 +38,6 @@ def read(path: str | Path) -> Any:
     with open_file(path) as file:
         try:
             return load(file)
-        except OSError:
-            raise
         except Exception as error:  # broken bytes raise errors of any kind in torch
             raise ValueError(f"{_reason(error)}: not a checkpoint that can be read") from error
 

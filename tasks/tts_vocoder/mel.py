@@ -82,24 +82,26 @@ class MelConfig:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a positive integer")
         if self.sample_rate > HIGHEST_RATE or self.n_fft > LONGEST_FFT or self.mels > self.n_fft // 2 + 1:
+            rate, samples, bands = map(reprlib.repr, (self.sample_rate, self.n_fft, self.mels))
             raise ValueError(
-                f"sample_rate {self.sample_rate:.4g}, n_fft {self.n_fft:.4g}, mels {self.mels:.4g}; at most are "
+                f"sample_rate {rate}, n_fft {samples}, mels {bands}; at most are "
                 f"{HIGHEST_RATE} Hz, {LONGEST_FFT} samples, and as many bands as frequencies, n_fft / 2 + 1"
             )
         if not self.hop <= self.window <= self.n_fft:
+            hop, window = reprlib.repr(self.hop), reprlib.repr(self.window)
             raise ValueError(
-                f"hop {self.hop}, window {self.window}, n_fft {self.n_fft}; the window must be at least the hop, "
-                "and at most n_fft"
+                f"hop {hop}, window {window}, n_fft {self.n_fft}; the window must be at least the hop, and at most n_fft"
             )
         if not 0 <= self.fmin < self.top <= self.sample_rate / 2:
+            lowest, highest = reprlib.repr(self.fmin), reprlib.repr(self.top)
             raise ValueError(
-                f"bands from {self.fmin} to {self.top} Hz; they must lie between 0 and {self.sample_rate / 2} Hz, half "
-                "the sample rate"
+                f"bands from {lowest} to {highest} Hz; they must lie between 0 and {self.sample_rate / 2} Hz, half the "
+                "sample rate"
             )
         if self.convention not in get_args(ConventionName):
             raise ValueError(f"unknown convention {self.convention!r}; known: {', '.join(get_args(ConventionName))}")
-        if not 0 < self.floor < math.inf:
-            raise ValueError(f"floor is {self.floor}; it must be a positive number")
+        if not 0 < self.floor < 1e30:
+            raise ValueError(f"floor is {reprlib.repr(self.floor)}; it must be a positive number, below 1e30")
 
     @property
     def top(self) -> float:

@@ -316,7 +316,7 @@ def _load(network: Generator, found: Released, path: str | Path) -> None:
         if state[name].shape != expected[name].shape:
             wrong.append(f"{name} of shape {tuple(state[name].shape)}")
     if wrong:
-        what = f"is {found.name} with {found.sizes}, and does not fit {type(network).__name__}: {wrong[0]}"
+        what = f"is {found.name} with {found.sizes}, and does not fit {type(network).__name__}: {wrong[0][:200]!r}"
         raise ValueError(f"{path} {what}; give --generator {found.name} and its sizes")
     if not all(math.isfinite(float(value.double().sum())) for value in state.values()):
         raise ValueError(f"{path} holds weights that are not finite; copy it again")

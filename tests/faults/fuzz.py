@@ -1,9 +1,9 @@
 """A fuzzer over the readers of users' files: python -m tests.faults.fuzz --seconds 60 --seed 0
 
-Every reader gets its past findings, then valid files that seeded changes have broken. Each input is read in a process of
-its own, within limits of memory and time, in which an audit hook refuses other programs, connections, unpickled classes
-and files outside the folder of the input. Fine is a value, or one of the reader's own errors, which names the file in a
-message that a person can read; all else is a finding, kept with its files.
+Every reader gets its past findings, then valid files that seeded changes have broken. Inputs are read in a process
+beside this one, within limits of memory and time, in which an audit hook refuses other programs, connections, unpickled
+classes and files outside the folder of the input. Fine is a value, or one of the reader's own errors, which names the
+file in a message that a person can read; all else is a finding, kept with its files.
 
 Prints one JSON line. Exit status: 0 no finding, 1 some.
 """
@@ -297,8 +297,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     count, findings = fuzz(options)
     kinds = collections.Counter(f"{name}: {found.kind}" for name, own in findings.items() for found in own)
-    print(json.dumps({"study": "fuzz", "inputs": count, "findings": dict(kinds), "seed": options.seed, "seconds": round(time.monotonic() - start, 1),
-                      "readers": list(options.reader), "kept": str(options.keep) if kinds else None}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "study": "fuzz",
+                "inputs": count,
+                "findings": dict(kinds),
+                "seed": options.seed,
+                "seconds": round(time.monotonic() - start, 1),
+                "readers": list(options.reader),
+                "kept": str(options.keep) if kinds else None,
+            }
+        )
+    )
     return 1 if kinds else 0
 
 

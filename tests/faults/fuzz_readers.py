@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rfnext import Structure, open_published
+from rfnext.files import read_json
 from rfnext.integrations.lightning import AtomicCheckpointIO
 from rfnext.integrations.wandb import RUN_FILE, init_arguments
 from rfnext.published.structure_file import read_structure
@@ -22,6 +23,7 @@ from tasks.tts_vocoder.check import check as check_clips
 from tasks.tts_vocoder.clips import Shape
 from tasks.tts_vocoder.config import PRESETS
 from tests.faults import fuzz_samples as samples
+from tests.faults import fuzz_sounds as sounds
 from tests.faults.fuzz_mutations import Sample
 
 
@@ -97,8 +99,6 @@ def _mel(folder: Path) -> None:
 
 def _config(folder: Path) -> None:
     path = folder / "config.json"
-    from rfnext.files import read_json
-
     try:
         rebuild(type(PRESETS["tiny"]), read_json(path))
     except ValueError as error:
@@ -142,14 +142,18 @@ READERS = {
         Reader("structure", samples.structures, samples.past_structures, _structure),
         Reader("published", samples.published, samples.past_published, _published),
         Reader("checkpoint", samples.checkpoints, samples.past_checkpoints, _weights),
-        Reader("lightning", samples.lightning, samples.past_lightning,
-               lambda folder: AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")),
-        Reader("vocoder", samples.vocoders, samples.past_vocoders, _generator),
+        Reader(
+            "lightning",
+            samples.lightning,
+            samples.past_lightning,
+            lambda folder: AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt"),
+        ),
+        Reader("vocoder", sounds.vocoders, sounds.past_vocoders, _generator),
         Reader("videos", samples.videos, samples.past_videos, _videos),
         Reader("predictions", samples.videos, samples.past_videos, _predictions),
-        Reader("clips", samples.clips, samples.past_clips, _clips),
-        Reader("mel", samples.mels, samples.past_mels, _mel),
+        Reader("clips", sounds.clips, sounds.past_clips, _clips),
+        Reader("mel", sounds.mels, sounds.past_mels, _mel),
         Reader("config", _configs, _past_configs, _config),
         Reader("wandb", _runs, _past_runs, _wandb),
     )
-}  # fmt: skip
+}
