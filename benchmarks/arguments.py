@@ -10,7 +10,7 @@ import tyro
 from benchmarks.cell import derived_name, is_name
 from benchmarks.records.identity import Identity
 from benchmarks.records.protocol import overrides
-from tasks.spec import Task
+from tasks.spec import Task, device_of
 
 Options = TypeVar("Options")
 Config = TypeVar("Config")
@@ -53,6 +53,14 @@ def check_seed(seed: int, option: str = "--seed") -> None:
     """Raise UsageError if a random generator would refuse the seed."""
     if not 0 <= seed <= LAST_SEED:
         raise UsageError(f"{option} must be between 0 and {LAST_SEED}, got {seed}")
+
+
+def check_device(name: str) -> None:
+    """Raise UsageError if the device is not here."""
+    try:
+        device_of(name)
+    except ValueError as error:
+        raise UsageError(f"--device: {error}") from None
 
 
 def pick(kind: str, name: str, known: Iterable[str]) -> str:

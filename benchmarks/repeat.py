@@ -15,7 +15,7 @@ import torch
 import tyro
 
 import tasks
-from benchmarks.arguments import UsageError, parse_both, pick
+from benchmarks.arguments import UsageError, check_device, parse_both, pick
 from benchmarks.cell import Cell
 from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.table import METHODS
@@ -113,6 +113,7 @@ def parse(arguments: Sequence[str], scratch: Path) -> tuple[Cell, Record]:
     device = options.device or old.device["type"]
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"the record was made on {old.device['name']}, there is no GPU here; --device cpu runs it")
+    check_device(device)
     base = old.base if old.base in task.presets else next(iter(task.presets))
     where = {"device": device, "threads": old.device["threads"], "identity": identity}
     return Cell(task, old.preset, config, method, old.fold, old.seed, results, base, **where), old

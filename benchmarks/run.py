@@ -29,7 +29,7 @@ import tyro
 
 import tasks
 from benchmarks import cluster, pool, repeat
-from benchmarks.arguments import UsageError, check_seed, parse_both, pick, preset_name
+from benchmarks.arguments import UsageError, check_device, check_seed, parse_both, pick, preset_name
 from benchmarks.cell import Cell
 from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.method import Method
@@ -136,6 +136,7 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
 
 def _check(options: Options) -> None:
     check_seed(options.seed)
+    check_device(options.device)
     if options.threads < 1:
         raise UsageError(f"--threads must be at least 1, got {options.threads}")
     if options.trial_workers not in (None, "auto") and options.trial_workers < 1:

@@ -1,6 +1,7 @@
-"""Files that are written completely or not at all, JSON from outside, and the cache folder."""
+"""Files that are written completely or not at all, texts and JSON from outside, and the cache folder."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -9,12 +10,22 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+
+LONGEST_TEXT = 2**24
+"""Bytes of a text file from outside; a structure of ten thousand layers is a megabyte."""
+
+DEEPEST = 64
+"""Levels of a JSON value from outside."""
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -53,23 +64,77 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading bytes.
+
+    Raises OSError, naming it, for anything else: a pipe would wait for its other end, and a device has no end.
+    """
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except ValueError as error:  # of a name that no file can have
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    if not regular and not os.path.isdir(path):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+    return open(path, "rb")
+
+
+def read_text(path: str | Path, longest: int = LONGEST_TEXT) -> str:
+    """The text of a UTF-8 file from outside, with or without a byte order mark.
+
+    Raises:
+        ValueError: without the file's name, if it has more than `longest` bytes, zero bytes, or is not UTF-8.
+        OSError: naming the file, if it cannot be read or is none.
+    """
+    with open_file(path) as file:
+        data = file.read(longest + 1)
+    if len(data) > longest:
+        raise ValueError(f"it has more than {longest} bytes")
+    if b"\0" in data:
+        raise ValueError("it has zero bytes, so it is no text")
+    return data.decode("utf-8-sig")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file from outside; raises ValueError as `parse_json`, OSError as `read_text`."""
+    return parse_json(read_text(path))
+
+
 def parse_json(text: str) -> Any:
     """The value of a JSON text from outside.
 
-    Raises ValueError if it is no JSON, names an entry twice (json.loads keeps the last one), or is nested too deeply.
+    Numbers may be of any size, infinite or NaN. Raises ValueError if it is no JSON, names an entry twice (json.loads
+    keeps the last one), has more than `DEEPEST` levels, or a string that is no text (half a surrogate pair).
     """
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        value = json.loads(text, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    check_depth(value, DEEPEST)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("a string in it is no text: it has half a surrogate pair") from None
+    return value
+
+
+def check_depth(value: Any, deepest: int) -> None:
+    """Raise ValueError if lists and mappings are within each other in more levels than `deepest`."""
+    level = [value] if isinstance(value, (list, dict)) else []
+    for _ in range(deepest):
+        inside = [node.values() if isinstance(node, dict) else node for node in level]
+        level = [part for parts in inside for part in parts if isinstance(part, (list, dict))]
+        if not level:
+            return
+    if level:
+        raise ValueError("it is nested too deeply")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in content if names.count(name) > 1)
-        raise ValueError(f"entry {twice!r} appears twice")
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"entry {max(counts, key=counts.__getitem__)[:80]!r} appears twice")
     return content
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -244,14 +245,15 @@ class Structure(Mapping[str, Dilation]):
             OSError: if the file cannot be read.
         """
         try:
-            content = files.parse_json(Path(path).read_text(encoding="utf-8"))
+            content = files.read_json(path)
         except ValueError as error:
             raise ValueError(f"{path} is not a readable JSON file: {error}") from None
         entries, anchors = None, {}
         if isinstance(content, dict):
             if content.get("format", FORMAT) != FORMAT or content.get("version", 1) not in VERSIONS:
                 raise ValueError(
-                    f"{path} is a {content.get('format', FORMAT)!r} file of version {content.get('version')!r}; "
+                    f"{path} is a {reprlib.repr(content.get('format', FORMAT))} file of version "
+                    f"{reprlib.repr(content.get('version'))}; "
                     f"this version of rfnext reads {FORMAT!r} versions {', '.join(map(str, VERSIONS))}"
                 )
             anchors = content.get("anchor", {})
@@ -265,7 +267,7 @@ class Structure(Mapping[str, Dilation]):
             raise ValueError(f"{path} holds an empty structure; was the search run on a model without convs?")
         try:
             if not isinstance(anchors, dict):
-                raise ValueError(f"'anchor' is {anchors!r}, not an object that maps layer names to anchors")
+                raise ValueError(f"'anchor' is {reprlib.repr(anchors)}, not an object that maps layer names to anchors")
             return cls(entries, anchors)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
@@ -277,7 +279,8 @@ def _checked(name: str, dilation: Any) -> Dilation | int:
     values = dilation if isinstance(dilation, (list, tuple)) else [dilation]
     # bool is an int to Python, but not a dilation.
     if not values or not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in values):
-        raise ValueError(f"layer {name!r}: dilation {dilation!r} is not a positive integer or a list of them")
+        shown = reprlib.repr(dilation)
+        raise ValueError(f"layer {name!r}: dilation {shown} is not a positive integer or a list of them")
     if max(values) > LARGEST:
         raise ValueError(f"layer {name!r}: a dilation is above {LARGEST}, more than any input is long")
     return dilation if isinstance(dilation, int) else tuple(values)

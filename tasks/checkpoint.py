@@ -6,8 +6,7 @@ nothing, and builds no network that is much larger than the file.
 """
 
 import contextlib
-import io
-import zipfile
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import tasks
+from rfnext import tensor_files
 from rfnext.description import describe, load_into, restore
 from rfnext.files import serialised, write_bytes
 from tasks.plain import plain, rebuild
@@ -34,6 +34,13 @@ DEPTH = 32
 
 LARGEST = 2**24
 """The largest whole number of a config or of a conv: a length or a size that no network here comes near."""
+
+
+CONTRADICTIONS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(MemoryError, RuntimeError, TypeError, ValueError),
+)
+"""Errors of building a network and loading its weights, by values that fit neither each other nor the network."""
 
 
 class Checkpoint(NamedTuple):
@@ -93,10 +100,10 @@ def load(path: str | Path, task: str | None = None) -> Checkpoint:
         kind = type(owner.presets["tiny"])
         # Fields that are younger than the file get their defaults.
         config = rebuild(kind, _filled(content["config"], plain(kind(), "config")))
-        with _as_large_as(content["state_dict"]):
+        with as_large_as(content["state_dict"]):
             model = owner.build(config) if owner.rebuild is None else owner.rebuild(config, content["facts"])
         restore(model, content["convs"], content["state_dict"])
-    except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+    except CONTRADICTIONS as error:
         raise ValueError(f"{path} contradicts itself ({error}); {FIX}") from error
     return Checkpoint(name, config, content["facts"], model.eval())
 
@@ -111,44 +118,30 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     content = _read(path)
     try:
         load_into(model, content["convs"], content["state_dict"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except CONTRADICTIONS as error:
         raise ValueError(f"{path} is of another network ({error})") from error
 
 
 def _read(path: str | Path) -> dict[str, Any]:
     try:
-        data = io.BytesIO(Path(path).read_bytes())
-        if any(part.compress_type != zipfile.ZIP_STORED for part in zipfile.ZipFile(data).infolist()):
-            raise ValueError("compressed, which torch does not write")
-        data.seek(0)
-        content = torch.load(data, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # broken bytes raise errors of any kind in torch
-        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}); {FIX}") from error
+        content = tensor_files.read(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({error}); {FIX}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of format {FORMAT!r}; {FIX}")
     if content.get("version") != VERSION:
-        raise ValueError(f"{path} has version {content.get('version')!r}, this program reads version {VERSION}")
+        found = reprlib.repr(content.get("version"))
+        raise ValueError(f"{path} has version {found}, this program reads version {VERSION}")
     parts = {"task": str, "config": dict, "facts": dict, "convs": dict, "state_dict": dict}
     for part, kind in parts.items():
         if not isinstance(content.get(part), kind):
             raise ValueError(f"{path} has no {part}; {FIX}")
     try:
-        _refuse_claims(content["state_dict"])
+        tensor_files.check_tensors(content["state_dict"])
         _refuse_traps(content)
     except ValueError as error:
         raise ValueError(f"{path} is no file that a training wrote ({error}); {FIX}") from None
     return content
-
-
-def _refuse_claims(state: Mapping[str, Any]) -> None:
-    """Raise ValueError for a tensor that is larger than what the file holds of it."""
-    for name, value in state.items():
-        if isinstance(value, Tensor):
-            whole = value.device.type == "cpu" and value.layout == torch.strided
-            if not whole or value.nbytes > value.untyped_storage().nbytes():
-                raise ValueError(f"tensor {name!r} is larger than what is stored of it")
 
 
 def _refuse_traps(content: Mapping[str, Any]) -> None:
@@ -170,8 +163,8 @@ def _refuse_traps(content: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _as_large_as(state: Mapping[str, Any]) -> Iterator[None]:
-    """Refuse, while a network is built, parameters far beyond those stored, before memory is used for them."""
+def as_large_as(state: Mapping[str, Any]) -> Iterator[None]:
+    """Refuse, by ValueError while a network is built, parameters far beyond those of a state_dict."""
     stored = {
         t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state.values() if torch.is_tensor(t)
     }

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from rfnext import reproducible
 from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger
 from rfnext.integrations.wandb import log_structure
-from tasks.spec import Run
+from tasks.spec import Run, device_of
 
 log = logging.getLogger(__name__)
 
@@ -145,13 +145,14 @@ def train(
         precision: of Lightning's Trainer.
 
     Raises:
-        ValueError: if the checkpoint to resume from is broken or belongs to another run.
+        ValueError: if the device is not here, or the checkpoint to resume from is broken or belongs to another run.
         KeyboardInterrupt: at Ctrl-C.
     """
     checkpoint = run.folder / CHECKPOINT
     resuming = run.resume and checkpoint.exists()
     if run.resume and not resuming:
         log.info("%s does not exist: no epoch was finished, starting from the first", checkpoint)
+    device_of(run.device)  # before Lightning fails by it, in errors of many kinds
     accelerator, devices = _placement(run.device)
     module.network.train()
     with _quiet(), open_logger(run.logger, run.folder, name=run.name, group=run.group) as logger:

@@ -110,10 +110,24 @@ class Run:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..."""
+    """The device of "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ...
+
+    Raises ValueError, naming it, for one that is not here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":  # without starting CUDA, which takes memory in every process
+            here = (device.index or 0) < torch.cuda.device_count()
+        else:
+            here = device.type != "meta" and torch.zeros(1, device=device).item() == 0
+    except (AssertionError, ImportError, OverflowError, RuntimeError, ValueError):
+        here = False
+    if not here:
+        known = ", ".join(["auto", "cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
+        raise ValueError(f"device {name!r} is not here; give one of {known}")
+    return device
 
 
 SELECTED = "selected.pt"

@@ -15,7 +15,7 @@ from benchmarks.records.places import claim
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
 from rfnext import Structure
-from rfnext.files import write_text
+from rfnext.files import read_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def _write(folder: Path, key: str, found: Found) -> None:
 
 def _read(folder: Path, key: str) -> Found | None:
     try:
-        content = json.loads((folder / FOUND).read_text("utf-8"))
+        content = read_json(folder / FOUND)
         if content["protocol"] != key or (content["network"] and not (folder / LAST).exists()):
             return None
         structure = Structure({name: tuple(dilation) for name, dilation in content["structure"].items()})

@@ -27,7 +27,7 @@ from benchmarks.records.machine import PeakMemory, code, implementation, version
 from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
-from rfnext import Search, Structure
+from rfnext import Search, Structure, tensor_files
 from rfnext.files import serialised, write_bytes, write_text
 from tasks import checkpoint
 from tasks.spec import SELECTED, Run, Split, device_of
@@ -217,7 +217,7 @@ def save_network(model: nn.Module, folder: Path) -> None:
 
 def load_network(model: nn.Module, folder: Path) -> None:
     """Load what `save_network` has kept."""
-    model.load_state_dict(torch.load(folder / LAST, map_location="cpu", weights_only=True))
+    model.load_state_dict(tensor_files.read(folder / LAST))
 
 
 def seed_everything(seed: int) -> None:

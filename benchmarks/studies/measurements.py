@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rfnext.files import write_text
+from rfnext.files import parse_json, write_text
 
 NAME = "measurements.jsonl"
 """The file in a study's folder. Cells of the suite are in files of another name, see `records.record`."""
@@ -21,7 +21,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else [], 1):
         try:
-            found.append(json.loads(line))
+            found.append(parse_json(line))
         except ValueError as error:
             raise ValueError(f"{path}:{number}: not JSON ({error}); restore the file or delete the line") from error
     return found

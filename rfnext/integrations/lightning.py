@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from torch.optim.swa_utils import AveragedModel
 
+from rfnext import tensor_files
 from rfnext.files import serialised, write_bytes
 from rfnext.integrations.wandb import init_arguments
 from rfnext.search.protocol import Search
@@ -174,9 +174,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Raises ValueError if the file is no such checkpoint."""
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
-            raise ValueError(f"{path} is not a readable checkpoint ({error!r}); delete it to start anew") from error
+            return tensor_files.read(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is not a readable checkpoint ({error}); delete it to start anew") from error
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rfnext.dilation import Dilation
-from rfnext.files import UNFINISHED, unfinished, write_text
+from rfnext.files import UNFINISHED, read_json, unfinished, write_text
 from rfnext.structure import Structure
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def init_arguments(folder: Path, *, name: str = "", group: str = "", project: st
     if not path.exists():
         _write_once(path, json.dumps({"id": secrets.token_hex(4), "name": name, "group": group}))
     try:
-        stored = json.loads(path.read_text("utf-8"))
+        stored = read_json(path)
         run = {"id": str(stored["id"]), "name": stored["name"] or None, "group": stored["group"] or None}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no run of Weights & Biases ({error}); delete it to start a new one") from error

@@ -6,8 +6,6 @@ every class and function that such a file names is replaced by an inert one, and
 
 import _compat_pickle
 import pickle
-import pickletools
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +14,12 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from rfnext import tensor_files
+from rfnext.files import open_file
 from rfnext.structure import canonical
 
-_LEGACY_PICKLES = 5
-"""Pickles in a row in a file that torch wrote before version 1.6 or with its old format, as mmdet's publishing does."""
+MOST_NAMES = 200
+"""Classes and functions that a file may name; those of mmcv name less than twenty."""
 
 _WRAPPERS = ("state_dict", "model")
 
@@ -38,27 +38,31 @@ def read(path: str | Path) -> Stored:
         ValueError: naming the file, if it is broken, is no checkpoint, or names a function that touches the system.
         OSError: if it cannot be read.
     """
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         try:
             content = _load(file)
         except Exception as error:  # broken bytes raise errors of any kind in torch
-            reason = str(error).splitlines()
-            blocked = next((line.strip() for line in reason if "is blocked" in line), "")
+            ours = str(error) if type(error) is ValueError else type(error).__name__
+            reason = next((line.strip() for line in str(error).splitlines() if "is blocked" in line), ours)
             raise ValueError(
-                f"{path} is not a readable checkpoint ({blocked or type(error).__name__}); "
+                f"{path} is not a readable checkpoint ({reason}); "
                 "a download that broke off ends like this: compare its size, and fetch it again"
             ) from error
     wrapped = content if isinstance(content, Mapping) else {}
     state = next((wrapped[key] for key in _WRAPPERS if isinstance(wrapped.get(key), Mapping)), wrapped)
     tensors: dict[str, Tensor] = {}
     for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{path}: entry {key!r} is no tensor; give a checkpoint with a 'state_dict'")
+        if not isinstance(value, Tensor) or not isinstance(key, str):
+            raise ValueError(f"{path}: entry {str(key)[:80]!r} is no tensor; give a checkpoint with a 'state_dict'")
         if canonical(key) in tensors:
             raise ValueError(f"{path}: entry {canonical(key)!r} appears twice, with and without a wrapper's name")
         tensors[canonical(key)] = value
     if not tensors:
         raise ValueError(f"{path} holds no weights; give a checkpoint with a 'state_dict'")
+    try:
+        tensor_files.check_tensors(tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; fetch it again") from None
     meta = wrapped.get("meta")
     return Stored(tensors, meta if isinstance(meta, Mapping) else {})
 
@@ -80,12 +84,12 @@ class _Inert(list[Any]):
 
 def _load(file: BinaryIO) -> Any:
     # torch lets a class of another package be a list, but not a dict: one that is filled like a dict becomes one.
+    tensor_files.check(file)
     inert = {name: type(f"Inert {name}", (_Inert,), {}) for name in _named(file)}
     while True:
-        file.seek(0)
         try:
             with torch.serialization.safe_globals([(cls, name) for name, cls in inert.items()]):
-                return torch.load(file, map_location="cpu", weights_only=True)
+                return tensor_files.load(file)
         except pickle.UnpicklingError as error:
             filled = [cls for cls in inert.values() if not cls.is_mapping and f"{cls.__name__}'" in str(error)]
             if not filled:
@@ -97,23 +101,12 @@ def _load(file: BinaryIO) -> Any:
 def _named(file: BinaryIO) -> set[str]:
     """The names of all that the file's pickles would import."""
     names: set[str] = set()
-    for operation, argument, _ in _operations(file):
+    for operation, argument, _ in tensor_files.operations(file):
         if operation.name == "GLOBAL":
             module, name = argument.split(" ", 1)
             if (module, name) in _compat_pickle.NAME_MAPPING:  # of Python 2, as torch translates them
                 module, name = _compat_pickle.NAME_MAPPING[module, name]
             names.add(f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}")
+    if len(names) > MOST_NAMES:
+        raise ValueError(f"it names more than {MOST_NAMES} classes and functions")
     return names
-
-
-def _operations(file: BinaryIO) -> Any:
-    file.seek(0)
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            for member in archive.namelist():
-                if member.endswith("data.pkl"):
-                    yield from pickletools.genops(archive.read(member))
-        return
-    file.seek(0)
-    for _ in range(_LEGACY_PICKLES):
-        yield from pickletools.genops(file)

@@ -1,6 +1,7 @@
 """The kinds of searched convs in published checkpoints: what each becomes here, and what its weights are called."""
 
 import copy
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -8,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from rfnext.dilation import Bounds, Dilation, expectation, searched_axis
+from rfnext.dilation import LARGEST, Bounds, Dilation, expectation, searched_axis
 from rfnext.own_forward import own_methods
 from rfnext.padding import Conv, anchor_of, size_keeping_padding
 from rfnext.published.structure_file import StructureFile
@@ -181,11 +182,14 @@ def _rates(name: str, conv: Conv, tensors: Tensors) -> tuple[list[Dilation], Ten
     fix = "its RFConv2d is incomplete; fetch the file again"
     if rates is None or number is None or weights is None or (rates.dim(), weights.dim(), number.numel()) != (2, 1, 1):
         raise ValueError(f"layer {name!r} lacks its dilations; {fix}")
-    in_use = int(number)
-    used = rates[:in_use]
-    complete = 1 <= in_use <= min(len(rates), len(weights)) and rates.shape[1] == len(conv.kernel_size)
-    if not complete or not bool(((used >= 1) & (used == used.round())).all()):
-        raise ValueError(f"layer {name!r} has {in_use} branches of dilations {rates.tolist()}; {fix}")
+    if any(tensor.is_complex() for tensor in (rates, number, weights)) or not bool(weights.isfinite().all()):
+        raise ValueError(f"layer {name!r} has dilations or weights that are no real numbers; {fix}")
+    count = number.item()  # a real number, perhaps of floating point; NaN is in no range
+    complete = 1 <= count <= min(len(rates), len(weights)) and rates.shape[1] == len(conv.kernel_size)
+    used = rates[: int(count)] if complete else rates
+    if not complete or not bool(((used >= 1) & (used <= LARGEST) & (used == used.round())).all()):
+        shown = reprlib.repr(rates[:8].tolist())
+        raise ValueError(f"layer {name!r} has {count:g} branches of dilations {shown}; {fix}")
     return [tuple(map(int, row)) for row in used.tolist()], weights
 
 

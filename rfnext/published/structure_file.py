@@ -1,12 +1,15 @@
 """Structure files of the published code with the settings of their search, which say what the branches are."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rfnext.dilation import Bounds, Dilation, as_integer, neighbours, searched_axis
-from rfnext.files import parse_json
+from rfnext.dilation import LARGEST, Bounds, Dilation, as_integer, neighbours, searched_axis
+from rfnext.files import read_json
 from rfnext.structure import Structure
+
+MOST_BRANCHES = 1000
 
 STEPS = "local_search_config_step<N>.json"
 
@@ -21,7 +24,10 @@ class StructureFile(NamedTuple):
     @property
     def entries(self) -> int:
         """Branch weights of every conv; older files call it S."""
-        return as_integer("num_branches", self._setting("num_branches", "S"))
+        entries = as_integer("num_branches", self._setting("num_branches", "S"))
+        if entries > MOST_BRANCHES:
+            raise ValueError(f"{self.path}: num_branches is {entries:.4g}, more than {MOST_BRANCHES}")
+        return entries
 
     @property
     def step(self) -> int | None:
@@ -38,7 +44,10 @@ class StructureFile(NamedTuple):
 
         Raises ValueError if the file lacks a setting, or has one out of range.
         """
-        bounds = Bounds(self._setting("mmin"), self._setting("mmax"))
+        smallest, largest = self._setting("mmin"), self._setting("mmax")
+        if max(smallest, largest) > LARGEST:
+            raise ValueError(f"{self.path}: mmin or mmax is above {LARGEST}, more than any input is long")
+        bounds = Bounds(smallest, largest)
         spread = self._setting("exp_rate")
         every_axis = [3] * len(centre)  # duplicates are dropped before axes that are not searched are set back
         found = neighbours(centre, every_axis, spread=spread, branches=self.entries, bounds=bounds, rule="paper")
@@ -61,13 +70,14 @@ class StructureFile(NamedTuple):
 def read_structure(path: str | Path) -> StructureFile:
     """Read a structure file; raises ValueError and OSError as `Structure.load` does."""
     structure = Structure.load(path)
-    settings = parse_json(Path(path).read_text(encoding="utf-8")).get("search", {})
+    settings = read_json(path).get("search", {})
     if not isinstance(settings, Mapping):
-        raise ValueError(f"{path}: 'search' is {settings!r}, not the settings of a search")
+        raise ValueError(f"{path}: 'search' is {reprlib.repr(settings)}, not the settings of a search")
     skipped = settings.get("skip_layer") or []
     if not isinstance(skipped, list) or not all(isinstance(word, str) for word in skipped):
-        raise ValueError(f"{path}: skip_layer is {skipped!r}, not a list of names")
+        raise ValueError(f"{path}: skip_layer is {reprlib.repr(skipped)}, not a list of names")
     if (normalised := settings.get("normlize", "absavg")) != "absavg":
-        raise ValueError(f"{path}: probabilities normalised by {normalised!r} are not known here, only by 'absavg'")
+        found = reprlib.repr(normalised)
+        raise ValueError(f"{path}: probabilities normalised by {found} are not known here, only by 'absavg'")
     file = StructureFile(Path(path), structure, settings)
     return file._replace(structure=Structure({name: d for name, d in structure.items() if not file.skips(name)}))

@@ -6,11 +6,15 @@ mmengine keep the text of the config and the number of the epoch. The text is pa
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
 from rfnext.published.structure_file import StructureFile
+
+LONGEST = 2**20
+"""Characters of the longest config; those of mmdet have ten thousand."""
 
 _MODES = ("search", "fixed_single_branch", "fixed_multi_branch")
 _SETTINGS = (("num_branches", "S"), ("exp_rate",), ("mmin",), ("mmax",))
@@ -27,8 +31,13 @@ def check_training(meta: Mapping[str, Any], file: StructureFile, branched: bool)
     text = meta.get("config", meta.get("cfg"))
     if not isinstance(text, str) or not text.strip():
         return
+    if len(text) > LONGEST:
+        raise ValueError(f"the config in its meta has more than {LONGEST} characters; fetch the file again")
     try:
-        tree = ast.parse(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)  # of backslashes in its strings, before Python 3.12
+            tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     hooks = list(_hooks(tree))
@@ -63,7 +72,8 @@ def _value(node: ast.AST) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
         return {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg}
     if isinstance(node, ast.Dict):
-        return {_value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True) if key}
+        pairs = [(_value(key), _value(value)) for key, value in zip(node.keys, node.values, strict=True) if key]
+        return {key: value for key, value in pairs if isinstance(key, str)}
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -116,6 +126,6 @@ def _check_step(
 
 def _check_name(recorded: Any, file: StructureFile) -> None:
     """Compare the step in the name of the file that the training was given."""
-    step = re.search(r"step(\d+)\D*$", PurePath(recorded).name) if isinstance(recorded, str) else None
+    step = re.search(r"step(\d{1,18})\D*$", PurePath(recorded).name) if isinstance(recorded, str) else None
     if step and file.step is not None and int(step[1]) != file.step:
         raise ValueError(f"it was trained with {recorded}, and {file.path} is of step {file.step}; give that file")

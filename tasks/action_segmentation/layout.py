@@ -10,7 +10,6 @@ Every function that reads takes a `report`, which is called with each problem fo
 """
 
 import re
-import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,10 +19,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rfnext import files
 from tasks.spec import Report
 
-LONGEST = 2**28
-"""Bytes of the longest text file: more labels than a hundred hours of video have."""
+LONGEST_NAME = 255
+"""Characters of a name of a class or a video."""
+
+LONGEST, MOST_LINES = 2**26, 2**22
+"""Bytes and lines of the longest text file: labels of 38 hours of video at 30 frames per second."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def read_mapping(layout: Layout, report: Report) -> dict[str, int]:
     names: dict[int, str] = {}
     for number, line in enumerate(lines or (), start=1):
         fields = line.split()
-        if len(fields) != 2 or not fields[0].isdecimal():
-            report(path, number, f"{line!r} is not an index and a name", 'write one class a line: "0 cut"')
+        if len(fields) != 2 or not fields[0].isdecimal() or len(line) > LONGEST_NAME:
+            report(path, number, f"{_shown(line)} is not an index and a name", 'write one class a line: "0 cut"')
             continue
         key, name = int(fields[0]), fields[1]
         if name in index:
@@ -108,8 +111,8 @@ def read_bundle(path: Path, report: Report, mend_missing: str = "add it") -> dic
     videos: dict[str, int] = {}
     for number, line in enumerate(lines or (), start=1):
         video = line.removesuffix(".txt")
-        if not video or Path(video).name != video:
-            report(path, number, f"{line!r} is not the name of a video", "write one <video>.txt a line")
+        if not video or len(video) > LONGEST_NAME or Path(video).name != video:
+            report(path, number, f"{_shown(line)} is not the name of a video", "write one <video>.txt a line")
         elif video in videos:
             report(path, number, f"{video} is already named in line {videos[video]}", "take one out")
         else:
@@ -131,10 +134,13 @@ def read_labels(layout: Layout, video: str, index: Mapping[str, int], report: Re
     # If there is no class at all, the mapping is wrong, not every label.
     unknown = Counter(lines[k] for k in np.flatnonzero(labels < 0)) if index else {}
     for name, count in unknown.items():
-        shown = repr(name) if len(name) <= 80 else f"{name[:80]!r}..."
-        what = f"{shown} ({count} of {len(lines)} lines) is no class of {layout.mapping.name}"
+        what = f"{_shown(name)} ({count} of {len(lines)} lines) is no class of {layout.mapping.name}"
         report(path, lines.index(name) + 1, what, "correct it or add the class")
     return labels
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."
 
 
 def _read_lines(path: Path, report: Report, mend_missing: str = "add it") -> list[str] | None:
@@ -144,21 +150,17 @@ def _read_lines(path: Path, report: Report, mend_missing: str = "add it") -> lis
 
 
 def read_text(path: Path, report: Report, mend_missing: str = "add it") -> str | None:
-    """The text of a UTF-8 file; None, once reported, if the file cannot be read or is longer than `LONGEST`."""
+    """The text of a UTF-8 file; None, once reported, if it cannot be read, or is longer than `LONGEST` or `MOST_LINES`
+    (words, where they stand in one line)."""
     try:
-        found = path.stat()
-        if stat.S_ISFIFO(found.st_mode):  # opening it would wait for its other end
-            report(path, None, "cannot be read (it is a pipe)", "make it a readable file")
-        elif found.st_size > LONGEST:
-            report(path, None, f"{found.st_size} bytes, more than any list of labels", "write it again as text")
-        elif "\0" in (text := path.read_text("utf-8-sig")):
-            report(path, None, "not a text file (it has zero bytes)", "save it as UTF-8")
-        else:
+        text = files.read_text(path, LONGEST)
+        if text.count("\n") <= MOST_LINES:
             return text
+        report(path, None, f"it has more than {MOST_LINES} lines", "cut the video into shorter ones")
     except FileNotFoundError:
         report(path, None, "no such file", mend_missing)
-    except UnicodeDecodeError as error:
-        report(path, None, f"not a text file ({error.reason})", "save it as UTF-8")
+    except ValueError as error:
+        report(path, None, f"not a text file of labels or names ({error})", "save it as UTF-8, one name a line")
     except OSError as error:
         report(path, None, f"cannot be read ({error.strerror})", "make it a readable file")
     return None

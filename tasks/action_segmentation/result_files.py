@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rfnext.files import write_text
-from tasks.action_segmentation.layout import read_text
+from tasks.action_segmentation.layout import MOST_LINES, read_text
 from tasks.spec import fail
 
 HEADER = "### Frame level recognition: ###"
@@ -20,6 +20,8 @@ def read_prediction(path: str | Path) -> list[str]:
     text = read_text(path, fail) or ""
     if text.startswith("#"):
         text = text.partition("\n")[2]
+    if text.count(" ") > MOST_LINES:
+        fail(path, 1, f"it has more than {MOST_LINES} labels", "cut the video into shorter ones")
     return text.split() or fail(path, 1, "no frame is labelled", "predict this video again")
 
 

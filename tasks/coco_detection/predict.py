@@ -24,7 +24,6 @@ from tasks.coco_detection import compiled_ops
 compiled_ops.install()  # before anything of mmdet is imported
 
 import numpy as np
-import torch
 from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmdet.registry import MODELS
 from mmengine.dataset import Compose, pseudo_collate
@@ -33,7 +32,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from torch import Tensor, nn
 
-from rfnext import Structure
+from rfnext import Structure, tensor_files
 from rfnext.branch_state import BranchState
 from rfnext.conv import SearchConv, is_conv, take_over
 from rfnext.files import write_bytes, write_text
@@ -108,19 +107,22 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: if it is no checkpoint. OSError: if the file cannot be read.
     """
-    path.open("rb").close()  # its OSError names the file
     try:
         with checkpoint_globals():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the bytes of a broken file lead torch to errors of any kind
-        raise ValueError(f"{path} is not a readable checkpoint ({error!r}); was its download cut off?") from error
+            content = tensor_files.read(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({error}); was its download cut off?") from error
     extra = content if isinstance(content, dict) and isinstance(content.get("state_dict"), Mapping) else {}
     state = extra.get("state_dict", content)
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
             f"{path} holds no state_dict; give a checkpoint of mmengine or a state_dict saved by torch.save"
         )
-    return {name.removeprefix("module."): value for name, value in state.items()}, extra
+    try:
+        tensor_files.check_tensors(state)
+        return {name.removeprefix("module."): value for name, value in state.items()}, extra
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}; give a whole checkpoint") from error
 
 
 def load_with_branches(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -210,6 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("two images have the same name, and so would their pictures; predict them one by one")
     if given.structure is not None and given.config is None:
         parser.error("--structure is for --config alone: model.pt and selected.pt hold their structure")
+    try:
+        device_of(given.device)
+    except ValueError as error:
+        parser.error(f"argument --device: {error}")
     try:
         return _predict(given)
     except DataError as error:

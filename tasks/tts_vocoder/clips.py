@@ -27,7 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rfnext.files import read_text
 from tasks.spec import Report
+from tasks.tts_vocoder.mel import HIGHEST_RATE
 from tasks.tts_vocoder.predicted import Predicted
 
 log = logging.getLogger(__name__)
@@ -52,12 +54,16 @@ MARGIN = 0.1
 CLIPPED_RUN = 4
 """Equal samples in a row at the clip's peak, near full scale, that make it clipped."""
 
-RATES = (1000, 768_000)
+RATES = (1000, HIGHEST_RATE)
 """Lowest and highest sample rate, Hz; others are broken headers, and resampling from them takes gigabytes."""
 
 MOST_CHANNELS = 64
-MOST_SAMPLES = 2**30
-"""Of all channels together, 4 GB in memory: 13 hours at 22.05 kHz. Headers may claim any number."""
+MOST_SAMPLES = 2**29
+"""Of all channels together, 2 GB in memory: an hour and a half of stereo at 48 kHz. A small file may claim or, of
+silence, even hold any number."""
+
+LONGEST = 4
+"""Hours of a recording; resampling from a low rate makes many samples of few."""
 
 LOUDEST = 16.0
 """Largest sample, in parts of full scale, of a recording in floats; integers that were saved as floats exceed it."""
@@ -118,14 +124,14 @@ def _counts(some: Sequence[str], of: dict[str, Path]) -> tuple[int, int, str]:
 def _named(metadata: Path, report: Report) -> dict[str, int]:
     """Clips that metadata.csv names, each with its line."""
     try:
-        text = metadata.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(metadata)
+    except (OSError, ValueError) as error:
         report(metadata, None, f"cannot be read as text ({error})", "save it as UTF-8, or take it away")
         return {}
     lines: dict[str, int] = {}
     for number, line in enumerate(text.rstrip().splitlines(), start=1):
         name = line.partition("|")[0].strip().removesuffix(".wav")
-        if not name or name.startswith("/") or ".." in Path(name).parts:
+        if not name or name.startswith("/") or ".." in Path(name).parts or len(name) > 255:
             report(metadata, number, f"{line[:40]!r} names no clip", "write <clip>|text a line")
         elif name in lines:
             report(metadata, number, f"{name} is already named in line {lines[name]}", "take one out")
@@ -185,9 +191,11 @@ def _header_fault(info: Any) -> tuple[str, str] | None:
         return what, "the header is broken: save the recording again at its true rate"
     if info.channels > MOST_CHANNELS:
         return f"its header says {info.channels} channels, more than {MOST_CHANNELS}", again
-    if info.frames * info.channels > MOST_SAMPLES:
-        hours = info.frames / info.samplerate / 3600
-        return f"its header claims {info.frames} samples, {hours:.3g} hours", "cut it into clips, or copy it again"
+    hours = info.frames / info.samplerate / 3600
+    if info.frames * info.channels > MOST_SAMPLES or hours > LONGEST:
+        what = f"its header claims {info.frames} samples of {info.channels} channels, {hours:.3g} hours"
+        most = f"{MOST_SAMPLES} samples of all channels and {LONGEST} hours are the most"
+        return f"{what}; {most}", "cut it into clips, or copy it again"
     return _contradiction(info)
 
 
@@ -231,10 +239,11 @@ def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | Non
     if len(samples) < header.frames:
         report(path, None, f"truncated: {len(samples)} of {header.frames} samples are there", "copy it again")
         return None
-    if not np.isfinite(samples).all():
+    peak = max(samples.max(), -samples.min())  # without a copy, for an hour is a gigabyte; NaN if one is NaN
+    if not np.isfinite(peak):
         report(path, None, f"{np.count_nonzero(~np.isfinite(samples))} samples are not finite", "save it again")
         return None
-    if (peak := np.abs(samples).max()) > LOUDEST:
+    if peak > LOUDEST:
         fix = "divide by 32768 if they are 16-bit integers, and save it again"
         report(path, None, f"its samples reach {peak:.4g} times full scale", fix)
         return None
@@ -246,7 +255,7 @@ def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | Non
         done["channels"] = f"{header.channels} channels averaged"
     if np.abs(wave).max() <= SILENT:
         what = f"silent: its largest sample is {np.abs(wave).max():.1g} of full scale"
-        if np.abs(samples).max() > SILENT:
+        if peak > SILENT:
             what = "silent once its channels are averaged: they cancel each other"
         report(path, None, what, "record it again or take it out")
         return None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rfnext import merge
-from rfnext.files import write_bytes
+from rfnext.files import parse_json, write_bytes
 from rfnext.structure import searched_convs
 from tasks.tts_vocoder.generators import Generator, remove_weight_norm
 from tasks.tts_vocoder.mel import MelConfig, check_same
@@ -133,7 +133,7 @@ def _stored(text: str | None, path: str | Path) -> MelConfig:
     if not text:
         raise ValueError(f"{path} holds no mel configuration; export the generator anew with this module")
     try:
-        return MelConfig.from_dict(json.loads(text))
+        return MelConfig.from_dict(parse_json(text))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

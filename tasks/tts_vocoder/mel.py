@@ -7,6 +7,7 @@ Speech Synthesis", NeurIPS 2020, section 4.1: 80 bands up to 8 kHz, FFT and wind
 
 import functools
 import math
+import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,6 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ConventionName = Literal["hifi_gan", "vocos", "parallel_wavegan"]
+
+
+HIGHEST_RATE = 768_000
+"""Samples per second."""
+
+LONGEST_FFT = 8192
+"""Samples; Vocos's inverse transform is a matrix of that size squared."""
 
 
 class Convention(NamedTuple):
@@ -72,21 +80,29 @@ class MelConfig:
         for name in ("sample_rate", "n_fft", "hop", "window", "mels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a positive integer")
-        if not self.hop <= self.window <= self.n_fft:
+                raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a positive integer")
+        if self.sample_rate > HIGHEST_RATE or self.n_fft > LONGEST_FFT or self.mels > self.n_fft // 2 + 1:
+            rate, samples, bands = map(reprlib.repr, (self.sample_rate, self.n_fft, self.mels))
             raise ValueError(
-                f"hop {self.hop}, window {self.window}, n_fft {self.n_fft}; the window must be at least the hop, "
-                "and at most n_fft"
+                f"sample_rate {rate}, n_fft {samples}, mels {bands}; at most are "
+                f"{HIGHEST_RATE} Hz, {LONGEST_FFT} samples, and as many bands as frequencies, n_fft / 2 + 1"
+            )
+        if not self.hop <= self.window <= self.n_fft:
+            hop, window = reprlib.repr(self.hop), reprlib.repr(self.window)
+            raise ValueError(
+                f"hop {hop}, window {window}, n_fft {self.n_fft}; the window must be at least the hop, and at most "
+                "n_fft"
             )
         if not 0 <= self.fmin < self.top <= self.sample_rate / 2:
+            lowest, highest = reprlib.repr(self.fmin), reprlib.repr(self.top)
             raise ValueError(
-                f"bands from {self.fmin} to {self.top} Hz; they must lie between 0 and {self.sample_rate / 2} Hz, half "
-                "the sample rate"
+                f"bands from {lowest} to {highest} Hz; they must lie between 0 and {self.sample_rate / 2} Hz, half the "
+                "sample rate"
             )
         if self.convention not in get_args(ConventionName):
             raise ValueError(f"unknown convention {self.convention!r}; known: {', '.join(get_args(ConventionName))}")
-        if not 0 < self.floor < math.inf:
-            raise ValueError(f"floor is {self.floor}; it must be a positive number")
+        if not 0 < self.floor < 1e30:
+            raise ValueError(f"floor is {reprlib.repr(self.floor)}; it must be a positive number, below 1e30")
 
     @property
     def top(self) -> float:
@@ -118,12 +134,12 @@ class MelConfig:
         """
         known = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or set(values) | {"convention"} != known:
-            names = sorted(map(str, values)) if isinstance(values, Mapping) else values
+            names = reprlib.repr(sorted(map(str, values)) if isinstance(values, Mapping) else values)
             raise ValueError(f"a mel configuration has the entries {sorted(known)}, got {names}")
         for name, value in values.items():
             number = isinstance(value, str) if name == "convention" else isinstance(value, int | float | None)
             if (value is None and name != "fmax") or not number:
-                raise ValueError(f"{name} of the mel configuration is {value!r}; it must be a number")
+                raise ValueError(f"{name} of the mel configuration is {reprlib.repr(value)}; it must be a number")
         return cls(**values)
 
 

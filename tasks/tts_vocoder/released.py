@@ -8,10 +8,9 @@ The content tells the kind. Tensors and plain values are read, nothing is execut
 """
 
 import importlib
-import io
-import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +19,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rfnext import tensor_files
+from rfnext.files import check_depth, parse_json, read_text
 from tasks import checkpoint
+from tasks.npy_files import open_array
 from tasks.tts_vocoder import generators
 from tasks.tts_vocoder.generators import Generator
 from tasks.tts_vocoder.mel import MelConfig, check_same
 
 Settings = Mapping[str, Any]
+
+LONGEST = 2**17
+"""Bytes of the longest file of settings; those that were released have seven thousand."""
+
+DEEPEST, MOST_VALUES = 32, 10**5
+"""Levels and values of settings."""
 
 
 class Released(NamedTuple):
@@ -51,8 +59,9 @@ def open_generator(path: str | Path) -> Generator:
         return network
     found = _released(Path(path), content)
     try:
-        network = generators.build(found.name, found.mel, **found.sizes)
-    except ValueError as error:
+        with checkpoint.as_large_as(found.weights):
+            network = generators.build(found.name, found.mel, **found.sizes)
+    except checkpoint.CONTRADICTIONS as error:
         raise ValueError(f"{path}: the settings beside it make no {found.name} ({error})") from error
     _load(network, found, path)
     return network.eval()
@@ -77,12 +86,10 @@ def load_weights(network: Generator, path: str | Path) -> None:
 
 def _content(path: Path) -> Any:
     try:
-        return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # broken bytes raise errors of any kind in torch
+        return tensor_files.read(path)
+    except ValueError as error:
         fix = "give a checkpoint of tensors and plain values; others hold code, which is not run"
-        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}); {fix}") from error
+        raise ValueError(f"{path} is not a readable checkpoint ({error}); {fix}") from error
 
 
 def _is_ours(content: Any) -> bool:
@@ -100,40 +107,77 @@ def _released(path: Path, content: Any) -> Released:
     elif "backbone.embed.weight" in content:
         reader, weights, beside = _vocos, content, "config.yaml"
     else:
-        held = ", ".join(map(str, list(content)[:4])) or "no entries"
+        held = ", ".join(str(name)[:40] for name in list(content)[:4]) or "no entries"
         fix = "give HiFi-GAN's g_..., Parallel WaveGAN's .pkl, Vocos's pytorch_model.bin, or a model.pt of a cell"
         raise ValueError(f"{path} holds no generator that is known here ({held}); {fix}")
+    _check_weights(path, weights)
     settings = _settings(path.parent / beside)
     try:
         return reader(path.parent, settings, weights)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except checkpoint.CONTRADICTIONS as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path.parent / beside}: {what}; give the file that was released with {path.name}") from error
 
 
+def _check_weights(path: Path, weights: Mapping[Any, Any]) -> None:
+    """Raise ValueError unless these are names and numbers that are stored in the file."""
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or not value.is_floating_point():
+            raise ValueError(f"{path}: weight {str(name)[:80]!r} is no tensor of numbers; copy it again")
+    try:
+        tensor_files.check_tensors(weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; copy it again") from None
+
+
 def _settings(path: Path) -> Settings:
     """A JSON or YAML file of settings."""
-    import yaml
-
     try:
-        text = path.read_text("utf-8")
-        settings = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        text = read_text(path, LONGEST)
+        settings = parse_json(text) if path.suffix == ".json" else _parse_yaml(text)
     except FileNotFoundError:
         raise ValueError(
             f"{path}: no such file; put the settings there that were released with the checkpoint"
         ) from None
-    except (RecursionError, ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: not readable ({error}); copy it again") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: holds no settings; copy it again")
     return settings
 
 
+def _parse_yaml(text: str) -> Any:
+    """The value of a YAML text; raises ValueError, also where aliases make it large."""
+    import yaml
+
+    try:
+        root = yaml.compose(text, yaml.SafeLoader)
+        if root is not None and _size(root, {}) > MOST_VALUES:
+            raise ValueError(f"its aliases make more than {MOST_VALUES} values")
+        value = yaml.safe_load(text)
+    except ValueError:
+        raise
+    except Exception as error:  # PyYAML lets errors of many kinds of broken scalars through
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+    check_depth(value, DEEPEST)
+    return value
+
+
+def _size(node: Any, known: dict[int, float]) -> float:
+    """Values below a YAML node, those of an alias each time; without an end, if it is in itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = node.value if isinstance(node.value, list) else []
+        inside = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_size(part, known) for part in inside)
+    return known[id(node)]
+
+
 def _agree(**pairs: tuple[Any, Any]) -> None:
     """Raise ValueError for the first setting whose value is not the one that our generator has."""
     for name, (found, ours) in pairs.items():
         if found != ours:
-            raise ValueError(f"{name} is {found!r}, which is not known here (only {ours!r})")
+            raise ValueError(f"{name} is {reprlib.repr(found)}, which is not known here (only {ours!r})")
 
 
 def _hifi_gan(folder: Path, settings: Settings, weights: Mapping[str, Tensor]) -> Released:
@@ -196,12 +240,12 @@ def _parallel_wavegan(folder: Path, settings: Settings, weights: Mapping[str, Te
 def _statistics(folder: Path, mels: int) -> tuple[Tensor, Tensor]:
     """Mean and deviation of every band, from stats.h5 or stats.npy."""
     if (folder / "stats.npy").exists():
-        both = list(np.load(folder / "stats.npy", allow_pickle=False)[:2])
+        both = list(open_array(folder / "stats.npy", most=2**20)[:2])
     elif (folder / "stats.h5").exists():
         both = _from_hdf5(folder / "stats.h5")
     else:
         raise ValueError("there is no stats.h5 or stats.npy beside it")
-    mean, scale = (torch.from_numpy(np.asarray(each, dtype=np.float32).reshape(-1)) for each in both)
+    mean, scale = (torch.from_numpy(np.array(each, dtype=np.float32).reshape(-1)) for each in both)
     if len(mean) != mels or len(scale) != mels or not scale.gt(0).all():
         raise ValueError(f"the statistics beside it are {len(mean)} means and {len(scale)} scales for {mels} bands")
     return mean, scale
@@ -214,8 +258,11 @@ def _from_hdf5(path: Path) -> list[Any]:
         raise ValueError("stats.h5 beside it needs the package h5py (pip install h5py)") from None
     try:
         with h5py.File(path) as file:
-            return [np.asarray(file[name]) for name in ("mean", "scale")]
-    except (KeyError, OSError) as error:
+            parts = [file[name] for name in ("mean", "scale")]
+            if any(part.size > 2**20 for part in parts):  # a small file may claim what it was never filled with
+                raise ValueError("it claims more numbers than there are bands")
+            return [np.asarray(part) for part in parts]
+    except (AttributeError, KeyError, OSError, ValueError) as error:
         raise ValueError(f"stats.h5 beside it is not readable ({error})") from error
 
 
@@ -269,7 +316,7 @@ def _load(network: Generator, found: Released, path: str | Path) -> None:
         if state[name].shape != expected[name].shape:
             wrong.append(f"{name} of shape {tuple(state[name].shape)}")
     if wrong:
-        what = f"is {found.name} with {found.sizes}, and does not fit {type(network).__name__}: {wrong[0]}"
+        what = f"is {found.name} with {found.sizes}, and does not fit {type(network).__name__}: {wrong[0][:200]!r}"
         raise ValueError(f"{path} {what}; give --generator {found.name} and its sizes")
     if not all(math.isfinite(float(value.double().sum())) for value in state.values()):
         raise ValueError(f"{path} holds weights that are not finite; copy it again")

@@ -9,13 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfnext.files import write_bytes, write_text
+from rfnext.files import read_json, write_bytes, write_text
+from tasks.npy_files import open_array
 from tasks.spec import Report, fail
 from tasks.tts_vocoder.mel import MelConfig, check_same
 from tasks.tts_vocoder.mel_check import shape_fault, value_fault
 
 LONGEST = 3600
-"""Seconds of the longest mel; a file may claim more than it holds, or than fits in memory."""
+"""Seconds of the longest mel."""
+
+MOST_VALUES = 2**28
+"""Of an array that may be a mel, 1 GiB: an hour of 80 bands at 22.05 kHz and hop 256 has a tenth of it."""
 
 
 def write_mel(path: Path, mel: Tensor, config: MelConfig) -> None:
@@ -55,13 +59,13 @@ def read_mel(path: Path, config: MelConfig, report: Report = fail) -> Tensor | N
 def _open(path: Path, report: Report) -> Any:
     """The array, its values still in the file."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return open_array(path, MOST_VALUES)
     except FileNotFoundError:
         report(path, None, "no such file", "give audio, or a log-mel as .npy")
-    except Exception as error:  # numpy's header parser lets errors of many kinds through
-        report(
-            path, None, f"not a readable .npy file ({error})", "save the mel with numpy.save as (mels, frames) floats"
-        )
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        fix = "save the mel with numpy.save as (mels, frames) floats"
+        report(path, None, f"not a readable .npy file ({reason})", fix)
     return None
 
 
@@ -71,8 +75,8 @@ def _told(path: Path, config: MelConfig, report: Report) -> bool | None:
     if not sidecar.exists():
         return False
     try:
-        found = MelConfig.from_dict(json.loads(sidecar.read_text("utf-8")))
-    except (OSError, RecursionError, ValueError) as error:
+        found = MelConfig.from_dict(read_json(sidecar))
+    except (OSError, ValueError) as error:
         report(sidecar, None, f"not a mel configuration ({error})", "write it by --save-mel, or take it away")
         return None
     try:

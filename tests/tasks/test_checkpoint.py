@@ -206,12 +206,7 @@ class TestBadFiles:
         with pytest.raises(ValueError, match=rf"(?s)model\.pt contradicts itself \(layer '{layer}'.*{message}"):
             checkpoint.load(path)
 
-    def test_compressed_files_and_those_of_old_formats(self, path):
-        content = torch.load(path, weights_only=True)
-        torch.save(content, path, _use_new_zipfile_serialization=False)  # may claim any size
-        with pytest.raises(ValueError, match="not a readable checkpoint"):
-            checkpoint.load(path)
-        torch.save(content, path)
+    def test_compressed_files(self, path):
         stored = path.with_suffix(".zip")
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(stored, "w", zipfile.ZIP_DEFLATED) as packed:
             for name in archive.namelist():
@@ -224,14 +219,16 @@ class TestBadFiles:
         [
             (torch.zeros(3), "a Tensor among plain values"),
             (2**40, "the number 1.1e\\+12"),
-            (doubled("a", 40), "more than 1000000 plain values"),
-            (nested(100), "or more than 32 within each other"),
+            (doubled("a", 40), "more than 10000000 values"),
+            (nested(100), "or more than 64 within each other"),
         ],
     )
     @pytest.mark.parametrize("part", ["config", "facts"])
     def test_small_files_that_would_fill_the_memory(self, path, part, value, message):
         rewrite(path, **{part: torch.load(path, weights_only=True)[part] | {"dim": value}})
-        with pytest.raises(ValueError, match=rf"model\.pt is no file that a training wrote \(.*{message}"):
+        with pytest.raises(
+            ValueError, match=rf"model\.pt is (no file that a training wrote|not a readable) .*{message}"
+        ):
             checkpoint.load(path)
 
     def test_tensors_that_claim_more_than_is_stored(self, path):

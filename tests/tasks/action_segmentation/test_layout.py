@@ -105,16 +105,16 @@ BROKEN = {
         "groundTruth/s5_a.txt:12: '' (1 of 156 lines) is no class of mapping.txt",
     ),
     "binary labels": (
-        lambda r: (r / "groundTruth/s5_a.txt").write_bytes(b"\xff\xfe\x00"),
-        "groundTruth/s5_a.txt: not a text file (invalid start byte); save it as UTF-8",
+        lambda r: (r / "groundTruth/s5_a.txt").write_bytes(b"\xff\xfe"),
+        "groundTruth/s5_a.txt: not a text file of labels or names ('utf-8' codec can't decode byte 0xff",
     ),
     "labels with zero bytes": (
         lambda r: (r / "groundTruth/s5_a.txt").write_text("cut\n" * 156, "utf-16-le"),
-        "groundTruth/s5_a.txt: not a text file (it has zero bytes); save it as UTF-8",
+        "groundTruth/s5_a.txt: not a text file of labels or names (it has zero bytes, so it is no text); save",
     ),
     "labels longer than any": (
         lambda r: os.truncate(r / "groundTruth/s5_a.txt", 2**32),
-        "groundTruth/s5_a.txt: 4294967296 bytes, more than any list of labels",
+        "groundTruth/s5_a.txt: not a text file of labels or names (it has more than 67108864 bytes)",
     ),
     "all labels in one line": (
         lambda r: (r / "groundTruth/s5_a.txt").write_text("cut " * 156),
@@ -122,7 +122,7 @@ BROKEN = {
     ),
     "labels are a pipe": (
         lambda r: (r / "groundTruth/s5_a.txt").unlink() or os.mkfifo(r / "groundTruth/s5_a.txt"),
-        "groundTruth/s5_a.txt: cannot be read (it is a pipe)",
+        "groundTruth/s5_a.txt: cannot be read (it is a pipe or a device, not a file)",
     ),
     "labels are a folder": (
         lambda r: (r / "groundTruth/s5_a.txt").unlink() or (r / "groundTruth/s5_a.txt").mkdir(),

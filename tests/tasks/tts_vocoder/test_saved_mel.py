@@ -59,5 +59,5 @@ def test_a_claim_of_gigabytes_is_refused_unread(tmp_path):
     with (tmp_path / "a.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (80, 10**8)})
         file.truncate(file.tell() + 4 * 80 * 10**8)
-    with pytest.raises(DataError, match=r"a\.npy: claims 100000000 frames, more than 1 hour; cut it into sentences"):
+    with pytest.raises(DataError, match=r"a\.npy: .*it claims float32 of shape \(80, 100000000\), more than 268435456"):
         read_mel(tmp_path / "a.npy", MEL)
