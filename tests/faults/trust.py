@@ -1,0 +1,160 @@
+"""results/trust/table.md: what was killed, crashed, filled, compared and fuzzed, and how much of it came out right.
+
+    python -m tests.faults.trust                 # all measurements: hours on 2 cores
+    python -m tests.faults.trust points ranks    # some; the others keep what was measured before
+
+Each measurement is a script of its own that prints JSON lines. They go to results/trust/measurements.jsonl with the
+command, the commit and the date, as soon as the script ends; the table is made from these.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+from benchmarks.records.places import ROOT
+from benchmarks.studies import measurements
+from rfnext.files import write_text
+
+Line = dict[str, Any]
+
+FOLDER = ROOT / "results" / "trust"
+
+
+class Measurement(NamedTuple):
+    """A script, what its lines count, and how many of that came out right.
+
+    what: in the table. command: module and arguments. count, right: of one line.
+    """
+
+    what: str
+    command: str
+    count: Callable[[Line], int]
+    right: Callable[[Line], int]
+
+
+def _equal(name: str) -> tuple[Callable[[Line], int], Callable[[Line], int]]:
+    """Of lines that say how many there were by this name, and whether all came out equal."""
+    return lambda line: line.get(name, 0), lambda line: line.get(name, 0) if line["equal"] else 0
+
+
+def _compared(line: Line) -> int:
+    return int("difference" in line or "error" in line)
+
+
+MEASUREMENTS = {
+    "kills": Measurement(
+        "kill -9 of cells of the tasks at random moments, each continued: kills after which record and "
+        "network are those of an undisturbed run, digit for digit",
+        "tests.faults.kill9 --kills 40 --seed 0",
+        *_equal("kills"),
+    ),
+    "points": Measurement(
+        "a crash before every change of a file, and with half of it written: crashes after which the cell ends as an "
+        "undisturbed one",
+        "tests.faults.points",
+        *_equal("crashes"),
+    ),
+    "full_disk": Measurement(
+        "a disk that is full at any point: refusals by one line, and the same digits once there is space",
+        "tests.faults.full_disk",
+        *_equal("refused"),
+    ),
+    "resume": Measurement(
+        "trainings of the published detection configs, interrupted: tensors of the last checkpoint that are those of "
+        "an uninterrupted one",
+        "tests.tasks.coco_detection.resume_table",
+        lambda line: line["tensors"],
+        lambda line: line["tensors"] - line["different"],
+    ),
+    "ranks": Measurement(
+        "searches on 2 and 4 processes against one on the whole batch, in float64: equal to 1e-10",
+        "tests.faults.ranks",
+        _compared,
+        lambda line: int(line.get("difference", 1) < 1e-10 and line["equal_structures"]) if _compared(line) else 0,
+    ),
+    "fuzz": Measurement(
+        "damaged files given to every reader: a value or one error of the reader's own, within limits of memory and "
+        "time",
+        "tests.faults.fuzz --seconds 600 --seed 1",
+        lambda line: line["inputs"],
+        lambda line: line["inputs"] - sum(line["findings"].values()),
+    ),
+    "records": Measurement(
+        "folders with a damaged record given to the tables: named or readable, and no traceback",
+        "tests.faults.record_mutations --count 150",
+        lambda line: line["odd records"],
+        lambda line: line["odd records"] - line["faults"],
+    ),
+    "kernels": Measurement(
+        "calls of the compiled kernels under address and undefined-behaviour sanitizers: right results, no report",
+        "tests.rfnext.ops.sanitized_kernels --calls 600",
+        lambda line: line["calls"],
+        lambda line: line["calls"] - line["wrong"] - line["reports"],
+    ),
+}
+
+
+def run(name: str) -> list[Line]:
+    """The lines of one script. What it says on standard error goes on."""
+    command = MEASUREMENTS[name].command
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+    head = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    ).stdout.strip()
+    about = {"measurement": name, "command": command, "commit": head, "date": date.today().isoformat()}
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [about | line | {"status": done.returncode} for line in found]
+
+
+def table(lines: Sequence[Line]) -> str:
+    """The page: one row per measurement that was taken."""
+    rows = []
+    for name, one in MEASUREMENTS.items():
+        own = [line for line in lines if line["measurement"] == name]
+        if own:
+            count, right = sum(map(one.count, own)), sum(map(one.right, own))
+            when = f"{own[0]['date']}, {own[0]['commit']}"
+            rows.append([one.what, f"{right:,} of {count:,}", f"`python -m {own[0]['command']}`", when])
+    body = tabulate(rows, ["what", "as promised", "command", "date, commit"], tablefmt="github")
+    return (
+        "# What is promised, tried many times\n\nShort forms of these run with the tests. Made by "
+        "`python -m tests.faults.trust`, which runs the commands and counts their lines in measurements.jsonl.\n\n"
+        f"{body}\n"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 1 if anything was not as promised."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.trust", description=__doc__)
+    names = ", ".join(MEASUREMENTS)
+    parser.add_argument("name", nargs="*", help=f"measurements to take: {names}; default: all")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="default: results/trust")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.name) - MEASUREMENTS.keys():
+        parser.error(f"unknown measurement {min(unknown)!r}; known: {names}")
+    for name in given.name or MEASUREMENTS:
+        taken = run(name)
+        kept = [line for line in measurements.read(given.folder) if line["measurement"] != name]
+        if taken:
+            measurements.write(given.folder, [*kept, *taken])
+        else:
+            print(f"{name}: its script printed no line; what was measured before is kept", file=sys.stderr)
+    lines = measurements.read(given.folder)
+    write_text(given.folder / "table.md", table(lines))
+    print(table(lines))
+    wrong = [line for line in lines if (one := MEASUREMENTS[line["measurement"]]).count(line) != one.right(line)]
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
