@@ -18,6 +18,9 @@ from rfnext.padding import AnchorOf, Anchors, Conv, anchor_of, anchor_per_axis, 
 from rfnext.searchable import Where, everything, is_conv, unsearchable
 
 FORMAT = "rfnext-structure"
+LONGEST_NAME = 500
+"""Characters of a layer's name in a file."""
+
 VERSIONS = (1, 2)
 """Of structure files. Those with anchors are of version 2, which versions of rfnext that know no anchors refuse."""
 
@@ -268,6 +271,8 @@ class Structure(Mapping[str, Dilation]):
         try:
             if not isinstance(anchors, dict):
                 raise ValueError(f"'anchor' is {reprlib.repr(anchors)}, not an object that maps layer names to anchors")
+            if (longest := max(map(len, [*entries, *anchors]))) > LONGEST_NAME:
+                raise ValueError(f"the name of a layer has {longest} characters")
             return cls(entries, anchors)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None

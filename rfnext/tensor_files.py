@@ -67,8 +67,14 @@ def check(file: BinaryIO) -> None:
             raise ValueError("it is compressed, which torch does not write")
         if sum(member.file_size for member in members) > file.seek(0, os.SEEK_END):
             raise ValueError("its parts are larger than the file")
+    else:
+        file.seek(0)
+        if file.read(1) != b"\x80":
+            raise ValueError("it does not start as a file that torch wrote")
     names, texts = set[str](), set[str]()
-    for operation, argument, _ in operations(file):
+    for count, (operation, argument, _) in enumerate(operations(file)):
+        if count > MOST_VALUES:
+            raise ValueError(f"its pickles have more than {MOST_VALUES} steps")
         if operation.name == "GLOBAL":
             names.add(argument)
         elif isinstance(argument, str) and len(argument) < 40:

@@ -11,6 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 Kind = TypeVar("Kind")
 
+LONGEST = 2000
+"""Characters of a message: it quotes names and values of a file from outside."""
+
 
 def plain(value: Any, name: str, *, whole: bool = False) -> Any:
     """A value as JSON values: dataclasses become dicts, paths and enums strings.
@@ -60,11 +63,12 @@ def rebuild(kind: type[Kind], stored: Any) -> Kind:
         config = TypeAdapter(kind).validate_json(json.dumps(stored), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, ('config', *first['loc'])))}: {first['msg']}") from None
+        text = f"{'.'.join(map(str, ('config', *first['loc'])))}: {first['msg']}"
+        raise ValueError(" ".join(text.split())[:LONGEST]) from None
     config = _whole_numbers(config, stored)
     # A missing field has got its default, an unknown one was passed over: neither comes back the same.
     if differing := differences({"config": stored}, {"config": plain(config, "config")}):
-        raise ValueError(", ".join(differing))
+        raise ValueError(" ".join(", ".join(differing).split())[:LONGEST])
     return config
 
 

@@ -19,9 +19,9 @@ from mmengine.utils import apply_to
 from torch import nn
 from torch.utils.data import DataLoader
 
-from rfnext import reproducible
 from rfnext.files import write_bytes
 from rfnext.integrations.mmengine_checkpoints import checkpoint_globals
+from rfnext.ops.choice import reproducible
 
 
 class ContinuingRunner(Runner):

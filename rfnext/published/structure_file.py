@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rfnext.dilation import LARGEST, Bounds, Dilation, as_integer, neighbours, searched_axis
+from rfnext.dilation import LARGEST, Bounds, Dilation, neighbours, searched_axis
 from rfnext.files import read_json
 from rfnext.structure import Structure
 
@@ -24,10 +24,11 @@ class StructureFile(NamedTuple):
     @property
     def entries(self) -> int:
         """Branch weights of every conv; older files call it S."""
-        entries = as_integer("num_branches", self._setting("num_branches", "S"))
-        if entries > MOST_BRANCHES:
-            raise ValueError(f"{self.path}: num_branches is {entries:.4g}, more than {MOST_BRANCHES}")
-        return entries
+        found = self._setting("num_branches", "S")
+        if not isinstance(found, int) or found > MOST_BRANCHES:
+            shown = reprlib.repr(found)
+            raise ValueError(f"{self.path}: num_branches is {shown}, not an integer of at most {MOST_BRANCHES}")
+        return found
 
     @property
     def step(self) -> int | None:
@@ -47,10 +48,13 @@ class StructureFile(NamedTuple):
         smallest, largest = self._setting("mmin"), self._setting("mmax")
         if max(smallest, largest) > LARGEST:
             raise ValueError(f"{self.path}: mmin or mmax is above {LARGEST}, more than any input is long")
-        bounds = Bounds(smallest, largest)
-        spread = self._setting("exp_rate")
+        spread, entries = self._setting("exp_rate"), self.entries
         every_axis = [3] * len(centre)  # duplicates are dropped before axes that are not searched are set back
-        found = neighbours(centre, every_axis, spread=spread, branches=self.entries, bounds=bounds, rule="paper")
+        try:
+            bounds = Bounds(smallest, largest)
+            found = neighbours(centre, every_axis, spread=spread, branches=entries, bounds=bounds, rule="paper")
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {str(error)[:300]}") from None
         return [
             tuple(d if searched_axis(k) else c for d, c, k in zip(branch, centre, kernel, strict=True))
             for branch in found

@@ -90,8 +90,7 @@ class MelConfig:
         if not self.hop <= self.window <= self.n_fft:
             hop, window = reprlib.repr(self.hop), reprlib.repr(self.window)
             raise ValueError(
-                f"hop {hop}, window {window}, n_fft {self.n_fft}; the window must be at least the hop, and at most "
-                "n_fft"
+                f"hop {hop}, window {window}, n_fft {self.n_fft}; the window must be at least the hop and at most n_fft"
             )
         if not 0 <= self.fmin < self.top <= self.sample_rate / 2:
             lowest, highest = reprlib.repr(self.fmin), reprlib.repr(self.top)

@@ -69,9 +69,7 @@ def mutated(sample: Sample, others: list[Sample], rng: random.Random) -> Sample:
     for _ in range(rng.choice((1, 1, 2, 3))):
         changed = None
         if rng.random() < 0.6:
-            with contextlib.suppress(
-                Exception
-            ):  # what an earlier change has broken leads libraries to errors of any kind
+            with contextlib.suppress(Exception):  # libraries meet what an earlier change has broken
                 changed = _by_format(name)(data, rng)
         if changed is None:
             other = rng.choice(others)

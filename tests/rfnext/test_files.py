@@ -118,3 +118,56 @@ def test_a_bounded_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     files.bound(tmp_path, 2, 60.0)
     assert sorted(os.listdir(tmp_path)) == ["d", "e", "f", "g", "h"]  # all but the old one are in use
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a" * 101, "more than 100 bytes"),
+        (b"a\0b", "zero bytes"),
+        (b"\xff", "can't decode byte 0xff"),
+    ],
+)
+def test_texts_from_outside_have_a_limit(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        files.read_text(tmp_path / "a.txt", longest=100)
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    for name in ("pipe", "zeros"):
+        with pytest.raises(OSError, match=f"a pipe or a device, not a file.*{name}"):
+            files.read_text(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 65 + "]" * 65, "nested too deeply"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"a": 1, "b": 2, "a": 3}', "entry 'a' appears twice"),
+        ('"\\ud800"', "no text"),
+        ("1" + "0" * 5000, "digits"),
+    ],
+)
+def test_json_from_outside(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        files.parse_json(text)
+
+
+def test_json_of_many_entries_of_which_one_is_twice_takes_no_time() -> None:
+    text = "{" + ",".join(f'"a{i}": 0' for i in range(200_000)) + ', "a199999": 1}'
+    with pytest.raises(ValueError, match="entry 'a199999' appears twice"):
+        files.parse_json(text)
+
+
+def test_json_at_its_limits() -> None:
+    assert files.parse_json("[" * 64 + "]" * 64)
+    found = files.parse_json('["\\ud83d\\ude00", 1e400, ' + "1" * 400 + "]")
+    assert found == [
+        "\U0001f600",
+        float("inf"),
+        int("1" * 400),
+    ]

@@ -101,6 +101,7 @@ def widened(config: Any) -> dict[str, list[int]]:
     from mmengine.registry import DefaultScope
 
     from rfnext.integrations.mmengine import RFSearchHook
+    from tasks.coco_detection import small_res2net  # noqa: F401  (registers it)
 
     with DefaultScope.overwrite_default_scope("mmdet"):
         model = MODELS.build(config.model)

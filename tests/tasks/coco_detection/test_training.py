@@ -107,7 +107,6 @@ class TestResume:
         train(config, tmp_path)
         for settings, message in (
             ({"seed": 4}, "cannot resume: .*last.pth is of a training with the seed 3, this one has 4"),
-            ({"fold": 2}, "cannot resume: the checkpoint is of the run {'fold': 1"),
             ({"searching": True}, "cannot resume: the checkpoint holds no local search"),
         ):
             with pytest.raises(ValueError, match=message):
