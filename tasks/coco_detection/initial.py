@@ -4,7 +4,7 @@ What belongs to the classes is taken only if the file's classes are the data's. 
 """
 
 import logging
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from torch import Tensor, nn
 
@@ -12,6 +12,7 @@ from rfnext.description import describe, restore
 from tasks import checkpoint
 from tasks.coco_detection import detectors
 from tasks.coco_detection.config import Config
+from tasks.coco_detection.detectors import BoxDetector
 from tasks.spec import Facts
 
 log = logging.getLogger(__name__)
@@ -43,26 +44,26 @@ def start_from(model: nn.Module, config: Config, facts: Facts) -> None:
     same = all(opened.facts[name] == facts[name] for name in ("classes", "things"))
     cast(Any, model).backbone.init_cfg = None  # nothing is downloaded: it is overwritten
     detectors.initialise(model)
-    state = opened.model.state_dict()
+    state = dict(opened.model.state_dict())
     fresh = {} if same else {name: value for name, value in model.state_dict().items() if _of_classes(name, value)}
-    own, described = describe(model), describe(opened.model)
-    unused = [name for name in state if name.startswith(MASKS) and name not in model.state_dict()]
+    convs = describe(opened.model)
+    if config.detector in get_args(BoxDetector) and found.detector not in get_args(BoxDetector):
+        convs, state = (
+            {name: value for name, value in part.items() if not name.startswith(MASKS)} for part in (convs, state)
+        )
+        log.info("%s has masks, which this training does not: its mask heads are left out", path)
     lacking = sorted({name.rpartition(".")[0] for name in fresh})
     if lacking and config.epochs == 0:
         raise ValueError(
             f"{path} has other classes ({_some(opened.facts)}) than the data ({_some(facts)}), so that it cannot be "
             "scored without training; give --epochs, or data of its classes in its order"
         )
-    kept = {name: value for name, value in state.items() if name not in unused} | fresh
-    convs = {name: conv for name, conv in described.items() if name in own or not name.startswith(MASKS)}
     try:
-        restore(model, convs, kept)
+        restore(model, convs, state | fresh)
     except ValueError as error:
         raise ValueError(f"{path} does not fit the detector of this training: {error}") from error
     if lacking:
         log.warning("%s has other classes than the data: these layers start at random: %s", path, ", ".join(lacking))
-    if unused:
-        log.info("%s has masks, which this training does not: its mask heads are left out", path)
 
 
 def _of_classes(name: str, value: Tensor) -> bool:

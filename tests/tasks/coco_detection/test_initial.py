@@ -22,8 +22,7 @@ def given(config, tmp_path):
     """A searched network of three digits in a file, its branches and weights changed; and the config that made it."""
     torch.manual_seed(5)
     model = task.build(config)
-    search = LocalSearch(model, config.search, searched)
-    search.search_round()
+    LocalSearch(model, config.search, searched)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
@@ -54,7 +53,7 @@ def test_layers_of_other_classes_start_at_random_and_are_named(config, given, ca
     (line,) = [record.getMessage() for record in caplog.records if "start at random" in record.getMessage()]
     state, own = source.state_dict(), model.state_dict()
     fresh = {n for n in own if own[n].shape != state[n].shape or not torch.equal(own[n], state[n])}
-    heads = {f"roi_head.bbox_head.{number}.fc_cls" for number in range(3)} | {"roi_head.mask_head.conv_logits"}
+    heads = {f"roi_head.{layer}" for n in range(3) for layer in (f"bbox_head.{n}.fc_cls", f"mask_head.{n}.conv_logits")}
     assert {name.rpartition(".")[0] for name in fresh} == heads
     assert all(head in line for head in heads)
     with pytest.raises(ValueError, match=r"model.pt has other classes \(3: digit 0, .*cannot be scored without"):
@@ -108,7 +107,7 @@ def test_protocols_have_the_content_of_the_file_and_not_its_place(config, given)
 def test_a_file_is_scored_as_it_is_from_the_command_line(config, given, tmp_path):
     path, source = given
     size = ["--scenes", "10", "--digits", "3", "--size", "tiny", "--image", "64", "--batch", "4"]
-    arguments = ["coco_detection", "baseline_single", "--preset", "tiny", *size, "--init", str(path), "--epochs", "0"]
+    arguments = ["coco_detection", "baseline", "--preset", "tiny", *size, "--init", str(path), "--epochs", "0"]
     arguments += ["--results", str(tmp_path / "results"), "--device", "cpu"]
     assert run.main(arguments) == 0
     (record,) = (tmp_path / "results").rglob("record*.json*")
