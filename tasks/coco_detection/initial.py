@@ -48,9 +48,7 @@ def start_from(model: nn.Module, config: Config, facts: Facts) -> None:
     fresh = {} if same else {name: value for name, value in model.state_dict().items() if _of_classes(name, value)}
     convs = describe(opened.model)
     if config.detector in get_args(BoxDetector) and found.detector not in get_args(BoxDetector):
-        convs, state = (
-            {name: value for name, value in part.items() if not name.startswith(MASKS)} for part in (convs, state)
-        )
+        convs, state = _without_masks(convs), _without_masks(state)
         log.info("%s has masks, which this training does not: its mask heads are left out", path)
     lacking = sorted({name.rpartition(".")[0] for name in fresh})
     if lacking and config.epochs == 0:
@@ -69,6 +67,10 @@ def start_from(model: nn.Module, config: Config, facts: Facts) -> None:
 def _of_classes(name: str, value: Tensor) -> bool:
     layer = name.split(".")[-2:-1]
     return bool(layer) and layer[0] in OF_CLASSES and not (layer[0] == "fc_reg" and len(value) == 4)
+
+
+def _without_masks(named: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if not name.startswith(MASKS)}
 
 
 def _some(facts: Facts) -> str:

@@ -110,8 +110,8 @@ def test_a_file_is_scored_as_it_is_from_the_command_line(config, given, tmp_path
     arguments = ["coco_detection", "baseline", "--preset", "tiny", *size, "--init", str(path), "--epochs", "0"]
     arguments += ["--results", str(tmp_path / "results"), "--device", "cpu"]
     assert run.main(arguments) == 0
-    (record,) = (tmp_path / "results").rglob("record*.json*")
-    content = json.loads(record.read_text().splitlines()[0])
+    (record,) = (tmp_path / "results").glob("runs/**/*seed0.json")
+    content = json.loads(record.read_text())
     assert content["protocol"]["config"]["init_fingerprint"]
     (model,) = (tmp_path / "results").rglob("model.pt")
     scored = checkpoint.load(model, "coco_detection").model
