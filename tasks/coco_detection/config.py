@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rfnext import Bounds, LocalConfig
+from tasks import beside
 from tasks.coco_detection.detectors import BoxDetector, Detector, Size
 
 DatasetName = Literal["scenes", "coco", "folder"]
@@ -44,8 +45,14 @@ class Config:
     image: int = 128
     """Longer side of images in pixels; of no effect at the size "published", which scales as published."""
 
+    init: Path | None = field(default=None, metadata={"protocol": False})
+    """File whose network every training starts from, searches too: the model.pt of a cell, the selected.pt of a
+    training, or what `python -m tasks.coco_detection.published` makes of a released one. None: the usual start."""
+    init_fingerprint: str | None = field(default=None, metadata={"protocol": "if changed"})
+    """Of the content of init; found by itself."""
+
     epochs: int = 10
-    """Epochs of one training."""
+    """Epochs of one training; 0: the network of init is scored as it is."""
     batch: int = 8
     """Images per step."""
     lr: float = 0.012
@@ -65,7 +72,12 @@ class Config:
         for name, known in (("dataset", get_args(DatasetName)), ("detector", detectors), ("size", get_args(Size))):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
-        for name in ("epochs", "batch", "image", "scenes", "validate_every"):
+        beside.recognise(self, "init")
+        if self.epochs == 0 and self.init is None and self.init_fingerprint is None:
+            raise ValueError("epochs is 0, which scores the network of a file as it is; name it by --init FILE")
+        if self.epochs < 0:
+            raise ValueError(f"epochs is {self.epochs}; it must be at least 0")
+        for name in ("batch", "image", "scenes", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 

@@ -94,7 +94,7 @@ def _state_key(source: Path, *more: object) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-PARTS = 8
+DATA_SETS = 8
 """Data sets whose parts stay in the cache; those of COCO take half a gigabyte."""
 
 UNUSED = 7 * 24 * 3600
@@ -111,7 +111,7 @@ def _written(layout: Layout, kind: Kind, train: Content, test: Content, share: f
         with contextlib.suppress(OSError):
             os.utime(folder)
         return paths
-    bound(folder.parent, PARTS, UNUSED)
+    bound(folder.parent, DATA_SETS, UNUSED)
     whole, numbers = uniform(train, kind, drop_empty=layout.is_training(layout.train))
     held_out = {numbers[id_] for id_ in carve_validation(numbers, share)}
     parts = {"test": uniform(test, kind, drop_empty=False)[0]}

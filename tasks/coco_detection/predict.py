@@ -1,10 +1,11 @@
-"""Detect on images: `python -m tasks.coco_detection.predict IMAGE... --checkpoint FILE [--config FILE] [--out DIR]`.
+"""Detect on images: `python -m tasks.coco_detection.predict IMAGE... --checkpoint FILE [--config FILE] [--out DIR]`,
+or with a released detector: `python -m tasks.coco_detection.predict IMAGE... --published res2net-multi`.
 
 Writes a picture with boxes and masks (or panoptic segments) for each image, and predictions.json with all of them:
 boxes as [x1, y1, x2, y2] in pixels of the upright image, masks as COCO's compressed RLE.
 
 The model.pt of a benchmark's cell and the selected.pt of a training open alone, whatever data and settings they were
-trained with. `tasks.coco_detection.published` makes such a file of a released checkpoint. A checkpoint of mmengine (of
+trained with. A released one is fetched into the cache (`tasks.coco_detection.published`). A checkpoint of mmengine (of
 `train_published`) needs its config. One of a search or of a multi-branch training holds its branches, and is opened
 with them whatever the config says; in the published tools it loads into the plain config without an error, and the
 network computes something else. The dilations of a single-branch network are not in an mmengine checkpoint: they are in
@@ -36,9 +37,12 @@ from rfnext import Structure, tensor_files
 from rfnext.branch_state import BranchState
 from rfnext.conv import SearchConv, is_conv, take_over
 from rfnext.files import write_bytes, write_text
-from rfnext.integrations.mmengine import RFSearchHook, checkpoint_globals
+from rfnext.integrations.mmengine import DILATIONS, RFSearchHook, checkpoint_globals
+from rfnext.published.formats import operator_padding
+from rfnext.searchable import unsearchable
+from rfnext.structure import named_convs
 from tasks import checkpoint
-from tasks.coco_detection import configs, illustrate, images, recipes, task
+from tasks.coco_detection import configs, illustrate, images, published, recipes, task
 from tasks.coco_detection.evaluation import Sample, predict
 from tasks.coco_detection.quiet import quiet
 from tasks.spec import DataError, device_of
@@ -75,9 +79,26 @@ def open_config(config: Path, weights: Path, structure: Path | None = None) -> D
             f"{weights} was trained with the dilations of a structure, which {config} does not have: give its "
             "structure file by --structure, or the config that it was trained by"
         )
+    single = structure is not None or (hooks and hooks[0].get("mode") == "fixed_single_branch")
+    if single and DILATIONS not in extra:
+        _check_paddings(model, weights)
+    elif single and extra[DILATIONS] != {name: list(d) for name, d in Structure.read(model).items()}:
+        raise ValueError(f"{weights} was trained at other dilations; give the structure file of its training")
     load_with_branches(model, state, weights)
     classes = extra.get("meta", {}).get("dataset_meta", {}).get("classes") or _classes(given)
     return Detector(model, _image_pipeline(given.test_dataloader.dataset.pipeline), tuple(classes))
+
+
+def _check_paddings(model: nn.Module, weights: Path) -> None:
+    """Raise ValueError for a single-branch network that mmcv's tools pad otherwise than its design."""
+    for name, conv in named_convs(model).items():
+        theirs = operator_padding(conv, conv.dilation)
+        if task.TASK.where(name, conv) and not unsearchable(conv) and theirs != conv.padding:
+            raise ValueError(
+                f"{weights} does not say that it was trained here, and mmcv's tools pad layer {name!r} by {theirs} "
+                f"where its design has {conv.padding}. Open a checkpoint that they trained by rfnext.open_published, a "
+                "released one by --published NAME; give one that was trained here as it was written"
+            )
 
 
 def _classes(given: Any) -> Sequence[str]:
@@ -96,7 +117,10 @@ def open_trained(path: Path) -> Detector:
     Raises:
         ValueError: if it is another file. OSError: if it cannot be read.
     """
-    opened = checkpoint.load(path, task.TASK.name)
+    return _detector(checkpoint.load(path, task.TASK.name))
+
+
+def _detector(opened: checkpoint.Checkpoint) -> Detector:
     pipeline = _image_pipeline(recipes.recipe(opened.config).test_pipeline)
     return Detector(opened.model, pipeline, tuple(opened.facts["classes"]))
 
@@ -199,19 +223,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Detect on images. Writes a picture with boxes and masks for each, and predictions.json.",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="model.pt or selected.pt, or with --config others"
-    )
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--checkpoint", type=Path, help="model.pt or selected.pt, or with --config others")
+    rows = published.released()
+    network.add_argument("--published", choices=list(rows), metavar="NAME", help=f"a released one: {', '.join(rows)}")
     parser.add_argument("--config", type=Path, help="mmengine config of the detector, for a checkpoint of mmengine")
-    parser.add_argument("--structure", type=Path, help="with --config: structure file of a single-branch network")
+    parser.add_argument(
+        "--structure",
+        type=Path,
+        help="structure file of a single-branch --config, or of --published",
+    )
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="output folder (default: %(default)s)")
     parser.add_argument("--threshold", type=float, default=0.3, help="least score (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     given = parser.parse_args(arguments)
     if len({path.stem for path in given.images}) < len(given.images):
         parser.error("two images have the same name, and so would their pictures; predict them one by one")
-    if given.structure is not None and given.config is None:
-        parser.error("--structure is for --config alone: model.pt and selected.pt hold their structure")
+    if given.config is not None and given.published is not None:
+        parser.error("--config is for --checkpoint alone: a released detector has its own")
+    if given.structure is not None and given.config is None and given.published is None:
+        parser.error("--structure is for --config and --published alone: model.pt and selected.pt hold their structure")
     try:
         device_of(given.device)
     except ValueError as error:
@@ -229,13 +260,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(given: argparse.Namespace) -> int:
     for path in given.images:
         images.read(path)  # before anything is written: a broken one would be found after the pictures of others
-    if given.config is not None:
+    if given.published is not None:
+        detector = _detector(published.open_released(published.released()[given.published], structure=given.structure))
+    elif given.config is not None:
         detector = open_config(given.config, given.checkpoint, given.structure)
     else:
         detector = open_trained(given.checkpoint)
     branches = sum(isinstance(module, SearchConv) for module in detector.model.modules())
     if branches:
-        print(f"{given.checkpoint} holds the branches of {branches} convs; opened with them")
+        print(f"{given.published or given.checkpoint} holds the branches of {branches} convs; opened with them")
     detector.model.to(device_of(given.device))
     results = []
     for path in given.images:

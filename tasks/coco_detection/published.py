@@ -1,9 +1,9 @@
 """A detector that RF-Next released for MMDetection 2 as a file of ours, by `python -m tasks.coco_detection.published`.
 
 It reads the released checkpoint and the structure file of its step, and writes a file like the selected.pt of a
-training, which `predict` opens. The names are those of published.toml, which has the links. Without --checkpoint the
-checkpoint is fetched into the cache (`rfnext.files.cache_folder`), and fetched on where that broke off. The structure
-file is not fetched: it is a file in the repository of MMDetection 2.
+training: `predict` opens it, and `benchmarks.run coco_detection METHOD --init FILE` scores it or goes on from it. The
+names are those of published.toml, which has the links. Without --checkpoint and --structure, the two files are fetched
+into the cache (`rfnext.files.cache_folder`), and fetched on where that broke off.
 """
 
 import argparse
@@ -19,17 +19,19 @@ import rfnext
 from rfnext.files import cache_folder
 from rfnext.structure import searched_convs
 from tasks import checkpoint
+from tasks.checkpoint import Checkpoint
 from tasks.coco_detection import detectors
 from tasks.coco_detection.config import PRESETS
 from tasks.coco_detection.detectors import Detector
 from tasks.coco_detection.download import fetch
 from tasks.coco_detection.task import TASK
 
-REPOSITORY = "https://github.com/open-mmlab/mmdetection"
+STRUCTURES = "https://raw.githubusercontent.com/open-mmlab/mmdetection/v2.28.2"
+"""Where the paths of structure files in published.toml begin."""
 
 
 class Released(NamedTuple):
-    """A row of published.toml: detector, mode of its training, schedule, path of its structure file in REPOSITORY, link
+    """A row of published.toml: detector, mode of its training, schedule, path of its structure file, link
     of its checkpoint, and the metrics reported on COCO val2017."""
 
     detector: Detector
@@ -50,21 +52,30 @@ def released() -> dict[str, Released]:
     }
 
 
-def convert(row: Released, weights: Path, structure: Path, out: Path) -> None:
-    """Write a checkpoint of the row's detector as a file of ours (`tasks.checkpoint`).
+def open_released(row: Released, weights: Path | None = None, structure: Path | None = None) -> Checkpoint:
+    """The row's detector with the weights of its checkpoint; files that are not given are fetched into the cache.
 
     Raises:
         ValueError: naming the file and the layer, if it is of another detector, mode or search; see
             `rfnext.open_published`.
-        OSError: if a file cannot be read or written.
+        OSError: if a file cannot be read; if it cannot be fetched, with its link and its place.
     """
+    cache = cache_folder() / "released"
+    if structure is None:
+        *_, search, step = row.structure.split("/")
+        structure = cache / search / step
+        fetch(f"{STRUCTURES}/{row.structure}", structure)
+    if weights is None:
+        weights = cache / row.url.rpartition("/")[2]
+        fetch(row.url, weights)
+    check_download(row, weights)
     config = PRESETS[f"coco-{row.detector}"]
     classes, things = _classes(row.detector)
     model = detectors.build(row.detector, config.size, len(classes), things)
     rfnext.open_published(model, weights, structure)
     if bool(searched_convs(model)) != (row.mode == "search"):
         raise ValueError(f"{weights} was not trained in mode {row.mode!r}; give the checkpoint at {row.url}")
-    checkpoint.save(out, TASK.name, config, model, {"classes": list(classes), "things": things})
+    return Checkpoint(TASK.name, config, {"classes": list(classes), "things": things}, model.eval())
 
 
 def _classes(detector: Detector) -> tuple[Sequence[str], int]:
@@ -101,19 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("name", choices=list(rows), metavar="NAME", help=f"one of {', '.join(rows)}")
     parser.add_argument("--checkpoint", type=Path, help="the released checkpoint (default: fetched into the cache)")
-    parser.add_argument("--structure", type=Path, required=True, help="the structure file of its step")
+    parser.add_argument("--structure", type=Path, help="the structure file of its step (default: likewise)")
     parser.add_argument("--out", type=Path, help="the file to write (default: NAME.pt)")
     given = parser.parse_args(arguments)
     row = rows[given.name]
-    weights = given.checkpoint or cache_folder() / "released" / row.url.rpartition("/")[2]
     out = given.out or Path(f"{given.name}.pt")
     try:
-        if not given.structure.is_file():
-            raise OSError(f"{given.structure} is not there; get {row.structure} from {REPOSITORY}")
-        if given.checkpoint is None:
-            fetch(row.url, weights)
-        check_download(row, weights)
-        convert(row, weights, given.structure, out)
+        opened = open_released(row, given.checkpoint, given.structure)
+        checkpoint.save(out, TASK.name, opened.config, opened.model, opened.facts)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -7,21 +7,38 @@ from pathlib import Path
 
 from torch import nn
 
+from tasks import beside
 from tasks.coco_detection import datasets, detectors, metrics
 from tasks.coco_detection.config import PRESETS, SUITES, Config
 from tasks.spec import Facts, Probe, Run, Split, Task
 
 
 def build(config: Config) -> nn.Module:
-    """The initialised detector for the config's data. Raises DataError if there is no usable data."""
-    model = rebuild(config, datasets.facts(config))
-    detectors.initialise(model)
+    """The initialised detector for the config's data.
+
+    Raises:
+        DataError: if there is no usable data.
+        ValueError: if `config.init` is no file of this detector; see `initial.start_from`.
+    """
+    facts = datasets.facts(config)
+    model = rebuild(config, facts)
+    if config.init is None:
+        detectors.initialise(model)
+    else:
+        from tasks.coco_detection import initial
+
+        initial.start_from(model, config, facts)
     return model
 
 
 def rebuild(config: Config, facts: Facts) -> nn.Module:
     """The detector for data of these facts (`datasets.facts`), without its initial weights."""
     return detectors.build(config.detector, config.size, len(facts["classes"]), facts["things"])
+
+
+def unavailable(config: Config) -> str | None:
+    """See `datasets.unavailable`; also whether `init` is there, which records know by its fingerprint."""
+    return beside.missing(config, "init") or datasets.unavailable(config)
 
 
 def fit(model: nn.Module, config: Config, run: Run) -> None:
@@ -61,7 +78,7 @@ TASK = Task(
     fit=fit,
     evaluate=evaluate,
     where=detectors.searched,
-    unavailable=datasets.unavailable,
+    unavailable=unavailable,
     folds=datasets.folds,
     data_label=datasets.data_label,
     published=datasets.published,

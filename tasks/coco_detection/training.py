@@ -50,12 +50,19 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
 
     Every `config.validate_every` epochs, and after the last one, the validation part is scored; the network of the
     epoch with the highest mean of box and mask mAP (or of box mAP alone, or of PQ; the first of equals) goes to
-    `run.folder / SELECTED`. The test part is never read.
+    `run.folder / SELECTED`. The test part is never read. With
+    no epochs, the network stays as it is.
 
     Raises:
-        ValueError: if `run.resume` is set and the checkpoint is broken or belongs to another run.
+        ValueError: if `run.resume` is set and the checkpoint is broken or belongs to another run; if a search has no
+            epochs.
         DataError: naming the file, if an image or its annotations cannot be used; none is passed over.
     """
+    if config.epochs == 0:
+        if run.search is not None:
+            raise ValueError("epochs is 0: nothing is searched; give --epochs, or a method without a search")
+        model.to(device_of(run.device))
+        return
     dataset = datasets.open_fold(config, run.fold)
     device, recipe = device_of(run.device), recipes.recipe(config)
     with quiet():

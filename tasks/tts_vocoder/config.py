@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rfnext import Bounds, LocalConfig
-from tasks.tts_vocoder import beside, embedded
+from tasks import beside
+from tasks.tts_vocoder import embedded
 from tasks.tts_vocoder.clips import Loudness, Shape
 from tasks.tts_vocoder.mel import MelConfig
 from tasks.tts_vocoder.metrics import SHORTEST
@@ -124,12 +125,7 @@ class Config:
         if self.test <= 0 or self.validation <= 0:
             raise ValueError(f"test is {self.test} and validation {self.validation}; both must be above 0")
         for name in ("init", "mels"):
-            path, known = getattr(self, name), getattr(self, f"{name}_fingerprint")
-            found = None if path is None else beside.fingerprint(path)
-            if known is None:
-                object.__setattr__(self, f"{name}_fingerprint", found)
-            elif found is not None and found != known:
-                raise ValueError(f"{name} {path} has fingerprint {found}, not {known}; give the same files")
+            beside.recognise(self, name)
         if self.mels is not None and (self.trim or self.loudness != "as_is"):
             raise ValueError("mels belong to the recordings as they are; give --no-trim --loudness as_is")
         if self.ema is not None and not 0 < self.ema < 1:

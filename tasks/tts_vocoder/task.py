@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from tasks import beside
 from tasks.spec import Run, Split, Task
 from tasks.tts_vocoder import datasets, evaluation, generators, models
 from tasks.tts_vocoder.config import PAPER, PRESETS, Config
@@ -23,13 +24,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
 
 def unavailable(config: Config) -> str | None:
     """See `datasets.unavailable`; also whether `init` and `mels` are there, which records know by fingerprint."""
-    for name in ("init", "mels"):
-        path, known = getattr(config, name), getattr(config, f"{name}_fingerprint")
-        if path is not None and not path.exists():
-            return f"no such file or folder: {path}; name it by --{name}"
-        if path is None and known is not None:
-            return f"it needs the {name} of fingerprint {known}; name it by --{name} PATH"
-    return datasets.unavailable(config)
+    return beside.missing(config, "init") or beside.missing(config, "mels") or datasets.unavailable(config)
 
 
 def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
