@@ -1,4 +1,4 @@
-"""`bash tests/gpu.sh` without a GPU: every section runs, with torch, numpy and timm alone, and failures are reported."""
+"""`bash tests/gpu.sh` without a GPU: every section runs with torch, numpy and timm alone, and failures are reported."""
 
 import os
 import subprocess

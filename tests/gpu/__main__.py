@@ -20,8 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 import tests.gpu  # noqa: F401 (before anything of the benchmarks)
 from benchmarks.records.machine import describe_device
 from rfnext.files import write_text

@@ -1,4 +1,4 @@
-"""Training steps of whole networks: searched on the device as on the CPU in float64, and what they cost beside plain."""
+"""Training steps of whole networks: on the device as on the CPU in float64, and what searching costs beside plain."""
 
 import copy
 from collections.abc import Callable, Iterator
