@@ -3,7 +3,7 @@
 #
 #   bash tests/gpu.sh
 #
-# Writes results/gpu/<device>.md. Without a GPU the same checks run on the CPU, small. Installs nothing: it takes the
+# Writes a page named after the device into the folder gpu of results. Without a GPU the same checks run on the CPU, small. Installs nothing: it takes the
 # first Python that has torch. timm is wanted for two networks; pytest, pytest-timeout and hypothesis for the tests.
 set -euo pipefail
 CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
