@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -89,32 +88,6 @@ def kept(
     totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
     befores = [total if c else total // 2 for total, c in zip(totals, causal, strict=False)]
     return tuple((before + shift, total - before - shift) for total, before in zip(totals, befores, strict=True))
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    axes = draw(st.integers(1, 3))
-
-    def per_axis(values: st.SearchStrategy[int]) -> tuple[int, ...]:
-        return tuple(draw(values) for _ in range(axes))
-
-    kernel = per_axis(st.sampled_from([1, 2, 3, 5]))
-    # Dilations beyond the input are as welcome as small ones.
-    dilations = tuple(per_axis(st.sampled_from([1, 2, 3, 4, 11])) for _ in range(draw(st.integers(1, 4))))
-    shift, causal = draw(st.integers(-2, 2)), per_axis(st.booleans())
-    return Case(
-        size=per_axis(st.integers(1, 8)),
-        kernel=kernel,
-        dilations=dilations,
-        padding=tuple(kept(kernel, dilation, shift, causal) for dilation in dilations),
-        stride=(*per_axis(st.integers(1, 3)), 1, 1),
-        batch=draw(st.integers(1, 3)),
-        groups=draw(st.sampled_from([1, 1, 2, 3])),
-        # 1 and 1 per group is depthwise; 8 and more per group take another way through `taps`.
-        channels=draw(st.sampled_from([(1, 1), (1, 2), (2, 3), (8, 8), (9, 8)])),
-        bias=draw(st.booleans()),
-        mode=draw(st.sampled_from(list(NUMPY_MODE))),
-    )
 
 
 def keeping_size(size: tuple[int, ...], kernel: tuple[int, ...], *dilations: tuple[int, ...], **more: Any) -> Case:

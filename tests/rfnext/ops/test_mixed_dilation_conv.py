@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from rfnext import mixed_dilation_conv
 from rfnext.ops import choice
-from tests.rfnext.ops.cases import CONV, IMPLEMENTATIONS, LARGE, SMALL, Case, assert_equal, cases
+from tests.rfnext.ops.cases import CONV, IMPLEMENTATIONS, LARGE, SMALL, Case, assert_equal
+from tests.rfnext.ops.drawn_cases import cases
 
 
 @pytest.fixture(autouse=True)
