@@ -67,9 +67,21 @@ def test_the_table_has_every_baseline_and_fold(capsys: pytest.CaptureFixture[str
 
 
 def test_missing_data_is_said(tmp_path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        baselines.main(["--preset", "etth1", "--root", str(tmp_path)])
+    assert baselines.main(["--preset", "etth1", "--root", str(tmp_path)]) == 3
     assert "ETTh1.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--horizon", "0"], 2, "horizon is 0"),
+        (["--preset", "taylor", "--seasons", "300"], 3, "too few for lags of 7 times 300"),
+        (["--preset", "taylor", "--seasons", "4000"], 3, "need 4000"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(arguments, status: int, message: str, capsys: pytest.CaptureFixture[str]):
+    assert baselines.main(arguments) == status
+    assert message in capsys.readouterr().err
 
 
 def test_the_same_time_last_week_is_what_the_embedded_series_repeats():
