@@ -68,6 +68,7 @@ def test_wrong_usage_is_one_clear_error(line: str, message: str, capsys: pytest.
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("only_toy")
 def test_a_method_that_the_task_leaves_out_is_refused(
     toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
