@@ -77,7 +77,8 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
     """Turn a command line into a cell.
 
     Raises:
-        UsageError: for an unknown task, method, preset or fold, an impossible seed or number of threads.
+        UsageError: for an unknown task, method, preset or fold, a method that the task leaves out, an impossible
+            seed or number of threads.
         SystemExit: after --help (0) or a wrong option (2), which tyro has explained.
     """
     names = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
@@ -110,6 +111,8 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
     )
     if len(names) < 2:
         raise UsageError(f"give a METHOD after the task: {', '.join(METHODS)}")
+    if reason := task.leaves_out.get(names[1]):
+        raise UsageError(f"{names[1]} is not for {task.name}: {reason}")
     _check(options)
     folds = task.folds(config)
     fold = folds[0] if options.fold is None else options.fold

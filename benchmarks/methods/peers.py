@@ -16,8 +16,9 @@ from benchmarks.methods.method import Found, Outcome
 from benchmarks.methods.training import as_lists, build, fit, own_training, score
 from benchmarks.pool import Pool
 from rfnext import Conv, Dilation, Structure, Where
-from rfnext.conv import set_dilation
+from rfnext.conv import set_padding
 from rfnext.dilation import searched_axis
+from rfnext.padding import anchor_of, sides_of
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +73,9 @@ def enlarge_kernels(model: nn.Module, where: Where, groups: int) -> None:
 
     A conv is split into `groups` times as many groups, and its kernel grows to the largest odd size whose parameters
     do not exceed the old ones; its dilation shrinks so that the reach, (kernel - 1) x dilation, is the nearest
-    possible. An axis whose reach is too short for the size keeps its kernel, and a conv keeps everything if no axis
-    grows or its channels cannot be divided (a depthwise one's, say). Weights and biases are drawn anew, by torch's
-    default from torch's global generator.
+    possible; a conv that is anchored at its last tap keeps that in place. An axis whose reach is too short for the size
+    keeps its kernel, and a conv keeps everything if no axis grows or its channels cannot be divided (a depthwise one's,
+    say). Weights and biases are drawn anew, by torch's default from torch's global generator.
 
     Raises:
         ValueError: if not one conv can be enlarged; the message says why.
@@ -87,7 +88,7 @@ def enlarge_kernels(model: nn.Module, where: Where, groups: int) -> None:
             reasons[name] = f"{channels} do not divide into {groups} times as many"
         elif kernel == conv.kernel_size:
             reasons[name] = f"kernel {kernel} at dilation {conv.dilation} covers fewer inputs than a larger kernel"
-        elif (padding := _padding(conv, kernel, dilation)) is not None and min(padding) < 0:
+        elif "last" not in anchor_of(conv) and min(map(min, _sides(conv, kernel, dilation))) < 0:
             reasons[name] = f"padding {conv.padding} is less than the larger kernel crops"
         else:
             log.info("%s: kernel %s, dilation %s; was %s, %s", name, kernel, dilation, conv.kernel_size, conv.dilation)
@@ -117,27 +118,26 @@ def enlarged(conv: Conv, groups: int) -> tuple[tuple[int, ...], Dilation]:
     return tuple(kernel), tuple(dilation)
 
 
-def _padding(conv: Conv, kernel: tuple[int, ...], dilation: Dilation) -> tuple[int, ...] | None:
-    """What keeps the output size of `conv` with another kernel of odd growth; None where "same" does."""
-    if conv.padding == "same":
-        return None
-    before = (0,) * len(kernel) if conv.padding == "valid" else conv.padding
-    old = zip(conv.kernel_size, conv.dilation, strict=True)
-    return tuple(
-        int(p) + ((k - 1) * d - (k0 - 1) * d0) // 2
-        for p, k, d, (k0, d0) in zip(before, kernel, dilation, old, strict=True)
-    )
+def _sides(conv: Conv, kernel: tuple[int, ...], dilation: Dilation) -> list[tuple[int, int]]:
+    """Padding (before, after) per axis at which `conv` with a larger kernel keeps its output size and anchor's place.
+
+    Kernels grow by even numbers; negative padding crops.
+    """
+    sides = []
+    axes = zip(kernel, dilation, conv.kernel_size, conv.dilation, sides_of(conv), anchor_of(conv), strict=True)
+    for k, d, k0, d0, (before, after), anchor in axes:
+        growth = (k - 1) * d - (k0 - 1) * d0
+        sides.append((before + growth, after) if anchor == "last" else (before + growth // 2, after + growth // 2))
+    return sides
 
 
 def _become(conv: Conv, kernel: tuple[int, ...], dilation: Dilation, groups: int) -> None:
     fresh = PLAIN[len(kernel)](
         conv.in_channels, conv.out_channels, kernel, groups=groups, bias=conv.bias is not None
     ).to(conv.weight)
-    padding = _padding(conv, kernel, dilation)
+    sides = _sides(conv, kernel, dilation)
     conv.kernel_size, conv.dilation, conv.groups = kernel, dilation, groups
-    if padding is not None:
-        conv.padding = padding
-    set_dilation(conv, dilation)  # brings torch's second copy of the padding in line
+    set_padding(conv, sides)
     if parametrize.is_parametrized(conv, "weight"):
         with torch.no_grad():
             conv.weight = fresh.weight.detach()  # through the parametrisation, which stays (weight_norm)
@@ -171,6 +171,8 @@ def learn_spacings(model: nn.Module, where: Where, *, reach: int, factor: float)
             reasons[name] = "it has three axes"
         elif any(k % 2 == 0 for k in conv.kernel_size):
             reasons[name] = f"its kernel {conv.kernel_size} has an even axis, so no centre"
+        elif "last" in anchor_of(conv):
+            reasons[name] = "it is anchored at its last tap, and taps would move past it"
         elif parametrize.is_parametrized(conv):
             reasons[name] = "its weight is parametrised (weight_norm)"
         elif conv.padding != "same" and min(_wide_padding(conv, distance, reach)) < 0:

@@ -1,5 +1,6 @@
 """Forecasts without a network, to compare with: `python -m tasks.load_forecasting.baselines [--preset NAME]`.
 
+It takes every setting of the training that decides the data, such as --root, --known, --horizon and --seasons.
 Prints one table: every persistence forecast of `metrics.lags`, and a ridge regression on lags, for each fold and on
 average. Do not call a data set decided whose networks lose to these.
 """
@@ -7,10 +8,9 @@ average. Do not call a data set decided whose networks lose to these.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 from tabulate import tabulate
 
@@ -18,6 +18,7 @@ from tasks.load_forecasting import metrics
 from tasks.load_forecasting.config import PRESETS, Config
 from tasks.load_forecasting.data import Fold
 from tasks.load_forecasting.datasets import folds, open_fold, unavailable
+from tasks.spec import DataError
 
 Array = NDArray[np.float64]
 
@@ -40,6 +41,10 @@ def ridge(fold: Fold, config: Config) -> Array:
     x = np.stack([*rows, *fold.inputs[1:]])
     train, validation = fold.positions("train"), fold.positions("validation")
     start = max(train.start, max(past))
+    if start >= train.stop:
+        raise DataError(
+            f"the training part has {fold.ends[0]} steps, too few for lags of {DAYS} times {season}; lower --seasons"
+        )
     known = slice(start, train.stop)
     centre, scale = x[:, known].mean(1, keepdims=True), x[:, known].std(1, keepdims=True)
     x, mean = (x - centre) / np.where(scale > 0, scale, 1), fold.targets[known].mean()
@@ -51,7 +56,7 @@ def ridge(fold: Fold, config: Config) -> Array:
 
 def _shifted(values: Array, steps: int) -> Array:
     found = np.full_like(values, np.nan)
-    found[steps:] = values[: len(values) - steps]
+    found[steps:] = values[: max(0, len(values) - steps)]
     return found
 
 
@@ -81,14 +86,25 @@ def table(config: Config) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.load_forecasting.baselines", description=__doc__)
-    parser.add_argument("--preset", default="small", choices=sorted(PRESETS), help="default: small")
-    parser.add_argument("--root", type=Path, help="data folder, as of the training")
-    given = parser.parse_args(arguments)
-    config = replace(PRESETS[given.preset], root=given.root)
-    if reason := unavailable(config):
-        parser.error(reason)
-    print(table(config))
+    prog = "python -m tasks.load_forecasting.baselines"
+    # The preset comes first: its fields are the defaults of the others.
+    parser = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="small", choices=sorted(PRESETS))
+    given, rest = parser.parse_known_args(arguments)
+    try:
+        config = tyro.cli(
+            Config,
+            args=rest,
+            default=PRESETS[given.preset],
+            prog=f"{prog} --preset {given.preset}",
+            description=__doc__,
+        )
+        if reason := unavailable(config):
+            raise DataError(reason)
+        print(table(config))
+    except ValueError as error:  # of the config, or of the data
+        print(f"error: {error}", file=sys.stderr)
+        return 3 if isinstance(error, DataError) else 2
     return 0
 
 

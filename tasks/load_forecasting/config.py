@@ -1,5 +1,6 @@
 """Settings of a training, and the named presets."""
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,6 +12,12 @@ Head = Literal["mse", "quantile"]
 
 QUANTILES = (0.1, 0.5, 0.9)
 """What the head "quantile" forecasts; the middle one is scored as the forecast."""
+
+ORIGINS = (1, 2, 3, 4, 5)
+"""Folds that a series without ends of its parts is cut into."""
+
+LAYERS = 20
+"""Most layers: the last one's dilation by design is half a million steps."""
 
 SEARCH = LocalConfig(interval=3, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 512))
 """The local search, counted in epochs. 512 half hours are ten days."""
@@ -33,7 +40,7 @@ class Config:
     known: tuple[str, ...] = ()
     """Covariates of series.csv that are known in advance, such as working days: the network reads their value at the
     time that it forecasts, and others' up to the present."""
-    folds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    folds: tuple[int, ...] = ORIGINS
     """Origins. Fold k tests on the k-th of the last five tenths of the series, validates on the tenth before it, and
     trains on all that is older."""
     split: tuple[int, ...] = ()
@@ -54,7 +61,7 @@ class Config:
     """Dropout of every block; whole channels."""
     trailing: int = 0
     """If above 0, the mean of the target's last so many values is taken out of its input and added to the forecast, so
-    that a level that drifts does not matter."""
+    that a level that drifts does not matter. At most as many as the training part has."""
     head: Head = "mse"
     """mse: the mean is forecast. quantile: the quantiles 0.1, 0.5 and 0.9, by the pinball loss."""
 
@@ -77,9 +84,16 @@ class Config:
         for name in ("horizon", "layers", "width", "epochs", "steps", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("burn_in", "trailing"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.layers > LAYERS:
+            raise ValueError(f"layers is {self.layers}; it must be at most {LAYERS}, since dilations double")
+        if self.burn_in < 0:
+            raise ValueError(f"burn_in is {self.burn_in}; it must be at least 0")
+        if self.trailing < 0 or self.trailing == 1:  # without its last value, a series is zero
+            raise ValueError(f"trailing is {self.trailing}; it must be 0 or at least 2")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr is {self.lr}; it must be above 0")
+        if not self.folds or len(set(self.folds)) < len(self.folds) or not set(self.folds) <= set(ORIGINS):
+            raise ValueError(f"folds are {self.folds}; they must be different ones of {', '.join(map(str, ORIGINS))}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
         if not all(season >= 1 for season in self.seasons):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.load_forecasting.series import Series
 from tasks.spec import Report
@@ -22,6 +23,12 @@ NAME = "series.csv"
 
 STEPS = 5_000_000
 """Most steps of a series: 47 years of 5 minutes. A training holds all of them in memory."""
+
+LARGEST = 1e100
+"""Most that a value may be, and the inverse of the least that a column may vary by: squares must stay finite."""
+
+RELATIVE = 1e-9
+"""Least that a column must vary by, as a share of its values: numbers have 16 digits."""
 
 
 class Row(NamedTuple):
@@ -40,7 +47,7 @@ def read_csv(path: Path, time: str, target: str, report: Report) -> Series | Non
         time, target: names of columns; every other column is a covariate.
         report: called for each problem: a missing or repeated column, a line of another number of values, a value that
             is no finite number, a time stamp that is none, or not later than the one before, a gap, a step of another
-            length, a constant column.
+            length, a column that is constant or nearly so.
     """
     problems = 0
 
@@ -55,9 +62,10 @@ def read_csv(path: Path, time: str, target: str, report: Report) -> Series | Non
             lines = _lines(csv.reader(file, strict=True))
             _, columns = next(lines, (1, []))
             if _check_header(columns, time, target, told):
-                rows = [row for line, cells in lines if (row := _row(line, cells, columns, time, told))]
-                if len(rows) > STEPS:
-                    told(rows[STEPS].line, f"it has more than {STEPS} steps", "cut it, or average over longer steps")
+                few = itertools.islice(lines, STEPS)
+                rows = [row for line, cells in few if (row := _row(line, cells, columns, time, told))]
+                if more := next(lines, None):
+                    told(more[0], f"it has more than {STEPS} steps", "cut it, or average over longer steps")
     except FileNotFoundError:
         told(None, "no such file", f"name the folder of your {NAME} by --root PATH")
     except UnicodeDecodeError:
@@ -71,13 +79,20 @@ def read_csv(path: Path, time: str, target: str, report: Report) -> Series | Non
     order = [[name for name in columns if name != time].index(name) for name in names]
     values = np.array([row.values for row in rows], np.float64).T[order] if rows else np.empty((0, 0))
     for name, column in zip(names, values, strict=False):
-        if len(column) and column.min() == column.max():
-            told(
-                None,
-                f"column {name!r} is {column[0]:g} in every line",
-                "remove the column, or the file is the wrong one",
-            )
+        _check_column(name, column, told)
     return None if problems or step is None else Series(tuple(names), values, rows[0].when, step)
+
+
+def _check_column(name: str, column: NDArray[np.float64], told) -> None:
+    """Whether a column varies, and enough for the digits that numbers have."""
+    if not len(column):
+        return
+    least, most = column.min(), column.max()
+    if least == most:
+        told(None, f"column {name!r} is {least:g} in every line", "remove the column, or the file is the wrong one")
+    elif most - least < max(1 / LARGEST, RELATIVE * np.abs(column).max()):
+        what = f"column {name!r} varies by only {most - least:g} around {most:g}, too little for 16 digits"
+        told(None, what, "subtract a constant from it, or use another unit")
 
 
 def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
@@ -91,16 +106,22 @@ def _check_header(columns: list[str], time: str, target: str, told) -> bool:
     """Whether the header names the columns that are needed, and each column once."""
     twice = sorted(name for name, count in Counter(columns).items() if count > 1)
     missing = [name for name in (time, target) if name not in columns]
+    unnamed = [number for number, name in enumerate(columns, 1) if not name.strip() and name not in (time, target)]
     if twice:
         told(1, f"column {twice[0]!r} appears twice", "rename one")
+    elif time == target:
+        told(1, f"column {time!r} is both time and target", "give two columns by --time and --target")
     elif missing:
         has = f"the header has {', '.join(map(repr, columns[:8])) or 'no column'}"
+        commas = "separate columns by commas, or " if len(columns) == 1 else ""
         told(
             1,
             f"there is no column {missing[0]!r}; {has}",
-            f"name the columns by --time and --target, here {time!r} and {target!r}",
+            f"{commas}name the columns by --time and --target, here {time!r} and {target!r}",
         )
-    return not twice and not missing
+    elif unnamed:
+        told(1, f"column {unnamed[0]} has no name", "name it, or leave it out (pandas: to_csv(..., index=False))")
+    return not twice and time != target and not missing and not unnamed
 
 
 def _row(line: int, cells: list[str], columns: list[str], time: str, told) -> Row | None:
@@ -116,11 +137,15 @@ def _row(line: int, cells: list[str], columns: list[str], time: str, told) -> Ro
     values = []
     for name, text in named.items():
         try:
-            value = float(text)
+            value = math.nan if "_" in text else float(text)  # 1_000 is a number to Python alone
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            told(line, f"{name!r} is {text[:40]!r}, not a finite number", "fill the value in, or cut the series there")
+            mend = "fill the value in, cut the series there, or remove the column"
+            told(line, f"{name!r} is {text[:40]!r}, not a finite number", mend)
+            return None
+        if abs(value) > LARGEST:
+            told(line, f"{name!r} is {text[:40]!r}, above {LARGEST:g}", "use another unit")
             return None
         values.append(value)
     return Row(line, when, values)

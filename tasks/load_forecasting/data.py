@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.load_forecasting.config import ORIGINS
 from tasks.load_forecasting.series import Series
 from tasks.spec import DataError, Part
 
@@ -53,10 +54,6 @@ class Fold(NamedTuple):
         return float(self.inputs[0, : self.ends[0]].std())
 
 
-ORIGINS = 5
-"""Folds that a series without ends of its parts is cut into."""
-
-
 def sizes_of(length: int, sizes: Sizes, fold: int) -> tuple[int, int, int]:
     """Ends of the parts of a fold, in steps.
 
@@ -70,8 +67,8 @@ def sizes_of(length: int, sizes: Sizes, fold: int) -> tuple[int, int, int]:
         ends = (sizes.split[0], sizes.split[1], sizes.split[2])
         if fold != 1:
             raise DataError(f"there is no fold {fold}: with --split, the only one is 1")
-    elif not 1 <= fold <= ORIGINS:
-        raise DataError(f"there is no fold {fold}; there are 1 to {ORIGINS}")
+    elif fold not in ORIGINS:
+        raise DataError(f"there is no fold {fold}; there are {', '.join(map(str, ORIGINS))}")
     else:
         ends = (length * (3 + fold) // 10, length * (4 + fold) // 10, length * (5 + fold) // 10)
     least = sizes.burn_in + 2 * sizes.horizon
@@ -83,6 +80,8 @@ def sizes_of(length: int, sizes: Sizes, fold: int) -> tuple[int, int, int]:
             f"not trained on, and two horizons of {sizes.horizon}; lower --burn-in or --horizon, or leave fold "
             f"{fold} out"
         )
+    if not ends[0] < ends[1] < ends[2]:
+        raise DataError(f"the series has {length} steps, too few for parts of a tenth; give --split")
     return ends
 
 

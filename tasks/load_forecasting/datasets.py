@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.load_forecasting import series
+from tasks.load_forecasting import metrics, series
 from tasks.load_forecasting.config import Config
 from tasks.load_forecasting.csv_file import NAME, read_csv
 from tasks.load_forecasting.data import Fold, Sizes, sizes_of, split
@@ -20,6 +20,9 @@ KNOWN = {"elecdemand": ("WorkDay",)}
 """Covariates of the embedded sets that are known in advance."""
 
 FILES = {"etth1": "ETTh1.csv", "etth2": "ETTh2.csv", "folder": NAME}
+
+CUT = ("dataset", "root", "time", "target", "known", "split", "horizon", "seasons", "burn_in", "trailing")
+"""Fields of a config that decide its folds."""
 
 LABELS = {
     "elecdemand": "half-hourly electricity demand of Victoria, 2014 (embedded)",
@@ -46,11 +49,27 @@ def data_file(config: Config) -> Path | None:
 def read(config: Config) -> Series:
     """The config's series. Raises DataError at the first problem."""
     path = data_file(config)
-    found = EMBEDDED[config.dataset]() if path is None else read_csv(path, config.time, config.target, fail)
-    assert found is not None  # `fail` raises
+    if path is None:
+        if (config.time, config.target, config.known) != (Config.time, Config.target, Config.known):
+            raise DataError(f"{config.dataset} is embedded; --time, --target and --known are for a {NAME} of your own")
+        return EMBEDDED[config.dataset]()
+    found = _read(path, config.time, config.target, _state(config))
     if unknown := set(known(config)) - set(found.columns[1:]):
         raise DataError(f"{path}: there is no covariate {min(unknown)!r}; --known names some of {found.columns[1:]}")
     return found
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: Path, time: str, target: str, state: object) -> Series:
+    found = read_csv(path, time, target, fail)
+    assert found is not None  # `fail` raises
+    return found
+
+
+def _state(config: Config) -> object:
+    """What changes when the config's file does."""
+    files = data_files(config)
+    return files and (files.labels, files.state())
 
 
 def known(config: Config) -> tuple[str, ...]:
@@ -69,30 +88,49 @@ def folds(config: Config) -> tuple[int, ...]:
 
 
 def open_fold(config: Config, fold: int) -> Fold:
-    """The series of a config, cut for one fold. Raises DataError where it is too short or there is no such fold."""
-    path = data_file(config)
-    return _open_fold(config, fold, None if path is None else DataFiles(path.parent, (path,), (), own(config)).state())
+    """The series of a config, cut for one fold.
+
+    Raises:
+        DataError: if there is no such fold, the series is too short for it, or has nothing to forecast in it.
+    """
+    # Trainings that differ in other fields share one copy of the data.
+    return _open_fold(Config(**{name: getattr(config, name) for name in CUT}), fold, _state(config))
 
 
-@functools.lru_cache(maxsize=8)
-def _open_fold(config: Config, fold: int, state: object) -> Fold:
-    return split(read(config), known(config), sizes(config), fold)
+@functools.lru_cache(maxsize=2)
+def _open_fold(config: Config, number: int, state: object) -> Fold:
+    fold = split(read(config), known(config), sizes(config), number)
+    past = max(config.trailing, *metrics.lags(config.horizon, config.seasons))
+    if past > fold.ends[0]:
+        raise DataError(
+            f"the training part of fold {number} has {fold.ends[0]} steps, and --horizon, --seasons and --trailing "
+            f"need {past}; lower them, or leave fold {number} out"
+        )
+    target = fold.inputs[0, : fold.ends[0]]
+    if target.min() == target.max():
+        raise DataError(
+            f"the target is {target[0]:g} in the whole training part of fold {number}; leave fold {number} out, or cut "
+            "the series"
+        )
+    for part in ("validation", "test"):
+        if metrics.best_persistence(fold, part, config.seasons) == 0:
+            raise DataError(
+                f"the {part} part of fold {number} only repeats older values, so nothing is left to forecast; leave "
+                f"fold {number} out"
+            )
+    return fold
 
 
 def unavailable(config: Config) -> str | None:
     """Why the config's data cannot be used here and how to get it; None if no reason was found."""
     path = data_file(config)
-    try:
-        if path is None:
-            series.source(config.dataset)
-            return None
-        if not path.is_file() and config.dataset in ("etth1", "etth2"):
+    if path is not None and not path.is_file():
+        if config.dataset in ("etth1", "etth2"):
             return f"no file {path}. Download {path.name} of {DOWNLOAD} and put it there, or set RFNEXT_DATA"
-        if not path.is_file():
-            return f"no file {path}; name the folder of your {path.name} by --root PATH"
-        found = read(config)
+        return f"no file {path}; name the folder of your {path.name} by --root PATH"
+    try:
         for fold in folds(config):
-            sizes_of(found.values.shape[1], sizes(config), fold)
+            open_fold(config, fold)
     except DataError as error:
         return str(error)
     return None

@@ -15,7 +15,7 @@ from tasks.load_forecasting.datasets import open_fold
 from tasks.load_forecasting.models import Forecaster, values
 from tasks.spec import Part, Probe, Split
 
-PROBED = 4096
+PROBED = 8192
 """Most positions that receptive fields are measured on."""
 
 

@@ -16,18 +16,22 @@ def score(forecast: Array, fold: Fold, part: Part, seasons: tuple[int, ...]) -> 
     The skill is the share of the mean squared error of the best persistence forecast that is saved, in percent: 100 is
     perfect, 0 no better than repeating an old value, and less is worse. The best one is that of the part itself.
     """
-    where, spread = fold.positions(part), fold.spread()
-    errors = (forecast - fold.targets[where]) / spread
-    persistent = [
-        np.square((persistence(fold, lag)[where] - fold.targets[where]) / spread).mean()
-        for lag in lags(fold.horizon, seasons)
-    ]
+    errors = (forecast - fold.targets[fold.positions(part)]) / fold.spread()
     squared = float(np.square(errors).mean())
     return {
         "mse": squared,
         "mae": float(np.abs(errors).mean()),
-        "skill": 100 * (1 - squared / float(min(persistent))) if min(persistent) else -np.inf,
+        "skill": 100 * (1 - squared / best_persistence(fold, part, seasons)),
     }
+
+
+def best_persistence(fold: Fold, part: Part, seasons: tuple[int, ...]) -> float:
+    """The lowest mean squared error of a persistence forecast on a part."""
+    where, spread = fold.positions(part), fold.spread()
+    return min(
+        float(np.square((persistence(fold, lag)[where] - fold.targets[where]) / spread).mean())
+        for lag in lags(fold.horizon, seasons)
+    )
 
 
 def pinball(forecasts: Array, targets: Array, spread: float) -> float:
@@ -51,5 +55,5 @@ def persistence(fold: Fold, lag: int) -> Array:
     found = np.full_like(fold.targets, np.nan)
     known = fold.inputs[0]
     offset = lag - fold.horizon
-    found[offset:] = known[: len(known) - offset]
+    found[offset:] = known[: max(0, len(known) - offset)]
     return found

@@ -62,8 +62,9 @@ class Forecaster(nn.Module):
         """Normalise by mean and standard deviation of these inputs, (columns, T), from now on."""
         inputs, _ = self._level(inputs[None])
         self.centre.copy_(inputs[0].mean(1, keepdim=True))
-        spread = inputs[0].std(1, keepdim=True, correction=0)
-        self.scale.copy_(torch.where(spread > 0, spread, 1.0))
+        # Of equal values, rounding makes a spread that is not zero.
+        changes = inputs[0].amax(1, keepdim=True) > inputs[0].amin(1, keepdim=True)
+        self.scale.copy_(torch.where(changes, inputs[0].std(1, keepdim=True, correction=0), 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, columns, T) float64 in the series' units -> (B, forecasts, T) float64 in the target's unit."""
@@ -88,11 +89,11 @@ class Forecaster(nn.Module):
         """
         if not self.trailing:
             return x, x.new_zeros(())
-        target = x[:, :1]
-        total = target.cumsum(2)
+        target, start = x[:, :1], x[:, :1, :1]
+        total = (target - start).cumsum(2)  # from the first value on: sums of large ones would round away what varies
         count = torch.arange(1, x.shape[2] + 1, device=x.device).clamp(max=self.trailing)
         before = nn.functional.pad(total, (self.trailing, 0))[:, :, : x.shape[2]]
-        level = (total - before) / count
+        level = (total - before) / count + start
         return torch.cat((target - level, x[:, 1:]), 1), level
 
 

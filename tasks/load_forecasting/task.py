@@ -52,6 +52,7 @@ TASK = Task(
     published=lambda config: None,
     data_files=datasets.data_files,
     illustrate=illustrate,
+    leaves_out={"learnable_spacings": "its taps would learn to read the future"},
     longest_input=datasets.longest_input,
     probe=evaluation.probe,
     facts=datasets.facts,

@@ -68,6 +68,16 @@ def test_wrong_usage_is_one_clear_error(line: str, message: str, capsys: pytest.
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("only_toy")
+def test_a_method_that_the_task_leaves_out_is_refused(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picky = dataclasses.replace(toy.TASK, leaves_out={"local_multi": "it is a toy"})
+    monkeypatch.setattr(tasks, "load", lambda name: picky)
+    assert main(["toy", "local_multi"]) == 2
+    assert capsys.readouterr().err == "error: local_multi is not for toy: it is a toy\n"
+
+
 def test_without_the_environment_one_line_says_how_to_get_it() -> None:
     # Without site, Python finds no installed package.
     command = [sys.executable, "-S", "-m", "benchmarks.run", "--help"]

@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Outcome
 from benchmarks.methods.peers import enlarge_kernels, learn_spacings, spacings
-from rfnext import Structure, everything
+from rfnext import Structure, everything, is_causal
 from rfnext.description import describe, restore
 
 
@@ -51,6 +51,18 @@ class TestLargerKernels:
         enlarge_kernels(network, everything, groups=4)
         assert network[0].groups == 4 * other.get("groups", 1)
         assert network(torch.randn(2, 8, 60)).shape == size
+
+    @pytest.mark.parametrize("dilation", [6, 8])  # reaches of 12 and 16 become 10 and 20
+    @pytest.mark.parametrize("conv_pads", [True, False])
+    def test_causal_convs_read_no_future(self, dilation: int, conv_pads: bool) -> None:
+        reach = 2 * dilation
+        conv = nn.Conv1d(8, 8, 3, dilation=dilation, padding=reach if conv_pads else 0)
+        past = nn.ConstantPad1d((0, -reach) if conv_pads else (reach, 0), 0.0)
+        network = nn.Sequential(conv, past) if conv_pads else nn.Sequential(past, conv)
+        Structure.read(network, anchor="last").apply(network)
+        enlarge_kernels(network, everything, groups=4)
+        assert conv.kernel_size == (11,)
+        assert is_causal(network, torch.randn(1, 8, 100))
 
     @pytest.mark.parametrize("wrap", [weight_norm, lambda conv: conv])
     def test_they_come_back_from_a_description(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
@@ -196,6 +208,12 @@ class TestSpacings:
             assert reason in caplog.text
         with pytest.raises(ValueError, match="none of the 3 searched convs can have learnable spacings. 0: its weight"):
             learn_spacings(nn.Sequential(*others), everything, reach=6, factor=10)
+
+    def test_causal_convs_are_left_alone(self) -> None:
+        network = nn.Sequential(nn.ConstantPad1d((4, 0), 0.0), nn.Conv1d(4, 4, 3, dilation=2))
+        Structure.read(network, anchor="last").apply(network)
+        with pytest.raises(ValueError, match="it is anchored at its last tap, and taps would move past it"):
+            learn_spacings(network, everything, reach=16, factor=1)
 
     def test_without_dcls_the_error_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("DCLS", "DCLS.construct"):

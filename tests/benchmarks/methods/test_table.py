@@ -20,7 +20,8 @@ Run = Callable[..., Outcome]
 ToyMethod = Callable[[str], Method]
 
 NAMES = (
-    *("baseline", "tuned_single", "random_single", "baseline_multi", "kernel_enlargement", "learnable_spacings"),
+    *("baseline", "tuned_single", "stretched_single", "random_single", "baseline_multi"),
+    *("kernel_enlargement", "learnable_spacings"),
     *("local_as_searched", "local_single", "local_multi", "local_merge"),
     *("one_shot_single", "one_shot_ranked_single", "one_shot_to_local_single", "one_shot_to_local_multi"),
     *("global_single", "global_to_local_single", "global_to_local_multi"),

@@ -67,9 +67,20 @@ def test_the_table_has_every_baseline_and_fold(capsys: pytest.CaptureFixture[str
 
 
 def test_missing_data_is_said(tmp_path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        baselines.main(["--preset", "etth1", "--root", str(tmp_path)])
+    assert baselines.main(["--preset", "etth1", "--root", str(tmp_path)]) == 3
     assert "ETTh1.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("season", "message"), [(300, "too few for lags of 7 times 300"), (4000, "need 4000")])
+def test_seasons_that_are_too_long_are_refused(season: int, message: str, capsys: pytest.CaptureFixture[str]):
+    assert baselines.main(["--preset", "taylor", "--seasons", str(season)]) == 3
+    assert message in capsys.readouterr().err
+
+
+def test_a_setting_that_cannot_be_is_named(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="2"):
+        baselines.main(["--horizon", "0"])
+    assert "horizon is 0" in capsys.readouterr().err
 
 
 def test_the_same_time_last_week_is_what_the_embedded_series_repeats():

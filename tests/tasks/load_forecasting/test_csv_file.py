@@ -7,7 +7,7 @@ import pytest
 
 from tasks.load_forecasting.check import main
 from tasks.load_forecasting.csv_file import read_csv
-from tasks.spec import fail
+from tasks.spec import DataError, fail
 
 START = datetime(2024, 1, 1)
 
@@ -79,6 +79,14 @@ FAULTS = {
         ["when,target", *[line.rsplit(",", 1)[0] for line in lines()[1:]]],
         ":1: there is no column 'time'",
     ),
+    "semicolons": (["time;target", "2024-01-01;1"], ":1: there is no column 'time'; the header has 'time;target'; sep"),
+    "a column without a name": ([f",{line}" for line in lines()], ":1: column 1 has no name; name it, or leave"),
+    "a value out of range": (changed(3, "2024-01-01 00:30:00,1,1e101"), ":3: 'temperature' is '1e101', above 1e+100"),
+    "a number that only Python reads": (changed(3, "2024-01-01 00:30:00,1_0,1"), ":3: 'target' is '1_0', not"),
+    "integers beyond 2^53": (
+        [line.replace(",", f",{2**53 // 10}", 1) if k else line for k, line in enumerate(lines())],
+        ": column 'target' varies by only 4 around 9.0072e+15, too little for 16 digits; subtract",
+    ),
     "a column twice": (["time,target,target", *lines()[1:]], ":1: column 'target' appears twice"),
     "an empty file": ([], ":1: there is no column 'time'; the header has no column"),
     "a header alone": (lines(0), ": 0 lines of values"),
@@ -96,6 +104,19 @@ def test_a_fault_is_one_line_that_says_where_and_what_to_do(
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith(f"{path}{expected}"), out
     assert all("; " in line for line in out)
+
+
+def test_time_and_target_are_two_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write(tmp_path, lines())
+    assert main([str(tmp_path), "--target", "time"]) == 1
+    assert capsys.readouterr().out.startswith(f"{path}:1: column 'time' is both time and target; ")
+
+
+def test_no_more_is_read_than_a_series_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tasks.load_forecasting.csv_file.STEPS", 5)
+    path = write(tmp_path, [*lines(), "not,looked,at"])
+    with pytest.raises(DataError, match=":7: it has more than 5 steps"):
+        read_csv(path, "time", "target", fail)
 
 
 @pytest.mark.parametrize("data", [b"time,target\n\xff\xfe,1\n", b"time,target\n2024-01-01\x00,1\n"])

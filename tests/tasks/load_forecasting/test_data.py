@@ -50,9 +50,10 @@ def test_ends_may_be_given():
 @pytest.mark.parametrize(
     ("sizes", "fold", "message"),
     [
-        (Sizes(4, 10), 6, "there is no fold 6; there are 1 to 5"),
+        (Sizes(4, 10), 6, "there is no fold 6; there are 1, 2, 3, 4, 5"),
         (Sizes(4, 10, (600, 700, 900)), 2, "there is no fold 2: with --split"),
         (Sizes(4, 10, (600, 700, 1001)), 1, "the series has 1000 steps, and the test part is to end at 1001"),
+        (Sizes(1, 0, (600, 700, 700)), 1, "too few for parts"),
         (Sizes(40, 400), 1, "the training part of fold 1 has 400 steps, fewer than the first 400"),
     ],
 )

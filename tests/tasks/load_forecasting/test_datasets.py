@@ -4,6 +4,7 @@ import csv
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,46 @@ def test_a_covariate_that_does_not_exist_is_named(tmp_path: Path):
     write(tmp_path / "series.csv", ["time", "target", "holiday"], 3000)
     with pytest.raises(DataError, match="there is no covariate 'hollyday'"):
         datasets.read(Config(dataset="folder", root=tmp_path, known=("hollyday",)))
+
+
+@pytest.mark.parametrize("field", [{"target": "Temperature"}, {"known": ("Temperature",)}, {"time": "when"}])
+def test_columns_of_embedded_data_are_not_chosen(field: dict[str, Any]):
+    reason = datasets.unavailable(replace(PRESETS["small"], **field))
+    assert reason is not None
+    assert "--time, --target and --known are for a series.csv" in reason
+
+
+@pytest.mark.parametrize("field", [{"seasons": (48, 2001)}, {"trailing": 2001}])
+def test_what_reads_farther_back_than_the_training_part_is_refused(field: dict[str, Any]):
+    config = replace(PRESETS["taylor"], burn_in=0, split=(2000, 3000, 4000), **field)
+    reason = datasets.unavailable(config)
+    assert reason is not None
+    assert "the training part of fold 1 has 2000 steps, and --horizon, --seasons and --trailing need" in reason
+
+
+def own(folder: Path, values: list[float]) -> str | None:
+    """What is said of a series of these values."""
+    rows = [f"{datetime(2024, 1, 1) + timedelta(hours=step)},{value}" for step, value in enumerate(values)]
+    (folder / "series.csv").write_text("\n".join(["time,target", *rows]))
+    config = Config(dataset="folder", root=folder, horizon=4, seasons=(24,), burn_in=10)
+    return datasets.unavailable(config)
+
+
+def test_a_target_that_does_not_change_in_a_training_part_is_refused(tmp_path: Path):
+    reason = own(tmp_path, [0.1] * 450 + [float(step % 7) for step in range(550)])
+    assert reason is not None
+    assert reason.startswith("the target is 0.1 in the whole training part of fold 1; ")
+
+
+def test_a_part_that_persistence_forecasts_exactly_is_refused(tmp_path: Path):
+    reason = own(tmp_path, [float(step % 7) for step in range(500)] + [0.1] * 500)
+    assert reason is not None
+    assert reason.startswith("the test part of fold 2 only repeats older values")
+
+
+def test_trainings_share_one_copy_of_the_data():
+    config = PRESETS["small"]
+    assert datasets.open_fold(config, 1) is datasets.open_fold(replace(config, epochs=3, width=5), 1)
 
 
 def test_changed_data_is_read_anew(tmp_path: Path):
