@@ -97,7 +97,7 @@ def log_structure(run: "Run", structure: Structure, designed: Mapping[str, Dilat
     """
     import wandb
 
-    rows = [
+    rows: list[Any] = [
         [name, *([] if designed is None else [_text(designed.get(name))]), _text(dilation)]
         for name, dilation in structure.items()
     ]

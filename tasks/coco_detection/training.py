@@ -163,7 +163,7 @@ class _Validation(Hook):
 class _OfThisRun(Hook):
     """Refuses the checkpoint of another run. A longer training may go on from a shorter one."""
 
-    priority = "VERY_HIGH"
+    priority = "LOWEST"
 
     def __init__(self, run: Run) -> None:
         self.run = {"fold": run.fold, "searching": run.search is not None}

@@ -98,7 +98,7 @@ BROKEN: list[tuple[Callable[[str], str], str]] = [
     (lambda text: text.replace('"accuracy": 90.0', '"accuracy": 90.0, "accuracy": 91.0'), "'accuracy' appears twice"),
     (
         lambda text: text.replace('"overrides": {}', '"overrides": ' + '{"a":' * 400 + "1" + "}" * 400),
-        "recursion limit",
+        "nested too deeply",
     ),
     (changed(metrics=7), "metrics"),
     (changed(structure={"0": 2}), "structure.0"),
