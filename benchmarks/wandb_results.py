@@ -57,9 +57,9 @@ def _log_numbers(run: Any, record: Record) -> None:
     run.summary.update({f"{kind}/{name}": value for kind, found in kinds.items() for name, value in found.items()})
     for stage, cost in (("search", record.search), ("training", record.training)):
         run.summary.update({f"cost/{stage}_{part}": value for part, value in cost.model_dump().items()})
-    rows: list[Any] = [[kind, *(found[spec.name] for spec in record.metric_specs)] for kind, found in kinds.items()]
+    rows = ([kind, *(found[spec.name] for spec in record.metric_specs)] for kind, found in kinds.items())
     columns: list[str | int] = ["part", *(f"{spec.name} ({spec.unit})" for spec in record.metric_specs)]
-    run.log({"metrics": wandb.Table(columns=columns, data=rows)})
+    run.log({"metrics": wandb.Table(columns=columns, data=[*rows])})
 
 
 def offline_folders(cell: Cell) -> list[Path]:

@@ -189,11 +189,21 @@ def _is_left_over(path: Path) -> bool:
     if writer is None:
         return False
     if writer[1] == _here():
-        return int(writer[2]) != os.getpid() and not Path(f"/proc/{writer[2]}").exists()
+        return not _runs(int(writer[2]))
     try:
         return os.lstat(path).st_mtime < time.time() - ABANDONED
     except OSError:
         return False
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing; /proc may hide the processes of other users
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        pass
+    return True
 
 
 def bound(folder: Path, most: int, unused: float) -> None:

@@ -27,7 +27,7 @@ from benchmarks.methods.stored import FOUND
 from benchmarks.methods.training import OtherData, Training, as_lists, build, fit
 from benchmarks.pool import NoWorkerLeft, run_for_cell
 from benchmarks.records.folder import read_all
-from benchmarks.records.machine import code, describe_device, versions
+from benchmarks.records.machine import code, describe_device, implementation, versions
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
 from benchmarks.worker import NotShared
@@ -44,12 +44,16 @@ class Diverged(RuntimeError):
 
 
 class Evaluated(BaseModel):
-    """The result of a structure: its fitness (None if it diverged) and what was trained for it."""
+    """The result of a structure: its fitness (None if it diverged), what was trained for it, and in which folder.
+
+    Another machine names the folder otherwise if it has other packages or kernels.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     fitness: float | None
     training: Cost
+    folder: str
 
     @classmethod
     def read(cls, path: Path) -> "Evaluated | None":
@@ -77,7 +81,7 @@ class Trial:
     def checkpoints(self, cell: Cell, structure: Structure) -> Path:
         """Folder of a structure's training, whatever its epochs."""
         here = {"structure": as_lists(structure), "protocol": cell.protocol(), "code": code(), "versions": versions()}
-        key = fingerprint(here | self.settings)
+        key = fingerprint(here | implementation(device_of(cell.device)) | self.settings)
         return self.folder / f"candidate-{key}"
 
     def path(self, cell: Cell, structure: Structure) -> Path:
@@ -95,7 +99,7 @@ class Trial:
         training = Training(folder, self.epochs, self.settings, beginning=True)
         trained = fit(cell.resuming(), model, training)
         metric, value = judge(cell, model, training)
-        result = Evaluated(fitness=as_fitness(value, metric), training=trained.cost)
+        result = Evaluated(fitness=as_fitness(value, metric), training=trained.cost, folder=folder.name)
         if result.fitness is None:
             shutil.rmtree(folder)
         else:
@@ -157,8 +161,10 @@ class Evaluations:
         log.info("%s: %d of %d candidates trained to %d epochs", cell, len(good), len(structures), epochs)
         for structure in structures:
             if self._reached[structure] < epochs:  # else counted before
-                self.resumed = self.resumed or trial.checkpoints(cell, structure).name in self._left
-                self._count(structure, epochs, known.get(structure))
+                found = known.get(structure)
+                place = found.folder if found else trial.checkpoints(cell, structure).name
+                self.resumed = self.resumed or place in self._left
+                self._count(structure, epochs, found)
         self.fitness |= good
         return [good.get(structure) for structure in structures]
 

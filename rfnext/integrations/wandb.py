@@ -97,12 +97,12 @@ def log_structure(run: "Run", structure: Structure, designed: Mapping[str, Dilat
     """
     import wandb
 
-    rows: list[Any] = [
+    rows = (
         [name, *([] if designed is None else [_text(designed.get(name))]), _text(dilation)]
         for name, dilation in structure.items()
-    ]
+    )
     columns: list[str | int] = ["layer", *([] if designed is None else ["designed"]), "dilation"]
-    run.log({"structure": wandb.Table(columns=columns, data=rows)})
+    run.log({"structure": wandb.Table(columns=columns, data=[*rows])})
     path = Path(run.dir) / "structure.json"  # the run's own folder, from where it is uploaded
     structure.save(path)
     artifact = wandb.Artifact(f"structure-{run.id}", type="structure")

@@ -18,6 +18,12 @@ from tasks.spec import Part, fail
 PARTS = "coco_detection-parts-v2"
 """Folder in the cache of the annotations that mmdet and pycocotools read."""
 
+KEPT = 8
+"""Data sets whose annotations stay in the cache; those of COCO take half a gigabyte."""
+
+UNUSED = 7 * 24 * 3600
+"""Seconds without use after which those beyond these go."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -94,24 +100,23 @@ def _state_key(source: Path, *more: object) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-DATA_SETS = 8
-"""Data sets whose parts stay in the cache; those of COCO take half a gigabyte."""
-
-UNUSED = 7 * 24 * 3600
-"""Seconds without use after which parts beyond these go."""
+def _cached(key: str, *names: str) -> dict[str, Path]:
+    """Files of a folder of the cache, which counts as used now; if it is not there yet, old ones make room for it."""
+    folder = cache_folder() / PARTS / key
+    try:
+        os.utime(folder)
+    except OSError:
+        bound(folder.parent, KEPT, UNUSED)
+    return {name: folder / f"{name}.json" for name in names}
 
 
 def _written(layout: Layout, kind: Kind, train: Content, test: Content, share: float) -> dict[str, Path]:
     """Files with the training, the validation and the test part, whose annotations were read already."""
     train_file, test_file = (layout.file(kind, name) for name in (layout.train, layout.test))
     key = _state_key(train_file, kind, share, _state_key(test_file))
-    folder = cache_folder() / PARTS / key
-    paths = {name: folder / f"{name}.json" for name in ("train", "validation", "test")}
+    paths = _cached(key, "train", "validation", "test")
     if all(path.exists() for path in paths.values()):
-        with contextlib.suppress(OSError):
-            os.utime(folder)
         return paths
-    bound(folder.parent, DATA_SETS, UNUSED)
     whole, numbers = uniform(train, kind, drop_empty=layout.is_training(layout.train))
     held_out = {numbers[id_] for id_ in carve_validation(numbers, share)}
     parts = {"test": uniform(test, kind, drop_empty=False)[0]}
@@ -136,7 +141,7 @@ def uniform_copy(files: PartFiles, kind: Kind, *, training: bool) -> Path:
     """
     content = read_files(files, kind, fail, training=training)
     assert content is not None  # `fail` never returns
-    path = cache_folder() / PARTS / _state_key(files.annotations, kind, training) / "whole.json"
+    path = _cached(_state_key(files.annotations, kind, training), "whole")["whole"]
     if not path.exists():
         write_text(path, json.dumps(uniform(content, kind, drop_empty=training)[0]))
     return path

@@ -62,6 +62,9 @@ MOST_SAMPLES = 2**29
 """Of all channels together, 2 GB in memory: an hour and a half of stereo at 48 kHz. A small file may claim or, of
 silence, even hold any number."""
 
+LONGEST_LIST = 2**27
+"""Bytes of metadata.csv: a million clips with their sentences."""
+
 LONGEST = 4
 """Hours of a recording; resampling from a low rate makes many samples of few."""
 
@@ -124,7 +127,7 @@ def _counts(some: Sequence[str], of: dict[str, Path]) -> tuple[int, int, str]:
 def _named(metadata: Path, report: Report) -> dict[str, int]:
     """Clips that metadata.csv names, each with its line."""
     try:
-        text = read_text(metadata)
+        text = read_text(metadata, LONGEST_LIST)
     except (OSError, ValueError) as error:
         report(metadata, None, f"cannot be read as text ({error})", "save it as UTF-8, or take it away")
         return {}

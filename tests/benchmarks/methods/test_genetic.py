@@ -135,14 +135,21 @@ def test_an_evaluation_goes_on_from_the_one_before_and_is_kept(job: MakeJob) -> 
     assert not other.resumed
 
 
-def test_evaluations_of_other_code_are_made_anew(job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_of_other_code_or_kernels_are_made_anew(job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     here = job()
-    evaluations(here)(STRUCTURES[0], 2)
+
+    def resumed() -> bool:
+        found = evaluations(here)
+        assert found(STRUCTURES[0], 2) is not None
+        return found.resumed
+
+    assert not resumed()
     monkeypatch.setattr("benchmarks.methods.genetic.code", lambda: "another")
-    again = evaluations(here)
-    again(STRUCTURES[0], 2)
-    assert not again.resumed
-    assert len(list(here.folder.glob("candidate-*-2.json"))) == 2
+    assert not resumed()
+    monkeypatch.setenv("RFNEXT_IMPLEMENTATION", "branches")
+    assert not resumed()
+    assert resumed()
+    assert len(list(here.folder.glob("candidate-*-2.json"))) == 3
 
 
 def test_a_search_whose_first_training_was_interrupted_has_resumed_costs(

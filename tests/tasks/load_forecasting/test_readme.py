@@ -28,9 +28,8 @@ def write_series(path: Path) -> None:
     for step in range(13 * 336):
         when = datetime(2024, 1, 1) + timedelta(minutes=30 * step)
         weekend = when.weekday() >= 5
-        rows.append(
-            f"{when:%Y-%m-%d %H:%M},{40 + 5 * (8 <= when.hour < 18) - 3 * weekend + step * 7919 % 13 / 10},{int(weekend)},{step % 31}"
-        )
+        load = 40 + 5 * (8 <= when.hour < 18) - 3 * weekend + step * 7919 % 13 / 10
+        rows.append(f"{when:%Y-%m-%d %H:%M},{load},{int(weekend)},{step % 31}")
     path.parent.mkdir()
     path.write_text("\n".join(rows) + "\n")
 

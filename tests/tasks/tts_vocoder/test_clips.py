@@ -195,6 +195,14 @@ class TestFolder:
         with pytest.raises(DataError, match=message):
             list_clips(tmp_path, fail)
 
+    def test_a_long_list(self, tmp_path):
+        """A corpus of 300,000 sentences, in fewer lines."""
+        names = [f"clip{number}" for number in range(20)]
+        for name in names:
+            write(tmp_path / "wavs" / f"{name}.wav", tone(0.1))
+        (tmp_path / "metadata.csv").write_text("".join(f"{name}|{'a word ' * 150_000}\n" for name in names))
+        assert list(list_clips(tmp_path, fail)) == sorted(names)
+
     def test_metadata_that_is_no_text(self, tmp_path):
         write(tmp_path / "wavs" / "a.wav", tone())
         (tmp_path / "metadata.csv").write_bytes(b"a|\xff\xfe\x00")
