@@ -171,7 +171,7 @@ class TestBadInput:
         last = self.fails(capsys, [image, "--checkpoint", folder / CHECKPOINT])
         assert "last.pth is not a checkpoint of format" in last
         assert "model.pt" in last
-        assert "--structure is for --config alone" in self.is_wrong_usage(
+        assert "--structure is for --config and --published alone" in self.is_wrong_usage(
             capsys, [image, "--checkpoint", good, "--structure", tmp_path / "x.json"]
         )
 

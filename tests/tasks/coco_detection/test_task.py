@@ -121,11 +121,13 @@ def test_published_rows_belong_to_the_very_setting():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"detector": "yolo"}, {"dataset": "voc"}, {"size": "huge"}, {"epochs": 0}, {"image": 0}]
+    "bad", [{"detector": "yolo"}, {"dataset": "voc"}, {"size": "huge"}, {"epochs": -1}, {"image": 0}]
 )
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match=r"unknown|at least 1"):
         Config(**bad)
+    with pytest.raises(ValueError, match="name it by --init FILE"):
+        Config(epochs=0)
     with pytest.raises(ValueError, match="fold 4 is not one of"):
         datasets.open_fold(PRESETS["tiny"], 4)
 

@@ -179,7 +179,7 @@ class TestRefused:
         [
             (hifi_gan, {"upsample_kernel_sizes": [15, 16]}, "upsample_kernel_sizes is .15, 16., which is not known"),
             (hifi_gan, {"hop_size": 100}, "make no hifi_gan_v1 .*hop 100"),
-            (hifi_gan, {"upsample_initial_channel": 32}, "does not fit HiFiGAN: conv_p"),
+            (hifi_gan, {"upsample_initial_channel": 32}, "does not fit HiFiGAN: 'conv_p"),
             (hifi_gan, {"num_mels": "many"}, "mels is 'many'"),
             (parallel_wavegan, {"generator_type": "MelGANGenerator"}, "generator_type is 'MelGANGenerator'"),
             (parallel_wavegan, {"num_mels": 40}, "statistics beside it are 20 means"),
