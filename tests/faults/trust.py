@@ -1,6 +1,6 @@
 """results/trust/table.md: what was killed, crashed, filled, compared and fuzzed, and how much of it came out right.
 
-    python -m tests.faults.trust                 # all measurements: hours on 2 cores
+    python -m tests.faults.trust                 # all measurements: about an hour on 2 cores
     python -m tests.faults.trust points ranks    # some; the others keep what was measured before
 
 Each measurement is a script of its own that prints JSON lines. They go to results/trust/measurements.jsonl with the
@@ -53,7 +53,7 @@ MEASUREMENTS = {
     "kills": Measurement(
         "kill -9 of cells of the tasks at random moments, each continued: kills after which record and "
         "network are those of an undisturbed run, digit for digit",
-        "tests.faults.kill9 --kills 40 --seed 0",
+        "tests.faults.kill9 --kills 24 --seed 0",
         *_equal("kills"),
     ),
     "points": Measurement(
@@ -83,19 +83,19 @@ MEASUREMENTS = {
     "fuzz": Measurement(
         "damaged files given to every reader: a value or one error of the reader's own, within limits of memory and "
         "time",
-        "tests.faults.fuzz --seconds 600 --seed 1",
+        "tests.faults.fuzz --seconds 300 --seed 1",
         lambda line: line["inputs"],
         lambda line: line["inputs"] - sum(line["findings"].values()),
     ),
     "records": Measurement(
         "folders with a damaged record given to the tables: named or readable, and no traceback",
-        "tests.faults.record_mutations --count 150",
+        "tests.faults.record_mutations --count 100",
         lambda line: line["odd records"],
         lambda line: line["odd records"] - line["faults"],
     ),
     "kernels": Measurement(
         "calls of the compiled kernels under address and undefined-behaviour sanitizers: right results, no report",
-        "tests.rfnext.ops.sanitized_kernels --calls 600",
+        "tests.rfnext.ops.sanitized_kernels --calls 400",
         lambda line: line["calls"],
         lambda line: line["calls"] - line["wrong"] - line["reports"],
     ),
