@@ -84,7 +84,7 @@ def test_a_failing_cell_stops_no_other_and_is_tried_again(call: Call, project: P
     assert "RuntimeError: the toy was told to fail" in (found[2, 0].reason or "")
     assert "its worker process died" in (found[2, 1].reason or "")
     assert "SystemExit: 7" in (found[2, 2].reason or "")
-    assert "not finite: loss" in (found[2, 3].reason or "")
+    assert "metrics.loss Input should be a finite number" in (found[2, 3].reason or "")
     assert "toy mixed baseline fold 1 seed 3: failed, no record: " in done.stderr
     assert done.stderr.count("failed: toy") == 5
     assert "Traceback" not in done.stderr

@@ -17,8 +17,10 @@ from tasks.spec import Metric
 def make(preset: str, method: str, fold: int, score: float, **other: Any) -> Record:
     names = does_search_pay.METRICS
     values = dict.fromkeys(names, score)
-    fields: dict[str, Any] = {"protocol": {}, "data": "", "published": None, "device": {}, "versions": {}}
-    fields |= {"commit": None, "command": "", "started": "", "finished": "", "status": "done"}
+    protocol = {"task": does_search_pay.TASK, "version": 1, "data": "", "config": {}, "settings": {}}
+    device, when = {"type": "cpu", "name": "", "threads": 1}, "2026-01-01T00:00:00+00:00"
+    fields: dict[str, Any] = {"protocol": protocol, "data": "", "published": None, "device": device, "versions": {}}
+    fields |= {"commit": None, "command": "", "started": when, "finished": when, "status": "done"}
     fields |= {"metrics": values, "metrics_last": values, "validation": values}
     specs = [Metric(name) for name in names]
     key = {"task": does_search_pay.TASK, "preset": preset, "method": method, "fold": fold, "seed": 0}
@@ -89,7 +91,10 @@ def test_50_salads_need_their_folder(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_two_kinds_of_own_data_are_no_study() -> None:
     preset = "compact-50salads-spread-0.1"
-    protocols = [{"data": f"own data in {name}", "config": {"epochs": 40, "search": name}} for name in ("a", "b")]
+    whole = {"task": does_search_pay.TASK, "version": 1, "settings": {}}
+    protocols = [
+        whole | {"data": f"own data in {name}", "config": {"epochs": 40, "search": name}} for name in ("a", "b")
+    ]
     mixed = records(
         make(preset, "baseline", 1, 60.0, protocol=protocols[0]),
         make(preset, "tuned_single", 1, 61.0, protocol=protocols[1]),

@@ -38,7 +38,7 @@ def write_series(path: Path) -> None:
 def test_from_a_file_to_a_forecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     write_series(tmp_path / "mine" / "series.csv")
     monkeypatch.chdir(tmp_path)
-    check, run = commands()
+    check, run, baselines = commands()
     assert not importlib.import_module(check[0]).main(check[1:])
     assert capsys.readouterr().out.startswith("fine: 4368 steps of 1800 s ")
     assert not importlib.import_module(run[0]).main([*run[1:], *SIZES])
@@ -47,3 +47,6 @@ def test_from_a_file_to_a_forecast(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     assert record["metrics"].keys() == {"mse", "mae", "skill"}
     assert record["data"].startswith("own data in mine")
+    capsys.readouterr()
+    assert not importlib.import_module(baselines[0]).main(baselines[1:])
+    assert "ridge regression on lags" in capsys.readouterr().out
