@@ -46,7 +46,9 @@ def _equal(name: str) -> tuple[Callable[[Line], int], Callable[[Line], int]]:
 
 
 def _compared(line: Line) -> int:
-    return int("difference" in line or "error" in line)
+    """Statistics of batch norm differ per rank, and float32 rounds: these lines explain and promise nothing."""
+    promised = "float32" not in line["name"] and "batch norm" not in line["name"]
+    return int(promised and ("difference" in line or "error" in line))
 
 
 MEASUREMENTS = {
