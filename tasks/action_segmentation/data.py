@@ -19,7 +19,7 @@ from torch import Tensor
 from tasks.action_segmentation.feature_files import read_features
 from tasks.action_segmentation.layout import Layout, open_layout, read_fold, read_labels, read_mapping
 from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, fit_lengths, read_shapes
-from tasks.spec import Part, fail
+from tasks.spec import DataError, Part, fail
 
 IGNORED = -100
 """Label of padding, the `ignore_index` of torch's cross-entropy."""
@@ -162,7 +162,10 @@ def open_dataset(
     index = read_mapping(layout, fail)
     train, test = read_fold(layout, fold, fail)
     size, labels, vectors = read_videos(layout, [*train, *test], index, sampling)
-    fit, held_out = carve_validation(list(train), fold=fold, share=validation, group=group)
+    try:
+        fit, held_out = carve_validation(list(train), fold=fold, share=validation, group=group)
+    except ValueError as error:
+        raise DataError(f"{layout.bundle('train', fold)}: {error}") from error
     files = _Files(layout, size, labels, vectors, sampling)
     parts = (Videos(names, files) for names in (fit, held_out, list(test)))
     classes = tuple(sorted(index, key=index.__getitem__))

@@ -97,6 +97,12 @@ class TestValidation:
         with pytest.raises(ValueError, match=message):
             carve_validation(videos, fold=1, **arguments)
 
+    def test_an_empty_part_of_a_folder_names_its_bundle(self, root):
+        bundle = root / "splits/train.split1.bundle"
+        bundle.write_text(bundle.read_text().splitlines()[0] + "\n")
+        with pytest.raises(DataError, match=rf"{bundle}: fold 1 has no validation video"):
+            open_dataset(root, fold=1)
+
 
 def test_a_batch_is_padded_at_the_end(root):
     batch = open_dataset(root, fold=1).test.batch([1, 0])
