@@ -18,7 +18,8 @@ from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import Training, as_lists, build, fit, load_selected
 from benchmarks.pool import Pool, run_for_cell
 from benchmarks.records.record import Cost
-from rfnext import Structure, powers_of_two
+from rfnext import Structure, Where, powers_of_two
+from rfnext.dilation import searched_axis
 from tasks.spec import Metric, Split
 
 Candidate = TypeVar("Candidate")
@@ -109,6 +110,19 @@ def structured(cell: Cell, structure: Structure) -> nn.Module:
     model = build(cell)
     structure.apply(model)
     return model
+
+
+def redesigned(model: nn.Module, where: Where, change: Callable[[int], int]) -> Structure:
+    """The network's design with another dilation on every searched axis: change(d) for d, drawn or computed in order.
+
+    Axes whose kernel is 1 or even keep their dilation.
+    """
+    return Structure(
+        {
+            name: tuple(change(d) if searched_axis(k) else d for k, d in zip(conv.kernel_size, dilation, strict=True))
+            for name, conv, dilation in Structure.read(model, where).match(model)
+        }
+    )
 
 
 def powers(cell: Cell) -> tuple[int, ...]:

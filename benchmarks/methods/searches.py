@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from benchmarks.cell import Cell
-from benchmarks.methods.candidates import best_structure, powers
+from benchmarks.methods.candidates import best_structure, powers, redesigned
 from benchmarks.methods.method import Found
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import Training, as_lists, build, fit, load_network, save_network
@@ -20,7 +20,6 @@ from rfnext import (
     Where,
     powers_of_two,
 )
-from rfnext.dilation import searched_axis
 
 
 def local(job: Searching) -> Found:
@@ -127,12 +126,7 @@ def capped_design(model: nn.Module, where: Where, limit: int) -> Structure:
     def capped(d: int) -> int:
         return 2 ** ((d.bit_length() - 1) % powers) if grows else limit
 
-    return Structure(
-        {
-            name: tuple(capped(d) if searched_axis(k) else d for k, d in zip(conv.kernel_size, dilation, strict=True))
-            for name, conv, dilation in designed.match(model)
-        }
-    )
+    return redesigned(model, where, capped)
 
 
 def random(job: Searching) -> Found:
@@ -160,15 +154,7 @@ def draw_structure(model: nn.Module, where: Where, config: LocalConfig, rng: np.
     powers = [2**k for k in range(limit.bit_length()) if config.bounds.clip(2**k) == 2**k]
     if not powers:
         raise ValueError(f"no power of two up to {limit} lies within the search's {config.bounds}")
-    return Structure(
-        {
-            name: tuple(
-                int(rng.choice(powers)) if searched_axis(k) else d
-                for k, d in zip(conv.kernel_size, dilation, strict=True)
-            )
-            for name, conv, dilation in designed.match(model)
-        }
-    )
+    return redesigned(model, where, lambda d: int(rng.choice(powers)))
 
 
 def _round(seen: Round) -> dict[str, Any]:

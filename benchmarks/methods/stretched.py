@@ -4,13 +4,12 @@ import math
 
 from torch import nn
 
-from benchmarks.methods.candidates import powers
+from benchmarks.methods.candidates import powers, redesigned
 from benchmarks.methods.genetic import Evaluations, rungs_of
 from benchmarks.methods.method import Found
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import as_lists, build
 from rfnext import Structure, Where, halve
-from rfnext.dilation import searched_axis
 
 
 def stretched(job: Searching) -> Found:
@@ -46,16 +45,10 @@ def stretched_design(model: nn.Module, where: Where, first: int, last: int) -> S
     first (last / first) ** (log d / log D), rounded. A design of ones becomes `first` everywhere. Axes whose kernel is
     1 or even keep their dilation.
     """
-    designed = Structure.read(model, where)
-    largest = max(max(dilation) for dilation in designed.values())
+    largest = max(max(dilation) for dilation in Structure.read(model, where).values())
 
     def moved(d: int) -> int:
         share = math.log(d) / math.log(largest) if largest > 1 else 0.0
         return max(1, round(first * (last / first) ** share))
 
-    return Structure(
-        {
-            name: tuple(moved(d) if searched_axis(k) else d for k, d in zip(conv.kernel_size, dilation, strict=True))
-            for name, conv, dilation in designed.match(model)
-        }
-    )
+    return redesigned(model, where, moved)
