@@ -1,9 +1,11 @@
 """Command lines: names, seeds, and the fields of a preset's config that are given on them."""
 
 import difflib
+import signal
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
 import tyro
 
@@ -88,3 +90,9 @@ def preset_name(task: Task[Any], base: str, config: Any, name: str | None, ident
     if name in task.presets and (name != base or changed):
         raise UsageError(f"--name {name} is a preset of {task.name} with other fields; give another name")
     return name
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with a status, which a Ctrl-C while Python ends no longer turns into that of a killed one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)

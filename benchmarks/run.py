@@ -29,7 +29,7 @@ import tyro
 
 import tasks
 from benchmarks import cluster, pool, repeat
-from benchmarks.arguments import UsageError, check_device, check_seed, parse_both, pick, preset_name
+from benchmarks.arguments import UsageError, check_device, check_seed, leave, parse_both, pick, preset_name
 from benchmarks.cell import Cell
 from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.method import Method
@@ -210,4 +210,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

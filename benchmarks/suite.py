@@ -28,7 +28,7 @@ import torch
 import tyro
 
 from benchmarks import cluster, pool
-from benchmarks.arguments import UsageError, check_seed
+from benchmarks.arguments import UsageError, check_seed, leave
 from benchmarks.execute import UNAVAILABLE
 from benchmarks.methods.table import METHODS
 from benchmarks.plan import Plan, Request, estimate_seconds, make_plan
@@ -248,4 +248,4 @@ def _run(plan: Plan, options: Options, records: Sequence[Record]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
