@@ -275,9 +275,8 @@ class _Process:
     def stop(self, *, now: bool) -> None:
         if self._pool is None:
             return
-        processes = list((self._pool._processes or {}).values())
-        self._pool.shutdown(wait=not now, cancel_futures=True)
         if now:
+            processes = list((self._pool._processes or {}).values())
             for process in processes:
                 process.terminate()
             deadline = time.monotonic() + 5  # temporary files are removed first
@@ -285,6 +284,8 @@ class _Process:
                 process.join(max(0, deadline - time.monotonic()))
                 if process.is_alive():
                     process.kill()
+        # Also waits for the pool's thread: Python's end wakes it up, which fails where the thread ends right then.
+        self._pool.shutdown(cancel_futures=True)
 
 
 def _done() -> "Future[None]":

@@ -95,7 +95,7 @@ def test_a_killed_process_is_replaced_and_its_item_tried_once_more(tmp_path: Pat
 
 
 ENDED = """
-import sys, time
+import sys, threading
 from pathlib import Path
 from benchmarks import pool
 from rfnext.files import write_bytes
@@ -105,20 +105,23 @@ def write(folder):
         write_bytes(Path(folder, "result"), bytes(10**8))
 
 if __name__ == "__main__":
-    with pool.local(["cpu"]) as workers:
-        workers.submit(write, sys.argv[1])
-        while not list(Path(sys.argv[1]).glob(".result*")):
-            workers.wait(0.01)
-        raise RuntimeError("enough")
+    try:
+        with pool.local(["cpu"]) as workers:
+            workers.submit(write, sys.argv[1])
+            while not list(Path(sys.argv[1]).glob(".result*")):
+                workers.wait(0.01)
+            raise RuntimeError("enough")
+    except RuntimeError as error:
+        print(error, threading.active_count())
 """
 
 
 @pytest.mark.slow
 @pytest.mark.fault
-def test_a_process_that_is_ended_leaves_no_temporary_file(tmp_path: Path) -> None:
+def test_a_process_that_is_ended_leaves_no_temporary_file_and_no_thread(tmp_path: Path) -> None:
     folder = tmp_path / "written"
     folder.mkdir()
     done = run_script(tmp_path / "ended.py", ENDED, folder)
-    assert done.stderr.count("Traceback") == 1, done.stderr
-    assert done.stderr.endswith("RuntimeError: enough\n")
+    # A thread that ends while Python does makes it print a traceback, now and then.
+    assert (done.stdout, done.stderr) == ("enough 1\n", "")
     assert {path.name for path in folder.iterdir()} <= {"result"}
