@@ -23,7 +23,7 @@ import tyro
 from benchmarks.methods.table import METHODS
 from benchmarks.records.folder import read_all
 from benchmarks.records.record import Key, Record
-from benchmarks.records.statistics import Estimate, estimate, number, paired
+from benchmarks.records.statistics import TOO_FEW, Estimate, estimate, number, paired
 from benchmarks.report.content import Column
 from benchmarks.report.gathered import measures, values_of, verdict
 from benchmarks.report.markdown import pipe
@@ -127,7 +127,7 @@ def markdown(found: Comparison, a: Path, b: Path) -> str:
     lines += [
         "B - A in the same cell, mean ± half width of the 95 % interval by Student's t over folds (seeds of a fold "
         "averaged first; of one fold, over seeds); test part, epoch chosen on the validation part. An interval without "
-        "0 is called better or worse, before any correction for the number of comparisons.",
+        f"0 is called better or worse, before any correction for the number of comparisons. {TOO_FEW}",
         "",
     ]
     for task, preset in dict.fromkeys((row.task, row.preset) for row in found.rows):

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.methods.table import METHODS
 from benchmarks.records.protocol import fingerprint, shared
 from benchmarks.records.record import Record
-from benchmarks.records.statistics import Estimate, Values, estimate, number
+from benchmarks.records.statistics import TOO_FEW, Estimate, Values, estimate, number
 from benchmarks.report.gathered import (
     BASELINE,
     Comparison,
@@ -336,7 +336,7 @@ def caption(found: Gathered) -> str:
         f"Data: {first.data}. {standing(found)} Protocol {fingerprint(shared(first.protocol))} "
         f"(task version {first.protocol['version']}). "
         f"Folds {', '.join(map(str, folds))}; seeds {', '.join(map(str, seeds))}. "
-        f"± is the half width of a 95 % confidence interval by Student's t over {unit}; n counts cells. "
+        f"± is the half width of a 95 % confidence interval by Student's t over {unit}; n counts cells. {TOO_FEW} "
         f"The test part is scored after all choices were made on a validation part of the training data. "
         f"Machine: {'; '.join(machines(found.records))}. "
         f"MiB: {' or '.join(MEMORY[m] for m in measures) or 'not measured'}; the largest of all cells."

@@ -273,7 +273,9 @@ def conclusion(found: Gathered) -> str:
     if not made:
         return "No other method has finished, so there is nothing to compare with the baseline."
     if all(one.difference.half_width is None for one in made):
-        return "One run per method: differences have no interval, so nothing can be concluded."
+        most = max(made, key=lambda one: one.difference.units).difference
+        runs = f"{most.units} {most.over}s" if most.units > 1 else "One run"
+        return f"{runs} per method: too few for an interval, so nothing can be concluded."
     methods, metrics = len({one.method for one in made}), len({one.metric.name for one in made})
     total = f"{len(made)} differences to the baseline ({_count(methods, 'method')}, {_count(metrics, 'metric')})"
     clear = [one for one in made if one.verdict]

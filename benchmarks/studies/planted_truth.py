@@ -167,7 +167,7 @@ def _row(name: str, seeds: list[dict[str, Any]]) -> list[str]:
 
 
 def _interval(values: list[float], decimals: int) -> str:
-    found = estimate({(seed, 0): value for seed, value in enumerate(values)})
+    found = estimate({(0, seed): value for seed, value in enumerate(values)})
     return "–" if found is None else number(found, decimals)
 
 

@@ -15,15 +15,25 @@ def test_the_interval_is_over_folds_after_averaging_their_seeds() -> None:
 
 
 def test_with_one_fold_the_interval_is_over_seeds() -> None:
-    found = estimate({(1, 0): 60.0, (1, 1): 64.0})
+    found = estimate({(1, 0): 60.0, (1, 1): 62.0, (1, 2): 64.0})
     assert found is not None
-    # t(0.975, 1) = 12.7062; standard deviation of 60 and 64 is 2.8284.
-    assert found.half_width == pytest.approx(12.7062 * 2.8284 / 2**0.5, rel=1e-4)
-    assert found.units == 2
+    # t(0.975, 2) = 4.3027; standard deviation of 60, 62 and 64 is 2.
+    assert found.half_width == pytest.approx(4.3027 * 2 / 3**0.5, rel=1e-4)
+    assert (found.units, found.over) == (3, "seed")
+
+
+def test_two_units_are_too_few_for_an_interval_which_is_said_in_words() -> None:
+    folds = estimate({(1, 0): 20.0, (1, 1): 24.0, (2, 0): 50.0, (2, 1): 54.0})
+    seeds = estimate({(1, 0): 2.0, (1, 1): 3.0})
+    assert folds == Estimate(37.0, None, 2, 4, "fold")
+    assert seeds == Estimate(2.5, None, 2, 2, "seed")
+    assert not folds.decided
+    assert number(folds, 1) == "37.0 (2 folds)"
+    assert number(seeds, 1, signed=True) == "+2.5 (2 seeds)"
 
 
 def test_one_number_has_no_interval_and_none_has_no_mean() -> None:
-    assert estimate({(1, 0): 60.0}) == Estimate(60.0, None, 1, 1)
+    assert estimate({(1, 0): 60.0}) == Estimate(60.0, None, 1, 1, "seed")
     assert estimate({}) is None
 
 

@@ -33,8 +33,9 @@ def run(tmp_path: Path, *options: str) -> int:
 def test_differences_are_paired_by_fold_and_seed(
     put: Callable[..., Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Differences +1, +3 in fold 1 and +3, +5 in fold 2: means 2 and 4, so 3 ± t(0.975, 1) * sqrt(2) / sqrt(2) = 12.706.
-    for fold, seed, before, after in ((1, 0, 50, 51), (1, 1, 60, 63), (2, 0, 70, 73), (2, 1, 80, 85)):
+    # Differences +1, +3 in fold 1, +3, +5 in fold 2, +3 in fold 3: means 2, 4 and 3, so 3 ± t(0.975, 2) * 1 / sqrt(3),
+    # which is 4.3027 / 1.7321 = 2.484.
+    for fold, seed, before, after in ((1, 0, 50, 51), (1, 1, 60, 63), (2, 0, 70, 73), (2, 1, 80, 85), (3, 0, 40, 43)):
         put("a", fold, seed, before)
         put("b", fold, seed, after)
     put("a", 1, 2, 10)
@@ -43,23 +44,24 @@ def test_differences_are_paired_by_fold_and_seed(
     out = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line[:1] == "|"]
     assert rows[2:] == [
-        ["baseline", "accuracy (%) ↑", "65.0", "68.0", "+3.0 ± 12.7", "", "4"],
-        ["baseline", "loss (nats) ↓", "0.350", "0.320", "-0.030 ± 0.127", "", "4"],
+        ["baseline", "accuracy (%) ↑", "60.0", "63.0", "+3.0 ± 2.5", "better", "5"],
+        ["baseline", "loss (nats) ↓", "0.400", "0.370", "-0.030 ± 0.025", "better", "5"],
     ]
     assert "Only in A: 1 finished cells (toy tiny baseline fold 1 seed 2, ...)" in out
     assert "Only in B: 1 finished cells (toy tiny local_single fold 1 seed 0, ...)" in out
     with open(tmp_path / "out.csv") as file:
         accuracy, loss = csv.DictReader(file)
-    assert (accuracy["metric"], accuracy["pairs"], loss["metric"]) == ("accuracy", "4", "loss")
+    assert (accuracy["metric"], accuracy["pairs"], loss["metric"]) == ("accuracy", "5", "loss")
     assert float(accuracy["difference"]) == 3
-    assert float(accuracy["ci95_half_width"]) == pytest.approx(12.7062, abs=1e-3)
+    assert float(accuracy["ci95_half_width"]) == pytest.approx(2.4842, abs=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("after", "verdict"), [((52, 72.1), "better"), ((48, 67.9), "worse"), ((50, 70), "equal"), ((55, 66), "")]
+    ("after", "verdict"),
+    [((52, 72.1, 62), "better"), ((48, 67.9, 58), "worse"), ((50, 70, 60), "equal"), ((55, 66, 60), "")],
 )
-def test_verdicts(put: Callable[..., Record], tmp_path: Path, after: tuple[float, float], verdict: str) -> None:
-    for fold, before, value in ((1, 50, after[0]), (2, 70, after[1])):
+def test_verdicts(put: Callable[..., Record], tmp_path: Path, after: tuple[float, ...], verdict: str) -> None:
+    for fold, before, value in zip((1, 2, 3), (50, 70, 60), after, strict=True):
         put("a", fold, 0, before)
         put("b", fold, 0, value)
     found = compare.compare(*(read_all(tmp_path / name).all for name in "ab"))
@@ -67,7 +69,7 @@ def test_verdicts(put: Callable[..., Record], tmp_path: Path, after: tuple[float
 
 
 def test_seeds_that_cancel_out_are_not_called_equal(put: Callable[..., Record], tmp_path: Path) -> None:
-    for fold in (1, 2):
+    for fold in (1, 2, 3):
         for seed, change in ((0, 1), (1, -1)):
             put("a", fold, seed, 50)
             put("b", fold, seed, 50 + change)

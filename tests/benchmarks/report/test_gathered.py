@@ -88,6 +88,9 @@ def test_nothing_is_concluded_from_what_has_no_interval(write: Callable[..., Rec
     assert "nothing can be concluded" in gathered.conclusion(only(results))
     write("baseline", 2, 0, 72.0)
     write("local_single", 2, 0, 71.0)
+    assert gathered.conclusion(only(results)).startswith("2 folds per method: too few")
+    write("baseline", 3, 0, 72.0)
+    write("local_single", 3, 0, 73.0)
     assert gathered.conclusion(only(results)).startswith("None of the 2 differences")
 
 
