@@ -202,8 +202,7 @@ def describe(record: Record) -> str:
     """A record in one line: its metrics, or why there are none."""
     if record.status == "failed" or record.metrics is None:
         return f"failed: {(record.reason or '').splitlines()[0]}"
-    specs = record.metric_specs
-    return ", ".join(f"{spec.name} {record.metrics[spec.name]:.{spec.decimals}f} {spec.unit}" for spec in specs)
+    return ", ".join(spec.said(record.metrics[spec.name]) for spec in record.metric_specs)
 
 
 LOG_BYTES = 100_000

@@ -1,7 +1,7 @@
 """Run one cell of a table.
 
     python -m benchmarks.run TASK METHOD [--preset P] [--fold F] [--seed S] [field overrides] [--name N] [--fresh]
-    python -m benchmarks.run TASK global_single --trial-workers 2     # the candidates of its search side by side
+    python -m benchmarks.run TASK genetic_single --trial-workers 2     # the candidates of its search side by side
     python -m benchmarks.run --from RECORD [--results DIR] [paths of the data]      # again, see benchmarks.repeat
 
 `--help` lists tasks and methods; with a TASK also every field of its config with the preset's defaults. A config with

@@ -58,7 +58,10 @@ def _log_numbers(run: Any, record: Record) -> None:
     for stage, cost in (("search", record.search), ("training", record.training)):
         run.summary.update({f"cost/{stage}_{part}": value for part, value in cost.model_dump().items()})
     rows = ([kind, *(found[spec.name] for spec in record.metric_specs)] for kind, found in kinds.items())
-    columns: list[str | int] = ["part", *(f"{spec.name} ({spec.unit})" for spec in record.metric_specs)]
+    columns: list[str | int] = [
+        "part",
+        *(f"{spec.name} ({spec.unit})" if spec.unit else spec.name for spec in record.metric_specs),
+    ]
     run.log({"metrics": wandb.Table(columns=columns, data=[*rows])})
 
 

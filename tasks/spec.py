@@ -67,12 +67,16 @@ def fail(path: Path, line: int | None, what: str, fix: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a task's tables."""
+    """One number of a task's tables. unit: "" if it has none."""
 
     name: str
     higher_is_better: bool = True
     decimals: int = 1
     unit: str = "%"
+
+    def said(self, value: float) -> str:
+        """A value with name and unit: "accuracy 61.6 %"."""
+        return f"{self.name} {value:.{self.decimals}f} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,7 @@ class Task(Generic[Config]):
         data that the code makes by itself or takes from a pinned package. A function of None: all data is of that kind.
     illustrate: writes pictures of predictions into a folder and returns their paths, or None.
     metrics_by_config: the metrics of a config, for tasks whose configs have different metrics; None: always `metrics`.
-    longest_input: length of the longest input of a searched conv, in the unit of its dilation; global searches try no
+    longest_input: length of the longest input of a searched conv, in the unit of its dilation; genetic searches try no
         larger dilation. None: not known.
     leaves_out: names of methods that are not applicable to this task, with the reason, which tables show.
     probe: what receptive fields are measured on; None: they are not measured.

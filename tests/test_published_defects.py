@@ -105,7 +105,7 @@ def call(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.defect(1, 2)
-@pytest.mark.parametrize("method", ["tuned_single", "random_single", "one_shot_ranked_single", "global_single"])
+@pytest.mark.parametrize("method", ["tuned_single", "random_single", "one_shot_ranked_single", "genetic_single"])
 def test_the_test_part_is_read_when_all_choices_are_made(method: str, project: Path):
     done = call(project, "benchmarks.run", "peeking", method, "--device", "cpu")
     assert done.returncode == 0, done.stderr

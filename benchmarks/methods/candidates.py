@@ -126,7 +126,7 @@ def redesigned(model: nn.Module, where: Where, change: Callable[[int], int]) -> 
 
 
 def powers(cell: Cell) -> tuple[int, ...]:
-    """The powers of two that a global search chooses from.
+    """The powers of two that some searches choose from (`SearchStage.powers`).
 
     They are shorter than the longest input, since a longer one reads nothing but padding, and within the bounds of the
     config's search.

@@ -61,7 +61,7 @@ class SearchStage:
     trainings: what it costs, in full trainings, without `start`.
     shared: nothing in it depends on the method, so it is done once per task, preset, fold and seed.
     ranks: it trains candidates, side by side if there are workers.
-    global_: it chooses from the powers of two below the longest input.
+    powers: it chooses from the powers of two below the longest input.
     """
 
     name: str
@@ -72,7 +72,7 @@ class SearchStage:
     trainings: float = 1
     shared: bool = True
     ranks: bool = False
-    global_: bool = False
+    powers: bool = False
 
     @property
     def chain(self) -> tuple["SearchStage", ...]:

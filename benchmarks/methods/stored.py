@@ -36,7 +36,7 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
     settings = stage.all_settings
     if start is not None:
         settings["start"] = as_lists(start.structure)
-    if any(search.global_ for search in stage.chain):
+    if any(search.powers for search in stage.chain):
         settings["candidates"] = powers(cell)  # they follow the data, which may have grown
     key = fingerprint(cell.protocol(settings=settings))
     with claim(folder.with_suffix(".lock"), wait=True):

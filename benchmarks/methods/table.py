@@ -22,7 +22,7 @@ STRETCHED = SearchStage(
     settings={"rungs": (0.125, 0.375), "promoted": 0.25},
     trainings=3,
     ranks=True,
-    global_=True,
+    powers=True,
 )
 RANDOM = SearchStage(
     "random",
@@ -39,7 +39,7 @@ ONE_SHOT = SearchStage(
     searches.one_shot,
     # See `rfnext.OneShotConfig`; warmup is a share of the training.
     settings={"readout": "log2", "learning_rate": 0.1, "sharpen": 1.0, "warmup": 0.0},
-    global_=True,
+    powers=True,
 )
 ONE_SHOT_RANKED = SearchStage(
     "one_shot_ranked",
@@ -53,17 +53,17 @@ ONE_SHOT_RANKED = SearchStage(
 ONE_SHOT_TO_LOCAL = SearchStage(
     "one_shot_to_local", "one-shot search, then local search", searches.local, start=ONE_SHOT
 )
-GLOBAL = SearchStage(
-    "global",
+GENETIC = SearchStage(
+    "genetic",
     "genetic search with successive halving at the cost of six trainings",
     genetic,
     # Rungs and budget are in trainings.
     settings={"population": 8, "generations": 40, "rungs": (0.125, 0.375), "promoted": 0.25, "budget": 6},
     trainings=6,
     ranks=True,
-    global_=True,
+    powers=True,
 )
-GLOBAL_TO_LOCAL = SearchStage("global_to_local", "genetic search, then local search", searches.local, start=GLOBAL)
+GENETIC_TO_LOCAL = SearchStage("genetic_to_local", "genetic search, then local search", searches.local, start=GENETIC)
 
 SINGLE = Finish("single", "trained with one dilation per conv", retrain.single, alone="baseline")
 MULTI = Finish("multi", "trained with branches around each dilation", retrain.multi, alone="baseline_multi")
@@ -104,8 +104,8 @@ METHODS: dict[str, Method] = {
         Method(ONE_SHOT_RANKED, SINGLE),
         Method(ONE_SHOT_TO_LOCAL, SINGLE, standard=True),
         Method(ONE_SHOT_TO_LOCAL, MULTI),
-        Method(GLOBAL, SINGLE),
-        Method(GLOBAL_TO_LOCAL, SINGLE),
-        Method(GLOBAL_TO_LOCAL, MULTI),
+        Method(GENETIC, SINGLE),
+        Method(GENETIC_TO_LOCAL, SINGLE),
+        Method(GENETIC_TO_LOCAL, MULTI),
     )
 }

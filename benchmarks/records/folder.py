@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +69,11 @@ def read_all(results: Path) -> Records:
         try:
             record = read(path)
         except (RecordError, FileNotFoundError) as error:
-            key = _key(path)
+            key = Key.of(path)
             broken.append(Broken(path, str(error), () if key is None else (key,)))
             continue
+        if (current := record.key.path(results)) != path and current.exists():
+            continue  # run again since its method was renamed
         # A run that failed, for want of the data say, does not hide the result that came with the repository.
         if record.status == "failed" and (before := found.get(record.key)) and before.status == "done":
             failed[record.key] = record.reason or ""
@@ -116,10 +117,3 @@ class _Sharing:
             text = json.dumps(value, default=vars)
             update[name] = self._known.setdefault((name, text), value)
         return record.model_copy(update=update)
-
-
-def _key(path: Path) -> Key | None:
-    """The cell whose whole record belongs in a file; None if none does."""
-    task, preset, method, name = path.parts[-4:]
-    match = re.fullmatch(r"fold(\d{1,10})-seed(\d{1,10})\.json", name)
-    return Key(task, preset, method, int(match[1]), int(match[2])) if match else None

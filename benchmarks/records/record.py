@@ -6,7 +6,9 @@
 `records.lines` reads and writes the .jsonl files, `records.folder` all of a results folder.
 """
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -33,7 +35,7 @@ class Key(NamedTuple):
 
     task: schema.Name
     preset: schema.Name
-    method: schema.Name
+    method: schema.Method
     fold: schema.Seed
     seed: schema.Seed
 
@@ -47,6 +49,15 @@ class Key(NamedTuple):
     def path(self, results: Path) -> Path:
         """File of the whole record."""
         return results / "runs" / f"{self._place}.json"
+
+    @classmethod
+    def of(cls, path: Path) -> "Key | None":
+        """Whose whole record belongs in a file of a results folder; None if it is no such file."""
+        match = re.fullmatch(r"(.*/)?runs/([^/]+)/([^/]+)/([^/]+)/fold(\d{1,10})-seed(\d{1,10})\.json", path.as_posix())
+        if match is None:
+            return None
+        _, task, preset, method, fold, seed = match.groups()
+        return cls(task, preset, schema.current_name(method), int(fold), int(seed))
 
     def work(self, results: Path) -> Path:
         """Folder of the cell's checkpoints and log, not yet created."""
@@ -85,7 +96,7 @@ def _sound(metric: Metric) -> Metric:
             raise ValueError("has a name or unit that is not printable or too long")
     if not metric.name or not 0 <= metric.decimals <= 12:
         raise ValueError("has no name, or decimals that are not 0 to 12")
-    return metric
+    return dataclasses.replace(metric, unit="") if metric.unit == "1" else metric  # as older records have none
 
 
 class Record(BaseModel):
@@ -109,7 +120,7 @@ class Record(BaseModel):
 
     task: schema.Name
     preset: schema.Name
-    method: schema.Name
+    method: schema.Method
     fold: schema.Seed
     seed: schema.Seed
     status: Literal["done", "failed"]
@@ -120,7 +131,7 @@ class Record(BaseModel):
     device: schema.Device
     versions: dict[str, str | None]
     commit: str | None
-    command: str
+    command: schema.Command
     started: schema.Time
     finished: schema.Time
     base: str = ""
@@ -207,8 +218,7 @@ def read(path: Path) -> Record:
         raise RecordError(f"{path}{_line_of(error, text)}: not a whole record ({said(error)}); {_MEND}") from None
     except (OSError, ValueError) as error:
         raise RecordError(f"{path}: not a readable record ({error}); {_MEND}") from error
-    place = record.key.path(Path()).parts
-    if path.parts[-len(place) :] != place:
+    if Key.of(path) != record.key:
         raise RecordError(f"{path}: holds the record of {record.key}; move it to its place or {_MEND}")
     return record
 

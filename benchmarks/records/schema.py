@@ -52,7 +52,26 @@ def _profile(axis: "Axis") -> "Axis":
     return axis
 
 
+RENAMED = {
+    "global_single": "genetic_single",
+    "global_to_local_single": "genetic_to_local_single",
+    "global_to_local_multi": "genetic_to_local_multi",
+}
+"""What older records call a method -> its name."""
+
+
+def current_name(method: str) -> str:
+    """The name of a method that a record names."""
+    return RENAMED.get(method, method)
+
+
+def _current_command(line: str) -> str:
+    return " ".join(map(current_name, line.split(" ")))
+
+
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Command = Annotated[str, AfterValidator(_current_command)]
+Method = Annotated[Name, AfterValidator(current_name)]
 Label = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
 Time = Annotated[str, AfterValidator(_time)]
 Inside = Annotated[str, AfterValidator(_inside)]

@@ -14,7 +14,7 @@ Values = Mapping[tuple[int, int], float]
 FEWEST = 3
 """Units that an interval needs. Student's t over two would make it 12.7 standard errors wide, which says nothing."""
 
-TOO_FEW = "A number without ± has fewer than three folds, or seeds of one fold: too few for an interval."
+TOO_FEW = f"Fewer than {FEWEST} folds, or seeds of one fold, are too few for an interval."
 """For captions of tables that `number` prints in."""
 
 

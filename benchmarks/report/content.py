@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.methods.table import METHODS
 from benchmarks.records.protocol import fingerprint, shared
 from benchmarks.records.record import Record
-from benchmarks.records.statistics import TOO_FEW, Estimate, Values, estimate, number
+from benchmarks.records.statistics import FEWEST, TOO_FEW, Estimate, Values, estimate, number
 from benchmarks.report.gathered import (
     BASELINE,
     Comparison,
@@ -331,13 +331,14 @@ def caption(found: Gathered) -> str:
     folds = sorted({fold for fold, _ in found.columns})
     seeds = sorted({seed for _, seed in found.columns})
     measures = sorted({c.memory_measure for r in found.records for c in (r.search, r.training) if c.memory_measure})
-    unit = "folds (seeds of a fold averaged first)" if len(folds) > 1 else "seeds of one fold"
+    units, unit = (folds, "folds (seeds of a fold averaged first)") if len(folds) > 1 else (seeds, "seeds of one fold")
+    interval = f"± is the half width of a 95 % confidence interval by Student's t over {unit}"
+    said = f"{interval}; n counts cells." if len(units) >= FEWEST else f"{TOO_FEW} n counts cells."
     return (
         f"Data: {first.data}. {standing(found)} Protocol {fingerprint(shared(first.protocol))} "
         f"(task version {first.protocol['version']}). "
         f"Folds {', '.join(map(str, folds))}; seeds {', '.join(map(str, seeds))}. "
-        f"± is the half width of a 95 % confidence interval by Student's t over {unit}; n counts cells. {TOO_FEW} "
-        f"The test part is scored after all choices were made on a validation part of the training data. "
+        f"{said} The test part is scored after all choices were made on a validation part of the training data. "
         f"Machine: {'; '.join(machines(found.records))}. "
         f"MiB: {' or '.join(MEMORY[m] for m in measures) or 'not measured'}; the largest of all cells."
     )

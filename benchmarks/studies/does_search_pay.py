@@ -25,7 +25,7 @@ from benchmarks.records.folder import read_all
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint, shared
 from benchmarks.records.record import Key, Record, RecordError
-from benchmarks.records.statistics import TOO_FEW, Values, estimate, number, paired
+from benchmarks.records.statistics import Values, estimate, number, paired
 from benchmarks.report.gathered import gather, leave_out_odd, values_of
 from benchmarks.report.markdown import pipe
 from rfnext.files import write_text
@@ -174,7 +174,7 @@ def _epochs(done: Sequence[Record]) -> str:
 SAID = (
     "Mean ± half width of the 95 % interval over folds (seeds of a fold averaged); test part, epoch chosen on "
     "validation data. Differences are paired by fold and seed. Local searches use a spread of 0.1 unless the "
-    f"row names another. {TOO_FEW}"
+    "row names another."
 )
 
 

@@ -77,11 +77,11 @@ METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "one_shot, argmax": (one_shot, {"readout": "argmax"}),
     "one_shot_to_local, log2": (local, REFINING | {"start": "one_shot, log2"}),
     "one_shot_to_local, argmax": (local, REFINING | {"start": "one_shot, argmax"}),
-    "global": (
+    "genetic": (
         genetic,
         {"population": 8, "generations": 40, "rungs": [5, 10], "promoted": 0.25, "budget": 6 * EPOCHS},
     ),
-    "global_to_local": (local, REFINING | {"start": "global"}),
+    "genetic_to_local": (local, REFINING | {"start": "genetic"}),
     DCLS: (learnable_spacings, {"factors": [1, 10, 100], "version": "gauss"}),
 }
 """Name -> what finds a structure, and its settings. Some start from what one before them found."""
@@ -146,7 +146,7 @@ def table(seeds: list[dict[str, Any]]) -> str:
     said = (
         f"Planted lags, {len(seeds)} seeds x {CLASSES} layers. near: within a tenth of the lag or one step. log2 "
         "error: mean of |log2(dilation / lag)|. Mean ± 95 % interval over seeds. Local searches after another search "
-        f"use a spread of {REFINING['spread']}. The budget of global is {METHODS['global'][1]['budget']} epochs, "
+        f"use a spread of {REFINING['spread']}. The budget of genetic is {METHODS['genetic'][1]['budget']} epochs, "
         "without those that its last generation repeats."
     )
     return f"{said}\n\n{pipe(header, rows)}\n"

@@ -26,7 +26,7 @@ Wave = NDArray[np.float32]
 
 METRICS = (
     Metric("mel_l1", higher_is_better=False, decimals=3, unit="nat"),
-    Metric("mr_stft", higher_is_better=False, decimals=3, unit="1"),
+    Metric("mr_stft", higher_is_better=False, decimals=3, unit=""),
     Metric("mcd", higher_is_better=False, decimals=2, unit="dB"),
     Metric("mcd_dtw", higher_is_better=False, decimals=2, unit="dB"),
     Metric("f0_rmse", higher_is_better=False, decimals=1, unit="cent"),

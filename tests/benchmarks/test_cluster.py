@@ -74,7 +74,7 @@ def test_a_cluster_runs_the_suite_though_a_worker_is_killed(
 def test_a_cluster_trains_the_candidates_though_a_worker_is_killed(
     start: Start, call: Call, project: Path, kill: Kill, cluster: str
 ) -> None:
-    line = ("benchmarks.run", "toy", "global_single", "--preset", "slow", "--results", "two")
+    line = ("benchmarks.run", "toy", "genetic_single", "--preset", "slow", "--results", "two")
     process = start(*line, "--ray-address", cluster)
     deadline = time.monotonic() + 200
     killed = None
@@ -88,7 +88,7 @@ def test_a_cluster_trains_the_candidates_though_a_worker_is_killed(
     assert process.returncode == 0, err
     assert "with 2 workers" in err
     assert err.count("its item is tried once more") == 1
-    assert call("benchmarks.run", "toy", "global_single", "--results", "alone").returncode == 0
+    assert call("benchmarks.run", "toy", "genetic_single", "--results", "alone").returncode == 0
     (beside,), (alone,) = done(project / "two"), done(project / "alone")
     for part in ("metrics", "metrics_last", "structure", "history"):
         assert getattr(beside, part) == getattr(alone, part)

@@ -201,7 +201,7 @@ def test_a_worker_without_the_drivers_folder_hands_its_files_over(
 
 
 def test_without_workers_a_search_fails_with_that_reason(cell: Make) -> None:
-    made = run_cell(cell("global_single"), pool.Pool([]))
+    made = run_cell(cell("genetic_single"), pool.Pool([]))
     assert made.status == "failed"
     assert (made.reason or "").startswith("NoWorkerLeft: ")
 

@@ -184,7 +184,7 @@ def test_a_search_is_counted_once_and_what_goes_on_from_it_only_for_the_rest(cel
     # What is trained for a ranking afterwards is no part of the search that others share.
     assert seconds("one_shot_single", "one_shot_ranked_single") == pytest.approx(20 + 11 + 2 * 10)
     # No genetic search yet: its budget is 6 trainings, and the local search after it is one more.
-    assert seconds("global_single", "global_to_local_single") == pytest.approx(60 + 10 + 2 * 10)
+    assert seconds("genetic_single", "genetic_to_local_single") == pytest.approx(60 + 10 + 2 * 10)
     # A finish may choose something on the validation part.
     known.append(timed(make, "learnable_spacings", 9, evaluation_seconds=0.0))
     assert seconds("learnable_spacings") == pytest.approx(9 + 10)

@@ -13,7 +13,7 @@ import pytest
 import tasks
 from benchmarks.cell import Cell
 from benchmarks.execute import run_cell
-from benchmarks.methods.table import GLOBAL, METHODS
+from benchmarks.methods.table import GENETIC, METHODS
 from benchmarks.records.lines import write_lines
 from benchmarks.records.record import Record, read, write
 from benchmarks.repeat import compare
@@ -182,7 +182,7 @@ def test_a_record_that_cannot_run_again_is_one_clear_error(
 
 
 @pytest.mark.usefixtures("only_toy")
-@pytest.mark.parametrize(("field", "name"), [("task", "toi"), ("method", "global_")])
+@pytest.mark.parametrize(("field", "name"), [("task", "toi"), ("method", "genetik_single")])
 def test_a_record_of_something_unknown_is_one_clear_error(
     made: Record, results: Path, field: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,7 +193,7 @@ def test_a_record_of_something_unknown_is_one_clear_error(
 
 
 @pytest.mark.usefixtures("only_toy")
-@pytest.mark.parametrize("method", [name for name in METHODS if GLOBAL not in METHODS[name].searches])
+@pytest.mark.parametrize("method", [name for name in METHODS if GENETIC not in METHODS[name].searches])
 def test_every_methods_record_runs_again(cell: Make, results: Path, method: str) -> None:
     here = cell(method)
     made = run_cell(here)

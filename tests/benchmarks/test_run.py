@@ -54,10 +54,10 @@ def test_a_command_line_becomes_a_cell(toy: ModuleType, tmp_path: Path) -> None:
         ("toy baseline --epochs 0", "epochs is 0; it must be at least 1"),
         ("toy baseline --name Up", "--name 'Up' becomes the name of folders"),
         ("toy baseline --epochs 3 --name wide", "--name wide is a preset of toy"),
-        ("toy global_single --trial-workers 0", "--trial-workers must be at least 1 or auto, got 0"),
+        ("toy genetic_single --trial-workers 0", "--trial-workers must be at least 1 or auto, got 0"),
         ("toy baseline --trial-workers 2", "--trial-workers and --ray-address are for tuned_single, "),
-        ("toy global_single --gpus-per-trial 1", "--gpus-per-trial is for clusters; give --ray-address, too"),
-        ("toy global_single --ray-address nonsense", "'nonsense' is no cluster address: local, auto, HOST:PORT"),
+        ("toy genetic_single --gpus-per-trial 1", "--gpus-per-trial is for clusters; give --ray-address, too"),
+        ("toy genetic_single --ray-address nonsense", "'nonsense' is no cluster address: local, auto, HOST:PORT"),
         ("--from nowhere.json", "nowhere.json: no such record"),
     ],
 )

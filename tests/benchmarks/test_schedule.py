@@ -70,8 +70,8 @@ NAMES = [
     "local_multi",
     "one_shot_single",
     "one_shot_to_local_single",
-    "global_single",
-    "global_to_local_single",
+    "genetic_single",
+    "genetic_to_local_single",
 ]
 
 
@@ -82,7 +82,7 @@ def test_cells_wait_for_their_own_search_and_for_no_other(cell: Make, busy: set[
     running: list[list[str]] = []
     found = list(run_all(cells, slots, lambda now: running.append([one.method.name for one in now])))  # type: ignore[arg-type]
     assert sorted(result.cell.method.name for result in found) == sorted(NAMES)
-    assert slots.seen[0] == ["local_single", "one_shot_single", "global_single"]  # three searches at once
+    assert slots.seen[0] == ["local_single", "one_shot_single", "genetic_single"]  # three searches at once
     assert running == slots.seen
     assert set(slots.patient) == busy
 

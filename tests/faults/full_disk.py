@@ -41,7 +41,7 @@ INSIDE = "RFNEXT_SMALL_DISK"
 class Options:
     """Run cells of the toy task on a full disk."""
 
-    method: tuple[str, ...] = ("local_merge", "global_single")
+    method: tuple[str, ...] = ("local_merge", "genetic_single")
     """Methods."""
 
 

@@ -30,7 +30,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "local": ("local_single",),
     "multi": ("local_multi",),
     "one_shot": ("one_shot_single",),
-    "genetic": ("global_single",),
+    "genetic": ("genetic_single",),
     "retrained": ("local_merge",),
     "stored": ("local_single", "local_multi"),
 }

@@ -1,6 +1,6 @@
 """A crash at every single change of the file system, in cells of the toy task.
 
-    python -m tests.faults.points [--method local_merge global_single ...]
+    python -m tests.faults.points [--method local_merge genetic_single ...]
 
 A cell that runs undisturbed counts its changes: files opened for writing, renamed or removed, and folders made or
 removed. Then, for each of them, a process runs the cell and ends right before that change, without
@@ -39,7 +39,7 @@ CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.syml
 class Options:
     """Crash cells of the toy task at every change of the file system."""
 
-    method: tuple[str, ...] = ("local_merge", "global_single")
+    method: tuple[str, ...] = ("local_merge", "genetic_single")
     """Methods; a genetic search is a brief one."""
 
 

@@ -15,7 +15,7 @@ from tests.faults.outcome import differences, half_written
 
 @pytest.mark.slow
 @pytest.mark.fault
-@pytest.mark.parametrize("method", ["local_merge", "global_single"])
+@pytest.mark.parametrize("method", ["local_merge", "genetic_single"])
 def test_a_cell_that_crashed_anywhere_is_equal_afterwards(method: str) -> None:
     line = [sys.executable, "-m", "tests.faults.points", "--method", method]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -86,12 +86,12 @@ def test_ctrl_c_twice_ends_a_suite_and_its_workers(start: Start, project: Path) 
 @pytest.mark.slow
 @pytest.mark.fault
 def test_a_search_goes_on_without_a_worker(start: Start, project: Path, cell: Make, results: Path) -> None:
-    search = start("benchmarks.run", "toy", "global_single", "--trial-workers", "2", start_new_session=True)
+    search = start("benchmarks.run", "toy", "genetic_single", "--trial-workers", "2", start_new_session=True)
     wait_for(lambda: list((project / "results").rglob("candidate-*/last.ckpt")))
     os.kill(workers(search.pid)[0], signal.SIGKILL)
     _, err = search.communicate(timeout=120)
     assert search.returncode == 0, err
     assert "its item is tried once more" in err
-    assert run_cell(cell(METHODS["global_single"])).status == "done"
+    assert run_cell(cell(METHODS["genetic_single"])).status == "done"
     assert differences(outcome(results), outcome(project / "results")) == []
     assert not alive(search.pid)

@@ -8,7 +8,7 @@ from pathlib import Path
 import tasks
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Method
-from benchmarks.methods.table import GLOBAL, METHODS, SINGLE
+from benchmarks.methods.table import GENETIC, METHODS, SINGLE
 from benchmarks.records.places import ROOT
 
 TOY = ROOT / "tests/benchmarks/toy_task.py"
@@ -16,7 +16,7 @@ TOY = ROOT / "tests/benchmarks/toy_task.py"
 EPOCHS = 4
 """Of a training: enough for a genetic search to promote its best to a second rung."""
 
-BRIEF = dataclasses.replace(GLOBAL, settings={**GLOBAL.settings, "population": 3, "budget": 1})
+BRIEF = dataclasses.replace(GENETIC, settings={**GENETIC.settings, "population": 3, "budget": 1})
 """A genetic search of a few candidates, one of which is promoted."""
 
 
@@ -34,7 +34,7 @@ def only_toy() -> None:
 def toy_cell(method: str, results: Path) -> Cell:
     """A cell of the toy task; its genetic search is a brief one."""
     task, row = tasks.load("toy"), METHODS[method]
-    if row.search == GLOBAL:
+    if row.search == GENETIC:
         row = Method(BRIEF, SINGLE)
     config = dataclasses.replace(task.presets["tiny"], epochs=EPOCHS)
     return Cell(task, "short", config, row, 1, 0, results, "tiny", device="cpu")

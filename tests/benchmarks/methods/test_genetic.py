@@ -21,7 +21,7 @@ from benchmarks.methods.genetic import Evaluated, Evaluations, Trial, genetic
 from benchmarks.methods.method import Found, Outcome
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.stored import FOUND, find
-from benchmarks.methods.table import GLOBAL
+from benchmarks.methods.table import GENETIC
 from benchmarks.methods.training import OtherData, fit
 from benchmarks.records.folder import read_all
 from benchmarks.records.record import Record
@@ -44,7 +44,7 @@ def job(cell: Make, searching: MakeJob) -> MakeJob:
     """A genetic search of the toy, in a folder of its own."""
 
     def make(folder: str = "search", here: Cell | None = None, **settings: Any) -> Searching:
-        here = here or cell("global_single")
+        here = here or cell("genetic_single")
         return dataclasses.replace(searching(here, **settings), folder=here.results / "work" / folder)
 
     return make
@@ -59,13 +59,13 @@ def rung(of: Evaluations, epochs: int, structures: list[Structure]) -> list[floa
 
 
 def search(cell: Cell) -> Found:
-    return find(cell, GLOBAL, pool.in_process())
+    return find(cell, GENETIC, pool.in_process())
 
 
 def test_it_keeps_to_its_budget_and_trains_nothing_twice(
     cell: Make, run: Callable[..., Outcome], toy: ModuleType
 ) -> None:
-    here = cell("global_single", config=toy.Config(epochs=8))
+    here = cell("genetic_single", config=toy.Config(epochs=8))
     outcome = run(here)
     rungs, budget = here.method.settings["rungs"], here.method.settings["budget"]
     assert outcome.search.epochs <= budget * 8
@@ -80,7 +80,7 @@ def test_it_keeps_to_its_budget_and_trains_nothing_twice(
 
 @pytest.mark.parametrize("budget", [0.2, 1, 2.1])
 def test_epochs_never_exceed_the_budget(cell: Make, job: MakeJob, toy: ModuleType, budget: float) -> None:
-    here = cell("global_single", config=toy.Config(epochs=4))
+    here = cell("genetic_single", config=toy.Config(epochs=4))
     found = genetic(job(here=here, budget=budget, rungs=(0.25, 0.5, 1.0)))
     trained = 0
     for marker in found.folder.glob("candidate-*"):
@@ -95,7 +95,7 @@ def test_trainings_too_short_for_all_rungs_have_fewer(
     cell: Make, toy: ModuleType, epochs: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        found = search(cell("global_single", config=toy.Config(epochs=epochs)))
+        found = search(cell("genetic_single", config=toy.Config(epochs=epochs)))
     assert 0 < found.cost.epochs <= 6 * epochs
     assert "rungs of 1 epochs" in caplog.text
 
@@ -107,7 +107,7 @@ def test_candidates_are_the_beginnings_of_the_full_training(cell: Make, toy: Mod
         spans.append((config.epochs, run.schedule_epochs))
         toy.fit(model, config, run)
 
-    made = run_cell(cell("global_single", task=dataclasses.replace(toy.TASK, fit=fit)))
+    made = run_cell(cell("genetic_single", task=dataclasses.replace(toy.TASK, fit=fit)))
     assert made.status == "done", made.reason
     assert set(spans[:-1]) == {(1, 5), (2, 5)}
     assert spans[-1] == (5, None)
@@ -160,7 +160,9 @@ def test_a_search_whose_first_training_was_interrupted_has_resumed_costs(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluations(job(here=cell("global_single", task=dataclasses.replace(toy.TASK, fit=stopping))))(STRUCTURES[0], 2)
+        evaluations(job(here=cell("genetic_single", task=dataclasses.replace(toy.TASK, fit=stopping))))(
+            STRUCTURES[0], 2
+        )
     again = evaluations(job())
     assert again(STRUCTURES[0], 2) is not None
     assert again.resumed  # its seconds lack the first epoch
@@ -176,7 +178,7 @@ def test_data_that_changes_ends_the_search(own: Make, mine: list[Path], toy: Mod
         if len(fitted) == 12:
             (mine[0] / "labels.txt").write_text("background")
 
-    here = own(mine[0], "global_single", task=dataclasses.replace(toy.TASK, fit=fit))
+    here = own(mine[0], "genetic_single", task=dataclasses.replace(toy.TASK, fit=fit))
     with pytest.raises(OtherData, match="the data is not what it was"):
         search(here)
     assert not list(here.results.rglob(FOUND))
@@ -195,7 +197,7 @@ def test_what_is_no_fault_of_the_structures_ends_the_search(error: Exception, ce
         if len(fitted) == 12:
             raise error
 
-    here = cell("global_single", task=dataclasses.replace(toy.TASK, fit=fit))
+    here = cell("genetic_single", task=dataclasses.replace(toy.TASK, fit=fit))
     with pytest.raises(type(error), match=str(error).replace("[", ".")):
         search(here)
     assert not list(here.results.rglob(FOUND))
@@ -217,7 +219,7 @@ def test_a_damaged_result_is_made_again(job: MakeJob) -> None:
 def test_one_that_fails_costs_its_epochs_and_loses(
     cell: Make, job: MakeJob, failing: Callable[..., Cell], caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = evaluations(job(here=failing(cell("global_single"), STRUCTURES[1])))
+    found = evaluations(job(here=failing(cell("genetic_single"), STRUCTURES[1])))
     first, second, third = rung(found, 2, STRUCTURES)
     assert first is not None
     assert second is None
@@ -228,7 +230,7 @@ def test_one_that_fails_costs_its_epochs_and_loses(
 
 
 def test_if_all_fail_the_cell_says_why(cell: Make) -> None:
-    made = run_cell(cell("global_single", preset="raise", fold=2))
+    made = run_cell(cell("genetic_single", preset="raise", fold=2))
     assert made.status == "failed"
     assert "evaluations of generation 0 failed" in (made.reason or "")
     assert "the last one by RuntimeError: the toy was told to fail; fix what made them fail" in (made.reason or "")
@@ -237,7 +239,7 @@ def test_if_all_fail_the_cell_says_why(cell: Make) -> None:
 def test_one_that_diverges_is_trained_from_its_first_epoch_by_whoever_goes_on(
     cell: Make, job: MakeJob, diverging: Callable[..., Cell], caplog: pytest.LogCaptureFixture
 ) -> None:
-    lost = job(here=diverging(cell("global_single"), lambda structure, epochs: structure == STRUCTURES[1]))
+    lost = job(here=diverging(cell("genetic_single"), lambda structure, epochs: structure == STRUCTURES[1]))
     found = evaluations(lost)
     values = rung(found, 1, STRUCTURES)
     assert [value is None for value in values] == [False, True, False]
@@ -245,7 +247,7 @@ def test_one_that_diverges_is_trained_from_its_first_epoch_by_whoever_goes_on(
     assert "failed at 1 epochs: the training diverged" in caplog.text
     assert not Trial(lost.folder, {}, 1).checkpoints(lost.cell, STRUCTURES[1]).exists()
     # One that diverges later on keeps the result it had.
-    later = evaluations(job(here=diverging(cell("global_single"), lambda *all_: True)))
+    later = evaluations(job(here=diverging(cell("genetic_single"), lambda *all_: True)))
     assert rung(later, 1, STRUCTURES[:1]) == values[:1]
     assert rung(later, 2, STRUCTURES[:1]) == [None]
     assert later.fitness[STRUCTURES[0]] == values[0]
@@ -259,17 +261,17 @@ def test_if_all_of_the_first_generation_diverge_a_rerun_goes_on_once_that_is_men
     cell: Make, diverging: Callable[..., Cell]
 ) -> None:
     with pytest.raises(RuntimeError) as caught:
-        search(diverging(cell("global_single"), lambda *all_: True))
+        search(diverging(cell("genetic_single"), lambda *all_: True))
     for part in ("all evaluations of generation 0 failed", "Diverged: the training diverged", "run it again"):
         assert part in str(caught.value)
-    assert search(cell("global_single")).cost.epochs == 30
+    assert search(cell("genetic_single")).cost.epochs == 30
 
 
 def test_if_all_of_a_later_generation_fail_the_search_keeps_what_it_has_found(
     cell: Make, results: Path, diverging: Callable[..., Cell], caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = cell("global_single")
-    whole = search(cell("global_single", results=results / "whole"))
+    here = cell("genetic_single")
+    whole = search(cell("genetic_single", results=results / "whole"))
     first: set[Structure] = set()  # what is evaluated before the first one goes on to the second rung
     longer: set[Structure] = set()
 
@@ -291,8 +293,8 @@ def test_if_all_of_a_later_generation_fail_the_search_keeps_what_it_has_found(
 
 
 def test_an_interrupted_search_loses_no_evaluation(cell: Make, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = cell("global_single")
-    straight = search(cell("global_single", results=results / "straight"))
+    here = cell("genetic_single")
+    straight = search(cell("genetic_single", results=results / "straight"))
     trained: list[Path] = []
 
     def stopping(cell: Cell, model: Any, training: Any, *arguments: Any) -> Any:
@@ -334,20 +336,20 @@ def test_a_worker_without_the_folder_ends_the_search(cell: Make, only_toy: None)
             return pool.in_process().run(dataclasses.replace(function, mark="of another machine"), items)
 
     with pytest.raises(NotShared):
-        find(cell("global_single"), GLOBAL, Far([]))
+        find(cell("genetic_single"), GENETIC, Far([]))
 
 
 def test_the_budget_is_said_before_the_search_in_hours_where_cells_tell(
     cell: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        run_cell(cell("global_single"))
+        run_cell(cell("genetic_single"))
     first = next(message for message in caplog.messages if "genetic search within" in message)
     assert "within 30 epochs (6 trainings), hours unknown" in first
     assert "with 1 worker;" in first
     caplog.clear()
     with caplog.at_level("INFO"):
-        run_cell(cell("global_single", fold=2))
+        run_cell(cell("genetic_single", fold=2))
     assert next(m for m in caplog.messages if "genetic search within" in m).count("hours by 1 finished cells like it")
 
 
@@ -367,21 +369,21 @@ def result(record: Record) -> tuple[Any, ...]:
 @pytest.mark.slow
 @pytest.mark.fault
 def test_workers_change_no_result_though_one_is_killed(start: Start, cell: Make, project: Path, kill: Kill) -> None:
-    line = ("benchmarks.run", "toy", "global_single", "--preset", "slow", "--results", "two")
+    line = ("benchmarks.run", "toy", "genetic_single", "--preset", "slow", "--results", "two")
     process = start(*line, "--trial-workers", "2")
     assert kill_in_the_middle(process, project / "two", lambda: kill("multiprocessing.spawn"))
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert "with 2 workers" in err
     assert err.count("its item is tried once more") == 1
-    assert out.startswith("toy slow global_single fold 1 seed 0: accuracy")
-    assert result(only(project / "two")) == result(run_cell(cell("global_single")))
+    assert out.startswith("toy slow genetic_single fold 1 seed 0: accuracy")
+    assert result(only(project / "two")) == result(run_cell(cell("genetic_single")))
 
 
 @pytest.mark.slow
 @pytest.mark.fault
 def test_a_killed_driver_loses_no_evaluation(start: Start, call: Call, cell: Make, project: Path) -> None:
-    line = ("benchmarks.run", "toy", "global_single", "--preset", "slow", "--results", "two")
+    line = ("benchmarks.run", "toy", "genetic_single", "--preset", "slow", "--results", "two")
     process = start(*line, "--trial-workers", "2")
     assert kill_in_the_middle(process, project / "two", lambda: process.send_signal(signal.SIGKILL) or 1)
     process.communicate(timeout=30)
@@ -391,7 +393,7 @@ def test_a_killed_driver_loses_no_evaluation(start: Start, call: Call, cell: Mak
     done = call(*line)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert result(only(project / "two")) == result(run_cell(cell("global_single")))
+    assert result(only(project / "two")) == result(run_cell(cell("genetic_single")))
 
 
 def kill_in_the_middle(process: subprocess.Popen[str], results: Path, kill: Callable[[], object]) -> bool:
@@ -408,7 +410,7 @@ def kill_in_the_middle(process: subprocess.Popen[str], results: Path, kill: Call
 
 def test_what_was_evaluated_on_other_data_is_not_used(own: Make, mine: list[Path], tmp_path: Path) -> None:
     trial = Trial(tmp_path, {}, 1)
-    one, other = (trial.path(own(root, "global_single", preset="ours"), STRUCTURES[0]) for root in mine)
+    one, other = (trial.path(own(root, "genetic_single", preset="ours"), STRUCTURES[0]) for root in mine)
     assert one != other
     moved = mine[1].rename(mine[1].with_name("moved"))
-    assert trial.path(own(moved, "global_single", preset="ours"), STRUCTURES[0]) == other
+    assert trial.path(own(moved, "genetic_single", preset="ours"), STRUCTURES[0]) == other

@@ -24,7 +24,7 @@ NAMES = (
     *("kernel_enlargement", "learnable_spacings"),
     *("local_as_searched", "local_single", "local_multi", "local_merge"),
     *("one_shot_single", "one_shot_ranked_single", "one_shot_to_local_single", "one_shot_to_local_multi"),
-    *("global_single", "global_to_local_single", "global_to_local_multi"),
+    *("genetic_single", "genetic_to_local_single", "genetic_to_local_multi"),
 )
 
 
@@ -150,7 +150,7 @@ def test_no_method_looks_at_the_test_part_before_its_last_choice(
 
 
 @pytest.mark.parametrize(
-    "name", ["random_single", "local_as_searched", "local_multi", "one_shot_to_local_single", "global_single"]
+    "name", ["random_single", "local_as_searched", "local_multi", "one_shot_to_local_single", "genetic_single"]
 )
 def test_a_cell_is_reproduced_by_its_seed(name: str, cell: Make, run: Run, results: Any) -> None:
     one, two = (run(cell(name, results=results / folder)) for folder in ("one", "two"))
@@ -173,7 +173,7 @@ def test_seeds_and_folds_are_different_cells(cell: Make, run: Run) -> None:
         "learnable_spacings",
         "one_shot_ranked_single",
         "one_shot_to_local_single",
-        "global_single",
+        "genetic_single",
     ],
 )
 def test_an_interrupted_cell_resumes_to_the_same_result(

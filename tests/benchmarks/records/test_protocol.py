@@ -83,7 +83,7 @@ def test_overrides_are_the_fields_that_decide_by_dotted_name() -> None:
 
 
 def test_protocol_is_read_back_as_it_was_planned(cell: Callable[..., Cell]) -> None:
-    for method in ("random_single", "global_to_local_multi"):
+    for method in ("random_single", "genetic_to_local_multi"):
         planned = cell(method).protocol()
         assert json.loads(json.dumps(planned)) == planned
 
