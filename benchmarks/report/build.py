@@ -13,7 +13,7 @@ from benchmarks.records.lines import write_lines
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import of_files, shared
 from benchmarks.records.record import Key, RecordError
-from benchmarks.report import figures, markdown
+from benchmarks.report import figures, markdown, paper
 from benchmarks.report.across import across
 from benchmarks.report.content import Content, content
 from benchmarks.report.gathered import Gathered, check_protocols, gather, leave_out_odd
@@ -62,12 +62,14 @@ def build(results: Path) -> tuple[list[Path], list[str]]:
         sections.append(section)
     if not sections and not errors:
         return [], []
-    gathered = across([section.content.found for section in sections])
+    shown = [section.content.found for section in sections]
+    gathered = across(shown)
     for one in gathered:
         path = results / f"{one.name}.md"
         write_text(path, markdown.single(one.table, one.notes))
         write_text(results / f"latex/{one.name}.tex", latex(one.table.title, [one.table], one.notes))
         written.append(path)
+    written.append(paper.write(results, shown))
     index = results / "index.html"
     write_text(index, page(sections, gathered, errors, results))
     return [*written, index], errors

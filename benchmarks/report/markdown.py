@@ -22,14 +22,14 @@ def report(said: Content, figures: Sequence[str]) -> str:
     lines += [line for name in figures for line in (f"![{name}]({name})", "")]
     for one in said.tables:
         lines += [f"## {one.title}", "", *([escape(one.caption), ""] if one.caption else []), table(one), ""]
-    lines += _notes(said.notes)
+    lines += notes(said.notes)
     lines += ["## Methods", "", *(f"- {name}: {escape(text)}" for name, text in said.methods.items()), ""]
     return "\n".join(lines)
 
 
-def single(one: Table, notes: Notes) -> str:
+def single(one: Table, marked: Notes) -> str:
     """A report of one table."""
-    return "\n".join([f"# {one.title}", "", escape(one.caption), "", table(one), "", *_notes(notes)])
+    return "\n".join([f"# {one.title}", "", escape(one.caption), "", table(one), "", *notes(marked)])
 
 
 def table(one: Table) -> str:
@@ -55,9 +55,10 @@ def escape(text: str) -> str:
     return text.replace("\n", " ").replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
-def _notes(notes: Notes) -> list[str]:
-    marked = [f"- [{i}] {escape(text)}" for i, text in enumerate(notes.texts, 1)]
-    return ["## Notes", "", *marked, ""] if marked else []
+def notes(marked: Notes) -> list[str]:
+    """The lines of a report's last section; none without notes."""
+    lines = [f"- [{i}] {escape(text)}" for i, text in enumerate(marked.texts, 1)]
+    return ["## Notes", "", *lines, ""] if lines else []
 
 
 def numbers(tables: Sequence[Table]) -> str:
