@@ -12,6 +12,7 @@ from rfnext.merge import merge, plain_state_dict
 from rfnext.ops.choice import pin_implementation, reproducible
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.padding import Anchor, Conv
+from rfnext.plan import LayerPlan, Plan, plan
 from rfnext.published.opening import open_published
 from rfnext.published.saving import save_published
 from rfnext.search.evolution import Evolution, EvolutionConfig, Scored, random_structure
@@ -19,7 +20,7 @@ from rfnext.search.halving import halve
 from rfnext.search.local import LocalConfig, LocalSearch
 from rfnext.search.one_shot import OneShotConfig, OneShotSearch, powers_of_two
 from rfnext.search.protocol import Round, Search
-from rfnext.searchable import Where, everything
+from rfnext.searchable import Layers, Where, everything, of_kernel, of_type
 from rfnext.structure import Structure
 
 __all__ = [
@@ -29,10 +30,13 @@ __all__ = [
     "Dilation",
     "Evolution",
     "EvolutionConfig",
+    "LayerPlan",
+    "Layers",
     "LocalConfig",
     "LocalSearch",
     "OneShotConfig",
     "OneShotSearch",
+    "Plan",
     "Round",
     "Rule",
     "Scored",
@@ -49,9 +53,12 @@ __all__ = [
     "merge",
     "mixed_dilation_conv",
     "neighbours",
+    "of_kernel",
+    "of_type",
     "open_published",
     "pin_implementation",
     "plain_state_dict",
+    "plan",
     "powers_of_two",
     "random_structure",
     "reproducible",

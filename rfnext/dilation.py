@@ -58,6 +58,11 @@ def searched_axis(kernel: int) -> bool:
     return kernel > 1 and kernel % 2 == 1
 
 
+def brief(values: Sequence[int]) -> str:
+    """A dilation, or another tuple with an entry per axis, as people write it: "4", or "1x4" if its axes differ."""
+    return "x".join(map(str, values if len(set(values)) > 1 else values[:1]))
+
+
 def as_integer(name: str, value: Any) -> int:
     """The value, of int's own type if it was one of NumPy's; raises ValueError by that name if it is no integer."""
     try:

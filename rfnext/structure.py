@@ -15,7 +15,7 @@ from rfnext.conv import SearchConv, check_plain, check_release, release, set_che
 from rfnext.deployment import guard
 from rfnext.dilation import LARGEST, Dilation
 from rfnext.padding import AnchorOf, Anchors, Conv, anchor_of, anchor_per_axis, anchored, check_dilation, warn_of_causal
-from rfnext.searchable import Where, everything, is_conv, unsearchable
+from rfnext.searchable import Layers, chosen, everything, is_conv, unsearchable
 
 FORMAT = "rfnext-structure"
 LONGEST_NAME = 500
@@ -143,18 +143,18 @@ class Structure(Mapping[str, Dilation]):
     def read(
         cls,
         model: nn.Module,
-        where: Where = everything,
+        where: Layers = everything,
         anchor: AnchorOf = None,
     ) -> Self:
         """The dilations of a model's searchable convs; for a SearchConv that of its centre.
 
         anchor: as in `LocalSearch`; the model itself is left as it is.
         """
-        convs = {name: conv for name, conv in named_convs(model).items() if where(name, conv)}
+        convs = chosen(named_convs(model), where)
         with anchored(convs, anchor, restored=True):
             return cls.of({name: conv for name, conv in convs.items() if unsearchable(conv) is None})
 
-    def apply(self, model: nn.Module, where: Where | None = None) -> None:
+    def apply(self, model: nn.Module, where: Layers | None = None) -> None:
         """Set the dilations of the model's convs, as plain convs; their output sizes and the anchors' places stay.
 
         A SearchConv among them is released. Nothing is changed if anything is wrong. With padding_mode "reflect" or
@@ -172,8 +172,8 @@ class Structure(Mapping[str, Dilation]):
         """
         pairs = list(self.match(model))
         if where is not None:
-            for name, conv in named_convs(model).items():
-                if unsearchable(conv) is None and where(name, conv) and name not in self:
+            for name, conv in chosen(named_convs(model), where).items():
+                if name not in self and unsearchable(conv) is None:
                     raise ValueError(f"the structure has no entry for layer {name!r}{_closest(name, self)}")
         with anchored({name: conv for name, conv, _ in pairs}, self.anchor):
             for name, conv, dilation in pairs:

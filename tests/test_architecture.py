@@ -24,7 +24,7 @@ DISTRIBUTIONS = packages_distributions()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 ABOVE = (
-    "dilation files _version",
+    "dilation files table _version",
     "ops",
     "conv branch_state searchable own_forward twin padding causal effective copies deployment",
     "structure ties",

@@ -17,7 +17,7 @@ from rfnext.conv import set_dilation
 from rfnext.dilation import Bounds, Dilation, Rule, as_integer, check_rule, expectation, neighbours
 from rfnext.padding import AnchorOf, Conv, kernel_to_search
 from rfnext.search.searched_network import Layout, SearchedNetwork
-from rfnext.searchable import Where, everything
+from rfnext.searchable import Layers, everything
 from rfnext.structure import Structure
 from rfnext.ties import Tie
 
@@ -57,6 +57,11 @@ class LocalConfig:
         # neighbours() validates the rest; better here than at the first conv.
         neighbours((1,), (3,), spread=self.spread, branches=self.branches, bounds=self.bounds, rule=self.rule)
 
+    def dilations_of(self, conv: Conv) -> list[Dilation]:
+        """The branches that a conv gets around its own dilation."""
+        centre, kernel, bounds, rule = tuple(conv.dilation), kernel_to_search(conv), self.bounds, self.rule
+        return neighbours(centre, kernel, spread=self.spread, branches=self.branches, bounds=bounds, rule=rule)
+
 
 class LocalSearch(SearchedNetwork):
     """Searches the dilations of a model's convs while the model is trained.
@@ -78,7 +83,8 @@ class LocalSearch(SearchedNetwork):
     Args:
         model: any network.
         config: settings.
-        where: which of the searchable convs take part.
+        where: which of the searchable convs take part: a function of a layer's name and conv, a glob of names
+            ("layer4" picks all in it), or a list of globs; see `rfnext.Layers`.
         anchor: "centre" or "last" for all convs; a tuple with one per axis, such as ("centre", "last") for images of
             (frequency, time); or a function of a layer's name and conv that returns one of these. None is "centre", but
             for convs to which an earlier search or structure has given another.
@@ -99,7 +105,7 @@ class LocalSearch(SearchedNetwork):
         self,
         model: nn.Module,
         config: LocalConfig,
-        where: Where = everything,
+        where: Layers = everything,
         anchor: AnchorOf = None,
         example: Tensor | None = None,
         tie: Tie = (),
@@ -108,17 +114,12 @@ class LocalSearch(SearchedNetwork):
             raise TypeError(f"LocalSearch takes a LocalConfig, got a {type(config).__name__}")
         self.config = config
         entries, rule = config.branches, config.rule
-        layout = Layout(lambda conv: self._neighbours(tuple(conv.dilation), conv), entries, rule, anchor, example, tie)
+        layout = Layout(config.dilations_of, entries, rule, anchor, example, tie)
         super().__init__(model, where, layout)
         self._warn_of_bounds()
         if config.rule == "default":
             for name, conv in self._plain():
                 set_dilation(conv, config.bounds.clip_searched(self.initial[name], kernel_to_search(conv)))
-
-    def _neighbours(self, centre: Dilation, conv: Conv) -> list[Dilation]:
-        c = self.config
-        kernel = kernel_to_search(conv)
-        return neighbours(centre, kernel, spread=c.spread, branches=c.branches, bounds=c.bounds, rule=c.rule)
 
     def _warn_of_bounds(self) -> None:
         """Log which designed dilations lie outside the bounds, where different ones become equal before the search."""
@@ -156,7 +157,7 @@ class LocalSearch(SearchedNetwork):
         self._note_round(structure)
         for name, conv in self._plain():
             set_dilation(conv, structure[name])
-            self.convs[name].set_branches(self._neighbours(structure[name], conv))
+            self.convs[name].set_branches(self.config.dilations_of(conv))
         self._averages.note_round(self.convs)
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()  # the compiled graphs hold the old dilations; after 8 such, torch compiles no more

@@ -19,7 +19,7 @@ from rfnext.conv import INITIAL_WEIGHT, check_branches, set_dilation
 from rfnext.dilation import Dilation, as_integer, log2_expectation, searched_axis
 from rfnext.padding import AnchorOf, Conv, kernel_to_search
 from rfnext.search.searched_network import Layout, SearchedNetwork
-from rfnext.searchable import Where, everything
+from rfnext.searchable import Layers, everything
 from rfnext.structure import Structure
 from rfnext.ties import Tie
 
@@ -79,6 +79,14 @@ class OneShotConfig:
         if self.interval < 1 or self.warmup < 0:
             raise ValueError(f"interval must be >= 1 and warmup >= 0, got {self.interval} and {self.warmup}")
 
+    def dilations_of(self, conv: Conv) -> list[Dilation]:
+        """The branches that a conv gets: every candidate on the axes that are searched."""
+        free = [searched_axis(k) for k in kernel_to_search(conv)]
+        return [
+            tuple(candidate if f else d for f, d in zip(free, conv.dilation, strict=True))
+            for candidate in self.candidates
+        ]
+
 
 class OneShotSearch(SearchedNetwork):
     """Searches the coarse dilations of a model's convs while the model is trained, once.
@@ -98,8 +106,7 @@ class OneShotSearch(SearchedNetwork):
     Args:
         model: any network; what its dilations are does not matter to the search.
         config: settings.
-        where: which of the searchable convs take part.
-        anchor, example, tie: as in `LocalSearch`.
+        where, anchor, example, tie: as in `LocalSearch`.
 
     Raises:
         ValueError: as `LocalSearch` does.
@@ -110,7 +117,7 @@ class OneShotSearch(SearchedNetwork):
         self,
         model: nn.Module,
         config: OneShotConfig,
-        where: Where = everything,
+        where: Layers = everything,
         anchor: AnchorOf = None,
         example: Tensor | None = None,
         tie: Tie = (),
@@ -119,7 +126,7 @@ class OneShotSearch(SearchedNetwork):
             raise TypeError(f"OneShotSearch takes a OneShotConfig, got a {type(config).__name__}")
         self.config = config
         super().__init__(
-            model, where, Layout(self._candidates, len(config.candidates), "default", anchor, example, tie)
+            model, where, Layout(config.dilations_of, len(config.candidates), "default", anchor, example, tie)
         )
         self._freeze()
 
@@ -129,13 +136,6 @@ class OneShotSearch(SearchedNetwork):
             # Not requires_grad_(False): DDP would then leave the weight out for good. Nor a hook, which is lost when
             # fully_shard() replaces the weight.
             conv.frozen = self.step < self.config.warmup
-
-    def _candidates(self, conv: Conv) -> list[Dilation]:
-        free = [searched_axis(k) for k in kernel_to_search(conv)]
-        return [
-            tuple(candidate if f else d for f, d in zip(free, conv.dilation, strict=True))
-            for candidate in self.config.candidates
-        ]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The model's parameters for an optimizer: all others, then the branch weights at their own learning rate.

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from rfnext.branch_state import BranchState
-from rfnext.causal import FOLLOWED, check_by_example, followed
+from rfnext.causal import check_by_example
 from rfnext.conv import SearchConv, take_over, whole
 from rfnext.deployment import guard
 from rfnext.dilation import Dilation, Rule
 from rfnext.padding import AnchorOf, Conv, anchored, warn_of_causal
 from rfnext.search.averages import Averages
 from rfnext.search.history import pack, unpack
-from rfnext.search.protocol import Round
+from rfnext.search.picking import log_passed_over, nothing_to_search, pick
+from rfnext.search.protocol import Round, Search
 from rfnext.search.ranks import check_ranks, check_unwrapped
-from rfnext.searchable import Where, unsearchable
+from rfnext.search.summary import LayerSummary, Summary
+from rfnext.searchable import Layers
 from rfnext.structure import Structure, named_convs
 from rfnext.ties import Tie, check_ties, share_weights, tied
 
@@ -59,10 +61,10 @@ class SearchedNetwork:
             which would leave the branch weights out. If a conv has learnt probabilities in another search, which would
             be lost. If an anchor does not fit its conv, or not the network as the example shows. Nothing is changed
             then.
-        TypeError: if `where` is not a function.
+        TypeError: if `where` is neither a function nor globs.
     """
 
-    def __init__(self, model: nn.Module, where: Where, layout: Layout) -> None:
+    def __init__(self, model: nn.Module, where: Layers, layout: Layout) -> None:
         self.model = model
         self.step = 0
         self.history: list[Round] = []
@@ -110,6 +112,30 @@ class SearchedNetwork:
             result[name] = flat[start : start + len(conv.dilations)]
             start += len(conv.dilations)
         return result
+
+    def summary(self) -> Summary:
+        """What the search has come to: dilation before, branches, probabilities and dilation now, per layer.
+
+        Its `str` is a table, which `print(search)` shows. Under `fully_shard` every rank must ask.
+
+        Raises RuntimeError if the search has ended.
+        """
+        probability, now = self.probability(), cast(Search, self).structure()
+        layers = [
+            LayerSummary(
+                *(name, tuple(conv.kernel_size), self.initial[name], self.convs[name].dilations),
+                *(probability[name], now[name]),
+            )
+            for name, conv in self._plain()
+        ]
+        return Summary(type(self).__name__, self.step, self.round, layers)
+
+    def __str__(self) -> str:
+        """The table of `summary()`, or why there is none any more."""
+        try:
+            return str(self.summary())
+        except RuntimeError as error:
+            return f"{type(self).__name__}: {error}"
 
     def copy_to(self, model: nn.Module) -> None:
         """Give another copy of the searched model the same branches and branch weights.
@@ -288,19 +314,15 @@ class SearchedNetwork:
         self._compared = False
 
 
-def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> tuple[dict[str, SearchConv], list[list[str]]]:
+def _take_over_all(model: nn.Module, where: Layers, layout: Layout) -> tuple[dict[str, SearchConv], list[list[str]]]:
     """Make every searchable conv that `where` picks a SearchConv with the branches that `layout` gives it.
 
     Returns the convs, and the names of those that are tied.
     """
-    if not callable(where):
-        raise TypeError(
-            f"where is {where!r}, not a function of a layer's name and conv; "
-            "lambda name, conv: name.startswith('layer4.'), for example"
-        )
-    wanted = {name: conv for name, conv in named_convs(model).items() if where(name, conv)}
-    with anchored(wanted, layout.anchor, restored=True):
-        picked, passed_over = _pick(model, wanted, tried=layout.example is None)
+    picked, passed_over = pick(model, where, layout.anchor, tried=layout.example is None)
+    log_passed_over(passed_over)
+    if not picked:
+        raise ValueError(nothing_to_search(passed_over))
     check_unwrapped(model, picked)
     with anchored(picked, layout.anchor):
         for name, conv in picked.items():
@@ -324,39 +346,8 @@ def _take_over_all(model: nn.Module, where: Where, layout: Layout) -> tuple[dict
     searched = {name: cast(SearchConv, conv) for name, conv in picked.items()}
     share_weights(groups, searched)
     guard(model, picked)
-    log.info("searching %d of %d convs", len(picked), len(picked) + passed_over)
+    log.info("searching %d of %d convs", len(picked), len(picked) + len(passed_over))
     return searched, groups
-
-
-def _pick(model: nn.Module, wanted: Mapping[str, Conv], tried: bool) -> tuple[dict[str, Conv], int]:
-    """Those of the wanted convs that can be searched, and how many others the model has.
-
-    tried: their parents are tried, since there is no example by which the whole model is.
-    """
-    picked: dict[str, Conv] = {}
-    reasons: dict[str, str] = {}
-    for name, conv in named_convs(model).items():
-        if name not in wanted:
-            reasons[name] = "not picked by `where`"
-        elif reason := unsearchable(conv):
-            reasons[name] = reason
-            if " overrides " in reason:
-                log.warning("%s is not searched: %s", name, reason)
-        else:
-            picked[name] = conv
-    if tried and (names := followed(model, picked)):
-        picked = {name: conv for name, conv in picked.items() if name not in names}
-        reasons |= dict.fromkeys(names, FOLLOWED)
-        log.warning("%s: not searched, %s", ", ".join(names), FOLLOWED)
-    if not reasons and not picked:
-        raise ValueError(
-            "no conv to search: the model has no Conv1d, Conv2d or Conv3d (transposed ones are not searched)"
-        )
-    if not picked:
-        first = sorted(reasons.items(), key=lambda item: "has no odd axis" in item[1])[:5]  # kernels of 1 are no news
-        found = "; ".join(f"{name or 'The model itself'}: {reason}" for name, reason in first)
-        raise ValueError(f"no conv to search among the model's {len(reasons)}. {found}")
-    return picked, len(reasons)
 
 
 def _has_learnt(conv: SearchConv) -> bool:

@@ -276,3 +276,42 @@ def test_weight_standardised_convs_take_another_dilation() -> None:
     rfnext.Structure({"0": 3}).apply(nn.Sequential(conv))
     assert conv(x).shape == (1, 3, 9, 9)
     assert (conv.dilation, conv.padding) == ((3, 3), (3, 3))
+
+
+def names_by(where: rfnext.Layers) -> list[str]:
+    model = nn.ModuleDict(
+        {
+            "stem": nn.Conv1d(1, 1, 7),
+            "layer1": nn.ModuleList([nn.Conv1d(1, 1, 3), nn.Conv2d(1, 1, 5)]),
+            "layer10": nn.Sequential(nn.Conv2d(1, 1, (1, 9))),
+        }
+    )
+    return list(rfnext.Structure.read(model, where))
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        ("layer1", ["layer1.0", "layer1.1"]),
+        ("layer1.1", ["layer1.1"]),
+        ("*.0", ["layer1.0", "layer10.0"]),
+        ("layer?", ["layer1.0", "layer1.1"]),
+        ("layer*", ["layer1.0", "layer1.1", "layer10.0"]),
+        (["stem", "layer10"], ["stem", "layer10.0"]),
+        (["!stem"], ["layer1.0", "layer1.1", "layer10.0"]),
+        (["layer*", "!layer10"], ["layer1.0", "layer1.1"]),
+        ([], []),
+        (rfnext.of_type(nn.Conv1d), ["stem", "layer1.0"]),
+        (rfnext.of_kernel(5), ["stem", "layer1.1", "layer10.0"]),
+        (rfnext.of_kernel(5, 7), ["stem", "layer1.1"]),
+    ],
+)
+def test_layers_are_picked_by_globs_and_selectors(where: rfnext.Layers, names: list[str]) -> None:
+    assert names_by(where) == names
+
+
+def test_a_glob_that_matches_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"where: 'layer2' matches no conv of the model; did you mean 'layer1'\?"):
+        names_by(["stem", "layer2"])
+    with pytest.raises(ValueError, match="matches no conv"):
+        names_by("!stam")

@@ -283,8 +283,9 @@ def test_what_is_no_such_thing_at_all_is_named() -> None:
     with pytest.raises(TypeError, match="LocalSearch takes a LocalConfig, got a OneShotConfig"):
         LocalSearch(network(), OneShotConfig())  # type: ignore[arg-type]
     model = network()
-    with pytest.raises(TypeError, match="where is '0', not a function of a layer's name and conv"):
-        LocalSearch(model, LocalConfig(), where="0")  # type: ignore[arg-type]
+    for where in (3, [3], None):
+        with pytest.raises(TypeError, match="where is .*, neither a function of a layer's name and conv nor a glob"):
+            LocalSearch(model, LocalConfig(), where=where)  # type: ignore[arg-type]
     assert not searched_convs(model)
 
 
