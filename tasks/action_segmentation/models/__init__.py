@@ -1,21 +1,23 @@
 """The networks, by name. Each is a file here, an entry of `NETWORKS` and of `config.Model`, and a preset."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from rfnext import Conv
 from tasks.action_segmentation import datasets
 from tasks.action_segmentation.config import Config, Model
+from tasks.action_segmentation.models.asrf import ASRF
 from tasks.action_segmentation.models.layers import DilatedConv
 from tasks.action_segmentation.models.multi_stage import ms_tcn, ms_tcn_pp
 from tasks.action_segmentation.models.network import Network
 from tasks.spec import Facts
 
-__all__ = ["NETWORKS", "Network", "build", "ms_tcn", "ms_tcn_pp", "rebuild", "searched"]
+__all__ = ["ASRF", "NETWORKS", "Network", "build", "ms_tcn", "ms_tcn_pp", "rebuild", "searched"]
 
 
-def _ms_tcn(config: Config, features: int, classes: int) -> Network:
-    sizes = {"stages": config.stages, "maps": config.maps, "dropout": config.dropout}
-    return ms_tcn(features, classes, layers=config.layers, **sizes)
+def _multi_stage(network: Callable[..., Network], config: Config, features: int, classes: int) -> Network:
+    sizes = {"stages": config.stages, "layers": config.layers, "maps": config.maps, "dropout": config.dropout}
+    return network(features, classes, **sizes)
 
 
 def _ms_tcn_pp(config: Config, features: int, classes: int) -> Network:
@@ -23,7 +25,11 @@ def _ms_tcn_pp(config: Config, features: int, classes: int) -> Network:
     return ms_tcn_pp(features, classes, layers=(config.prediction_layers, config.layers), **sizes)
 
 
-NETWORKS: Mapping[Model, Callable[[Config, int, int], Network]] = {"ms_tcn": _ms_tcn, "ms_tcn_pp": _ms_tcn_pp}
+NETWORKS: Mapping[Model, Callable[[Config, int, int], Network]] = {
+    "ms_tcn": partial(_multi_stage, ms_tcn),
+    "ms_tcn_pp": _ms_tcn_pp,
+    "asrf": partial(_multi_stage, ASRF),
+}
 """Functions of the config, D and the number of classes."""
 
 

@@ -9,9 +9,7 @@ CLIP = 16.0
 """Largest squared step of a log-probability that the smoothing loss counts (MS-TCN: tau = 4)."""
 
 
-def loss(
-    logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float, similarity: Tensor | None = None
-) -> Tensor:
+def loss(logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float, similarity: Tensor | None = None) -> Tensor:
     """Cross-entropy + `smoothing` x truncated mean squared error, summed over stages (MS-TCN, section 3.3).
 
     The second term is the mean, over classes and neighbouring frames of a video, of the squared step of the

@@ -9,19 +9,9 @@ from torch.nn import functional as F
 from rfnext import Bounds, LocalConfig, LocalSearch, Structure, keep_branches, merge
 from tasks.action_segmentation.models import ms_tcn, ms_tcn_pp, searched
 from tasks.action_segmentation.models.layers import DropoutNoise
+from tests.tasks.action_segmentation.models.plain import PlainLayer, PlainStage
 
 D, CLASSES, MAPS = 7, 5, 6
-
-
-class PlainLayer(nn.Module):
-    def __init__(self, maps, dilation, dropout):
-        super().__init__()
-        self.dilated = nn.Conv1d(maps, maps, 3, padding=dilation, dilation=dilation)
-        self.pointwise = nn.Conv1d(maps, maps, 1)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x):
-        return x + self.dropout(self.pointwise(F.relu(self.dilated(x))))
 
 
 class PlainDualLayer(nn.Module):
@@ -34,20 +24,6 @@ class PlainDualLayer(nn.Module):
 
     def forward(self, x):
         return x + self.dropout(F.relu(self.fusion(torch.cat([self.shrinking(x), self.growing(x)], 1))))
-
-
-class PlainStage(nn.Module):
-    def __init__(self, channels, maps, classes, layers):
-        super().__init__()
-        self.enter = nn.Conv1d(channels, maps, 1)
-        self.layers = nn.ModuleList(layers)
-        self.classify = nn.Conv1d(maps, classes, 1)
-
-    def forward(self, x):
-        x = self.enter(x)
-        for layer in self.layers:
-            x = layer(x)
-        return self.classify(x)
 
 
 class Plain(nn.Module):
