@@ -10,7 +10,7 @@ from tasks.action_segmentation.metrics import LastSegment
 from tasks.action_segmentation.seglearn_sessions import GROUP
 
 DatasetName = Literal["seglearn", "50salads", "breakfast", "gtea", "folder"]
-Model = Literal["ms_tcn", "ms_tcn_pp", "asrf"]
+Model = Literal["ms_tcn", "ms_tcn_pp", "asrf", "c2f_tcn"]
 
 SEARCH = LocalConfig(interval=3, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 2048))
 """The local search: published except for rule and spread, which are the library's defaults."""
@@ -46,17 +46,17 @@ class Config:
 
     model: Model = "ms_tcn"
     """ms_tcn: dilations 1, 2, 4, ... in every stage. ms_tcn_pp: MS-TCN++, dual dilations in the first stage. asrf: a
-    second branch finds boundaries."""
+    second branch finds boundaries. c2f_tcn: an encoder and a decoder over time."""
     stages: int = 4
-    """Stages; each later one refines the prediction of the one before."""
+    """Stages; each later one refines the prediction of the one before. Of no effect on C2F-TCN."""
     layers: int = 10
-    """Layers per stage (MS-TCN++: per refinement stage)."""
+    """Layers per stage (MS-TCN++: per refinement stage; C2F-TCN: how often the length is halved)."""
     prediction_layers: int = 11
     """Layers of MS-TCN++'s first stage; of no effect on MS-TCN."""
     maps: int = 64
-    """Channels of every layer."""
+    """Channels of every layer (C2F-TCN: of the widest)."""
     dropout: float = 0.5
-    """Dropout of every layer."""
+    """Dropout of every layer; C2F-TCN has none."""
 
     epochs: int = 65
     """Epochs of one training."""
@@ -150,4 +150,6 @@ PRESETS = {
     # Later networks: small ones on the embedded data, and at their published size on the papers' data.
     "tiny-asrf": replace(TINY, **ASRF),
     "50salads-asrf": replace(SALADS, **ASRF),
+    "tiny-c2f-tcn": replace(TINY, model="c2f_tcn", layers=4, lr=1e-3),
+    "50salads-c2f-tcn": replace(SALADS, model="c2f_tcn", layers=6, maps=256),
 }

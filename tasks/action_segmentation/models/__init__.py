@@ -7,12 +7,13 @@ from rfnext import Conv
 from tasks.action_segmentation import datasets
 from tasks.action_segmentation.config import Config, Model
 from tasks.action_segmentation.models.asrf import ASRF
+from tasks.action_segmentation.models.c2f_tcn import C2FTCN
 from tasks.action_segmentation.models.layers import DilatedConv
 from tasks.action_segmentation.models.multi_stage import ms_tcn, ms_tcn_pp
 from tasks.action_segmentation.models.network import Network
 from tasks.spec import Facts
 
-__all__ = ["ASRF", "NETWORKS", "Network", "build", "ms_tcn", "ms_tcn_pp", "rebuild", "searched"]
+__all__ = ["ASRF", "C2FTCN", "NETWORKS", "Network", "build", "ms_tcn", "ms_tcn_pp", "rebuild", "searched"]
 
 
 def _multi_stage(network: Callable[..., Network], config: Config, features: int, classes: int) -> Network:
@@ -25,10 +26,15 @@ def _ms_tcn_pp(config: Config, features: int, classes: int) -> Network:
     return ms_tcn_pp(features, classes, layers=(config.prediction_layers, config.layers), **sizes)
 
 
+def _c2f_tcn(config: Config, features: int, classes: int) -> Network:
+    return C2FTCN(features, classes, layers=config.layers, maps=config.maps)
+
+
 NETWORKS: Mapping[Model, Callable[[Config, int, int], Network]] = {
     "ms_tcn": partial(_multi_stage, ms_tcn),
     "ms_tcn_pp": _ms_tcn_pp,
     "asrf": partial(_multi_stage, ASRF),
+    "c2f_tcn": _c2f_tcn,
 }
 """Functions of the config, D and the number of classes."""
 
