@@ -6,6 +6,7 @@ from functools import partial
 from rfnext import Conv
 from tasks.action_segmentation import datasets
 from tasks.action_segmentation.config import Config, Model
+from tasks.action_segmentation.models.asformer import ASFormer
 from tasks.action_segmentation.models.asrf import ASRF
 from tasks.action_segmentation.models.c2f_tcn import C2FTCN
 from tasks.action_segmentation.models.layers import DilatedConv
@@ -13,7 +14,7 @@ from tasks.action_segmentation.models.multi_stage import ms_tcn, ms_tcn_pp
 from tasks.action_segmentation.models.network import Network
 from tasks.spec import Facts
 
-__all__ = ["ASRF", "C2FTCN", "NETWORKS", "Network", "build", "ms_tcn", "ms_tcn_pp", "rebuild", "searched"]
+__all__ = ["ASRF", "C2FTCN", "NETWORKS", "ASFormer", "Network", "build", "ms_tcn", "ms_tcn_pp", "rebuild", "searched"]
 
 
 def _multi_stage(network: Callable[..., Network], config: Config, features: int, classes: int) -> Network:
@@ -35,6 +36,7 @@ NETWORKS: Mapping[Model, Callable[[Config, int, int], Network]] = {
     "ms_tcn_pp": _ms_tcn_pp,
     "asrf": partial(_multi_stage, ASRF),
     "c2f_tcn": _c2f_tcn,
+    "asformer": partial(_multi_stage, ASFormer),
 }
 """Functions of the config, D and the number of classes."""
 
