@@ -14,7 +14,7 @@ from benchmarks.speed.peers import PlainMSTCN, has_mmcv, mmcv_operator
 from benchmarks.speed.timing import BRANCHES, MMCV, PLAIN, TORCH, native
 from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv, pin_implementation
 from tasks.action_segmentation.models import ms_tcn, searched
-from tasks.action_segmentation.training import loss
+from tasks.action_segmentation.models.losses import loss
 
 
 @dataclass(frozen=True)

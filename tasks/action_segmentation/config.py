@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from rfnext import Bounds, LocalConfig
 from tasks.action_segmentation.lengths import Sampling
@@ -10,7 +10,7 @@ from tasks.action_segmentation.metrics import LastSegment
 from tasks.action_segmentation.seglearn_sessions import GROUP
 
 DatasetName = Literal["seglearn", "50salads", "breakfast", "gtea", "folder"]
-Model = Literal["ms_tcn", "ms_tcn_pp"]
+Model = Literal["ms_tcn", "ms_tcn_pp", "asrf", "c2f_tcn", "asformer"]
 
 SEARCH = LocalConfig(interval=3, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 2048))
 """The local search: published except for rule and spread, which are the library's defaults."""
@@ -45,17 +45,19 @@ class Config:
     as RF-Next's own score does."""
 
     model: Model = "ms_tcn"
-    """ms_tcn: dilations 1, 2, 4, ... in every stage. ms_tcn_pp: MS-TCN++, dual dilations in the first stage."""
+    """ms_tcn: dilations 1, 2, 4, ... in every stage. ms_tcn_pp: MS-TCN++, dual dilations in the first stage. asrf: a
+    second branch finds boundaries. c2f_tcn: an encoder and a decoder over time. asformer: dilated convs and
+    attention in windows."""
     stages: int = 4
-    """Stages; each later one refines the prediction of the one before."""
+    """Stages; each later one refines the prediction of the one before. Of no effect on C2F-TCN."""
     layers: int = 10
-    """Layers per stage (MS-TCN++: per refinement stage)."""
+    """Layers per stage (MS-TCN++: per refinement stage; C2F-TCN: how often the length is halved)."""
     prediction_layers: int = 11
     """Layers of MS-TCN++'s first stage; of no effect on MS-TCN."""
     maps: int = 64
-    """Channels of every layer."""
+    """Channels of every layer (C2F-TCN: of the widest)."""
     dropout: float = 0.5
-    """Dropout of every layer."""
+    """Dropout of every layer; C2F-TCN has none."""
 
     epochs: int = 65
     """Epochs of one training."""
@@ -106,24 +108,31 @@ AS_PUBLISHED = replace(NARROW, rule="paper")
 PAPER = ("50salads", "breakfast", "gtea")
 """Data sets that papers report numbers on, and the presets with their settings."""
 
+TINY = Config(
+    stages=3,
+    layers=6,
+    maps=32,
+    stride=4,
+    epochs=32,
+    lr=3e-3,
+    lr_drop_epoch=24,
+    search=LocalConfig(interval=2, rounds=12, spread=0.5, branches=3, bounds=Bounds(1, 128)),
+)
+
+SALADS = Config(dataset="50salads", stride=2, group=r"rgb-\d+", length_tolerance=5)
+
+ASRF: dict[str, Any] = {"model": "asrf", "smoothing": 1.0}
+"""Its smoothing spares frames of unlike features, so it may weigh more."""
+
 PRESETS = {
     # For tests and first tries: seconds per training on one core; the search runs through all its rounds.
-    "tiny": Config(
-        stages=3,
-        layers=6,
-        maps=32,
-        stride=4,
-        epochs=32,
-        lr=3e-3,
-        lr_drop_epoch=24,
-        search=LocalConfig(interval=2, rounds=12, spread=0.5, branches=3, bounds=Bounds(1, 128)),
-    ),
+    "tiny": TINY,
     # The published network on the embedded data.
     "small": Config(stride=2),
     # The papers' data, network and training, with the library's search; the published one is given by
     # --search.rule paper --search.spread 0.1.
     # The release's features and labels may differ by a few frames.
-    "50salads": Config(dataset="50salads", stride=2, group=r"rgb-\d+", length_tolerance=5),
+    "50salads": SALADS,
     "breakfast": Config(dataset="breakfast", folds=(1, 2, 3, 4), group=r"P\d+", length_tolerance=5),
     "gtea": Config(dataset="gtea", folds=(1, 2, 3, 4), group=r"S\d+", length_tolerance=5),
     # Own data: the published network, and a smaller one.
@@ -139,4 +148,11 @@ PRESETS = {
     "compact-seglearn-paper-rule": replace(COMPACT_SEGLEARN, search=AS_PUBLISHED),
     # The published network on SVM features of 50 Salads (--root): does the result hold for the large network?
     "full-50salads-svm-spread-0.1": replace(FOLDER, group=r"rgb-\d+", search=NARROW),
+    # Later networks: small ones on the embedded data, and at their published size on the papers' data.
+    "tiny-asrf": replace(TINY, **ASRF),
+    "50salads-asrf": replace(SALADS, **ASRF),
+    "tiny-c2f-tcn": replace(TINY, model="c2f_tcn", layers=4, lr=1e-3),
+    "50salads-c2f-tcn": replace(SALADS, model="c2f_tcn", layers=6, maps=256),
+    "tiny-asformer": replace(TINY, model="asformer"),
+    "50salads-asformer": replace(SALADS, model="asformer", batch=1),
 }

@@ -105,6 +105,10 @@ class Videos:
     def __iter__(self) -> Iterator[Video]:
         return (self[index] for index in range(len(self)))
 
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        """The labels (n) of each video that training sees; no features are read."""
+        return (self._files.seen(name) for name in self.names)
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """These videos, padded to the longest one."""
         names, files = [self.names[index] for index in indices], self._files

@@ -10,6 +10,7 @@ from tasks.action_segmentation import metrics
 from tasks.action_segmentation.config import Config
 from tasks.action_segmentation.data import Dataset, Videos, upsample
 from tasks.action_segmentation.datasets import open_fold
+from tasks.action_segmentation.models.network import network_of
 from tasks.spec import Probe, Split
 
 PROBED = 4
@@ -36,7 +37,7 @@ def score(network: nn.Module, dataset: Dataset, videos: Videos, last_segment: me
 
 @torch.no_grad()
 def predict(network: nn.Module, features: NDArray[np.float32], step: int, frames: int) -> NDArray[np.int64]:
-    """Class index of every frame of a video, (frames): the last stage's prediction, up-sampled; see `upsample`.
+    """Class index of every frame of a video, (frames): `Network.predict`, up-sampled; see `upsample`.
 
     Runs on the network's device in evaluation mode and leaves the mode as it was.
 
@@ -46,10 +47,10 @@ def predict(network: nn.Module, features: NDArray[np.float32], step: int, frames
     network.eval()
     try:
         with reproducible(device):
-            logits = network(torch.from_numpy(features)[None].to(device))[-1, 0]
+            found = network_of(network).predict(torch.from_numpy(features)[None].to(device))[0]
     finally:
         network.train(training)
-    return upsample(logits.argmax(0).cpu().numpy(), step, frames)
+    return upsample(found.cpu().numpy(), step, frames)
 
 
 def probe(model: nn.Module, config: Config, split: Split) -> Probe:

@@ -31,7 +31,8 @@ from tasks.action_segmentation.check import check
 from tasks.action_segmentation.config import PRESETS, Config
 from tasks.action_segmentation.datasets import I3D_SIZE, open_fold
 from tasks.action_segmentation.evaluation import evaluate
-from tasks.action_segmentation.training import batches, fit, loss
+from tasks.action_segmentation.models.losses import loss
+from tasks.action_segmentation.training import batches, fit
 from tasks.spec import Run, Split
 
 VIDEOS, CLASSES = 1712, 48

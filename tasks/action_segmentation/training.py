@@ -7,21 +7,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import Sampler
 
 from tasks import checkpoint
 from tasks.action_segmentation import datasets
 from tasks.action_segmentation.config import Config
-from tasks.action_segmentation.data import IGNORED, Batch, Dataset
+from tasks.action_segmentation.data import Batch, Dataset
 from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.evaluation import score
+from tasks.action_segmentation.models.network import Network, network_of
 from tasks.ahead import Ahead
 from tasks.lightning_fit import Training, Validation, derived_seed, train
 from tasks.spec import SELECTED, Run
-
-CLIP = 16.0
-"""Largest squared step of a log-probability that the smoothing loss counts (MS-TCN: tau = 4)."""
 
 
 def fit(model: nn.Module, config: Config, run: Run) -> None:
@@ -36,7 +33,9 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     """
     dataset = open_fold(config, run.fold)
     loader = batches(dataset, config, run.seed)
-    train(_Training(model, config, run), loader, config, run, _Validation(dataset, config, run.folder / SELECTED))
+    network = network_of(model)
+    network.prepare(dataset.train.labels())
+    train(_Training(network, config, run), loader, config, run, _Validation(dataset, config, run.folder / SELECTED))
 
 
 def batches(dataset: Dataset, config: Config, seed: int) -> Ahead:
@@ -50,37 +49,10 @@ def batches(dataset: Dataset, config: Config, seed: int) -> Ahead:
     )
 
 
-def loss(logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy + `smoothing` x truncated mean squared error, summed over stages (MS-TCN, section 3.3).
-
-    The second term is the mean, over classes and neighbouring frames of a video, of the squared step of the
-    log-probability between them, clipped at `CLIP`; the earlier frame gets no gradient. Unlike the published
-    code it does not average over padding, so a video's share does not depend on what it is batched with.
-
-    Args:
-        logits: (stages, B, classes, T).
-        labels: (B, T), `IGNORED` where the cross-entropy is not taken.
-        mask: (B, 1, T), True where the video has frames; padding is at the end.
-        smoothing: weight of the second term.
-
-    Returns:
-        A scalar.
-    """
-    stages, _, classes, _ = logits.shape
-    log_probability = F.log_softmax(logits, dim=2)
-    cross_entropy = F.nll_loss(
-        log_probability.flatten(0, 1), labels.repeat(stages, 1), ignore_index=IGNORED, reduction="sum"
-    ) / (labels != IGNORED).sum().clamp(min=1)
-    steps = log_probability[..., 1:] - log_probability[..., :-1].detach()
-    pairs = mask[:, :, 1:]
-    truncated = steps.square().clamp(max=CLIP) * pairs
-    return cross_entropy + smoothing * truncated.sum() / (pairs.sum() * classes).clamp(min=1)
-
-
 class _Training(Training):
     """Loss, optimizer and learning rate of the published training."""
 
-    def __init__(self, network: nn.Module, config: Config, run: Run) -> None:
+    def __init__(self, network: Network, config: Config, run: Run) -> None:
         super().__init__(network, run)
         self.config = config
 
@@ -93,7 +65,7 @@ class _Training(Training):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         torch.manual_seed(derived_seed("dropout", self.run["seed"], self.current_epoch, batch_idx))
-        value = loss(self.network(batch.features, batch.mask), batch.labels, batch.mask, self.config.smoothing)
+        value = network_of(self.network).objective(batch, self.config.smoothing)
         self.log("loss", value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.labels))
         return value
 
