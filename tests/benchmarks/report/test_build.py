@@ -96,7 +96,8 @@ def test_failed_missing_and_broken_cells_are_dashes_with_reasons(write: Callable
     broken.write_text('{"schema_version": 1')
     write("local_multi", 1, 0, "unavailable: download toy.zip")
     paths, errors = build(results)
-    assert [path.relative_to(results).as_posix() for path in paths] == ["toy-tiny/table.md", "paper/table.md", "index.html"]
+    names = [path.relative_to(results).as_posix() for path in paths]
+    assert names == ["toy-tiny/table.md", "paper/table.md", "index.html"]
     assert len(errors) == 1
     assert str(broken) in errors[0]
     text = paths[0].read_text("utf-8")

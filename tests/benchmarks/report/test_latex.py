@@ -88,7 +88,7 @@ def test_it_compiles_without_a_complaint(
         write("local_multi", 1, 0, "Error: a_b\n\n100 % {of \\memory", **fields)
     build(results)
     kinds = {path.stem: path.read_text() for path in (results / "latex").glob("*.tex")}
-    assert set(kinds) == {"toy-tiny", "toy-tiny-wide", "toy-tiny-suite", "search_cost"}
+    assert set(kinds) == {"toy-tiny", "toy-tiny-wide", "toy-tiny-suite", "search_cost", "paper"}
     kinds["large"] = latex("Large", [large(70, 13)], Notes())
     source = [r"\documentclass{article}", r"\usepackage{booktabs,graphicx}", r"\begin{document}"]
     for name, text in kinds.items():
