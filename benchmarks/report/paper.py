@@ -101,7 +101,7 @@ def _standing(table: Published, line: Line, mine: Ours | None, notes: Notes) -> 
         return ""
     if mine is None:
         mark = notes.mark(f"Estimated {table.estimate}.")
-        memory = f"{_memory(table.memory, line):.0f} GB on one GPU, " if table.memory else ""
+        memory = f"{_memory(table, line):.0f} GB on one GPU, " if table.memory else ""
         return f"not run: needs {table.needs}, {memory}about {rounded(table.work(line))} {table.unit} {mark}"
     done = mine.found.done(mine.method)
     folds, seeds = sorted({fold for fold, _ in done}), sorted({seed for _, seed in done})
@@ -110,9 +110,9 @@ def _standing(table: Published, line: Line, mine: Ours | None, notes: Notes) -> 
     return "; ".join([told + ", ".join(map(str, seeds)), *mine.differs]) + f" {data}"
 
 
-def _memory(detector: str, line: Line) -> float:
+def _memory(table: Published, line: Line) -> float:
     """GB of 16 images on one GPU, by the published memory of 2."""
-    search, single = _published_memory()[detector]
+    search, single = _published_memory()[table.memory or ""]
     return 8 * (search if METHODS[line.method or ""].searches else single)
 
 
