@@ -38,7 +38,7 @@ class Measured:
     def __init__(self, lines: Iterable[dict[str, Any]]) -> None:
         self.lines = list(lines)
         self.layers = sorted({one["layers"] for one in self.lines})
-        self.methods = list(dict.fromkeys(name for one in self.lines for name in one["methods"]))
+        self.methods = max((list(one["methods"]) for one in self.lines), key=len, default=[])
 
     def entries(self, layers: int, method: str) -> dict[tuple[int, int], dict[str, Any]]:
         """(fold, seed) -> what the method has there."""
