@@ -43,6 +43,7 @@ def test_the_five_lines_of_the_readme(name: str, tmp_path: Path, monkeypatch: py
 
     with rfnext.reproducible(torch.device("cpu")):  # what is found must not hang on a stopwatch
         bounds = rfnext.Bounds(1, 512)
+        print(rfnext.plan(model))
         search = rfnext.LocalSearch(model, rfnext.LocalConfig(interval=1, rounds=2, bounds=bounds))
         optimizer = torch.optim.AdamW(model.parameters())
         for epoch in range(3):  # noqa: B007
