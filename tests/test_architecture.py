@@ -27,7 +27,7 @@ ABOVE = (
     "dilation files table _version",
     "ops",
     "conv branch_state searchable own_forward redirected convolution_call twin padding causal effective "
-    "copies deployment",
+    "copies deployment plain_checkpoint",
     "structure ties",
     "search",
     "",
