@@ -24,6 +24,7 @@ GENERATORS = {
     "hifi_gan_v1": {"channels": 16, "upsampling": (8, 8)},
     "parallel_wavegan": {"layers": 3, "upsampling": (8, 8)},
     "vocos": {"dim": 16, "layers": 2},
+    "source_filter": {"dim": 16, "layers": 2},
 }
 
 
@@ -54,9 +55,14 @@ def test_training_never_reads_the_test_part(espeak, tmp_path):
         TASK.evaluate(model, config, Split("test", 1))
 
 
+# A source-filter network needs bands that hold single harmonics.
+MELS = {"source_filter": MelConfig(sample_rate=8000, n_fft=512, hop=64, window=512, mels=40, fmax=4000.0)}
+
+
 @pytest.mark.parametrize("name", GENERATORS)
 def test_builds_trains_and_scores_every_generator(espeak, tmp_path, name):
-    config = Config(root=espeak, generator=name, **GENERATORS[name], **SMALL)
+    mel = {"mel": MELS[name]} if name in MELS else {}
+    config = Config(root=espeak, generator=name, **GENERATORS[name], **(SMALL | mel))
     model = TASK.build(config)
     assert Structure.read(model, TASK.where)
     TASK.fit(model, config, Run(seed=0, fold=1, folder=tmp_path, device="cpu"))
