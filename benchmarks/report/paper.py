@@ -112,7 +112,7 @@ def _standing(table: Published, line: Line, mine: Ours | None, notes: Notes) -> 
 
 def _memory(table: Published, line: Line) -> float:
     """GB of 16 images on one GPU, by the published memory of 2."""
-    search, single = _published_memory()[table.memory]
+    search, single = _published_memory()[table.memory or ""]
     return 8 * (search if METHODS[line.method or ""].searches else single)
 
 

@@ -42,9 +42,9 @@ def strided(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, step
     frames = query.shape[2]
     there = _there(query, mask)
     surplus = -frames % step
-    parts = (F.pad(x, (0, surplus)).unflatten(2, (-1, step)).permute(0, 3, 2, 1) for x in (query, key, value))
+    q, k, v = (F.pad(x, (0, surplus)).unflatten(2, (-1, step)).permute(0, 3, 2, 1) for x in (query, key, value))
     allowed = F.pad(there, (0, surplus)).unflatten(1, (-1, step)).mT[:, :, None]  # (B, step, 1, n)
-    found = _attend(*parts, allowed)
+    found = _attend(q, k, v, allowed)
     return found.permute(0, 3, 2, 1).flatten(2)[:, :, :frames]
 
 

@@ -19,7 +19,8 @@ def config(embedded):
 
 def test_published_numbers_only_beside_the_published_data():
     for name, config in PRESETS.items():
-        assert TASK.published(config) == (f"action_segmentation.{name}" if name in PAPER else None)
+        data = name.split("-")[0]  # later networks on the papers' data: 50salads-asformer
+        assert TASK.published(config) == (f"action_segmentation.{data}" if data in PAPER else None), name
     config = PRESETS["50salads"]
     assert TASK.published(dataclasses.replace(config, folds=(1,))) is None
     assert TASK.published(dataclasses.replace(config, stride=1)) is None
