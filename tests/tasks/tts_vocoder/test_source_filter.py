@@ -25,7 +25,7 @@ def vowel(f0: np.ndarray) -> np.ndarray:
     for frequency, width in ((700, 110), (1220, 120), (2600, 160)):
         radius = math.exp(-math.pi * width / 16000)
         cosine = 2 * radius * math.cos(2 * math.pi * frequency / 16000)
-        wave = lfilter([1 - cosine + radius**2], [1, -cosine, radius**2], wave)
+        wave = np.asarray(lfilter([1 - cosine + radius**2], [1, -cosine, radius**2], wave))
     return (0.5 * wave / np.abs(wave).max()).astype(np.float32)
 
 

@@ -76,6 +76,7 @@ def test_builds_trains_and_scores_every_generator(espeak, tmp_path, name):
 def test_pictures(espeak, tmp_path):
     config = Config(root=espeak, generator="vocos", **GENERATORS["vocos"], **SMALL)
     model = TASK.build(config)
+    assert TASK.illustrate is not None
     (path,) = TASK.illustrate(model, config, Split("test", 1), tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
     (other,) = TASK.illustrate(model, config, Split("validation", 1), tmp_path)
