@@ -59,10 +59,10 @@ def test_parameters_and_dilations():
     later = 20 * 32 + 9 * (3_104 + 8 * 1_056 + 1_056) + 33 * 19
     network = LTContext(2048, 19, stages=4, layers=9, maps=64, dropout=0.2)
     assert sum(p.numel() for p in network.parameters()) == first + 3 * later + 9 * 2 * 1_024 == 943_148
-    for stage in network.stages:
     for stage in range(4):
         convs = [network.get_submodule(f"stages.{stage}.blocks.{layer}.dilated") for layer in range(9)]
         assert [conv.dilation for conv in convs] == [(2**layer,) for layer in range(9)]
+
 
 def test_refuses_odd_maps():
     with pytest.raises(ValueError, match="maps is 7; it must be even"):
