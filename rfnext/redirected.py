@@ -58,7 +58,7 @@ def moved_sides(conv: Conv, call: Call, dilation: Dilation) -> list[tuple[int, i
 
 
 class Redirecting:
-    """What a searched conv inherits from before `rfnext.SearchConv`, if its class convolves in a forward() of its own."""
+    """What a searched conv inherits from, before `SearchConv`, if its class convolves in a forward() of its own."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The class's own forward(), in which the branches take the place of its convolution."""
