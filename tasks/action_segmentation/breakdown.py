@@ -22,9 +22,10 @@ def write(pairs: Pairs, folder: Path, background: Iterable[str], last_segment: m
     """Write three tables and two pictures; returns their paths.
 
     classes.csv: frames and segments of every class; precision, recall and intersection over union of its frames, and
-        F1@50 of its segments, in percent; empty where nothing was there to count. confusion.csv and confusion.png: frames
-        of each true class (row) by predicted class. videos.csv: the scores of every video, and how many segments were
-        predicted for each true one, background left out. segments.png: those two numbers of segments, one dot a video.
+        F1@50 of its segments, in percent; empty where nothing was there to count.
+    confusion.csv and confusion.png: frames of each true class (row) by predicted class.
+    videos.csv: the scores of every video, and how many segments were predicted for each true one, without background.
+    segments.png: those two numbers of segments, one dot a video.
     background, last_segment: as in `metrics.score`.
     Raises OSError if a file cannot be written.
     """

@@ -39,7 +39,7 @@ def test_classes(folder):
     assert (cut["frames"], cut["predicted frames"], cut["segments"], cut["predicted segments"]) == ("4", "2", "1", "2")
     numbers = [float(cut[key]) for key in ("precision", "recall", "iou", "f1@50")]
     assert numbers == pytest.approx([50, 25, 20, 0])
-    # Predicted "mix": frames 2 to 4, 6, 7, 9 and all of v2. Segment 6 to 8 overlaps 6 to 10 by a half; that of v2 wholly.
+    # Predicted "mix": frames 2 to 4, 6, 7, 9 and all of v2. Segment 6 to 8 overlaps 6 to 10 by a half, v2's wholly.
     assert (mix["frames"], mix["predicted frames"], mix["segments"], mix["predicted segments"]) == ("9", "11", "2", "4")
     numbers = [float(mix[key]) for key in ("precision", "recall", "iou", "f1@50")]
     assert numbers == pytest.approx([100 * 8 / 11, 100 * 8 / 9, 100 * 8 / 12, 100 * 4 / 6])
