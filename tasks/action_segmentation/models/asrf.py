@@ -3,7 +3,8 @@
 Ishikawa et al., "Alleviating Over-Segmentation Errors by Detecting Action Boundaries", WACV 2021, section 3. A first
 stage of dilated layers is shared. Two heads follow it, each refined by stages of its own: class scores, whose stages
 take the previous probabilities as in MS-TCN, and the probability of every frame that a segment starts there. At the
-end each stretch between two boundaries gets the class that most of its frames have.
+end each stretch between two boundaries gets the class that most of its frames have. Not verified against the paper's
+text, of which only the abstract could be opened: the weights of the losses.
 
 Searched are the dilated convs, named `shared.<l>.dilated`, `refining.<s>.layers.<l>.dilated` and
 `locating.<s>.layers.<l>.dilated`.

@@ -5,7 +5,8 @@ Singhania et al., "Coarse to Fine Multi-Resolution Temporal Convolutional Networ
 convs of kernel 3, each with batch normalisation and ReLU. The encoder halves the length between its blocks, the decoder
 doubles it and takes the encoder's output of that length beside its own. Between the two, the coarsest features are
 pooled by windows of several sizes. The probabilities of the finest decoder outputs are stretched to all frames and
-averaged.
+averaged. Not verified against the papers' texts, of which only the abstracts could be opened: widths, pooling windows
+and how many outputs are averaged.
 
 The published feature augmentation (pooling by random windows, in training and in test) is a change of the data and not
 part of the network; it is not here.
