@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from rfnext import Bounds, LocalConfig
 
-DatasetName = Literal["elecdemand", "taylor", "etth1", "etth2", "folder"]
+DatasetName = Literal["elecdemand", "taylor", "calls", "births", "treering", "etth1", "etth2", "folder"]
 Head = Literal["mse", "quantile"]
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -29,8 +29,10 @@ class Config:
 
     dataset: DatasetName = "elecdemand"
     """elecdemand: embedded half-hourly demand of Victoria in 2014, with working days and temperature. taylor: embedded
-    half-hourly demand of England and Wales. etth1, etth2: hourly oil temperature of two transformers. folder: your own
-    series.csv (`python -m tasks.load_forecasting.check PATH` validates it)."""
+    half-hourly demand of England and Wales. calls: embedded calls to a bank per five minutes. births: embedded births
+    in the United States per day. treering: embedded widths of tree rings per year, which have no season. etth1, etth2:
+    hourly oil temperature of two transformers. folder: your own series.csv (`python -m tasks.load_forecasting.check
+    PATH` validates it)."""
     root: Path | None = field(default=None, metadata={"protocol": False})
     """Data folder; by default $RFNEXT_DATA/<dataset>, or data/<dataset> in this repository."""
     time: str = "time"
@@ -123,6 +125,10 @@ PRESETS = {
     ),
     "small": Config(),
     "taylor": Config(dataset="taylor", burn_in=336),
+    "calls": Config(dataset="calls", horizon=169, seasons=(169, 845), burn_in=1690),
+    # The level drifts over the twenty years.
+    "births": Config(dataset="births", horizon=7, seasons=(7, 364), burn_in=728, trailing=364),
+    "treering": Config(dataset="treering", horizon=1, seasons=(), burn_in=512),
     "etth1": replace(ETT, dataset="etth1"),
     "etth2": replace(ETT, dataset="etth2"),
     "folder": Config(dataset="folder"),

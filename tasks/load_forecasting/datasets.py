@@ -15,7 +15,7 @@ from tasks.load_forecasting.data import Fold, Sizes, sizes_of, split
 from tasks.load_forecasting.series import Series
 from tasks.spec import DataError, DataFiles, fail
 
-EMBEDDED = {"elecdemand": series.elecdemand, "taylor": series.taylor}
+EMBEDDED = {name: getattr(series, name) for name in series.PLACES}
 KNOWN = {"elecdemand": ("WorkDay",)}
 """Covariates of the embedded sets that are known in advance."""
 
@@ -27,6 +27,9 @@ CUT = ("dataset", "root", "time", "target", "known", "split", "horizon", "season
 LABELS = {
     "elecdemand": "half-hourly electricity demand of Victoria, 2014 (embedded)",
     "taylor": "half-hourly electricity demand of England and Wales, 2000 (embedded)",
+    "calls": "calls to a bank per five minutes, 2003 (embedded)",
+    "births": "births in the United States per day, 1969 to 1988 (embedded)",
+    "treering": "widths of tree rings per year (embedded)",
     "etth1": "ETTh1, hourly oil temperature of a transformer",
     "etth2": "ETTh2, hourly oil temperature of a transformer",
 }

