@@ -101,7 +101,8 @@ def score_figure(found: Gathered) -> Figure | None:
     figure, panels = _grid(len(found.metrics), 0.6 + 0.17 * len(methods), same_rows=True)
     for panel, metric in zip(panels, found.metrics, strict=True):
         values = [estimate(scores(found, method)[metric.name]) for method in methods]
-        _intervals(panel, methods, values, [verdicts.get((method, metric.name)) for method in methods])
+        decided: list[Verdict | None] = [verdicts.get((method, metric.name)) for method in methods]
+        _intervals(panel, methods, values, decided)
         if methods[0] == BASELINE and values[0] is not None:
             panel.axvline(values[0].mean, color=INK, linewidth=0.6, linestyle="--")
         panel.set_title(Column.of(metric).title)
@@ -117,7 +118,7 @@ def difference_figure(found: Gathered) -> Figure | None:
     figure, panels = _grid(len(found.metrics), 0.6 + 0.17 * len(methods), same_rows=True)
     for panel, metric in zip(panels, found.metrics, strict=True):
         mine = {one.method: one for one in compared if one.metric == metric}
-        verdicts = [mine[method].verdict if method in mine else None for method in methods]
+        verdicts: list[Verdict | None] = [mine[method].verdict if method in mine else None for method in methods]
         values = [mine[method].difference if method in mine else None for method in methods]
         _intervals(panel, methods, values, verdicts)
         panel.axvline(0, color=INK, linewidth=0.6, linestyle="--")

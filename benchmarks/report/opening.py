@@ -186,7 +186,9 @@ def chart(found: Gathered) -> Chart | None:
     metric = found.metrics[0]
     compared = {one.method: one.difference for one in comparisons(found) if one.metric == metric}
     kinds: tuple[Kind, ...] = ("tuning", "search")
-    rows = [(name, kind, compared[name]) for kind in kinds for name in of_kind(found, kind) if name in compared]
+    rows: list[tuple[str, Kind, Estimate]] = [
+        (name, kind, compared[name]) for kind in kinds for name in of_kind(found, kind) if name in compared
+    ]
     ends = [_ends(one) for *_, one in rows]
     if all(one.half_width is None for *_, one in rows):
         return None
