@@ -94,10 +94,11 @@ class SearchConv(Searched, nn.Module):
     """Weighted sum over dilations of one shared kernel: sum_i p_i conv(x, W, d_i).
 
     Never constructed directly: `take_over(conv, ...)` turns an existing conv into one and `release(conv)` back.
-    Parameter names, output size and everything else stay those of the conv. A checkpoint of the plain conv loads
-    (the branches stay as they are); its own checkpoint also holds the branches, their weights, the rule and the anchor,
-    so that it always loads as the same function, or not at all. `rfnext.plain_state_dict` drops these two for loading
-    into a plain network.
+    Parameter names, output size and everything else stay those of the conv. A checkpoint of the plain conv loads as
+    long as all branches have equal weights, as at the start; later its branch weights are missing keys, since they were
+    learnt with other kernels. Its own checkpoint also holds the branches, their weights, the rule and the anchor, so
+    that it always loads as the same function, or not at all. `rfnext.plain_state_dict` drops these two for loading into
+    a plain network.
 
     Attributes:
         dilations: the branches now.
@@ -152,6 +153,16 @@ class SearchConv(Searched, nn.Module):
         if self.rule == "paper":
             return weight.abs() / weight.abs().sum()
         return torch.softmax(weight / INITIAL_WEIGHT, dim=0)
+
+    def equal_weights(self) -> Tensor:
+        """Whether all branches have equal weights, as at the start, shape (); decay or sharpening alone leave them so.
+
+        True on the meta device. Sharded weights are gathered: every rank must ask.
+        """
+        if self.branch_weight.is_meta:
+            return torch.ones((), dtype=torch.bool, device="cpu")
+        weight = whole(self.branch_weight)[: len(self._dilations)]
+        return (weight == weight[0]).all()
 
     def set_branches(self, dilations: Sequence[Dilation]) -> None:
         """Replace the branches and start their weights anew.
@@ -271,6 +282,7 @@ class SearchConv(Searched, nn.Module):
         error_msgs: list[str],
     ) -> None:
         own = {prefix + "branch_weight", prefix + "_extra_state"}
+        named = own & set(missing_keys)  # by `rfnext.plain_checkpoint`: the checkpoint has other layers' branches
         parameter = self.branch_weight
         try:
             super()._load_from_state_dict(
@@ -278,11 +290,13 @@ class SearchConv(Searched, nn.Module):
             )
         except ValueError as error:  # of set_extra_state(), without the layer's name
             error_msgs.append(f"{prefix.removesuffix('.')}: {error}")
-        if not own & state_dict.keys():  # the checkpoint of a plain network
+        at_start = bool(self.equal_weights())
+        if at_start and not named and not own & state_dict.keys():  # the checkpoint of a plain network
             missing_keys[:] = [key for key in missing_keys if key not in own]
             like = next(p for name, p in self.named_parameters() if name != "branch_weight")
             if self.branch_weight.is_meta and not like.is_meta:  # assign=True replaced those of the checkpoint alone
                 self.branch_weight = _fresh_weight(self.branch_weight.numel(), like)
+        missing_keys[:] = dict.fromkeys(missing_keys)
         self._keep_tie(parameter)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

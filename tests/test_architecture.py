@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 ABOVE = (
     "dilation files table _version",
     "ops",
-    "conv branch_state searchable own_forward twin padding causal effective copies deployment",
+    "conv branch_state searchable own_forward twin padding causal effective copies deployment plain_checkpoint",
     "structure ties",
     "search",
     "",

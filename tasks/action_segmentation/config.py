@@ -8,12 +8,23 @@ from rfnext import Bounds, LocalConfig
 from tasks.action_segmentation.lengths import Sampling
 from tasks.action_segmentation.metrics import LastSegment
 from tasks.action_segmentation.seglearn_sessions import GROUP
+from tasks.ranges import COUNT, DROPOUT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 
 DatasetName = Literal["seglearn", "50salads", "breakfast", "gtea", "folder"]
 Model = Literal["ms_tcn", "ms_tcn_pp", "asrf", "c2f_tcn", "asformer"]
 
 SEARCH = LocalConfig(interval=3, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 2048))
 """The local search: published except for rule and spread, which are the library's defaults."""
+
+RANGES = {
+    **dict.fromkeys(("epochs", "batch", "validate_every", "stages", "maps", "folds"), COUNT),
+    **dict.fromkeys(("stride", "feature_stride"), COUNT),
+    **dict.fromkeys(("layers", "prediction_layers"), Range(least=1, most=20)),  # dilations double
+    **dict.fromkeys(("length_tolerance", "lr_drop_epoch", "smoothing"), NOT_NEGATIVE),
+    "validation": SHARE,
+    "dropout": DROPOUT,
+    "lr": POSITIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -79,10 +90,7 @@ class Config:
         if self.dataset not in get_args(DatasetName) or self.model not in get_args(Model):
             known = f"{', '.join(get_args(DatasetName))}; {', '.join(get_args(Model))}"
             raise ValueError(f"unknown dataset {self.dataset!r} or model {self.model!r}; known: {known}")
-        for name in ("epochs", "batch", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        _ = self.sampling  # raises for strides and tolerances that are none
+        check_ranges(self, RANGES)
 
     @property
     def sampling(self) -> Sampling:
