@@ -97,11 +97,13 @@ def score_figure(found: Gathered) -> Figure | None:
     methods = [method for method in found.methods if found.done(method)]
     if len(methods) < 2 or all(len(found.done(method)) < 2 for method in methods):
         return None
-    verdicts = {(one.method, one.metric.name): one.verdict for one in comparisons(found)}
+    verdicts: dict[tuple[str, str], Verdict | None] = {
+        (one.method, one.metric.name): one.verdict for one in comparisons(found)
+    }
     figure, panels = _grid(len(found.metrics), 0.6 + 0.17 * len(methods), same_rows=True)
     for panel, metric in zip(panels, found.metrics, strict=True):
         values = [estimate(scores(found, method)[metric.name]) for method in methods]
-        decided: list[Verdict | None] = [verdicts.get((method, metric.name)) for method in methods]
+        decided = [verdicts.get((method, metric.name)) for method in methods]
         _intervals(panel, methods, values, decided)
         if methods[0] == BASELINE and values[0] is not None:
             panel.axvline(values[0].mean, color=INK, linewidth=0.6, linestyle="--")
