@@ -103,7 +103,7 @@ def score_figure(found: Gathered) -> Figure | None:
     figure, panels = _grid(len(found.metrics), 0.6 + 0.17 * len(methods), same_rows=True)
     for panel, metric in zip(panels, found.metrics, strict=True):
         values = [estimate(scores(found, method)[metric.name]) for method in methods]
-        decided = [verdicts.get((method, metric.name)) for method in methods]
+        decided: list[Verdict | None] = [verdicts.get((method, metric.name)) for method in methods]
         _intervals(panel, methods, values, decided)
         if methods[0] == BASELINE and values[0] is not None:
             panel.axvline(values[0].mean, color=INK, linewidth=0.6, linestyle="--")
