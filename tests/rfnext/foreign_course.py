@@ -51,7 +51,7 @@ class Explicit(nn.Module):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = cast(Any, self)
-        mode = {"zeros": "constant"}.get(conv.padding_mode, conv.padding_mode)
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         function = [F.conv1d, F.conv2d, F.conv3d][len(conv.kernel_size) - 1]
         shares = torch.softmax(conv.branches.weights / 0.01, 0)
         total: Any = 0
