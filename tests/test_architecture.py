@@ -32,7 +32,7 @@ ABOVE = (
     "search",
     "",
     "integrations cli",
-    "__init__",
+    "__init__ __main__",
 )
 """The parts of rfnext from the lowest on: one imports its own line and those before it. "" stands for all others, which
 use searches and structures and which no search needs."""
