@@ -140,8 +140,8 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
 def _check(options: Options) -> None:
     check_seed(options.seed)
     check_device(options.device)
-    if options.threads < 1:
-        raise UsageError(f"--threads must be at least 1, got {options.threads}")
+    if not 1 <= options.threads <= 1024:
+        raise UsageError(f"--threads must be at least 1 and at most 1024, got {options.threads}")
     if options.trial_workers not in (None, "auto") and options.trial_workers < 1:
         raise UsageError(f"--trial-workers must be at least 1 or auto, got {options.trial_workers}")
     if options.gpus_per_trial is not None and options.ray_address is None:

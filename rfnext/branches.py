@@ -7,6 +7,7 @@ from rfnext.conv import set_dilation, take_over
 from rfnext.deployment import guard
 from rfnext.dilation import Dilation, neighbours
 from rfnext.padding import Conv, anchored, kernel_to_search, size_keeping_padding, warn_of_causal
+from rfnext.plain_checkpoint import name_missing_branches
 from rfnext.search.local import LocalConfig
 from rfnext.searchable import unsearchable
 from rfnext.structure import Structure
@@ -43,6 +44,7 @@ def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -
         take_over(conv, branches, entries=config.branches, rule=config.rule)
         set_dilation(conv, centre)
     guard(model, convs)
+    name_missing_branches(model)
 
 
 def _branches(name: str, conv: Conv, centre: Dilation, config: LocalConfig) -> list[Dilation]:

@@ -23,7 +23,7 @@ from rfnext.branch_state import BranchState
 from rfnext.copies import forget_copy, note_copy
 from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
-from rfnext.own_forward import why_not_in_place
+from rfnext.own_forward import way_to_search, why_not_in_place
 from rfnext.padding import (
     Anchors,
     Conv,
@@ -33,11 +33,14 @@ from rfnext.padding import (
     padding_attributes,
     size_keeping_padding,
 )
-from rfnext.searchable import is_conv, plain_class, unsearchable
+from rfnext.redirected import Redirecting
+from rfnext.searchable import is_conv, plain_class, way_of_search
 from rfnext.twin import Searched
 
 INITIAL_WEIGHT = 0.01
 """Start of every branch weight, from the published code."""
+
+_PADS = "rfnext_pads_by_dilation"  # attribute of a searched conv: what `pads_by_dilation` found before
 
 _SUCCESSOR = "rfnext_successor"  # attribute of a branch weight that torch has replaced, which tied convs share
 
@@ -60,8 +63,15 @@ def set_dilation(conv: Conv, dilation: Dilation) -> None:
 
 def set_checked_dilation(conv: Conv, dilation: Dilation) -> None:
     """What `set_dilation` does, for a dilation that `check_plain` has accepted."""
-    set_padding(conv, size_keeping_padding(conv, dilation))
+    if not pads_by_dilation(conv):
+        set_padding(conv, size_keeping_padding(conv, dilation))
     conv.dilation = dilation
+
+
+def pads_by_dilation(conv: Conv) -> bool:
+    """Whether the conv's class pads by its dilation in a forward() of its own, so that its padding stays as it is."""
+    known = vars(conv).get(_PADS)
+    return way_to_search(conv, plain_class(conv)).pads if known is None else known
 
 
 def set_padding(conv: Conv, sides: list[tuple[int, int]]) -> None:
@@ -94,10 +104,11 @@ class SearchConv(Searched, nn.Module):
     """Weighted sum over dilations of one shared kernel: sum_i p_i conv(x, W, d_i).
 
     Never constructed directly: `take_over(conv, ...)` turns an existing conv into one and `release(conv)` back.
-    Parameter names, output size and everything else stay those of the conv. A checkpoint of the plain conv loads
-    (the branches stay as they are); its own checkpoint also holds the branches, their weights, the rule and the anchor,
-    so that it always loads as the same function, or not at all. `rfnext.plain_state_dict` drops these two for loading
-    into a plain network.
+    Parameter names, output size and everything else stay those of the conv. A checkpoint of the plain conv loads as
+    long as all branches have equal weights, as at the start; later its branch weights are missing keys, since they were
+    learnt with other kernels. Its own checkpoint also holds the branches, their weights, the rule and the anchor, so
+    that it always loads as the same function, or not at all. `rfnext.plain_state_dict` drops these two for loading into
+    a plain network.
 
     Attributes:
         dilations: the branches now.
@@ -153,6 +164,16 @@ class SearchConv(Searched, nn.Module):
             return weight.abs() / weight.abs().sum()
         return torch.softmax(weight / INITIAL_WEIGHT, dim=0)
 
+    def equal_weights(self) -> Tensor:
+        """Whether all branches have equal weights, as at the start, shape (); decay or sharpening alone leave them so.
+
+        True on the meta device. Sharded weights are gathered: every rank must ask.
+        """
+        if self.branch_weight.is_meta:
+            return torch.ones((), dtype=torch.bool, device="cpu")
+        weight = whole(self.branch_weight)[: len(self._dilations)]
+        return (weight == weight[0]).all()
+
     def set_branches(self, dilations: Sequence[Dilation]) -> None:
         """Replace the branches and start their weights anew.
 
@@ -172,13 +193,17 @@ class SearchConv(Searched, nn.Module):
         tracer = cast(fx.Tracer, proxy.tracer)
         return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        conv = cast(Conv, self)
-        size = tuple(input.shape[-len(conv.kernel_size) :])
+    def note_input(self, input: Tensor) -> None:
+        """Remember its size, if it is the largest so far."""
+        size = tuple(input.shape[-len(cast(Conv, self).kernel_size) :])
         if not torch.compiler.is_compiling() and all(type(n) is int for n in size):  # no symbols of a traced graph
             longest = tuple(map(max, size, self.longest_input)) if self.longest_input else size
             if longest != self.longest_input:  # a module's attributes are slow to set
                 self.longest_input = longest
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        conv = cast(Conv, self)
+        self.note_input(input)
         return mixed_dilation_conv(
             input,
             weight,
@@ -271,6 +296,7 @@ class SearchConv(Searched, nn.Module):
         error_msgs: list[str],
     ) -> None:
         own = {prefix + "branch_weight", prefix + "_extra_state"}
+        named = own & set(missing_keys)  # by `rfnext.plain_checkpoint`: the checkpoint has other layers' branches
         parameter = self.branch_weight
         try:
             super()._load_from_state_dict(
@@ -278,11 +304,13 @@ class SearchConv(Searched, nn.Module):
             )
         except ValueError as error:  # of set_extra_state(), without the layer's name
             error_msgs.append(f"{prefix.removesuffix('.')}: {error}")
-        if not own & state_dict.keys():  # the checkpoint of a plain network
+        at_start = bool(self.equal_weights())
+        if at_start and not named and not own & state_dict.keys():  # the checkpoint of a plain network
             missing_keys[:] = [key for key in missing_keys if key not in own]
             like = next(p for name, p in self.named_parameters() if name != "branch_weight")
             if self.branch_weight.is_meta and not like.is_meta:  # assign=True replaced those of the checkpoint alone
                 self.branch_weight = _fresh_weight(self.branch_weight.numel(), like)
+        missing_keys[:] = dict.fromkeys(missing_keys)
         self._keep_tie(parameter)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -297,7 +325,7 @@ class SearchConv(Searched, nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so pickle cannot find it by name; it can make it again.
-        return _remake, (type(self).plain_class,), self.__getstate__()
+        return _remake, (type(self).plain_class, isinstance(self, Redirecting)), self.__getstate__()
 
 
 def _fresh_weight(entries: int, like: Tensor) -> nn.Parameter:
@@ -310,22 +338,23 @@ def _fresh_weight(entries: int, like: Tensor) -> nn.Parameter:
 
 
 @functools.cache
-def _search_class(plain: type[nn.Module]) -> type[SearchConv]:
-    return type(f"Search{plain.__name__}", (SearchConv, plain), {"plain_class": plain, "__module__": __name__})
+def _search_class(plain: type[nn.Module], redirected: bool) -> type[SearchConv]:
+    bases = (*([Redirecting] if redirected else []), SearchConv, plain)
+    return cast(Any, type)(f"Search{plain.__name__}", bases, {"plain_class": plain, "__module__": __name__})
 
 
-def _parametrised_search_class(plain: type[nn.Module]) -> type[SearchConv]:
+def _parametrised_search_class(plain: type[nn.Module], redirected: bool) -> type[SearchConv]:
     """The class of a searched conv of a class that torch made for a parametrisation.
 
     It is what torch would have made of the searched conv, so that remove_parametrizations() finds what it deletes.
     """
     made = {key: value for key, value in vars(plain).items() if key not in ("__dict__", "__weakref__")}
     own = {"plain_class": plain, "__module__": __name__}
-    return type(f"Search{plain.__name__}", (_search_class(plain.__bases__[0]),), made | own)
+    return type(f"Search{plain.__name__}", (_search_class(plain.__bases__[0], redirected),), made | own)
 
 
-def _remake(plain: type[nn.Module]) -> SearchConv:
-    cls = _search_class(plain)
+def _remake(plain: type[nn.Module], redirected: bool = False) -> SearchConv:
+    cls = _search_class(plain, redirected)
     return cls.__new__(cls)
 
 
@@ -343,7 +372,7 @@ def take_over(
     the rule are replaced.
 
     Args:
-        conv: any conv for which `unsearchable(conv)` is None.
+        conv: any conv for which `rfnext.searchable.unsearchable` is None.
         dilations: the branches.
         entries: size of `branch_weight`, at least the number of branches (default: just that).
         rule: see `SearchConv`.
@@ -359,14 +388,16 @@ def take_over(
         raise TypeError(f"{type(conv).__name__} is no Conv1d, Conv2d or Conv3d")
     entries = entries or len(dilations)
     with anchored({type(conv).__name__: conv}, anchor):
-        if reason := unsearchable(conv):
-            raise ValueError(f"cannot search {conv}: {reason}")
+        way = way_of_search(conv)
+        if way.reason:
+            raise ValueError(f"cannot search {conv}: {way.reason}")
         check_branches(dilations, conv, entries)
     if not isinstance(conv, SearchConv):
         parametrised = set(conv._modules.get("parametrizations") or ()) & vars(type(conv)).keys()  # type: ignore
-        made = (_parametrised_search_class if parametrised else _search_class)(type(conv))
+        made = (_parametrised_search_class if parametrised else _search_class)(type(conv), way.redirected)
         conv.__class__ = made  # type: ignore[assignment]
         search = cast(SearchConv, conv)
+        vars(conv)[_PADS] = way.pads
         search.implementation = "auto"
     search = cast(SearchConv, conv)
     forget_copy(search)
@@ -388,7 +419,7 @@ def release(conv: SearchConv) -> None:
     """
     check_release(conv)
     del conv.branch_weight
-    for name in ("rule", "implementation", "frozen", "longest_input", "_dilations"):
+    for name in ("rule", "implementation", "frozen", "longest_input", "_dilations", _PADS):
         vars(conv).pop(name, None)
     conv.__class__ = type(conv).plain_class  # type: ignore[assignment]
 

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from rfnext.conv import SearchConv, set_checked_dilation, set_padding, take_over
 from rfnext.merge import remove_parametrization
 from rfnext.padding import Conv, anchor_of, set_anchor, sides_of
+from rfnext.plain_checkpoint import name_missing_branches
 from rfnext.structure import named_convs
 
 Description = dict[str, dict[str, Any]]
@@ -58,6 +59,7 @@ def restore(model: nn.Module, description: Mapping[str, Any], state: Mapping[str
             _restore(conv, description[name], _stored_weight(name, state))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"layer {name!r}: {error}") from error
+    name_missing_branches(model)
     _load(model, state)
 
 
@@ -117,6 +119,9 @@ def load_into(model: nn.Module, description: Mapping[str, Any], state: Mapping[s
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    for key in model.state_dict():
+        if key.rpartition(".")[2] == "branch_weight" and key not in state:
+            raise ValueError(f"{key!r} is missing: it is the checkpoint of a network without these branches")
     try:
         model.load_state_dict(cast(Any, state))
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -23,6 +23,9 @@ Dilation = tuple[int, ...]
 LARGEST = 2**20
 """Largest dilation; no input is as long, and code in C counts in 32 bits."""
 
+MOST_BRANCHES = 1024
+"""Most branches of a conv. Each is computed; a mistyped number would fill the memory."""
+
 Rule = Literal["default", "paper"]
 
 
@@ -89,18 +92,18 @@ def neighbours(
         centre: dilation per axis.
         kernel: kernel size per axis.
         spread: distance of the outermost branch as a share of the centre (the papers' exp_rate).
-        branches: how many are wanted, at least 2; fewer are returned where the bounds allow fewer
-            (or, by rule "paper", where rounding makes some equal).
+        branches: how many are wanted, at least 2 and at most `MOST_BRANCHES`; fewer are returned where the bounds
+            allow fewer (or, by rule "paper", where rounding makes some equal).
         bounds: applied to every searched axis. Rule "paper" does not clip the centre's own branch.
         rule: see the module.
 
     Raises:
-        ValueError: for an unknown rule, fewer than 2 branches, a spread outside (0, 1], or a centre whose length is
-            not the kernel's.
+        ValueError: for an unknown rule, too few or too many branches, a spread outside (0, 1], or a centre whose
+            length is not the kernel's.
     """
     check_rule(rule)
-    if branches < 2:
-        raise ValueError(f"a search needs at least 2 branches, got {branches}")
+    if not 2 <= branches <= MOST_BRANCHES:
+        raise ValueError(f"a search needs at least 2 branches and at most {MOST_BRANCHES}, got {branches}")
     if not 0 < spread <= 1:
         raise ValueError(f"spread must be in (0, 1], got {spread}")
     if len(centre) != len(kernel):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rfnext.conv import SearchConv, set_checked_dilation, take_over
+from rfnext.plain_checkpoint import name_missing_branches
 from rfnext.published import formats
 from rfnext.published.checkpoint import Stored, read
 from rfnext.published.formats import GLOBAL2LOCAL, OPERATOR, RFCONV, Opened, Tensors, wrapped
@@ -52,11 +53,12 @@ def open_published(model: nn.Module, checkpoint: str | Path, structure: str | Pa
         raise ValueError(f"{checkpoint}: {error}") from error
     for conv in opened.values():
         _become(conv)
-    model.load_state_dict(state)
+    name_missing_branches(model)
     with torch.no_grad():
         for conv in opened.values():
             if isinstance(conv.conv, SearchConv) and conv.weights is not None:
                 conv.conv.branch_weight.copy_(conv.weights)
+    model.load_state_dict({**model.state_dict(), **state})
 
 
 def _opened(model: nn.Module, stored: Stored, file: StructureFile | None) -> tuple[dict[str, Opened], Tensors]:

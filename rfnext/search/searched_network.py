@@ -13,6 +13,7 @@ from rfnext.conv import SearchConv, take_over, whole
 from rfnext.deployment import guard
 from rfnext.dilation import Dilation, Rule
 from rfnext.padding import AnchorOf, Conv, anchored, warn_of_causal
+from rfnext.plain_checkpoint import name_missing_branches
 from rfnext.search.averages import Averages
 from rfnext.search.history import pack, unpack
 from rfnext.search.picking import log_passed_over, nothing_to_search, pick
@@ -232,7 +233,7 @@ class SearchedNetwork:
         """
         several = {name: conv for name, conv in self.convs.items() if len(conv.dilations) > 1}
         # One transfer for all layers, as in `probability`.
-        equal = torch.stack([_equal_weights(conv) for conv in several.values()]).tolist() if several else []
+        equal = torch.stack([conv.equal_weights() for conv in several.values()]).tolist() if several else []
         return {name for name, same in zip(several, equal, strict=True) if same}
 
     def _warn_of_padding(self) -> None:
@@ -346,6 +347,7 @@ def _take_over_all(model: nn.Module, where: Layers, layout: Layout) -> tuple[dic
     searched = {name: cast(SearchConv, conv) for name, conv in picked.items()}
     share_weights(groups, searched)
     guard(model, picked)
+    name_missing_branches(model)
     log.info("searching %d of %d convs", len(picked), len(picked) + len(passed_over))
     return searched, groups
 
@@ -355,10 +357,4 @@ def _has_learnt(conv: SearchConv) -> bool:
 
     By rule "paper" they never do: the structure of such a search is that of its last round.
     """
-    return conv.rule == "default" and not bool(_equal_weights(conv))
-
-
-def _equal_weights(conv: SearchConv) -> torch.Tensor:
-    """Whether all branches have equal weights, as at the start; decay or sharpening alone leave them equal."""
-    weight = whole(conv.branch_weight)[: len(conv.dilations)]
-    return (weight == weight[0]).all()
+    return conv.rule == "default" and not bool(conv.equal_weights())

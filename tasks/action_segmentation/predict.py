@@ -15,7 +15,6 @@ Writes, all or nothing, into a new folder:
 import argparse
 import contextlib
 import json
-import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -33,6 +32,7 @@ from tasks.action_segmentation.feature_files import open_features, read_features
 from tasks.action_segmentation.layout import Layout, read_bundle
 from tasks.action_segmentation.lengths import Sampling, difference
 from tasks.action_segmentation.result_files import read_prediction, write_prediction
+from tasks.ranges import POSITIVE, number_in
 from tasks.spec import fail
 
 
@@ -177,15 +177,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write, new or empty")
     parser.add_argument("--bundle", type=Path, help="list of <video>.txt: only these")
-    parser.add_argument("--fps", type=float, help="frames per second of the video: segments.json then has seconds, too")
+    parser.add_argument(
+        "--fps", type=number_in(POSITIVE), help="frames per second of the video: segments.json then has seconds, too"
+    )
     parser.add_argument(
         "--length-tolerance",
         type=int,
         help="frames by which features may cover less or more than the labels; default: that of the training",
     )
     given = parser.parse_args(arguments)
-    if given.fps is not None and not (given.fps > 0 and math.isfinite(given.fps)):
-        parser.error(f"--fps is {given.fps}; give frames per second above 0")
     try:
         done = run(given)
     except (OSError, ValueError) as error:

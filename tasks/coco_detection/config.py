@@ -11,8 +11,17 @@ from typing import Literal, get_args
 from rfnext import Bounds, LocalConfig
 from tasks import beside
 from tasks.coco_detection.detectors import BoxDetector, Detector, Size
+from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 
 DatasetName = Literal["scenes", "coco", "folder"]
+
+RANGES = {
+    **dict.fromkeys(("batch", "image", "scenes", "validate_every", "folds"), COUNT),
+    **dict.fromkeys(("epochs", "workers"), NOT_NEGATIVE),
+    "digits": Range(least=1, most=10),
+    "validation": SHARE,
+    "lr": POSITIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -75,11 +84,7 @@ class Config:
         beside.recognise(self, "init")
         if self.epochs == 0 and self.init is None and self.init_fingerprint is None:
             raise ValueError("epochs is 0, which scores the network of a file as it is; name it by --init FILE")
-        if self.epochs < 0:
-            raise ValueError(f"epochs is {self.epochs}; it must be at least 0")
-        for name in ("batch", "image", "scenes", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_ranges(self, RANGES)
 
 
 def _for_all(preset: str, config: Config) -> dict[str, Config]:

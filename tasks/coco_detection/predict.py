@@ -45,6 +45,7 @@ from tasks import checkpoint
 from tasks.coco_detection import configs, illustrate, images, published, recipes, task
 from tasks.coco_detection.evaluation import Sample, predict
 from tasks.coco_detection.quiet import quiet
+from tasks.ranges import Range, number_in
 from tasks.spec import DataError, device_of
 
 
@@ -234,7 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="structure file of a single-branch --config, or of --published",
     )
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="output folder (default: %(default)s)")
-    parser.add_argument("--threshold", type=float, default=0.3, help="least score (default: %(default)s)")
+    parser.add_argument(
+        "--threshold", type=number_in(Range(least=0, most=1)), default=0.3, help="least score (default: %(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     given = parser.parse_args(arguments)
     if len({path.stem for path in given.images}) < len(given.images):

@@ -1,11 +1,11 @@
 """Settings of a training, and the named presets."""
 
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from rfnext import Bounds, LocalConfig
+from tasks.ranges import COUNT, DROPOUT, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 
 DatasetName = Literal["elecdemand", "taylor", "calls", "births", "treering", "etth1", "etth2", "folder"]
 Head = Literal["mse", "quantile"]
@@ -18,6 +18,14 @@ ORIGINS = (1, 2, 3, 4, 5)
 
 LAYERS = 20
 """Most layers: the last one's dilation by design is half a million steps."""
+
+RANGES = {
+    **dict.fromkeys(("horizon", "width", "epochs", "steps", "validate_every", "seasons"), COUNT),
+    **dict.fromkeys(("burn_in", "trailing"), NOT_NEGATIVE),
+    "layers": Range(least=1, most=LAYERS),
+    "dropout": DROPOUT,
+    "lr": POSITIVE,
+}
 
 SEARCH = LocalConfig(interval=3, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 512))
 """The local search, counted in epochs. 512 half hours are ten days."""
@@ -83,23 +91,11 @@ class Config:
         if self.dataset not in get_args(DatasetName) or self.head not in get_args(Head):
             known = f"{', '.join(get_args(DatasetName))}; {', '.join(get_args(Head))}"
             raise ValueError(f"unknown dataset {self.dataset!r} or head {self.head!r}; known: {known}")
-        for name in ("horizon", "layers", "width", "epochs", "steps", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.layers > LAYERS:
-            raise ValueError(f"layers is {self.layers}; it must be at most {LAYERS}, since dilations double")
-        if self.burn_in < 0:
-            raise ValueError(f"burn_in is {self.burn_in}; it must be at least 0")
-        if self.trailing < 0 or self.trailing == 1:  # without its last value, a series is zero
+        check_ranges(self, RANGES)
+        if self.trailing == 1:  # without its last value, a series is zero
             raise ValueError(f"trailing is {self.trailing}; it must be 0 or at least 2")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr is {self.lr}; it must be above 0")
         if not self.folds or len(set(self.folds)) < len(self.folds) or not set(self.folds) <= set(ORIGINS):
             raise ValueError(f"folds are {self.folds}; they must be different ones of {', '.join(map(str, ORIGINS))}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-        if not all(season >= 1 for season in self.seasons):
-            raise ValueError(f"seasons are {self.seasons}; each must be at least 1")
         if self.split and (len(self.split) != 3 or not 0 < self.split[0] < self.split[1] < self.split[2]):
             raise ValueError(
                 f"split is {self.split}; it must be three ascending ends, of training, validation and test"

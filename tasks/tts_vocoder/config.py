@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from rfnext import Bounds, LocalConfig
 from tasks import beside
+from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 from tasks.tts_vocoder import embedded
 from tasks.tts_vocoder.clips import Loudness, Shape
 from tasks.tts_vocoder.mel import MelConfig
@@ -13,10 +14,19 @@ from tasks.tts_vocoder.metrics import SHORTEST
 from tasks.tts_vocoder.predicted import Predicted
 
 DatasetName = Literal["asterisk", "espeak", "ljspeech", "folder"]
-GeneratorName = Literal["hifi_gan_v1", "hifi_gan_v2", "hifi_gan_v3", "parallel_wavegan", "vocos"]
+GeneratorName = Literal["hifi_gan_v1", "hifi_gan_v2", "hifi_gan_v3", "parallel_wavegan", "vocos", "source_filter"]
 Recipe = Literal["stft", "gan"]
 Discriminator = Literal["period", "scale", "resolution"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+RANGES = {
+    **dict.fromkeys(("epochs", "batch", "segment", "segments_per_clip", "validate_every", "clips", "folds"), COUNT),
+    **dict.fromkeys(("channels", "upsampling", "layers", "dim"), COUNT),
+    **dict.fromkeys(("test", "validation", "lr"), POSITIVE),
+    "lr_decay": Range(above=0, most=1),
+    "ema": SHARE,
+    "workers": NOT_NEGATIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -56,9 +66,9 @@ class Config:
     upsampling: tuple[int, ...] | None = None
     """HiFi-GAN, Parallel WaveGAN: factors whose product is the mel's hop."""
     layers: int | None = None
-    """Parallel WaveGAN, Vocos: layers."""
+    """Parallel WaveGAN, Vocos, source-filter: layers."""
     dim: int | None = None
-    """Vocos: channels."""
+    """Vocos, source-filter: channels."""
     init: Path | None = field(default=None, metadata={"protocol": False})
     """Checkpoint whose weights every training starts from, searches too: HiFi-GAN's, Parallel WaveGAN's or Vocos's as
     they were released, with their settings beside them, or one of this repository. None: random weights."""
@@ -113,23 +123,17 @@ class Config:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(get_args(choice))}")
         if not self.discriminators or set(self.discriminators) - set(get_args(Discriminator)):
             raise ValueError(f"discriminators are {self.discriminators}; name some of {get_args(Discriminator)}")
-        for name in ("epochs", "batch", "segment", "segments_per_clip", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_ranges(self, RANGES)
         shortest = max(SHORTEST, self.mel.n_fft)
         if self.segment % self.mel.hop or self.segment < shortest:
             raise ValueError(
                 f"segment is {self.segment}; it must be a multiple of the mel's hop, {self.mel.hop}, and at least "
                 f"{shortest}, the longest transform"
             )
-        if self.test <= 0 or self.validation <= 0:
-            raise ValueError(f"test is {self.test} and validation {self.validation}; both must be above 0")
         for name in ("init", "mels"):
             beside.recognise(self, name)
         if self.mels is not None and (self.trim or self.loudness != "as_is"):
             raise ValueError("mels belong to the recordings as they are; give --no-trim --loudness as_is")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema is {self.ema}; it must be a fraction between 0 and 1, such as 0.999")
         if self.discriminator_divisor not in (1, 2, 4, 8):
             raise ValueError(f"discriminator_divisor is {self.discriminator_divisor}; it must be 1, 2, 4 or 8")
 

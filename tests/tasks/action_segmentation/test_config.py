@@ -50,8 +50,8 @@ def test_every_field_has_a_help_text(capsys):
     [
         ({"epochs": 0}, "epochs is 0"),
         ({"stride": 0}, "stride is 0"),
-        ({"feature_stride": 0}, "feature_stride is 0; give 1 or more"),
-        ({"length_tolerance": -1}, "tolerance is -1; give 0 or more"),
+        ({"feature_stride": 0}, "feature_stride is 0; it must be at least 1"),
+        ({"length_tolerance": -1}, "length_tolerance is -1; it must be at least 0"),
         ({"model": "tcn"}, "unknown dataset 'seglearn' or model 'tcn'; known: .*ms_tcn_pp"),
         ({"dataset": "salad"}, "unknown dataset 'salad'.*50salads"),
     ],

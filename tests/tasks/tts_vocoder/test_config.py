@@ -49,7 +49,7 @@ def test_every_field_has_a_help_text(capsys):
         ({"discriminators": ("time",)}, "discriminators are"),
         ({"segment": 8000}, "segment is 8000; it must be a multiple of the mel's hop, 256"),
         ({"segment": 1024}, "at least 2048"),
-        ({"test": 0}, "both must be above 0"),
+        ({"test": 0}, "test is 0; it must be above 0"),
         ({"ema": 1.0}, "ema is 1.0"),
         ({"discriminator_divisor": 3}, "discriminator_divisor is 3"),
     ],
