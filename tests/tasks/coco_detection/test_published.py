@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
-from tasks.coco_detection import compiled_ops
+from rfnext.integrations import compiled_ops
 
 compiled_ops.install()
 from mmcv.cnn.rfsearch import RFSearchHook  # noqa: E402

@@ -12,7 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("mmcv", reason="mmcv-lite is not installed")
 
-from tasks.coco_detection import compiled_ops
+from rfnext.integrations import compiled_ops
 
 if not compiled_ops.install():
     pytest.skip("mmcv has its own operators here", allow_module_level=True)
@@ -148,7 +148,7 @@ def test_real_operators_are_left_alone(tmp_path: Path) -> None:
     script = f"""
 import mmcv
 mmcv.__path__.append({str(tmp_path)!r})
-from tasks.coco_detection import compiled_ops
+from rfnext.integrations import compiled_ops
 print(compiled_ops.install(), compiled_ops.install())
 import mmcv._ext, mmcv.ops
 print(mmcv._ext.__file__)
