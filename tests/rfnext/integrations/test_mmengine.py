@@ -1,4 +1,6 @@
 """The hook and the runner on real mmengine runs: rounds, files, resuming, averaging, mixed precision, DDP."""
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false
 
 import itertools
 import json
