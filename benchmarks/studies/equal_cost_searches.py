@@ -69,7 +69,7 @@ class Methods:
         return Found((*(2**layer for layer in range(layers - len(long))), *long))
 
     def middle(self) -> Found:
-        """23 in every layer: the geometric middle of the candidates, which `one_shot` gives if it has learnt nothing."""
+        """23 in every layer: the geometric middle of the candidates, what `one_shot` gives if it learns nothing."""
         return Found((round(LONGEST**0.5),) * self.case.config.layers)
 
     def tuned(self) -> Found:
