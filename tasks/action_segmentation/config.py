@@ -11,7 +11,7 @@ from tasks.action_segmentation.seglearn_sessions import GROUP
 from tasks.ranges import COUNT, DROPOUT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 
 DatasetName = Literal["seglearn", "50salads", "breakfast", "gtea", "folder"]
-Model = Literal["ms_tcn", "ms_tcn_pp", "asrf", "c2f_tcn", "asformer"]
+Model = Literal["ms_tcn", "ms_tcn_pp", "asrf", "c2f_tcn", "asformer", "ltcontext"]
 
 SEARCH = LocalConfig(interval=3, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 2048))
 """The local search: published except for rule and spread, which are the library's defaults."""
@@ -58,7 +58,7 @@ class Config:
     model: Model = "ms_tcn"
     """ms_tcn: dilations 1, 2, 4, ... in every stage. ms_tcn_pp: MS-TCN++, dual dilations in the first stage. asrf: a
     second branch finds boundaries. c2f_tcn: an encoder and a decoder over time. asformer: dilated convs and
-    attention in windows."""
+    attention in windows. ltcontext: dilated convs, attention in windows and over long distances."""
     stages: int = 4
     """Stages; each later one refines the prediction of the one before. Of no effect on C2F-TCN."""
     layers: int = 10
@@ -163,4 +163,6 @@ PRESETS = {
     "50salads-c2f-tcn": replace(SALADS, model="c2f_tcn", layers=6, maps=256),
     "tiny-asformer": replace(TINY, model="asformer"),
     "50salads-asformer": replace(SALADS, model="asformer", batch=1),
+    "tiny-ltcontext": replace(TINY, model="ltcontext"),
+    "50salads-ltcontext": replace(SALADS, model="ltcontext", layers=9, dropout=0.2, batch=1),
 }

@@ -14,7 +14,7 @@ from tasks.tts_vocoder.metrics import SHORTEST
 from tasks.tts_vocoder.predicted import Predicted
 
 DatasetName = Literal["asterisk", "espeak", "ljspeech", "folder"]
-GeneratorName = Literal["hifi_gan_v1", "hifi_gan_v2", "hifi_gan_v3", "parallel_wavegan", "vocos"]
+GeneratorName = Literal["hifi_gan_v1", "hifi_gan_v2", "hifi_gan_v3", "parallel_wavegan", "vocos", "source_filter"]
 Recipe = Literal["stft", "gan"]
 Discriminator = Literal["period", "scale", "resolution"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -66,9 +66,9 @@ class Config:
     upsampling: tuple[int, ...] | None = None
     """HiFi-GAN, Parallel WaveGAN: factors whose product is the mel's hop."""
     layers: int | None = None
-    """Parallel WaveGAN, Vocos: layers."""
+    """Parallel WaveGAN, Vocos, source-filter: layers."""
     dim: int | None = None
-    """Vocos: channels."""
+    """Vocos, source-filter: channels."""
     init: Path | None = field(default=None, metadata={"protocol": False})
     """Checkpoint whose weights every training starts from, searches too: HiFi-GAN's, Parallel WaveGAN's or Vocos's as
     they were released, with their settings beside them, or one of this repository. None: random weights."""

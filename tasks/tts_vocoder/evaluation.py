@@ -76,7 +76,8 @@ def probe(model: nn.Module, config: Config, split: Split) -> Probe:
     """What receptive fields are measured on: the middle of up to `PROBED` clips, the first ones of the part.
 
     The output is the waveform, (B, 1, F * hop) for mels (B, mels, F), a sample at a time: over a block of samples
-    the gradients of a wave would cancel. Distances are mel frames.
+    the gradients of a wave would cancel. Distances are mel frames. A network that makes a source of the mels is
+    measured with a given one: the phase of a pulse train depends on all frames before.
     """
     network = generator_of(model)
     device = next(network.parameters()).device
@@ -86,7 +87,7 @@ def probe(model: nn.Module, config: Config, split: Split) -> Probe:
         start = max(0, (mel.shape[2] - PROBED_FRAMES) // 2)
         inputs.append(mel[:, :, start : start + PROBED_FRAMES].to(device))
     return Probe(
-        forward=network,
+        forward=lambda mel: network(mel, *network.inputs(torch.zeros_like(mel))[1:]),
         inputs=inputs,
         unit="mel frames",
         step=(1.0,),

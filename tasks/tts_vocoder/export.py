@@ -2,7 +2,7 @@
 
 Exports hold the merged generator (every searched conv one plain conv, weight normalisation folded in) for any number
 of frames, and the mel configuration. Their inputs are "mel" (B, mels, F) and, for Parallel WaveGAN, "noise"
-(B, hop, F); the output is "wave" (B, 1, F * hop).
+(B, hop, F), for the source-filter network "source" (B, 2 * hop, F); the output is "wave" (B, 1, F * hop).
 """
 
 import copy
@@ -115,12 +115,17 @@ def load_onnx(path: str | Path, threads: int | None = None) -> "tuple[onnxruntim
 
 
 def run_onnx(session: "onnxruntime.InferenceSession", mel: "np.ndarray", seed: int = 0) -> "np.ndarray":
-    """Synthesise with a session of `load_onnx`; noise, where the generator takes it, is drawn from the seed.
+    """Synthesise with a session of `load_onnx`; noise, where the generator takes it, is drawn from the seed. The source
+    of the source-filter network is made by it (`SourceFilter.source`): feed that to the session yourself.
 
     mel: (B, mels, F), float32 -> (B, 1, F * hop), float32
+
+    Raises ValueError for a session that takes a source.
     """
     import numpy as np
 
+    if any(extra.name == "source" for extra in session.get_inputs()):
+        raise ValueError("this network takes a source beside the mels; give the session that of SourceFilter.source")
     feeds = {"mel": mel}
     for extra in session.get_inputs()[1:]:
         shape = (mel.shape[0], extra.shape[1], mel.shape[2])
@@ -148,8 +153,9 @@ def context(generator: Generator) -> tuple[int, int]:
     hop, frames = generator.mel_config.hop, 32
     while True:
         mel = torch.zeros(1, generator.mel_config.mels, frames).to(next(generator.parameters()))
+        _, *others = generator.inputs(mel)  # what is made of all frames is an input of its own
         mel[:, :, frames // 2] = torch.nan
-        reached = generator(mel)[0, 0].isnan().nonzero()
+        reached = generator(mel, *others)[0, 0].isnan().nonzero()
         first, last = int(reached.min()) // hop, int(reached.max()) // hop
         if first > 0 and last < frames - 1:
             # If a sample depends on a frame k frames earlier, the context before is k frames.

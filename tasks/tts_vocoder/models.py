@@ -5,7 +5,7 @@ from torch import nn
 from tasks.tts_vocoder import generators, released
 from tasks.tts_vocoder.config import Config
 
-SIZES = {"parallel_wavegan": ("layers", "upsampling"), "vocos": ("dim", "layers")}
+SIZES = {"parallel_wavegan": ("layers", "upsampling"), "vocos": ("dim", "layers"), "source_filter": ("dim", "layers")}
 """Which of the config's sizes a generator has; those of HiFi-GAN are channels and upsampling."""
 
 

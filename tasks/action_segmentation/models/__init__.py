@@ -10,11 +10,24 @@ from tasks.action_segmentation.models.asformer import ASFormer
 from tasks.action_segmentation.models.asrf import ASRF
 from tasks.action_segmentation.models.c2f_tcn import C2FTCN
 from tasks.action_segmentation.models.layers import DilatedConv
+from tasks.action_segmentation.models.ltcontext import LTContext
 from tasks.action_segmentation.models.multi_stage import ms_tcn, ms_tcn_pp
 from tasks.action_segmentation.models.network import Network
 from tasks.spec import Facts
 
-__all__ = ["ASRF", "C2FTCN", "NETWORKS", "ASFormer", "Network", "build", "ms_tcn", "ms_tcn_pp", "rebuild", "searched"]
+__all__ = [
+    "ASRF",
+    "C2FTCN",
+    "NETWORKS",
+    "ASFormer",
+    "LTContext",
+    "Network",
+    "build",
+    "ms_tcn",
+    "ms_tcn_pp",
+    "rebuild",
+    "searched",
+]
 
 
 def _multi_stage(network: Callable[..., Network], config: Config, features: int, classes: int) -> Network:
@@ -37,6 +50,7 @@ NETWORKS: Mapping[Model, Callable[[Config, int, int], Network]] = {
     "asrf": partial(_multi_stage, ASRF),
     "c2f_tcn": _c2f_tcn,
     "asformer": partial(_multi_stage, ASFormer),
+    "ltcontext": partial(_multi_stage, LTContext),
 }
 """Functions of the config, D and the number of classes."""
 

@@ -8,6 +8,7 @@ from rfnext import Conv
 from tasks.tts_vocoder.generators.generator import Dilated, Generator, remove_weight_norm, weight_norm
 from tasks.tts_vocoder.generators.hifi_gan import HiFiGAN
 from tasks.tts_vocoder.generators.parallel_wavegan import ParallelWaveGAN
+from tasks.tts_vocoder.generators.source_filter import SourceFilter
 from tasks.tts_vocoder.generators.vocos import ISTFT, Vocos
 from tasks.tts_vocoder.mel import MelConfig
 
@@ -18,6 +19,7 @@ __all__ = [
     "Generator",
     "HiFiGAN",
     "ParallelWaveGAN",
+    "SourceFilter",
     "Vocos",
     "build",
     "remove_weight_norm",
@@ -38,6 +40,7 @@ GENERATORS: Mapping[str, Callable[..., Generator]] = {
     ),
     "parallel_wavegan": ParallelWaveGAN,
     "vocos": Vocos,
+    "source_filter": SourceFilter,
 }
 """The published networks by name; their sizes are keyword arguments."""
 
@@ -60,5 +63,5 @@ def build(name: str, mel: MelConfig, **sizes: Any) -> Generator:
 
 def searched(name: str, conv: Conv) -> bool:
     """The `Where` of all generators: the convs of HiFi-GAN's residual blocks, the dilated convs of Parallel WaveGAN,
-    the depthwise convs of Vocos."""
+    the depthwise convs of Vocos and of the source-filter network."""
     return isinstance(conv, Dilated)

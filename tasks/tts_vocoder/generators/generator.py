@@ -61,6 +61,15 @@ class Generator(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def frame_noise(mel: Tensor, hop: int, *, fresh: bool) -> Tensor:
+    """White noise for mels (B, mels, F): (B, hop, F), column f for frame f; new if `fresh`, else always the same."""
+    batch, _, frames = mel.shape
+    if fresh:
+        return torch.randn(batch, hop, frames, device=mel.device, dtype=mel.dtype)
+    noise = torch.randn(frames, hop, generator=torch.Generator().manual_seed(0)).to(mel)
+    return noise.T.expand(batch, -1, -1)
+
+
 class Dilated(nn.Conv1d):
     """A conv that keeps the length and whose dilation is searched; of odd kernel."""
 

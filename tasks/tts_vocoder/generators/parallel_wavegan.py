@@ -12,6 +12,7 @@ from tasks.tts_vocoder.generators.generator import (
     Generator,
     check_sizes,
     check_upsampling,
+    frame_noise,
     weight_norm,
 )
 from tasks.tts_vocoder.mel import MelConfig
@@ -64,12 +65,7 @@ class ParallelWaveGAN(Generator):
 
     def noise(self, mel: Tensor) -> Tensor:
         """Noise for these mels, (B, hop, F), column f for frame f: new in training, else always the same."""
-        batch, _, frames = mel.shape
-        if self.training:
-            return torch.randn(batch, self.mel_config.hop, frames, device=mel.device, dtype=mel.dtype)
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(frames, self.mel_config.hop, generator=generator).to(mel)
-        return noise.T.expand(batch, -1, -1)
+        return frame_noise(mel, self.mel_config.hop, fresh=self.training)
 
     def inputs(self, mel: Tensor) -> tuple[Tensor, ...]:
         """The mels and their noise."""

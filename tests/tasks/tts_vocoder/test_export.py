@@ -21,7 +21,11 @@ FAMILIES = {
     "hifi_gan_v3": {"channels": 8, "upsampling": (16, 16), "kernels": (3, 5), "dilations": ((1,), (2,))},
     "parallel_wavegan": {"layers": 2, "stacks": 1, "channels": (6, 8, 10), "upsampling": (16, 16)},
     "vocos": {"dim": 16, "layers": 2},
+    "source_filter": {"dim": 16, "layers": 2},
 }
+
+
+EXTRA = {generators.ParallelWaveGAN: ("noise",), generators.SourceFilter: ("source",)}
 
 
 def searched_generator(name: str) -> generators.Generator:
@@ -69,14 +73,18 @@ def test_onnx_equals_torch(generator, onnx_file):
     session, config = export.load_onnx(onnx_file, threads=1)
     assert config == MEL
     names = [value.name for value in session.get_inputs()]
-    assert names == ["mel", "noise"][: len(generator.inputs(mels(1, 2)))]
+    assert names == ["mel", *EXTRA.get(type(generator), ())]
     assert [value.name for value in session.get_outputs()] == ["wave"]
     for batch, frames in ((1, 40), (3, 7), (1, 1)):
         inputs = generator.inputs(mels(batch, max(frames, 2))[..., :frames])
-        (wave,) = session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))
+        wave = np.asarray(session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))[0])
         assert wave.shape == (batch, 1, 256 * frames)
         assert np.abs(wave - one_shot(generator, inputs).numpy()).max() < 1e-4
     mel = mels(2, 5)
+    if "source" in names:
+        with pytest.raises(ValueError, match="takes a source beside the mels"):
+            export.run_onnx(session, mel.numpy())
+        return
     wave = export.run_onnx(session, mel.numpy())
     assert wave.shape == (2, 1, 5 * 256)
     assert np.array_equal(wave, export.run_onnx(session, mel.numpy()))
@@ -136,8 +144,12 @@ def test_context_is_the_receptive_field(generator):
     frames = 2 * max(before, after) + 5
     middle, mel = frames // 2, torch.zeros(1, 80, frames)
     # Within a frame the first sample looks back the furthest, the last one ahead.
-    ((first, _),) = theoretical_receptive_field(generator, mel, (256 * middle,))
-    ((_, last),) = theoretical_receptive_field(generator, mel, (256 * middle + 255,))
+
+    def forward(x):
+        return generator(x, *generator.inputs(torch.zeros_like(x))[1:])
+
+    ((first, _),) = theoretical_receptive_field(forward, mel, (256 * middle,))
+    ((_, last),) = theoretical_receptive_field(forward, mel, (256 * middle + 255,))
     assert (before, after) == (middle - first, last - middle)
 
 

@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ SMALL = {
     "hifi_gan_v3": {"channels": 16},
     "parallel_wavegan": {"layers": 6, "stacks": 2, "channels": (6, 8, 10)},
     "vocos": {"dim": 16, "layers": 2},
+    "source_filter": {"dim": 16, "layers": 2},
 }
 
 
@@ -68,7 +70,7 @@ def hifi_gan(w, mel, factors, kernels, dilations, paired):
                 y = y + z
             outputs.append(y)
             block += 1
-        x = sum(outputs) / len(outputs)
+        x = sum(outputs[1:], outputs[0]) / len(outputs)
     return torch.tanh(conv("conv_post", F.leaky_relu(x, 0.01)))
 
 
@@ -137,7 +139,8 @@ def test_parallel_wavegan_is_the_published_architecture():
 
 
 def test_vocos_is_the_published_architecture():
-    generator, mel = small("vocos").double(), mels().double()
+    generator: Any = small("vocos").double()
+    mel = mels().double()
     with torch.no_grad():  # else too faint to tell
         generator.head.out.weight.mul_(30)
     spectrum = vocos(plain_weights(generator), mel, 2)
@@ -170,6 +173,10 @@ def test_parameter_counts():
     # 8 blocks of 7 taps per channel, a norm, 512 -> 1536 -> 512 and gamma; here with 80 bands.
     block = 512 * 8 + 1024 + 512 * 1536 + 1536 + 1536 * 512 + 512 + 512
     expected["vocos"] = 80 * 512 * 7 + 512 + 1024 + 8 * block + 1024 + 512 * 1026 + 1026
+    # The same with 96 channels and 4 blocks.
+    block = 96 * 8 + 192 + 96 * 288 + 288 + 288 * 96 + 96 + 96
+    expected["source_filter"] = 80 * 96 * 7 + 96 + 192 + 4 * block + 192 + 96 * 1026 + 1026
+    assert expected["source_filter"] == 380_706
     for name in generators.GENERATORS:
         generator = generators.build(name, MEL)
         generators.remove_weight_norm(generator)
@@ -192,6 +199,7 @@ def test_every_frame_becomes_a_hop_of_samples(name):
         ("hifi_gan_v3", {"channels": 16, "upsampling": (10, 10, 2)}),
         ("parallel_wavegan", {**SMALL["parallel_wavegan"], "upsampling": (5, 5, 8)}),
         ("vocos", SMALL["vocos"]),
+        ("source_filter", SMALL["source_filter"]),
     ],
 )
 def test_other_hops(name, sizes):
@@ -205,13 +213,20 @@ def test_a_wave_does_not_depend_on_its_batch(name):
     torch.testing.assert_close(generator(mel)[1:2], generator(mel[1:2]), rtol=1e-4, atol=1e-6)
 
 
-def test_noise_is_new_in_training_only():
-    generator, mel = small("parallel_wavegan"), mels()
+@pytest.mark.parametrize("name", ["parallel_wavegan", "source_filter"])
+def test_noise_is_new_in_training_only(name):
+    generator, mel = small(name), mels()
     assert torch.equal(generator(mel), generator(mel))
+    generator.train()
+    assert not torch.equal(generator(mel), generator(mel))
+
+
+def test_noise_goes_by_frames():
+    generator: Any = small("parallel_wavegan")
+    mel = mels()
     # The beginning of a clip sees the same noise however long the clip is.
     assert torch.equal(generator.noise(mel)[..., :5], generator.noise(mel[..., :5]))
     generator.train()
-    assert not torch.equal(generator(mel), generator(mel))
     noise = generator.noise(mels(64, 8))
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
@@ -231,8 +246,8 @@ def test_removing_weight_norm_keeps_the_function_and_leaves_copies_alone(name):
     assert all(conv.weight.requires_grad for conv in plain.modules() if isinstance(conv, nn.Conv1d))
     generator(mel).sum().backward()
     normed = [key for key in generator.state_dict() if "parametrizations" in key]
-    assert len(normed) == (0 if name == "vocos" else 2 * sum("original1" in key for key in normed))
-    assert normed or name == "vocos"
+    assert len(normed) == (0 if name in UNNORMED else 2 * sum("original1" in key for key in normed))
+    assert normed or name in UNNORMED
 
 
 @pytest.mark.parametrize(("n_fft", "hop", "window"), [(16, 4, 16), (16, 4, 12), (18, 5, 18), (32, 16, 32)])
@@ -335,12 +350,14 @@ def test_mels_that_do_not_fit(name):
             small(name)(mel)
 
 
+UNNORMED = ("vocos", "source_filter")
 SEARCHED = {
     "hifi_gan_v1": {f"resblocks.{i}.{c}.{j}" for i in range(12) for c in ("convs1", "convs2") for j in range(3)},
     "hifi_gan_v2": {f"resblocks.{i}.{c}.{j}" for i in range(12) for c in ("convs1", "convs2") for j in range(3)},
     "hifi_gan_v3": {f"resblocks.{i}.convs.{j}" for i in range(9) for j in range(2)},
     "parallel_wavegan": {f"conv_layers.{i}.conv" for i in range(6)},
     "vocos": {f"backbone.convnext.{i}.dwconv" for i in range(2)},
+    "source_filter": {f"backbone.convnext.{i}.dwconv" for i in range(2)},
 }
 LOCAL = LocalConfig(interval=1, rounds=2, branches=3, spread=0.5, bounds=Bounds(1, 64))
 
