@@ -105,7 +105,8 @@ def make(cell: Callable[..., Cell]) -> Callable[..., Record]:
         here = cell(method, **of_cell)
         if reason:
             return make_record(here, WHEN, reason=reason, **other)
-        return make_record(here, WHEN, **{"metrics": METRICS, "metrics_last": METRICS, "validation": METRICS} | other)
+        scores: dict[str, Any] = {"metrics": METRICS, "metrics_last": METRICS, "validation": METRICS}
+        return make_record(here, WHEN, **scores | other)
 
     return one
 

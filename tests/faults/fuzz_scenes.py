@@ -43,7 +43,7 @@ def scenes() -> list[Sample]:
     columns = [HEIGHT * 4, *[8, HEIGHT - 8] * 6, HEIGHT * (WIDTH - 10)]  # the upper half of columns 4 to 9
     upper = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
     upper[:8, 4:10] = 1
-    text = rle.encode(upper)["counts"].decode()
+    text = bytes(rle.encode(upper)["counts"]).decode()  # type: ignore[arg-type]
     for part, count in (("train2017", 3), ("val2017", 1)):
         shown = [{"id": i + 1, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT} for i in range(count)]
         found, segments = [], []

@@ -77,9 +77,10 @@ def outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
         found = [*features, *(value for part in model.rpn_head(features) for value in part)]  # type: ignore[operator]
         pooled = torch.nn.functional.adaptive_avg_pool2d(features[0], 7)
         heads = model.roi_head.mask_head  # type: ignore[union-attr]
-        found += [head(pooled) for head in (heads if isinstance(heads, nn.ModuleList) else [heads])]
+        found += [head(pooled) for head in (heads if isinstance(heads, nn.ModuleList) else [heads])]  # type: ignore[operator]
         heads = model.roi_head.bbox_head  # type: ignore[union-attr]
-        found += [out for head in (heads if isinstance(heads, nn.ModuleList) else [heads]) for out in head(pooled)]
+        each = heads if isinstance(heads, nn.ModuleList) else [heads]
+        found += [out for head in each for out in head(pooled)]  # type: ignore[operator]
         if hasattr(model, "semantic_head"):
             found.append(model.semantic_head(features)["seg_preds"])  # type: ignore[operator]
     return found

@@ -7,14 +7,9 @@ import pytest
 import soundfile
 import torch
 
-from tasks import sharing
 from tasks.spec import DataError
-from tasks.tts_vocoder import data
 from tasks.tts_vocoder.clips import Shape
-from tasks.tts_vocoder.config import Config
-from tasks.tts_vocoder.data import Clips, Cut, Cuts, Recordings, Segments, open_recordings, split
-from tasks.tts_vocoder.datasets import open_fold
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.data import Clips, Cut, Cuts, Segments, open_recordings, split
 
 RATE = 16000
 SHAPE = Shape(RATE, 8000.0, loudness="as_is")
@@ -126,37 +121,3 @@ class TestSegments:
         cuts.set_epoch(0)
         assert list(cuts) == first
         assert list(Cuts(5, 3, seed=2)) != first
-
-
-class TestMemory:
-    """The clips that are kept: those that fit into this process's part of `CACHE_BYTES`."""
-
-    @pytest.fixture
-    def folder(self, tmp_path, monkeypatch):
-        for number in range(10):
-            write(tmp_path / f"clip{number}.wav", np.linspace(0.1, 0.9, 1000), subtype="FLOAT")
-        monkeypatch.setattr(data, "CACHE_BYTES", 6 * 4 * 1000)  # six clips of 1,000 samples in float32
-        return tmp_path
-
-    def kept(self, recordings: Recordings) -> int:
-        clips = [recordings.train, recordings.validation, recordings.test]
-        return sum(part[index] is part[index] for part in clips for index in range(len(part)))
-
-    @pytest.mark.parametrize(("processes", "expected"), [(1, 6), (2, 3), (3, 2), (7, 0)])
-    def test_processes_of_one_run_share_what_one_alone_keeps(self, folder, processes, expected):
-        with sharing.among(processes):
-            recordings = open_recordings(folder, SHAPE, test=1, validation=1)
-        assert self.kept(recordings) == expected
-
-    def test_processes_that_cut_segments_count(self, folder):
-        for workers, expected in ((0, 6), (2, 2)):
-            config = Config(
-                dataset="folder",
-                root=folder,
-                mel=MelConfig(sample_rate=16000),
-                test=1,
-                validation=1,
-                loudness="as_is",
-                workers=workers,
-            )
-            assert self.kept(open_fold(config, 1)) == expected
