@@ -5,7 +5,9 @@
 #
 # The first Python on the PATH is used as it is if it has every package of requirements.txt at that version (an
 # activated conda or virtual environment, say). Otherwise the packages go into .venv beside this file: 3 to 10
-# minutes, about 3 GB to download on Linux, 7 GB of disk. Needs Python >= 3.11 with pip, on Linux or macOS.
+# minutes, about 3 GB to download on Linux, 7 GB of disk; so does the package itself, as it stands here, so that
+# "import rfnext" works in every folder. Into an environment that is not ours nothing is installed; what to type is said.
+# Needs Python >= 3.11 with pip, on Linux or macOS.
 # Safe to interrupt and to start again at any time, from any working directory, in any environment.
 #
 # For a smaller, CPU-only torch set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels: pip then prefers
@@ -41,6 +43,21 @@ PYTHON
 # Whether Python $1 is that of environment $2.
 belongs() { "$1" -c 'import os, sys; sys.exit(not os.path.samefile(sys.prefix, sys.argv[1]))' "$2" 2>/dev/null; }
 
+# Whether Python $1 finds the package of this folder from everywhere.
+finds_package() {
+    [ ! -e pyproject.toml ] || "$1" -I - "$PWD/rfnext" 2>/dev/null <<'PYTHON'
+import importlib.util, os, sys
+
+found = importlib.util.find_spec("rfnext")
+sys.exit(not (found and found.origin and os.path.samefile(os.path.dirname(found.origin), sys.argv[1])))
+PYTHON
+}
+
+install_package() {
+    finds_package "$1" || "$1" -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
+        --editable . >&2
+}
+
 ready() { printf '%s\n' "$1"; exit 0; }
 
 base=""
@@ -60,7 +77,12 @@ unfinished="$PWD/.venv/unfinished" # there while pip works: what it left behind 
 own=false
 ! belongs "$base" .venv || own=true
 if ! { $own && [ -e "$unfinished" ]; } && differences=$(satisfied "$base" 2>&1); then
-    ready "$base"
+    if ! $own || [ -L .venv ]; then # a link leads to another folder's
+        finds_package "$base" ||
+            say "To import rfnext outside this folder, too: $base -m pip install --no-deps --editable '$PWD'"
+        ready "$base"
+    fi
+    ! finds_package "$base" || ready "$base"
 fi
 active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
 if [ -n "$active" ] && ! $own; then
@@ -79,6 +101,7 @@ if command -v flock >/dev/null && ! flock --nonblock 9; then
 fi
 
 if [ ! -e "$unfinished" ] && [ -x "$python" ] && satisfied "$python" >/dev/null 2>&1; then
+    [ -L .venv ] || install_package "$python"
     ready "$python"
 fi
 
@@ -101,5 +124,6 @@ if ! differences=$(satisfied "$python" 2>&1); then
     say "setup.sh: pip ended without an error, yet $python differs: $differences"
     exit 1
 fi
+install_package "$python"
 rm "$unfinished"
 ready "$python"

@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rfnext.conv import pads_by_dilation
 from rfnext.dilation import searched_axis
-from rfnext.own_forward import trial_size
 from rfnext.padding import Conv, anchor_of, kernel_to_search, padding_attributes, size_keeping_padding
-from rfnext.twin import Copying, Searched, generators_restored, type_of
+from rfnext.twin import Copying, Searched, generators_restored, trial_size, type_of
 
 _STARTS = (1 / 4, 1 / 2, 3 / 4)
 """From where on, as a share of the input's size, the input is changed."""
@@ -131,7 +131,9 @@ def _moved(conv: Conv, step: int) -> Iterator[None]:
     """A conv at a dilation that is larger by `step` on every axis that is searched."""
     kernel = kernel_to_search(conv)
     dilation = tuple(d + step if searched_axis(k) else d for d, k in zip(conv.dilation, kernel, strict=True))
-    attributes = {**padding_attributes(conv, size_keeping_padding(conv, dilation)), "dilation": dilation}
+    attributes: dict[str, Any] = {"dilation": dilation}
+    if not pads_by_dilation(conv):
+        attributes |= padding_attributes(conv, size_keeping_padding(conv, dilation))
     before = {name: getattr(conv, name) for name in attributes}
     vars(conv).update(attributes)
     try:

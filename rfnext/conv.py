@@ -23,7 +23,7 @@ from rfnext.branch_state import BranchState
 from rfnext.copies import forget_copy, note_copy
 from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
-from rfnext.own_forward import why_not_in_place
+from rfnext.own_forward import way_to_search, why_not_in_place
 from rfnext.padding import (
     Anchors,
     Conv,
@@ -33,11 +33,14 @@ from rfnext.padding import (
     padding_attributes,
     size_keeping_padding,
 )
-from rfnext.searchable import is_conv, plain_class, unsearchable
+from rfnext.redirected import Redirecting
+from rfnext.searchable import is_conv, plain_class, way_of_search
 from rfnext.twin import Searched
 
 INITIAL_WEIGHT = 0.01
 """Start of every branch weight, from the published code."""
+
+_PADS = "rfnext_pads_by_dilation"  # attribute of a searched conv: what `pads_by_dilation` found before
 
 _SUCCESSOR = "rfnext_successor"  # attribute of a branch weight that torch has replaced, which tied convs share
 
@@ -60,8 +63,15 @@ def set_dilation(conv: Conv, dilation: Dilation) -> None:
 
 def set_checked_dilation(conv: Conv, dilation: Dilation) -> None:
     """What `set_dilation` does, for a dilation that `check_plain` has accepted."""
-    set_padding(conv, size_keeping_padding(conv, dilation))
+    if not pads_by_dilation(conv):
+        set_padding(conv, size_keeping_padding(conv, dilation))
     conv.dilation = dilation
+
+
+def pads_by_dilation(conv: Conv) -> bool:
+    """Whether the conv's class pads by its dilation in a forward() of its own, so that its padding stays as it is."""
+    known = vars(conv).get(_PADS)
+    return way_to_search(conv, plain_class(conv)).pads if known is None else known
 
 
 def set_padding(conv: Conv, sides: list[tuple[int, int]]) -> None:
@@ -183,13 +193,17 @@ class SearchConv(Searched, nn.Module):
         tracer = cast(fx.Tracer, proxy.tracer)
         return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        conv = cast(Conv, self)
-        size = tuple(input.shape[-len(conv.kernel_size) :])
+    def note_input(self, input: Tensor) -> None:
+        """Remember its size, if it is the largest so far."""
+        size = tuple(input.shape[-len(cast(Conv, self).kernel_size) :])
         if not torch.compiler.is_compiling() and all(type(n) is int for n in size):  # no symbols of a traced graph
             longest = tuple(map(max, size, self.longest_input)) if self.longest_input else size
             if longest != self.longest_input:  # a module's attributes are slow to set
                 self.longest_input = longest
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        conv = cast(Conv, self)
+        self.note_input(input)
         return mixed_dilation_conv(
             input,
             weight,
@@ -311,7 +325,7 @@ class SearchConv(Searched, nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so pickle cannot find it by name; it can make it again.
-        return _remake, (type(self).plain_class,), self.__getstate__()
+        return _remake, (type(self).plain_class, isinstance(self, Redirecting)), self.__getstate__()
 
 
 def _fresh_weight(entries: int, like: Tensor) -> nn.Parameter:
@@ -324,22 +338,23 @@ def _fresh_weight(entries: int, like: Tensor) -> nn.Parameter:
 
 
 @functools.cache
-def _search_class(plain: type[nn.Module]) -> type[SearchConv]:
-    return type(f"Search{plain.__name__}", (SearchConv, plain), {"plain_class": plain, "__module__": __name__})
+def _search_class(plain: type[nn.Module], redirected: bool) -> type[SearchConv]:
+    bases = (*([Redirecting] if redirected else []), SearchConv, plain)
+    return cast(Any, type)(f"Search{plain.__name__}", bases, {"plain_class": plain, "__module__": __name__})
 
 
-def _parametrised_search_class(plain: type[nn.Module]) -> type[SearchConv]:
+def _parametrised_search_class(plain: type[nn.Module], redirected: bool) -> type[SearchConv]:
     """The class of a searched conv of a class that torch made for a parametrisation.
 
     It is what torch would have made of the searched conv, so that remove_parametrizations() finds what it deletes.
     """
     made = {key: value for key, value in vars(plain).items() if key not in ("__dict__", "__weakref__")}
     own = {"plain_class": plain, "__module__": __name__}
-    return type(f"Search{plain.__name__}", (_search_class(plain.__bases__[0]),), made | own)
+    return type(f"Search{plain.__name__}", (_search_class(plain.__bases__[0], redirected),), made | own)
 
 
-def _remake(plain: type[nn.Module]) -> SearchConv:
-    cls = _search_class(plain)
+def _remake(plain: type[nn.Module], redirected: bool = False) -> SearchConv:
+    cls = _search_class(plain, redirected)
     return cls.__new__(cls)
 
 
@@ -357,7 +372,7 @@ def take_over(
     the rule are replaced.
 
     Args:
-        conv: any conv for which `unsearchable(conv)` is None.
+        conv: any conv for which `rfnext.searchable.unsearchable` is None.
         dilations: the branches.
         entries: size of `branch_weight`, at least the number of branches (default: just that).
         rule: see `SearchConv`.
@@ -373,14 +388,16 @@ def take_over(
         raise TypeError(f"{type(conv).__name__} is no Conv1d, Conv2d or Conv3d")
     entries = entries or len(dilations)
     with anchored({type(conv).__name__: conv}, anchor):
-        if reason := unsearchable(conv):
-            raise ValueError(f"cannot search {conv}: {reason}")
+        way = way_of_search(conv)
+        if way.reason:
+            raise ValueError(f"cannot search {conv}: {way.reason}")
         check_branches(dilations, conv, entries)
     if not isinstance(conv, SearchConv):
         parametrised = set(conv._modules.get("parametrizations") or ()) & vars(type(conv)).keys()  # type: ignore
-        made = (_parametrised_search_class if parametrised else _search_class)(type(conv))
+        made = (_parametrised_search_class if parametrised else _search_class)(type(conv), way.redirected)
         conv.__class__ = made  # type: ignore[assignment]
         search = cast(SearchConv, conv)
+        vars(conv)[_PADS] = way.pads
         search.implementation = "auto"
     search = cast(SearchConv, conv)
     forget_copy(search)
@@ -402,7 +419,7 @@ def release(conv: SearchConv) -> None:
     """
     check_release(conv)
     del conv.branch_weight
-    for name in ("rule", "implementation", "frozen", "longest_input", "_dilations"):
+    for name in ("rule", "implementation", "frozen", "longest_input", "_dilations", _PADS):
         vars(conv).pop(name, None)
     conv.__class__ = type(conv).plain_class  # type: ignore[assignment]
 

@@ -6,19 +6,23 @@ what the class makes of the sum: the mean of a larger kernel is another. So both
 with its own values, and compared.
 """
 
+import contextlib
 import math
 import random
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from rfnext.conv import pads_by_dilation
+from rfnext.convolution_call import Call
 from rfnext.dilation import Dilation
-from rfnext.ops.geometry import size_out
-from rfnext.own_forward import own_methods, trial_size
-from rfnext.padding import Conv, padding_attributes, size_keeping_padding
-from rfnext.twin import Searched, generators_restored, twin_of, type_of
+from rfnext.ops.geometry import extend, size_out
+from rfnext.own_forward import own_methods
+from rfnext.padding import Conv, padding_attributes, sides_of
+from rfnext.redirected import Redirected, Redirecting
+from rfnext.twin import Searched, generators_restored, trial_size, twin_of, type_of
 
 
 class Kernel(NamedTuple):
@@ -42,12 +46,16 @@ class Effective(NamedTuple):
 
 
 class _Handed(NamedTuple):
-    """What forward() was given, handed to `_conv_forward`, was answered there, and returned."""
+    """What forward() was given, handed to `_conv_forward` or torch's convolution, was answered there, and returned.
+
+    sides: by which the input is padded then, (before, after) per axis.
+    """
 
     given: Tensor
     input: Tensor
     weight: Tensor
     bias: Tensor | None
+    sides: Sequence[tuple[int, int]]
     answer: Tensor
     returned: Any
 
@@ -88,9 +96,9 @@ def effective(conv: Conv, plain: type[nn.Module], weight: Tensor, fold: Fold) ->
     else:
         raise ValueError(f"{plain.__name__} overrides forward(), which could not be tried, to see whether it merges")
     merged = [_handed(conv, (plain,), fold(kept), training) for training in (False, True)]
-    if all(_same(a, b, fold) for a, b in zip(branches, merged, strict=True)):
+    if all(_same(conv, a, b, fold) for a, b in zip(branches, merged, strict=True)):
         return own
-    if not all(map(_leaves_all_but_weight, branches)):
+    if not all(_leaves_all_but_weight(conv, handed) for handed in branches):
         raise ValueError(
             f"{plain.__name__} makes another weight of the merged kernel than of its branches, and torch's conv cannot "
             "take its place, since it changes its input or output, too; express what it does to the weight as a "
@@ -122,34 +130,44 @@ def _handed(conv: Conv, bases: tuple[type, ...], kernel: Kernel, training: bool,
 
 
 def _call(conv: Conv, bases: tuple[type, ...], kernel: Kernel, training: bool, noted: list[_Handed]) -> Any:
-    """Call forward() of a copy of the conv, whose `_conv_forward` notes its calls and answers with random values."""
+    """Call forward() of a copy of the conv, whose convolution is noted and answered with random values."""
     centre, dtype, device = tuple(conv.dilation), kernel.weight.dtype, type_of(conv)[1]
-    sides = size_keeping_padding(conv, centre)
     x = torch.randn(2, conv.in_channels, *trial_size(conv, centre), device="cpu").to(device, dtype)
 
-    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        shape = len(input), conv.out_channels, *size_out(input.shape[2:], conv.kernel_size, centre, conv.stride, sides)
+    def note(call: Call) -> Tensor:
+        size = size_out(call.input.shape[2:], call.weight.shape[2:], call.dilation, call.stride, call.sides)
+        shape = len(call.input), conv.out_channels, *size
         answer = torch.linspace(-1, 2, math.prod(shape)).view(shape).to(device, dtype)
-        noted.append(_Handed(x, input.clone(), weight.clone(), None if bias is None else bias.clone(), answer, None))
+        input, weight, bias = (None if t is None else t.clone() for t in call[:3])
+        noted.append(_Handed(x, cast(Tensor, input), cast(Tensor, weight), bias, call.sides, answer, None))
         return answer.clone()
+
+    def by_method(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return note(Call(input, weight, bias, self.stride, sides_of(self), self.dilation, self.groups))
 
     bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
     values = {"weight": kernel.weight.clone(), "bias": bias.to(dtype, copy=True)}
     twin = twin_of(conv, bases, centre, training, values).to(dtype)
     if kernel.padding:
         twin.__dict__.update(kernel_size=tuple(kernel.weight.shape[2:]), dilation=kernel.dilation)
-        twin.__dict__.update(padding_attributes(conv, kernel.padding))
-    type(twin)._conv_forward = _conv_forward  # type: ignore[attr-defined]
-    return type(twin).forward(twin, x.clone())
+        if not pads_by_dilation(conv):
+            twin.__dict__.update(padding_attributes(conv, kernel.padding))
+    redirected = isinstance(conv, Redirecting)
+    cast(Any, type(twin))._conv_forward = bases[-1]._conv_forward if redirected else by_method  # type: ignore[attr-defined]
+    with Redirected(cast(Conv, twin), note) if redirected else contextlib.nullcontext():
+        return type(twin).forward(twin, x.clone())
 
 
-def _same(branches: _Handed, merged: _Handed | None, fold: Fold) -> bool:
+def _same(conv: Conv, branches: _Handed, merged: _Handed | None, fold: Fold) -> bool:
     """Whether the class treats the merged kernel as its branches together."""
     if merged is None:
         return False
+    folded = fold(branches.weight)
+    triples = zip(branches.sides, folded.padding, sides_of(conv), strict=True)
+    sides = [(b + new_b - old_b, a + new_a - old_a) for (b, a), (new_b, new_a), (old_b, old_a) in triples]
     pairs = [
-        (branches.input, merged.input),
-        (fold(branches.weight).weight, merged.weight),
+        (extend(branches.input, sides, "zeros"), extend(merged.input, merged.sides, "zeros")),
+        (folded.weight, merged.weight),
         (branches.bias, merged.bias),
         *zip(_tensors(branches.returned), _tensors(merged.returned), strict=True),
     ]
@@ -171,11 +189,12 @@ def _equal(a: Tensor | None, b: Tensor | None) -> bool:
     return a is b if a is None or b is None else torch.equal(a, b)
 
 
-def _leaves_all_but_weight(handed: _Handed) -> bool:
+def _leaves_all_but_weight(conv: Conv, handed: _Handed) -> bool:
     """Whether forward() hands on its input and returns its answer as they are."""
     returned = handed.returned
     return (
         torch.equal(handed.given, handed.input)
+        and list(handed.sides) == sides_of(conv)
         and isinstance(returned, Tensor)
         and torch.equal(returned, handed.answer)
     )

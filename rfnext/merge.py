@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from rfnext.conv import SearchConv, check_release, release, set_padding
+from rfnext.conv import SearchConv, check_release, pads_by_dilation, release, set_padding
 from rfnext.dilation import Dilation
 from rfnext.effective import Kernel, effective
 from rfnext.padding import Conv, size_keeping_padding
@@ -124,7 +124,8 @@ def _become_dense(conv: SearchConv, weight: Tensor, dilation: Dilation, padding:
     trainable = any(p.requires_grad for name, p in conv.named_parameters() if name.split(".")[-1] not in _NOT_WEIGHT)
     plain.dilation = dilation
     plain.kernel_size = tuple(weight.shape[2:])
-    set_padding(plain, padding)
+    if not pads_by_dilation(plain):
+        set_padding(plain, padding)
     release(conv)
     if parametrize.is_parametrized(plain, "weight"):
         remove_parametrization(plain)

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from rfnext.convolution_call import CONVOLUTIONS, Call
 from rfnext.dilation import Dilation, searched_axis
-from rfnext.ops.branches import CONV
 from rfnext.ops.geometry import size_out
 from rfnext.padding import Anchor, Conv, anchor_of, kernel_to_search, sides_of
-from rfnext.twin import Searched, generators_restored, twin_of, type_of, zeros_of
+from rfnext.redirected import Way, place_of, way_of
+from rfnext.twin import Searched, generators_restored, trial_size, twin_of, type_of, zeros_of
 
 log = logging.getLogger(__name__)
 
@@ -85,19 +86,29 @@ def own_methods(plain: type) -> set[str]:
     return {name for cls in own for name in ("forward", "_conv_forward") if name in vars(cls)}
 
 
-def why_unsearchable(conv: Conv, plain: type[nn.Module]) -> str | None:
-    """Why a search cannot override `_conv_forward` of a conv of class `plain`, or None if it can."""
+def way_to_search(conv: Conv, plain: type[nn.Module]) -> Way:
+    """How a conv of class `plain` is searched, or why it is not: by its `_conv_forward` or by `rfnext.redirected`."""
     own = own_methods(plain)
     if "_conv_forward" in vars(conv):
-        return "its _conv_forward() was replaced on the conv itself, where a search cannot override it; undo that first"
-    lost = (
-        f"{plain.__name__} overrides {'_conv_forward()' if '_conv_forward' in own else 'forward()'}, and its own "
-        "computation would be lost; express it as a parametrisation of the weight (torch.nn.utils.parametrize) instead"
-    )
-    if "_conv_forward" in own:
-        return lost
+        return Way(
+            "its _conv_forward() was replaced on the conv itself, where a search cannot override it; undo that first"
+        )
     if not own:
-        return None
+        return Way(None)
+    try:
+        if "_conv_forward" not in own:
+            return Way(_why_not_by_method(conv, plain))
+    except _Beside:
+        pass
+    return way_of(conv, plain)
+
+
+class _Beside(Exception):
+    """forward() convolves by itself, or several times."""
+
+
+def _why_not_by_method(conv: Conv, plain: type[nn.Module]) -> str | None:
+    """Why a search cannot override `_conv_forward`, None if it can; raises _Beside."""
     # Not the conv's own dilation: at 1, a class that pads by d - 1 pads nothing.
     dilation = tuple(
         d + 1 if searched_axis(k) else d for d, k in zip(conv.dilation, kernel_to_search(conv), strict=True)
@@ -113,7 +124,7 @@ def why_unsearchable(conv: Conv, plain: type[nn.Module]) -> str | None:
                     "super().forward() if isinstance(self, rfnext.SearchConv)"
                 )
             if len(tried.convolutions) != 1 or tried.beside:
-                return lost
+                raise _Beside
             if _pads(trial, tried):
                 return _pads_by_itself(plain)
             if "last" in anchor_of(conv) and _follows(trial, tried):
@@ -130,7 +141,7 @@ def why_not_in_place(conv: Conv, plain: type[nn.Module], dilation: Dilation) -> 
     its dilation, as TensorFlow's "same" does. A forward() that cannot be tried is given the benefit of the doubt, with
     a warning in the log.
     """
-    if not own_methods(plain) or why_unsearchable(conv, plain) is None:
+    if way_to_search(conv, plain).reason is None:
         return None
     size = trial_size(conv, dilation)
     untried: _Untried | None = None
@@ -245,18 +256,6 @@ def _stays(before: _Convolution, after: _Convolution, anchors: Sequence[Anchor])
     )
 
 
-def trial_size(conv: Conv, dilation: Dilation) -> tuple[int, ...]:
-    """Of an input on which forward() can be tried at the conv's own and another dilation.
-
-    Larger than what a causal conv pads: reflecting takes less than the input's size. A multiple of 4, since forward()
-    may halve it.
-    """
-    return tuple(
-        (max(d, new) * (k - 1) + s + 5) // 4 * 4
-        for d, new, k, s in zip(conv.dilation, dilation, conv.kernel_size, conv.stride, strict=True)
-    )
-
-
 def _middle(size: Sequence[int]) -> tuple[int, ...]:
     """Where the mark is put."""
     return tuple(n // 2 for n in size)
@@ -288,16 +287,8 @@ def _tried(trial: _Trial, shape: tuple[int, ...], real_weight: bool) -> _Tried:
     unmarked, tried = (_forward(trial, each, real_weight) for each in (x, marked))
     if len(unmarked.convolutions) == len(tried.convolutions):
         pairs = zip(unmarked.convolutions, tried.convolutions, strict=True)
-        tried = tried._replace(convolutions=[b._replace(place=_place(a.input, b.input)) for a, b in pairs])
+        tried = tried._replace(convolutions=[b._replace(place=place_of(a.input, b.input)) for a, b in pairs])
     return tried
-
-
-def _place(a: Tensor, b: Tensor) -> tuple[int, ...] | None:
-    """The one position in which two inputs of a convolution differ; None if there is none or several."""
-    if a.shape != b.shape:
-        return None
-    differ = ((a != b) & ~(a.isnan() & b.isnan())).flatten(0, 1).any(0).nonzero()
-    return tuple(differ[0].tolist()) if len(differ) == 1 else None
 
 
 def _forward(trial: _Trial, x: Tensor, real_weight: bool) -> _Tried:
@@ -354,46 +345,25 @@ class _NotingFunctions(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func not in CONV.values() and func not in _TRANSPOSED:
-            return func(*args, **kwargs)
-        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-        given: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1} | dict(zip(names, args, strict=False))
-        given |= kwargs
-        input, weight = given["input"], given["weight"]
+        if func not in CONVOLUTIONS and func not in _TRANSPOSED:
+            return func(*args, **(kwargs or {}))
+        weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
         if self._inside and _pointer(weight) != self._weight:
-            return func(*args, **kwargs)
+            return func(*args, **(kwargs or {}))
         self.beside = True
         if func in _TRANSPOSED:
-            return func(*args, **kwargs)
-        kernel, dilation = weight.shape[2:], _per_axis(given["dilation"], weight.shape[2:])
-        sides = _sides(given["padding"], kernel, dilation)
-        self.noted.append(found := _note(input, kernel, given["stride"], sides, dilation))
-        return input.new_zeros(len(input), len(weight), *found.size_out)
+            return func(*args, **(kwargs or {}))
+        call = Call.of(args, kwargs)
+        self.noted.append(found := _note(call.input, call.weight.shape[2:], call.stride, call.sides, call.dilation))
+        return call.input.new_zeros(len(call.input), len(weight), *found.size_out)
 
 
 def _pointer(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _sides(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
-    """(before, after) per axis of a padding as torch's convolutions take it."""
-    if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        return [(total // 2, total - total // 2) for total in totals]
-    paddings = _per_axis(0 if padding == "valid" else padding, kernel)
-    if min(paddings) < 0:
-        raise ValueError(f"torch's convolution does not take the negative padding {paddings}")
-    return [(p, p) for p in paddings]
-
-
 def _note(
-    x: Tensor, kernel: Sequence[int], stride: Any, sides: Sequence[tuple[int, int]], dilation: Sequence[int]
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], sides: Sequence[tuple[int, int]], dilation: Sequence[int]
 ) -> _Convolution:
-    size = size_out(x.shape[2:], kernel, dilation, _per_axis(stride, kernel), sides)
+    size = size_out(x.shape[2:], kernel, dilation, stride, sides)
     return _Convolution(x.clone(), tuple(kernel), tuple(dilation), tuple(before for before, _ in sides), size)
-
-
-def _per_axis(value: Any, kernel: Sequence[int]) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values if len(values) == len(kernel) else values * len(kernel)

@@ -10,7 +10,7 @@ crop, gets padding_mode "constant", by which torch pads by F.pad and keeps the s
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -135,23 +135,38 @@ def size_keeping_padding(conv: Conv, dilation: Dilation) -> list[tuple[int, int]
     Raises ValueError if `dilation` does not fit the kernel, or an even kernel cannot keep the size.
     """
     check_dilation(dilation, conv)
-    sides = []
-    axes = zip(conv.kernel_size, dilation, conv.dilation, sides_of(conv), anchor_of(conv), strict=True)
-    for axis, (kernel, new, old, (before, after), anchor) in enumerate(axes):
-        growth = (new - old) * (kernel - 1)
+    if conv.padding == "same" and "last" not in anchor_of(conv):
+        totals = [d * (k - 1) for d, k in zip(dilation, conv.kernel_size, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return grown(sides_of(conv), conv.kernel_size, conv.dilation, dilation, anchor_of(conv))
+
+
+def grown(
+    sides: Sequence[tuple[int, int]],
+    kernel: Sequence[int],
+    old: Sequence[int],
+    new: Sequence[int],
+    anchors: Sequence[Anchor],
+) -> list[tuple[int, int]]:
+    """Padding at dilation `new` that keeps the output's size and the anchor's place as `sides` have them at `old`.
+
+    All per axis. Raises ValueError if an even kernel cannot keep the size.
+    """
+    found = []
+    for axis, (k, d_new, d_old, (before, after), anchor) in enumerate(
+        zip(kernel, new, old, sides, anchors, strict=True)
+    ):
+        growth = (d_new - d_old) * (k - 1)
         if anchor == "last":
-            sides.append((before + growth, after))
-        elif conv.padding == "same":
-            total = new * (kernel - 1)
-            sides.append((total // 2, total - total // 2))
+            found.append((before + growth, after))
         elif growth % 2:
             raise ValueError(
-                f"an even kernel {tuple(conv.kernel_size)} cannot keep its size from dilation {old} to {new}; "
+                f"an even kernel {tuple(kernel)} cannot keep its size from dilation {d_old} to {d_new}; "
                 f"leave axis {axis} as it is"
             )
         else:
-            sides.append((before + growth // 2, after + growth // 2))
-    return sides
+            found.append((before + growth // 2, after + growth // 2))
+    return found
 
 
 def padding_attributes(conv: Conv, sides: list[tuple[int, int]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rfnext.causal import evaluating
 from rfnext.conv import SearchConv
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.padding import Conv, size_keeping_padding
+from rfnext.redirected import Redirecting
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -145,9 +146,10 @@ def _as_centres(model: nn.Module) -> Iterator[None]:
         return _conv_forward
 
     for conv in convs:
-        vars(conv)["_conv_forward"] = at_centre(conv)
+        redirected = isinstance(conv, Redirecting)
+        vars(conv)["forward" if redirected else "_conv_forward"] = conv.as_plain if redirected else at_centre(conv)
     try:
         yield
     finally:
         for conv in convs:
-            del vars(conv)["_conv_forward"]
+            del vars(conv)["forward" if isinstance(conv, Redirecting) else "_conv_forward"]

@@ -3,9 +3,9 @@
 A search evaluates a conv at several dilations at once, by overriding its `_conv_forward`. That fits torch's own convs,
 with any parametrisation of the weight. A class with a forward() of its own fits only if forward() can be called with a
 batch alone and passes it to `_conv_forward` once, in training and in evaluation. It may prepare or resample its input,
-scale its weight or apply an activation, as subclasses in mmcv do, and have layers that convolve, but not convolve, pad
-or crop by itself; where the last tap is the anchor, it may pad and crop by fixed amounts. `rfnext.own_forward` finds
-that out.
+scale its weight or apply an activation, as subclasses in mmcv do, and have layers that convolve, but not pad or crop by
+itself; where the last tap is the anchor, it may pad and crop by fixed amounts. `rfnext.own_forward` finds that out. A
+class that convolves by itself fits if it does so once, and pads as its dilation needs it: see `rfnext.redirected`.
 """
 
 import difflib
@@ -17,8 +17,9 @@ from typing import TypeGuard
 from torch import nn
 
 from rfnext.dilation import searched_axis
-from rfnext.own_forward import why_unsearchable
+from rfnext.own_forward import way_to_search
 from rfnext.padding import Conv, kernel_to_search
+from rfnext.redirected import Way
 from rfnext.twin import type_of
 
 Where = Callable[[str, Conv], bool]
@@ -91,18 +92,28 @@ def is_conv(module: nn.Module) -> TypeGuard[Conv]:
 
 def unsearchable(conv: Conv) -> str | None:
     """Why the dilation of `conv` cannot be searched, or None if it can."""
+    return way_of_search(conv).reason
+
+
+def way_of_search(conv: Conv) -> Way:
+    """How the dilation of `conv` is searched, or why it is not."""
     if not any(map(searched_axis, kernel_to_search(conv))):
-        return f"its kernel {tuple(conv.kernel_size)} has no odd axis above 1, so no dilation to choose" + (
-            '; an even one is searched where the last tap is in place, by anchor="last"'
-            if max(conv.kernel_size) > 1
-            else ""
+        return Way(
+            f"its kernel {tuple(conv.kernel_size)} has no odd axis above 1, so no dilation to choose"
+            + (
+                '; an even one is searched where the last tap is in place, by anchor="last"'
+                if max(conv.kernel_size) > 1
+                else ""
+            )
         )
     # Not conv.weight: reading a parametrised weight computes it, which in spectral_norm takes a step of its iteration.
     if isinstance(conv._parameters.get("weight"), nn.parameter.UninitializedParameter):
-        return "its weight is not initialised yet; run one batch through the model first"
+        return Way("its weight is not initialised yet; run one batch through the model first")
     if (dtype := type_of(conv)[0]).is_complex:
-        return f"its weight is {dtype}; only real ones are searched, so hold its real and imaginary part in a conv each"
-    return why_unsearchable(conv, plain_class(conv))
+        return Way(
+            f"its weight is {dtype}; only real ones are searched, so hold its real and imaginary part in a conv each"
+        )
+    return way_to_search(conv, plain_class(conv))
 
 
 def plain_class(conv: Conv) -> type[nn.Module]:

@@ -113,6 +113,18 @@ def _set_dilation(twin: nn.Module, conv: Conv, dilation: Dilation) -> None:
     twin.__dict__.update(padding_attributes(conv, size_keeping_padding(conv, dilation)), dilation=dilation)
 
 
+def trial_size(conv: Conv, dilation: Dilation) -> tuple[int, ...]:
+    """Of an input on which forward() can be tried at the conv's own and another dilation.
+
+    Larger than what a causal conv pads: reflecting takes less than the input's size. A multiple of 4, since forward()
+    may halve it.
+    """
+    return tuple(
+        (max(d, new) * (k - 1) + s + 5) // 4 * 4
+        for d, new, k, s in zip(conv.dilation, dilation, conv.kernel_size, conv.stride, strict=True)
+    )
+
+
 class Copying(TorchFunctionMode):
     """Inside, deepcopy also copies tensors that have a graph or are lazy, and makes those on the meta device real."""
 

@@ -26,12 +26,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 ABOVE = (
     "dilation files table _version",
     "ops",
-    "conv branch_state searchable own_forward twin padding causal effective copies deployment plain_checkpoint",
+    "conv branch_state searchable own_forward redirected convolution_call twin padding causal effective "
+    "copies deployment plain_checkpoint",
     "structure ties",
     "search",
     "",
     "integrations cli",
-    "__init__",
+    "__init__ __main__",
 )
 """The parts of rfnext from the lowest on: one imports its own line and those before it. "" stands for all others, which
 use searches and structures and which no search needs."""

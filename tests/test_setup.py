@@ -72,6 +72,37 @@ def run(clone: Path, shelf: Path, **other: Any) -> tuple[int, str, str]:
     return process.returncode, out, log
 
 
+BACKEND = """
+import zipfile
+
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    info = "rfnext-1.0.dist-info/"
+    with zipfile.ZipFile(wheel_directory + "/rfnext-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("rfnext.pth", HERE)
+        wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: rfnext\\nVersion: 1.0\\n")
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(info + "RECORD", "")
+    return "rfnext-1.0-py3-none-any.whl"
+"""
+
+
+def add_package(clone: Path) -> None:
+    """A package rfnext, built by a backend of its own: setuptools would come over the network."""
+    (clone / "rfnext").mkdir()
+    (clone / "rfnext" / "__init__.py").write_text("")
+    (clone / "backend.py").write_text(f"HERE = {str(clone)!r}\n{BACKEND}")
+    build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    (clone / "pyproject.toml").write_text(f'{build}[project]\nname = "rfnext"\nversion = "1.0"\n')
+
+
+def finds(python: str, clone: Path) -> bool:
+    """Whether a Python imports the package of this clone from another folder."""
+    show = "import rfnext; print(rfnext.__file__)"
+    done = subprocess.run([python, "-I", "-c", show], cwd="/", text=True, capture_output=True)
+    return done.stdout.strip() == str(clone / "rfnext" / "__init__.py")
+
+
 def has_planted(python: str) -> bool:
     return subprocess.run([python, "-c", "import planted"], stderr=subprocess.DEVNULL).returncode == 0
 
@@ -204,3 +235,54 @@ def test_what_was_interrupted_or_failed_is_completed_by_the_next_start(clone: Pa
     assert status == 0
     assert has_planted(out.strip())
     assert not unfinished.exists()
+
+
+@pytest.mark.slow
+def test_its_own_environment_imports_the_package_from_any_folder(clone: Path, shelf: Path):
+    plant(shelf)
+    add_package(clone)
+    status, out, _ = run(clone, shelf)
+    assert (status, out) == (0, f"{clone}/.venv/bin/python\n")
+    assert finds(out.strip(), clone)
+    assert run(clone, shelf) == (0, out, "")
+    # An environment of before has all packages but this one.
+    uninstall = [out.strip(), "-m", "pip", "uninstall", "--yes", "rfnext"]
+    subprocess.run(uninstall, check=True, capture_output=True)
+    assert not finds(out.strip(), clone)
+    status, again, log = run(clone, shelf)
+    assert (status, again) == (0, out)
+    assert "3 GB" not in log
+    assert finds(out.strip(), clone)
+
+
+@pytest.mark.slow
+def test_an_environment_that_is_not_its_own_stays_as_it_is_and_what_to_type_is_said(clone: Path, shelf: Path):
+    (clone / "requirements.txt").write_text(f"pytest=={version('pytest')}\n")
+    add_package(clone)
+    other = clone.parent / "other"
+    subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", other], check=True)
+    packages = str(Path(pytest.__file__).parents[1])
+    next((other / "lib").glob("python*/site-packages")).joinpath("pytest.pth").write_text(packages)
+    before = sorted(path for path in other.rglob("*") if "__pycache__" not in path.parts)
+    path = os.pathsep.join([str(other / "bin"), os.environ["PATH"]])
+    status, out, log = run(clone, shelf, VIRTUAL_ENV=str(other), PATH=path)
+    assert (status, Path(out.strip()).parent) == (0, other / "bin")
+    assert sorted(path for path in other.rglob("*") if "__pycache__" not in path.parts) == before
+    (said,) = log.splitlines()
+    command = said.partition(": ")[2].replace("--editable", "--no-build-isolation --no-index --editable")
+    subprocess.run(["bash", "-c", command], check=True, capture_output=True, cwd="/")
+    assert finds(out.strip(), clone)
+    assert run(clone, shelf, VIRTUAL_ENV=str(other), PATH=path) == (0, out, "")
+
+
+@pytest.mark.slow
+def test_a_linked_environment_of_another_folder_gets_no_package(clone: Path, shelf: Path):
+    plant(shelf)
+    add_package(clone)
+    _, out, _ = run(clone, shelf)
+    second = clone.parent / "second"
+    shutil.copytree(clone, second, ignore=shutil.ignore_patterns(".venv"))
+    (second / ".venv").symlink_to(clone / ".venv")
+    status, linked, _ = run(second, shelf)
+    assert (status, linked) == (0, f"{second}/.venv/bin/python\n")
+    assert finds(out.strip(), clone)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -11,6 +11,9 @@ from benchmarks.records.record import Cost
 from rfnext import Structure
 
 Settings = Mapping[str, Any]
+
+Kind = Literal["hand design", "tuning", "control", "search", "other network"]
+"""What a row says: of the hand design, of tuning it, of chance, of a search, of a network that searches nothing."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class SearchStage:
     shared: nothing in it depends on the method, so it is done once per task, preset, fold and seed.
     ranks: it trains candidates, side by side if there are workers.
     powers: it chooses from the powers of two below the longest input.
+    kind: tuning changes one or two dilations of the hand design, a control draws them at random.
     """
 
     name: str
@@ -73,6 +77,7 @@ class SearchStage:
     shared: bool = True
     ranks: bool = False
     powers: bool = False
+    kind: Kind = "search"
 
     @property
     def chain(self) -> tuple["SearchStage", ...]:
@@ -126,6 +131,13 @@ class Method:
         if self.search is None:
             return f"no search: {self.finish.description}"
         return f"{self.search.description}; {self.finish.description}"
+
+    @property
+    def kind(self) -> Kind:
+        """What its row says."""
+        if self.search is not None:
+            return self.search.kind
+        return "hand design" if self.standard else "other network"
 
     @property
     def searches(self) -> tuple[SearchStage, ...]:

@@ -13,6 +13,7 @@ TUNED = SearchStage(
     trainings=2,
     shared=False,
     ranks=True,
+    kind="tuning",
 )
 STRETCHED = SearchStage(
     "stretched",
@@ -23,6 +24,7 @@ STRETCHED = SearchStage(
     trainings=3,
     ranks=True,
     powers=True,
+    kind="tuning",
 )
 RANDOM = SearchStage(
     "random",
@@ -31,6 +33,7 @@ RANDOM = SearchStage(
     settings={"candidates": 5},
     shared=False,
     ranks=True,
+    kind="control",
 )
 LOCAL = SearchStage("local", "local search", searches.local)
 ONE_SHOT = SearchStage(

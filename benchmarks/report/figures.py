@@ -21,14 +21,22 @@ from benchmarks.records.record import Record
 from benchmarks.records.schema import Round
 from benchmarks.records.statistics import Estimate, estimate
 from benchmarks.report.content import Column
-from benchmarks.report.gathered import BASELINE, Gathered, comparisons, scores
+from benchmarks.report.gathered import BASELINE, Gathered, Verdict, comparisons, scores
 
 INK = "#123456"
 """Placeholder for the colour of the surrounding text in what matplotlib draws."""
 
 THEME = """svg { color: #1c2430; } @media (prefers-color-scheme: dark) { svg { color: #e4e8ee; } }"""
 
-COLOURS = {"better": "#1a8f4c", "worse": "#d03b3b", None: "#4a7fc1"}
+COLOURS = {"better": "#0072b2", "worse": "#d55e00", None: "#808891"}
+"""Two of Okabe and Ito, which colour-blind readers tell apart, and grey; the markers differ, too."""
+
+MARKERS = {"better": "D", "worse": "X", None: "o"}
+
+SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#808891")
+"""Colours of methods: those of Okabe and Ito that are legible in both themes."""
+
+SHAPES = "os^DvPX"
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -89,12 +97,14 @@ def score_figure(found: Gathered) -> Figure | None:
     methods = [method for method in found.methods if found.done(method)]
     if len(methods) < 2 or all(len(found.done(method)) < 2 for method in methods):
         return None
-    verdicts = {(one.method, one.metric.name): one.verdict for one in comparisons(found)}
+    verdicts: dict[tuple[str, str], Verdict | None] = {
+        (one.method, one.metric.name): one.verdict for one in comparisons(found)
+    }
     figure, panels = _grid(len(found.metrics), 0.6 + 0.17 * len(methods), same_rows=True)
     for panel, metric in zip(panels, found.metrics, strict=True):
         values = [estimate(scores(found, method)[metric.name]) for method in methods]
-        colours = [COLOURS[verdicts.get((method, metric.name))] for method in methods]
-        _intervals(panel, methods, values, colours)
+        decided: list[Verdict | None] = [verdicts.get((method, metric.name)) for method in methods]
+        _intervals(panel, methods, values, decided)
         if methods[0] == BASELINE and values[0] is not None:
             panel.axvline(values[0].mean, color=INK, linewidth=0.6, linestyle="--")
         panel.set_title(Column.of(metric).title)
@@ -110,9 +120,9 @@ def difference_figure(found: Gathered) -> Figure | None:
     figure, panels = _grid(len(found.metrics), 0.6 + 0.17 * len(methods), same_rows=True)
     for panel, metric in zip(panels, found.metrics, strict=True):
         mine = {one.method: one for one in compared if one.metric == metric}
-        verdicts = [mine[method].verdict if method in mine else None for method in methods]
+        verdicts: list[Verdict | None] = [mine[method].verdict if method in mine else None for method in methods]
         values = [mine[method].difference if method in mine else None for method in methods]
-        _intervals(panel, methods, values, [COLOURS[verdict] for verdict in verdicts])
+        _intervals(panel, methods, values, verdicts)
         panel.axvline(0, color=INK, linewidth=0.6, linestyle="--")
         panel.set_title(f"{Column.of(metric).title}, minus baseline")
     return figure
@@ -129,14 +139,16 @@ def _grid(count: int, height: float, *, same_rows: bool = False) -> tuple[Figure
     return figure, panels[:count]
 
 
-def _intervals(panel: Axes, labels: Sequence[str], values: Sequence[Estimate | None], colours: Sequence[str]) -> None:
+def _intervals(
+    panel: Axes, labels: Sequence[str], values: Sequence[Estimate | None], verdicts: Sequence[Verdict | None]
+) -> None:
     """Means with their intervals, one row each, from top to bottom."""
-    rows = enumerate(zip(values, colours, strict=True))
-    shown = [(value, colour, place) for place, (value, colour) in rows if value is not None]
-    for value, colour, place in shown:
+    for place, (value, verdict) in enumerate(zip(values, verdicts, strict=True)):
+        if value is None:
+            continue
         half = value.half_width or 0
-        panel.plot((value.mean - half, value.mean + half), (place, place), color=colour, linewidth=1)
-    panel.scatter([v.mean for v, _, _ in shown], [place for *_, place in shown], 9, [colour for _, colour, _ in shown])
+        panel.plot((value.mean - half, value.mean + half), (place, place), color=COLOURS[verdict], linewidth=1)
+        panel.scatter([value.mean], [place], 12, COLOURS[verdict], marker=MARKERS[verdict])
     panel.set_yticks(range(len(labels)), labels)
     panel.set_ylim(len(labels) - 0.5, -0.5)
     panel.tick_params(axis="y", length=0, labelsize=7)
@@ -155,9 +167,9 @@ def dilation_figure(found: Gathered) -> Figure | None:
     places = range(1, len(layers) + 1)
     before = [statistics.fmean(designed[name]) for name in layers]
     panel.plot(places, before, color=INK, linestyle="--", linewidth=1, label="hand design")
-    for colour, (method, structures) in zip(_colours(len(searched)), searched.items(), strict=True):
+    for place, (method, structures) in enumerate(searched.items()):
         after = [statistics.fmean(statistics.fmean(one[name]) for one in structures.values()) for name in layers]
-        panel.plot(places, after, color=colour, marker="o", markersize=2.5, linewidth=0.9, label=method)
+        panel.plot(places, after, **_series(place), markersize=3, linewidth=0.9, label=method)
     _log2(panel)
     panel.set_title("Dilation of each searched layer, before and after")
     panel.set_xlabel("searched layers in the order of the network")
@@ -172,9 +184,14 @@ def _log2(panel: Axes) -> None:
     panel.minorticks_off()
 
 
+def _series(place: int) -> dict[str, Any]:
+    """Colour and marker of the place-th method; a colour that is used again has another marker."""
+    return {"color": SERIES[place % len(SERIES)], "marker": SHAPES[(place + place // len(SERIES)) % len(SHAPES)]}
+
+
 def _colours(count: int) -> list[Any]:
-    """From blue over green to yellow, of a brightness that is legible in both themes."""
-    return [colormaps["turbo"](0.1 + 0.8 * place / max(1, count - 1)) for place in range(count)]
+    """For layers in their order: from blue to yellow-green, of a brightness that is legible in both themes."""
+    return [colormaps["viridis"](0.25 + 0.55 * place / max(1, count - 1)) for place in range(count)]
 
 
 def hand_design(found: Gathered) -> Dilations | None:
@@ -301,12 +318,12 @@ def receptive_field_figure(found: Gathered) -> Figure | None:
     figure = Figure(figsize=(7.0, 3.2), layout="constrained")
     panel = figure.subplots()
     others = [method for method in measured if method != BASELINE]
-    colours = {BASELINE: INK} | dict(zip(others, _colours(len(others)), strict=True))
+    colours = {BASELINE: INK} | {method: _series(place)["color"] for place, method in enumerate(others)}
     for method, axes in measured.items():
         curve = mean_curve([within(axis) for axis in axes])
         radius = statistics.fmean(axis["radius"]["0.95"] for axis in axes)
         label = f"{method}: 95 % within {radius:.3g}"
-        style = "--" if method == BASELINE else "-"
+        style = "--" if method == BASELINE else ("-", "-.", ":")[others.index(method) % 3]
         panel.plot([*curve], [100 * share for share in curve.values()], style, color=colours[method], label=label)
         panel.plot(radius, 95, "o", color=colours[method], markersize=3)
     unit = next(r.receptive_field["unit"] for r in found.records if r.receptive_field)

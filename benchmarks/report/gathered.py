@@ -286,22 +286,6 @@ def conclusion(found: Gathered) -> str:
     return f"{len(clear)} of {total} {have} a 95 % interval without 0: {named}. By chance alone about one in 20 would."
 
 
-def answer(found: Gathered) -> str:
-    """The conclusion without its numbers: which methods are better or worse than the baseline, and in what."""
-    made = comparisons(found)
-    named: dict[tuple[Verdict, str], list[str]] = {}
-    for one in made:
-        if one.verdict:
-            named.setdefault((one.verdict, one.method), []).append(one.metric.name)
-    if not named:
-        return conclusion(found)
-    parts = [f"{sum(map(len, named.values()))} of {_count(len(made), 'difference')} to the baseline are decided."]
-    for verdict in ("better", "worse"):
-        methods = [f"{method} ({', '.join(metrics)})" for (kind, method), metrics in named.items() if kind == verdict]
-        parts += [f"{verdict.capitalize()}: {', '.join(methods)}."] if methods else []
-    return " ".join(parts)
-
-
 def _count(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 

@@ -11,12 +11,12 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.records.record import Record
+from benchmarks.report import opening, paper, study_pages
 from benchmarks.report.across import Across
 from benchmarks.report.content import Column, Content
-from benchmarks.report.gathered import answer
 
 FIGURES = {
-    "scores": "Test scores; green and red where the paired difference to the baseline is decided",
+    "scores": "Test scores; blue diamonds and orange crosses where the paired difference to the baseline is decided",
     "differences": "Differences to the baseline",
     "dilations": "Dilations before and after the searches",
     "structures": "Structures against the hand design; orange: larger dilations, purple: smaller ones",
@@ -135,45 +135,33 @@ def page(sections: Sequence[Section], across: Sequence[Across], problems: Sequen
     tasks: dict[str, list[Section]] = {}
     for section in ordered:
         tasks.setdefault(section.content.found.task, []).append(section)
+    lead = next((one for one in ordered if (one.content.found.task, one.content.found.preset) == opening.LEAD), None)
     records = [record for section in ordered for record in section.content.found.records]
     return environment.get_template("page.html.j2").render(
         tasks=tasks,
-        answers={task: _answers(members) for task, members in tasks.items()},
+        lead=lead,
+        answer=opening.sentences(lead.content.found if lead else None),
+        chart=opening.chart(lead.content.found) if lead else None,
+        per_task=opening.lines([members[0].content.found for members in tasks.values()]),
         across=across,
         anchors={section.content.found.name: section.anchor for section in ordered},
         problems=[text.replace(str(results), "results") for text in problems],
         done=sum(record.status == "done" for record in records),
         cells=len(records),
         commits=sorted({record.commit or "unknown" for record in records}),
-        studies=_studies(results),
+        methods={name: text for section in ordered for name, text in section.content.methods.items()},
+        shown_studies=study_pages.shown(results),
+        studies=study_pages.linked(results),
+        paper=(results / paper.NAME / "table.md").exists(),
     )
 
 
-def _answers(sections: Sequence[Section]) -> dict[str, list[Section]]:
-    """What is concluded -> the presets of which that is so."""
-    said: dict[str, list[Section]] = {}
-    for section in sections:
-        said.setdefault(answer(section.content.found), []).append(section)
-    return said
-
-
-def _order(section: Section) -> tuple[str, bool, bool, int, str]:
+def _order(section: Section) -> tuple[bool, str, bool, bool, int, str]:
     found = section.content.found
-    return (found.task, not found.main, found.published is None, -len(found.records), found.preset)
+    leads = found.task == opening.LEAD[0]
+    return (not leads, found.task, not found.main, found.published is None, -len(found.records), found.preset)
 
 
 def _minus(text: str) -> str:
     """With a minus sign instead of a hyphen before numbers."""
     return re.sub(r"(?<![\w.])-(?=\d)", "−", str(text))
-
-
-def _studies(results: Path) -> list[tuple[str, str]]:
-    """(title, address) of the studies and of what else has a table of its own."""
-    found = []
-    for page in sorted(results.glob("*/README.md")):
-        titles = [line[2:] for line in page.read_text("utf-8", errors="replace").splitlines() if line.startswith("# ")]
-        title = titles[0] if titles else page.parent.name
-        found.append((title, quote(page.relative_to(results).as_posix())))
-    if (results / "speed/table.md").exists():
-        found.append(("Cost of searching, operator by operator", "speed/table.md"))
-    return found

@@ -1,6 +1,7 @@
 """Score result files: `python -m tasks.action_segmentation.score PREDICTIONS GROUND_TRUTH`.
 
-Prints one JSON object with the keys accuracy, edit, f1@10, f1@25 and f1@50, in percent.
+Prints one JSON object with the keys accuracy, edit, f1@10, f1@25 and f1@50, in percent. `--details FOLDER` writes what
+they are made of.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tasks.action_segmentation import metrics
+from tasks.action_segmentation import breakdown, metrics
 from tasks.action_segmentation.layout import read_bundle
 from tasks.action_segmentation.result_files import read_prediction
 from tasks.spec import DataError, fail
@@ -19,15 +20,10 @@ SURPLUS = 1
 50 Salads, gives one frame too many for a video of odd length, and the MS-TCN code writes it."""
 
 
-def score_folders(
-    predictions: str | Path,
-    ground_truth: str | Path,
-    *,
-    videos: Iterable[str] | None = None,
-    background: Iterable[str] = ("background",),
-    last_segment: metrics.LastSegment = "i+1",
-) -> dict[str, float]:
-    """`metrics.score` of a folder of result files, <video> or <video>.txt, against a folder of <video>.txt.
+def read_folders(
+    predictions: str | Path, ground_truth: str | Path, videos: Iterable[str] | None = None
+) -> dict[str, tuple[list[str], list[str]]]:
+    """Video -> prediction and truth, of a folder of result files, <video> or <video>.txt, and one of <video>.txt.
 
     videos: exactly these must have been predicted; None: all predictions are scored, since a folder of ground truth
         usually holds all folds.
@@ -45,8 +41,7 @@ def score_folders(
             fail(Path(predictions), None, f"no prediction of {', '.join(missing)}", "add it")
         if extra := sorted(set(predicted) - expected):
             fail(predicted[extra[0]], None, "a prediction of a video that is not to be scored", "remove it")
-    pairs = (_pair(path, truth[video]) for video, path in predicted.items())
-    return metrics.score(pairs, background=background, last_segment=last_segment)
+    return {video: _pair(path, truth[video]) for video, path in predicted.items()}
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -99,16 +94,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="classes whose segments count neither in Edit nor in F1; none with --background alone; "
         "default: background",
     )
+    parser.add_argument(
+        "--details",
+        type=Path,
+        metavar="FOLDER",
+        help="write scores of every class and video, the confusion matrix and the numbers of segments there",
+    )
     given = parser.parse_args(arguments)
     try:
-        scores = score_folders(
-            given.predictions,
-            given.ground_truth,
-            videos=None if given.bundle is None else read_bundle(given.bundle, fail),
-            background=given.background,
-            last_segment=given.last_segment,
-        )
-    except DataError as error:
+        videos = None if given.bundle is None else read_bundle(given.bundle, fail)
+        pairs = read_folders(given.predictions, given.ground_truth, videos)
+        scores = metrics.score(pairs.values(), background=given.background, last_segment=given.last_segment)
+        if given.details:
+            written = breakdown.write(pairs, given.details, given.background, given.last_segment)
+            print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
+    except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
     print(json.dumps(scores))
 

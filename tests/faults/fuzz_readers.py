@@ -86,7 +86,7 @@ def _videos(folder: Path) -> None:
 def _predictions(folder: Path) -> None:
     for video in segmenting.find_videos([folder], folder / "splits/test.split1.bundle").values():
         segmenting.check_video(video, 3, Sampling())
-    scoring.score_folders(folder / "predicted", folder / "groundTruth")
+    scoring.read_folders(folder / "predicted", folder / "groundTruth")
 
 
 def _clips(folder: Path) -> None:

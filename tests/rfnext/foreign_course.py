@@ -22,6 +22,10 @@ DOUBLE, SINGLE = 1e-9, 1e-5
 """Largest errors in float64 and float32, relative to the largest value of what is compared."""
 
 
+CONVOLVING = ("StdConv2d", "ScaledStdConv2d", "Conv2dSame")
+"""Classes that call torch's convolution in a forward() of their own."""
+
+
 class Branches(NamedTuple):
     """Of one conv: its branches, and their weights a, of which the probabilities are softmax(a / 0.01)."""
 
@@ -47,7 +51,7 @@ class Explicit(nn.Module):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = cast(Any, self)
-        mode = {"zeros": "constant"}.get(conv.padding_mode, conv.padding_mode)
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         function = [F.conv1d, F.conv2d, F.conv3d][len(conv.kernel_size) - 1]
         shares = torch.softmax(conv.branches.weights / 0.01, 0)
         total: Any = 0
@@ -55,6 +59,25 @@ class Explicit(nn.Module):
             padded = F.pad(input, _sides(conv, dilation), mode)
             total = total + share * function(padded, weight, None, conv.stride, 0, dilation, conv.groups)
         return total if bias is None else total + bias.reshape(-1, *[1] * len(conv.kernel_size))
+
+
+class ExplicitByForward(nn.Module):
+    """A conv that convolves in its class's own forward(): sum_i p_i of that forward() at dilation d_i.
+
+    Its padding grows as that of other convs, unless the class pads by its dilation itself.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        conv, plain = cast(Any, self), type(self).__bases__[1]
+        designed = {"dilation": conv.dilation, "padding": conv.padding}
+        shares = torch.softmax(conv.branches.weights / 0.01, 0)
+        total: Any = 0
+        for share, dilation in zip(shares, conv.branches.dilations, strict=True):
+            sides = [0, 0] if getattr(conv, "same_pad", "Same" in plain.__name__) else _sides(conv, dilation)[::-2]
+            vars(conv).update(dilation=dilation, padding=tuple(sides))
+            total = total + share * cast(Any, plain).forward(self, input)
+            vars(conv).update(designed)
+        return total
 
 
 def _sides(conv: Any, dilation: tuple[int, ...]) -> list[int]:
@@ -88,7 +111,8 @@ def explicit(foreign: Foreign, state: Mapping[str, Any], branches: Mapping[str, 
         if name in branches:
             anchor = foreign.anchor(name, conv) if callable(foreign.anchor) else foreign.anchor
             vars(conv).update(branches=branches[name], anchor=anchor or "centre")
-            cast(Any, conv).__class__ = type("Explicit", (Explicit, type(conv)), {})
+            kind = ExplicitByForward if type(conv).__name__ in CONVOLVING else Explicit
+            cast(Any, conv).__class__ = type("Explicit", (kind, type(conv)), {})
     return model
 
 

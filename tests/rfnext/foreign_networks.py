@@ -78,7 +78,6 @@ def library_of(name: str) -> str:
 
 IMAGES = ((2, 3, 64, 64),)
 STREAM = ((2, 1, 512),)
-MADE_OF_STANDARDISED = "StdConv2d overrides forward(), and its own computation would be lost"
 UNET = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2}
 
 NETWORKS: dict[str, Foreign] = {
@@ -102,10 +101,8 @@ NETWORKS: dict[str, Foreign] = {
     "timm/pvt_v2_b0": Foreign(timm("pvt_v2_b0"), IMAGES, slow=True),
     "timm/edgenext_xx_small": Foreign(timm("edgenext_xx_small"), IMAGES, slow=True),
     "timm/test_coatnet": Foreign(timm("test_coatnet", img_size=64), IMAGES),
-    "timm/test_nfnet (ScaledStdConv2d)": Foreign(
-        timm("test_nfnet"), IMAGES, refused="ScaledStdConv2d overrides forward(), and its own computation would be lost"
-    ),
-    "timm/resnetv2 (StdConv2d)": Foreign(bit, IMAGES, refused=MADE_OF_STANDARDISED),
+    "timm/test_nfnet (ScaledStdConv2d)": Foreign(timm("test_nfnet"), IMAGES, slow=True),
+    "timm/resnetv2 (StdConv2d)": Foreign(bit, IMAGES),
     "timm/tf_mobilenetv3_small_minimal_100 (Conv2dSame)": Foreign(timm("tf_mobilenetv3_small_minimal_100"), IMAGES),
     "timm/tf_efficientnet_lite0 (Conv2dSame)": Foreign(timm("tf_efficientnet_lite0"), IMAGES, slow=True),
     "torchvision/mobilenet_v3_small": Foreign(torchvision("mobilenet_v3_small"), IMAGES, slow=True),

@@ -4,6 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -43,6 +44,7 @@ def test_the_five_lines_of_the_readme(name: str, tmp_path: Path, monkeypatch: py
 
     with rfnext.reproducible(torch.device("cpu")):  # what is found must not hang on a stopwatch
         bounds = rfnext.Bounds(1, 512)
+        print(rfnext.plan(model))
         search = rfnext.LocalSearch(model, rfnext.LocalConfig(interval=1, rounds=2, bounds=bounds))
         optimizer = torch.optim.AdamW(model.parameters())
         for epoch in range(3):  # noqa: B007
@@ -61,7 +63,7 @@ def test_the_five_lines_of_the_readme(name: str, tmp_path: Path, monkeypatch: py
     x = images()
     assert fresh_model.eval()(x).shape == (2, 4)
     shapes = [
-        [feature.shape for feature in network.eval().forward_intermediates(x, intermediates_only=True)]
+        [feature.shape for feature in cast(Any, network.eval()).forward_intermediates(x, intermediates_only=True)]
         for network in (model, fresh_model, create(name))
     ]
     assert shapes[0] == shapes[1] == shapes[2]

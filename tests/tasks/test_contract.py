@@ -271,6 +271,21 @@ def test_the_readmes_example_is_a_task(project):
     assert python(project, "-c", code).stdout == "['two_tones'] two_tones\n"
 
 
+@pytest.mark.slow
+def test_a_new_task_of_the_command_line_passes_as_generated(project):
+    shutil.copy(ROOT / "tasks" / "README.md", project / "tasks")
+    made = python(project, "-m", "rfnext", "new-task", "my_task")
+    assert made.returncode == 0, made.stderr
+    done = python(project, "-m", "pytest", "-q", "tests/tasks/test_contract.py::TestContract")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 2 skipped" in done.stdout.splitlines()[-1]
+    code = "import tasks; print(tasks.names(), tasks.load('my_task').name)"
+    assert python(project, "-c", code).stdout == "['my_task'] my_task\n"
+    again = python(project, "-m", "rfnext", "new-task", "my_task")
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "tasks/my_task exists" in again.stderr
+
+
 @pytest.mark.parametrize("source", ["", "TASK = 3\n", "import tasks.spec\nTASK = None\n"])
 def test_a_module_without_a_task_is_named(project, source):
     (project / "tasks" / "broken").mkdir()

@@ -10,7 +10,7 @@ from benchmarks.records.lines import write_lines
 from benchmarks.records.record import Record
 from benchmarks.report.build import build
 
-VOID = {"meta", "link", "img", "br", "hr", "input"}
+VOID = {"meta", "link", "img", "br", "wbr", "hr", "input"}
 
 
 class Parsed(HTMLParser):
@@ -74,7 +74,13 @@ def test_the_page_is_whole_and_every_link_leads_somewhere(page: Callable[..., Pa
 
 def test_the_answer_comes_first(page: Callable[..., Path]) -> None:
     text = Parsed(page().read_text("utf-8")).text
-    assert text.index("Better: local_single (accuracy, loss).") < text.index("search epochs")
+    answer = text.index("There are no records of load_forecasting here")
+    assert answer < text.index("1 of 2 better, 1 not decided") < text.index("search epochs")
+    assert text.index("search epochs") < text.index("How it was measured") < text.index("Code: commit abc")
+
+
+def test_the_published_tables_are_linked(page: Callable[..., Path]) -> None:
+    assert "paper/table.md" in check_links(page())
 
 
 def test_receptive_fields_are_drawn_and_tabled(page: Callable[..., Path], receptive_field: dict[str, Any]) -> None:

@@ -132,6 +132,15 @@ def test_a_click_sorts_and_says_so(browser: Browser, page: Callable[..., Path]) 
     assert names(browser) == ["random_single", "local_single", "local_multi", "baseline"]
 
 
+@pytest.mark.parametrize("width", [1400, 390])
+def test_no_table_is_cut(browser: Browser, page: Callable[..., Path], width: int) -> None:
+    browser.open(page(), width=width)
+    browser.run("document.querySelectorAll('details').forEach(part => part.open = true)")
+    cut = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth + 1).length"
+    assert browser.run(cut) == 0
+    assert browser.run("document.querySelectorAll('.scroll').length") > 3
+
+
 SAID = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
 ASKED = "Network.requestWillBeSent"
 

@@ -1,0 +1,119 @@
+"""The commands `plan`, `show`, `apply`, `merge`, `export` and `convert`; each returns what is printed."""
+
+import importlib.util
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rfnext.cli.networks import build, open_checkpoint, opened, save
+from rfnext.dilation import Bounds, brief
+from rfnext.merge import merge
+from rfnext.plan import plan
+from rfnext.published.opening import open_published
+from rfnext.published.saving import save_published
+from rfnext.search.local import LocalConfig
+from rfnext.search.one_shot import OneShotConfig
+from rfnext.searchable import everything
+from rfnext.structure import Structure, named_convs, searched_convs
+from rfnext.table import aligned
+
+
+def run_plan(given: Namespace) -> str:
+    """What a search would do with a network."""
+    model = build(given.network, given.arguments)
+    config = OneShotConfig(tuple(given.candidates)) if given.candidates else _local(given)
+    example = None if given.input is None else torch.zeros(given.input).normal_()
+    return str(plan(model, given.where or everything, config, example, given.anchor))
+
+
+def _local(given: Namespace, rule: str = "default") -> LocalConfig:
+    bounds = Bounds(given.smallest, given.largest)
+    return LocalConfig(branches=given.branches, spread=given.spread, bounds=bounds, rule=rule)  # type: ignore[arg-type]
+
+
+def run_show(given: Namespace) -> str:
+    """The dilations and anchors of a structure file."""
+    structure = Structure.load(given.structure)
+    anchors = structure.anchors
+    rows = [[name, brief(dilation), str(anchors.get(name, "centre"))] for name, dilation in structure.items()]
+    return f"{given.structure}: {len(structure)} layers\n{aligned(['layer', 'dilation', 'anchor'], rows)}"
+
+
+def run_apply(given: Namespace) -> str:
+    """Apply a structure to a network, and say what changes."""
+    structure = Structure.load(given.structure)
+    model = build(given.network, given.arguments)
+    before = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
+    if given.checkpoint is not None:
+        open_checkpoint(model, given.checkpoint)
+    matched = {name: dilation for name, _, dilation in structure.match(model)}
+    structure.apply(model)
+    changed = [[n, brief(before[n]), brief(d)] for n, d in matched.items() if d != before[n]]
+    parts = [f"{len(changed)} of {len(structure)} layers get another dilation"]
+    if changed:
+        parts.append(aligned(["layer", "designed", "now"], changed))
+    if given.output is not None:
+        save(model, given.output)
+        parts.append(written(given.output))
+    return "\n".join(parts)
+
+
+def written(path: Path) -> str:
+    """How a file of ours is opened."""
+    return (
+        f"{path} is written; open it by file = torch.load({str(path)!r}) and "
+        'rfnext.description.restore(fresh_model, file["convs"], file["state_dict"])'
+    )
+
+
+def run_merge(given: Namespace) -> str:
+    """Merge the branches of a checkpoint into plain convs."""
+    model = build(given.network, given.arguments)
+    open_checkpoint(model, given.checkpoint)
+    designed = {name: tuple(conv.kernel_size) for name, conv in searched_convs(model).items()}  # type: ignore[arg-type]
+    merge(model)
+    convs = named_convs(model)
+    rows = [
+        [name, brief(kernel), brief(tuple(convs[name].kernel_size)), brief(tuple(convs[name].dilation))]
+        for name, kernel in designed.items()
+    ]
+    save(model, given.output)
+    return "\n".join([aligned(["layer", "kernel", "merged", "dilation"], rows), written(given.output)])
+
+
+def run_export(given: Namespace) -> str:
+    """Export a network as a file that needs no rfnext."""
+    suffix = given.output.suffix
+    if suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"--output {given.output} must end in .pt2 (torch.export) or .onnx")
+    if suffix == ".onnx" and importlib.util.find_spec("onnxscript") is None:
+        raise ValueError("export to ONNX needs pip install onnx onnxscript")
+    model = opened(given.network, given.arguments, given.checkpoint, given.structure)
+    example = (torch.zeros(given.input).normal_(),)
+    if suffix == ".onnx":
+        torch.onnx.export(model, example, str(given.output), dynamo=True, verbose=False)
+    else:
+        torch.export.save(torch.export.export(model, example), given.output)
+    return f"{given.output} is written, for inputs of shape {tuple(given.input)}"
+
+
+def run_convert(given: Namespace) -> str:
+    """Make a checkpoint of the published code one of ours, or the other way round."""
+    model = build(given.network, given.arguments)
+    if given.to == "published":
+        open_checkpoint(model, given.checkpoint)
+        config = _local(given, "paper") if searched_convs(model) else None
+        save_published(model, given.output, given.output_structure, config)
+        return f"{given.output} and {given.output_structure} are written for mmcv's tools"
+    open_published(model, given.checkpoint, given.structure)
+    save(model, given.output)
+    _structure_of(model).save(given.output_structure)
+    return f"{written(given.output)}\n{given.output_structure} is its structure"
+
+
+def _structure_of(model: nn.Module) -> Structure:
+    """The centres of searched convs, or else the dilations of all that could be searched."""
+    searched = searched_convs(model)
+    return Structure.of(searched) if searched else Structure.read(model)  # type: ignore[arg-type]

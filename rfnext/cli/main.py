@@ -1,0 +1,104 @@
+"""`rfnext COMMAND`: look at networks and structures, merge, export and convert, without a script.
+
+Nothing is executed but what --network names; files are parsed. An error is one line and exit status 2.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rfnext._version import __version__
+from rfnext.cli import commands
+from rfnext.cli.doctor import run_doctor
+from rfnext.cli.new_task import run_new_task
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, that of the process by default; returns the exit status."""
+    given = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        text = given.run(given)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        sys.stderr.write(f"rfnext {given.command}: error: {error}\n")
+        return 2
+    sys.stdout.write(f"{text}\n")
+    return 0
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(map(int, text.split(",")))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape, as 1,3,224,224 is")
+    return sizes
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("rfnext", description="Search of receptive fields in convolutional networks.")
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[..., str], text: str) -> argparse.ArgumentParser:
+        added = subparsers.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    planned = command("plan", commands.run_plan, "what a search would do with a network")
+    _add_network(planned)
+    planned.add_argument("--where", action="append", help="glob of layer names, several times; !GLOB leaves out")
+    planned.add_argument("--input", type=_shape, help="shape of an example, 1,3,224,224: shows sizes and costs, too")
+    planned.add_argument("--candidates", type=int, nargs="+", help="plan a one-shot search with these dilations")
+    planned.add_argument("--anchor", choices=["centre", "last"], help="the tap that stays in place; last: causal")
+    _add_branches(planned)
+
+    command("show", commands.run_show, "what a structure file holds, ours or published").add_argument(
+        "structure", type=Path
+    )
+
+    applied = command("apply", commands.run_apply, "a structure in a network: what changes, and a checkpoint with it")
+    applied.add_argument("structure", type=Path)
+    _add_network(applied)
+    applied.add_argument("--checkpoint", type=Path, help="weights, of the plain or the searched network")
+    applied.add_argument("--output", type=Path, help="file to write")
+
+    merged = command("merge", commands.run_merge, "the branches of a checkpoint as larger plain kernels")
+    merged.add_argument("checkpoint", type=Path)
+    _add_network(merged)
+    merged.add_argument("--output", type=Path, required=True, help="file to write")
+
+    exported = command("export", commands.run_export, "a network as a file that needs no rfnext: .pt2 or .onnx")
+    _add_network(exported)
+    exported.add_argument("--checkpoint", type=Path, help="weights; with branches or merged, if it is")
+    exported.add_argument("--structure", type=Path, help="dilations")
+    exported.add_argument("--input", type=_shape, required=True, help="shape of an example: 1,3,224,224")
+    exported.add_argument("--output", type=Path, required=True, help="file to write, .pt2 or .onnx")
+
+    converted = command("convert", commands.run_convert, "a checkpoint of the published code as ours, or ours as that")
+    converted.add_argument("checkpoint", type=Path)
+    _add_network(converted)
+    converted.add_argument("--to", choices=["ours", "published"], default="ours")
+    converted.add_argument("--structure", type=Path, help="of a published checkpoint; none for RFConv2d")
+    converted.add_argument("--output", type=Path, required=True, help="checkpoint to write")
+    converted.add_argument("--output-structure", type=Path, required=True, help="structure file to write")
+    _add_branches(converted)
+
+    command("doctor", run_doctor, "what of this machine and environment rfnext can use")
+    command("new-task", run_new_task, "a task of the benchmark, in the root of the repository").add_argument("name")
+    return parser
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--network", required=True, metavar="MODULE:FUNCTION", help="builds the network, as designed")
+    parser.add_argument("--arguments", metavar="JSON", help='of that function: {"num_classes": 4}')
+
+
+def _add_branches(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--branches", type=int, default=2, help="of a local search (2)")
+    parser.add_argument("--spread", type=float, default=0.5, help="of a local search (0.5)")
+    parser.add_argument("--smallest", type=int, default=1, help="dilation (1)")
+    parser.add_argument("--largest", type=int, default=24, help="dilation (24)")
