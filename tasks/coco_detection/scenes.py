@@ -125,7 +125,7 @@ class Source:
     smallest: float = SMALLEST
 
     @classmethod
-    def open(cls, fold: int, *, held_out: bool, digits: int, smallest: float) -> "Source":
+    def open(cls, fold: int, *, held_out: bool, digits: int, smallest: float = SMALLEST) -> "Source":
         """The fold's third of everything if `held_out`, else the other two thirds; of the digits below `digits`."""
         from sklearn.datasets import load_digits
 
