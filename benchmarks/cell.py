@@ -76,6 +76,11 @@ class Cell:
         return self.work / "model.pt"
 
     @property
+    def structure(self) -> Path:
+        """The dilations of that network, as `rfnext.Structure.load` reads them."""
+        return self.work / "structure.json"
+
+    @property
     def log(self) -> Path:
         """What its worker printed."""
         return self.work / "log.txt"

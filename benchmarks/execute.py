@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
+from benchmarks import live
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Outcome
 from benchmarks.methods.stored import find
@@ -56,7 +57,10 @@ def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: b
     with claim(lock, wait=wait):
         if keep and (done := _current(cell)):
             return done
-        record = _attempt(cell, pool or in_process())
+        try:
+            record = _attempt(cell, pool or in_process())
+        finally:
+            live.end(cell)
         _write(record, cell)
         if record.status == "done":
             forget(cell.work)
@@ -84,9 +88,11 @@ def _attempt(cell: Cell, pool: Pool) -> Record:
         refuse_other_data(cell)
         method = cell.method
         found = find(cell, method.search, pool) if method.search else None
+        live.begin(cell, None)
         outcome = method.finish.run(cell, pool, found)
         refuse_other_data(cell)
         _keep_network(cell, outcome.model)
+        outcome.structure.save(cell.structure)
         return make_record(cell, started, **_findings(outcome), pictures=_illustrate(cell, outcome))
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C

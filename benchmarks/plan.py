@@ -215,8 +215,10 @@ def shared_searches(cell: Cell) -> list[SharedSearch]:
     return [(*place, search.name) for search in cell.method.searches if search.shared]
 
 
-def estimate_seconds(missing: Sequence[Cell], records: Sequence[Record]) -> float | None:
+def estimate_seconds(missing: Sequence[Cell], records: Sequence[Record], training: float | None = None) -> float | None:
     """Seconds that one worker would take for the missing cells, by records like them; None if there are none.
+
+    training: seconds of one training, for rows of which no record tells.
 
     A cell's training is estimated by the finished records of its task, preset and method, or of the other methods where
     that has none; a search by the trainings that it costs. A search that several cells share is counted once.
@@ -231,7 +233,7 @@ def estimate_seconds(missing: Sequence[Cell], records: Sequence[Record]) -> floa
     for cell in missing:
         row = cell.key[:3]
         if row not in rows:
-            rows[row] = _row_seconds(cell.method, timed.get(row[:2], []))
+            rows[row] = _row_seconds(cell.method, timed.get(row[:2], [])) or _by_training(cell.method, training)
         if (known := rows[row]) is None:
             return None
         total += known[0]
@@ -255,6 +257,13 @@ def _row_seconds(method: Method, similar: Sequence[Record]) -> tuple[float, dict
     if own and not method.searches:  # a finish may choose something on the validation part
         alone += fmean(r.search.seconds for r in own)
     return alone, {search.name: _search_seconds(search, similar, training) for search in method.searches}
+
+
+def _by_training(method: Method, training: float | None) -> tuple[float, dict[str, float]] | None:
+    """As `_row_seconds`, by the time of one training."""
+    if training is None:
+        return None
+    return training * method.finish.trains, {search.name: training * search.trainings for search in method.searches}
 
 
 def _search_seconds(search: SearchStage, similar: Sequence[Record], training: float) -> float:

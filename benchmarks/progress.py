@@ -1,14 +1,24 @@
-"""Progress while many cells run: one line per finished cell and, on a terminal, a last line with the remaining time."""
+"""Progress while many cells run: one line per finished cell; what each worker does, redrawn in place on a terminal."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
+
+from benchmarks import live
+from benchmarks.cell import Cell
+from benchmarks.live import duration
+from benchmarks.records.record import Key
+
+PLAIN = 30.0
+"""Seconds between two reports of what runs, where the output is no terminal."""
 
 
 class Progress:
@@ -22,6 +32,7 @@ class Progress:
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._live = Live(console=self.console, transient=True, auto_refresh=False)
         self._start = time.monotonic()
+        self._said, self._named = 0.0, set[Key]()
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -44,11 +55,26 @@ class Progress:
             left = self.elapsed / self.done * (self.total - self.done)
         return f"elapsed {duration(self.elapsed)}, left {'unknown' if left is None else duration(left)}"
 
-    def show(self, running: Sequence[object]) -> None:
-        """Draw the changing line anew; nothing where the output is no terminal."""
+    def show(self, running: Sequence[Cell]) -> None:
+        """Draw the changing lines anew; where the output is no terminal, print them every `PLAIN` seconds."""
         if self._live.is_started:
-            line = f"[{self.done}/{self.total}] {self.times}; running: {'; '.join(map(str, running))}"
-            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+            lines = [f"[{self.done}/{self.total}] {self.times}"]
+            for cell in running:
+                lines += [self._line(cell), f"    log: {shortest(cell.log)}"]
+            shown = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+            self._live.update(Group(*shown), refresh=True)
+        elif running and self.elapsed >= self._said + PLAIN:
+            self._said = self.elapsed
+            for cell in running:
+                self.console.print(Text(self._line(cell)))
+            sys.stdout.flush()
+
+    def _line(self, cell: Cell) -> str:
+        """A worker's cell, what it does, and, once, where its log is."""
+        known = cell.key in self._named
+        self._named.add(cell.key)
+        log = "" if self._live.is_started or known else f"; log: {shortest(cell.log)}"
+        return f"  {cell}: {live.read(cell.work) or 'starting'}{log}"
 
     def add(self, line: str) -> None:
         """One more cell has ended: print its line."""
@@ -56,8 +82,7 @@ class Progress:
         self.console.print(Text(f"[{self.done}/{self.total}] {line} ({self.times})"))
 
 
-def duration(seconds: float) -> str:
-    """Seconds as "1:02:03" or "2:03"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def shortest(path: Path) -> str:
+    """A path as seen from here, where that is shorter."""
+    seen = os.path.relpath(path)
+    return min(str(path), seen, key=len)

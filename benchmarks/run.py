@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import itertools
 import logging
+import math
 import os
 import shlex
 import sys
@@ -28,16 +29,19 @@ import torch
 import tyro
 
 import tasks
-from benchmarks import cluster, pool, repeat
+from benchmarks import cluster, live, pool, repeat
 from benchmarks.arguments import UsageError, check_device, check_seed, leave, parse_both, pick, preset_name
 from benchmarks.cell import Cell
+from benchmarks.estimate import time_training, trainings
 from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
 from benchmarks.records.identity import identify
+from benchmarks.records.machine import describe_device
 from benchmarks.records.places import ROOT, sweep_up
 from benchmarks.wandb_results import offline_folders
-from tasks.spec import Logger
+from benchmarks.written import written
+from tasks.spec import DataError, Logger, device_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Options:
     """Start anew, even if a half-finished training of this very cell was interrupted here."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
+    estimate: bool = False
+    """Time a few steps on the data given, print how long the cell takes, and run nothing; half a minute at most."""
     threads: int = 1
     """Threads of torch on the CPU; 1 as in the suite, so that results do not depend on the cores."""
     trial_workers: int | Literal["auto"] | None = None
@@ -179,12 +185,17 @@ def _how_to_go_on(arguments: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module for the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    line = live.OneLine()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", handlers=[live.Lines(line)])
     try:
         if repeat.is_asked_for(arguments):
             return repeat.main(arguments)
         cell, options = parse(arguments)
         torch.set_num_threads(options.threads)
+        if options.estimate:
+            return _estimate(cell)
+        if sys.stderr.isatty():
+            live.show_by(line)
         sweep_up(cell.results)
         with candidate_workers(cell.method, options) as workers:
             record = run_cell(cell, workers)
@@ -195,18 +206,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        line.clear()
         print(f"interrupted; nothing was recorded. {_how_to_go_on(arguments)}", file=sys.stderr)
         return 130
+    line.clear()
+    live.show_by(None)
     print(f"{record.key}: {describe(record)}")
-    print(f"record: {record.key.path(cell.results)}")
-    if record.status == "done" and cell.model.exists():
-        print(f"network: {cell.model}")
+    for text in written(cell, record):
+        print(text)
     if cell.logger == "wandb" and (folders := offline_folders(cell)):
         print(f"Weights & Biases, offline; upload with: wandb sync {shlex.join(map(str, folders))}")
     if record.status == "done":
         return 0
     print(f"error: {record.reason}", file=sys.stderr)
     return 3 if (record.reason or "").startswith(UNAVAILABLE) else 1
+
+
+def _estimate(cell: Cell) -> int:
+    """Print how long a cell takes here; 1 if no step ended in time, 3 if its data is missing."""
+    if missing := cell.task.unavailable(cell.config):
+        print(f"error: {missing}", file=sys.stderr)
+        return 3
+    try:
+        timed = time_training(cell.task, cell.config, device=cell.device)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    print(f"{cell.key}, on {describe_device(device_of(cell.device))['name']}: {timed}")
+    if math.isinf(timed.training):
+        return 1
+    count, folds = trainings(cell.method), len(cell.task.folds(cell.config))
+    whole = timed.training * count
+    print(
+        f"{cell.method.name} costs {count:g} training{'s' if count != 1 else ''} (a step that searches takes up to 1.4 "
+        f"times as long): about {live.duration(whole)} for this fold, {live.duration(whole * folds)} for all {folds}"
+    )
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 # The main job: searches, trains and scores every method on every task of a preset, then makes tables and a page.
 #
 #   bash benchmarks/run_all.sh                          # preset "tiny" on data that comes with it
-#   bash benchmarks/run_all.sh --list                   # what would run
+#   bash benchmarks/run_all.sh --list                   # what would run, how long, what to download
+#   bash benchmarks/run_all.sh --list --verbose         # also every cell, method and preset
 #   bash benchmarks/run_all.sh small --seeds 0 1 2      # PRESET, then any argument of python -m benchmarks.suite
 #   bash benchmarks/run_all.sh paper --wandb            # what papers report, as far as its data is here
 #   bash benchmarks/run_all.sh small --ray-address auto # on the Ray cluster that this machine is a node of
@@ -10,7 +11,7 @@
 # With preset "tiny", the other detectors, preset "families", take one training step each; they have no table.
 #
 # First says what is kept, what will run and how long, and what is missing and where to get it; then runs that.
-# Makes its own environment (see setup.sh; also for --list and --help) if the active one will not do. Finished cells
+# Makes its own environment (see setup.sh; also for --list) if the active one will not do. Finished cells
 # are kept: after Ctrl-C, or to add seeds, run it again. Exits with the status of the suite: not 0 if any cell failed.
 set -euo pipefail
 root=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -28,7 +29,8 @@ while [ $# -gt 0 ]; do
     case "$1" in
         --results) results=${2:?"--results needs a folder"}; shift ;;
         --results=*) results=${1#*=} ;;
-        --list | --help | -h) only_asks=true; rest+=("$1") ;;
+        --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; exit 0 ;;
+        --list) only_asks=true; rest+=("$1") ;;
         --task | --task=*) every_task=false; rest+=("$1") ;;
         *) rest+=("$1") ;;
     esac

@@ -18,7 +18,6 @@ no such cluster, 3 only data is missing, 130 interrupted.
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +29,18 @@ import tyro
 from benchmarks import cluster, pool
 from benchmarks.arguments import UsageError, check_seed, leave
 from benchmarks.execute import UNAVAILABLE
-from benchmarks.methods.table import METHODS
-from benchmarks.plan import Plan, Request, estimate_seconds, make_plan
-from benchmarks.progress import Progress, duration
+from benchmarks.live import duration
+from benchmarks.plan import Plan, Request, make_plan
+from benchmarks.plan_text import show_details, show_plan
+from benchmarks.progress import Progress, shortest
 from benchmarks.records.folder import read_all
 from benchmarks.records.lines import Broken
 from benchmarks.records.machine import describe_device
-from benchmarks.records.places import ROOT, sweep_up
+from benchmarks.records.places import ROOT, sweep_up, work_folder
 from benchmarks.records.record import Record
 from benchmarks.schedule import Result, failure, run_all
+from benchmarks.wandb_results import offline_folders, sync_command
+from benchmarks.written import dilations
 from tasks.spec import Logger, device_of
 
 
@@ -80,73 +82,11 @@ class Options:
     keep_committed: bool = False
     """Also keep records that came with the repository."""
     list: bool = False
-    """Print tasks, presets, methods and cells, and run nothing."""
+    """Print the plan, a line per table, and run nothing."""
+    verbose: bool = False
+    """With --list: also tasks, presets, methods and every cell."""
     results: Path = ROOT / "results"
     """Folder of the records; checkpoints and logs go to its work folder."""
-
-
-def show_all(plan: Plan) -> None:
-    """Print tasks with their presets, methods, and the state of every cell of the plan."""
-    for name, presets in plan.presets.items():
-        print(f"task {name}: presets {', '.join(presets)}")
-    for method in METHODS.values():
-        print(f"method {method.name}: {method.description}{'' if method.standard else ' (only if named, or by all)'}")
-    _show_gaps(plan)
-    cells = [(cell.key, "done") for cell in plan.kept]
-    changed = {key: change for table in plan.tables for key, change in table.changed.items()}
-    for table in plan.tables:
-        cells += [(cell.key, "unavailable" if table.unavailable else "to run") for cell in table.missing]
-    width = max((len(state) for _, state in cells), default=0)
-    for key, state in sorted(cells):
-        print(f"{state:<{width}} {key}{f': {changed[key]}' if key in changed else ''}")
-
-
-def _show_gaps(plan: Plan) -> None:
-    for note in plan.skipped:
-        print(f"skipped: {note}")
-    for name, method, reason in plan.left_out:
-        print(f"left out: {name} {method}: {reason}")
-    for name, reason in plan.unavailable.items():
-        print(f"unavailable: {name}: {reason}")
-
-
-def show_plan(plan: Plan, records: Sequence[Record], workers: pool.Pool, machine: str | None) -> float | None:
-    """Print what is kept, missing and unavailable, and the estimated time; return that, in seconds of waiting.
-
-    Args:
-        plan: the plan.
-        records: whose costs the estimate is made of.
-        workers: what the cells will run on.
-        machine: device name of the records that are preferred, since they were made here.
-    """
-    _show_gaps(plan)
-    own = [record for record in records if record.device["name"] == machine]
-    seconds: list[float | None] = []
-    for table in plan.tables:
-        unseen = " (their data is not here)" if table.unseen and table.kept else ""
-        state = f"{len(table.kept) + len(table.missing)} cells, {len(table.kept)} kept{unseen}, "
-        state += f"{len(table.missing)} {'unavailable' if table.unavailable else 'to run'}"
-        if table.runnable:
-            here, anywhere = (estimate_seconds(table.runnable, known) for known in (own, records))
-            alone = anywhere if here is None else here
-            state += f", {'time unknown' if alone is None else f'{duration(alone)} of work'}"
-            state += " by records of another machine" if here is None and anywhere is not None else ""
-            seconds.append(alone)
-        print(f"plan: {table}: {state}")
-        for change, count in Counter(table.changed.values()).items():
-            print(f"plan: {table}: {change} ({count} cell{'s' if count > 1 else ''})")
-    known = [value for value in seconds if value is not None]
-    hours = f", {sum(known) / 3600 if workers.on_gpus else 0:.1f} GPU-hours"
-    guess = f"about {duration(sum(known) / workers.size)}{hours}" if known or not seconds else "time unknown"
-    if len(known) < len(seconds):
-        guess += f" (no record to estimate {len(seconds) - len(known)} of {len(seconds)} tables from)"
-    unavailable = sum(len(table.missing) - len(table.runnable) for table in plan.tables)
-    print(
-        f"{len(plan.kept) + len(plan.missing) + unavailable} cells: {len(plan.kept)} kept, {len(plan.missing)} to run, "
-        f"{unavailable} unavailable; workers: {workers.size}; {guess}",
-        flush=True,
-    )
-    return sum(known) / workers.size if len(known) == len(seconds) else None
 
 
 def _name(broken: Sequence[Broken]) -> int:
@@ -196,7 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records = read_all(options.results)
         plan = make_plan(_request(options, given[here + 1 :]), records)
         if options.list:
-            show_all(plan)
+            if options.verbose:
+                show_details(plan)
+            show_plan(plan, records.all, len(pool.choose_devices(options.workers)), _machine())
             return _name(records.broken)
         sweep_up(options.results)
         status = _run(plan, options, records.all)
@@ -215,17 +157,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _machine() -> str:
+    return describe_device(device_of("auto"))["name"]
+
+
 def _workers(options: Options) -> tuple[pool.Pool, str | None]:
     """The pool, and the device's name where it is known."""
     if options.ray_address is None:
-        return pool.local(pool.choose_devices(options.workers)), describe_device(device_of("auto"))["name"]
+        return pool.local(pool.choose_devices(options.workers)), _machine()
     return cluster.on_ray(options.ray_address, workers=options.workers, gpus_per_worker=options.gpus_per_cell), None
 
 
 def _run(plan: Plan, options: Options, records: Sequence[Record]) -> int:
     workers, machine = _workers(options)
     with workers:
-        expected = show_plan(plan, records, workers, machine)
+        expected = show_plan(plan, records, workers.size, machine)
         missing = [(table.unavailable, cell) for table in plan.tables if table.unavailable for cell in table.missing]
         for reason, cell in missing:
             failure(cell, f"{UNAVAILABLE}{reason}")
@@ -233,18 +179,44 @@ def _run(plan: Plan, options: Options, records: Sequence[Record]) -> int:
             print("nothing to run; --results DIR runs everything anew, into another folder")
             return 0
         failures: list[Result] = []
+        results: list[Result] = []
         with Progress(len(plan.missing), expected) as progress:
             for result in run_all(plan.missing, workers, progress.show):
                 progress.add(f"{result.cell}: {result}")
+                results.append(result)
                 if result.failed:
                     failures.append(result)
     print(
         f"{len(plan.kept)} kept, {progress.done - len(failures)} done, {len(failures)} failed, "
         f"{len(missing)} unavailable in {duration(progress.elapsed)}"
     )
+    for text in _outcome(results, options):
+        print(text)
     for result in failures:
         print(f"failed: {result.cell}: {result}; log: {result.cell.log}", file=sys.stderr)
     return 1 if failures else 3 if plan.unavailable else 0
+
+
+def _outcome(results: Sequence[Result], options: Options) -> list[str]:
+    """What was found, of the first fold and seed of each table, where things are, and how to upload the curves."""
+    said: list[str] = []
+    seen = set[tuple[str, ...]]()
+    for result in sorted(results, key=lambda one: one.cell.key):
+        row = result.cell.key[:3]
+        if result.record is None or result.failed or row in seen:
+            continue
+        seen.add(row)
+        if moved := dilations(result.record):
+            said.append(f"dilations of {result.cell}: {moved}")
+    done = [result.cell for result in results if not result.failed]
+    if done:
+        work = shortest(work_folder(options.results))
+        said.append(f"networks, structures and logs: {work}/TASK/PRESET/METHOD/foldF-seedS/")
+    if (options.results / "pictures").exists():
+        said.append(f"pictures: {shortest(options.results / 'pictures')}")
+    if (options.wandb or options.logger == "wandb") and any(map(offline_folders, done)):
+        said.append(f"Weights & Biases, offline; upload with: {sync_command(work_folder(options.results))}")
+    return said
 
 
 if __name__ == "__main__":

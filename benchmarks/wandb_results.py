@@ -1,5 +1,6 @@
 """Results on Weights & Biases: a cell's record added to the run of its training."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ def _log_numbers(run: Any, record: Record) -> None:
         *(f"{spec.name} ({spec.unit})" if spec.unit else spec.name for spec in record.metric_specs),
     ]
     run.log({"metrics": wandb.Table(columns=columns, data=[*rows])})
+
+
+def sync_command(folder: Path) -> str:
+    """The one command that uploads all offline runs below a folder."""
+    return f"find {shlex.quote(str(folder))} -type d -name 'offline-run-*' -exec wandb sync {{}} +"
 
 
 def offline_folders(cell: Cell) -> list[Path]:

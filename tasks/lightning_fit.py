@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import random
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from torch.utils.data import DataLoader
 from rfnext import reproducible
 from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger
 from rfnext.integrations.wandb import log_structure
-from tasks.spec import Run, device_of
+from tasks.spec import Progress, Run, device_of
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +94,7 @@ class Validation(pl.Callback):
     def __init__(self, keep: Callable[[nn.Module], None], every: int, *, higher_is_better: bool = True) -> None:
         self.keep, self.every, self.higher_is_better = keep, every, higher_is_better
         self.best = float("-inf" if higher_is_better else "inf")
+        self.scores: dict[str, float] = {}
 
     def measure(self, network: nn.Module) -> tuple[dict[str, float], float]:
         """Scores of the validation part for the loggers, and the value that the best epoch is chosen by."""
@@ -107,16 +107,19 @@ class Validation(pl.Callback):
         """Score the epoch if it is one of every `every`, or the last."""
         assert isinstance(pl_module, Training)
         epoch = trainer.current_epoch + 1
+        self.scores = {}
         if epoch % self.every and epoch != trainer.max_epochs:
             return
         network = pl_module.scored()
         scores, value = self.measure(network)
+        self.scores = scores
         pl_module.log_dict({f"validation/{name}": score for name, score in scores.items()})
         if value > self.best if self.higher_is_better else value < self.best:
             self.best = value
             self.keep(network)
         self.after(trainer, network)
-        log.info("epoch %d: %s", epoch, ", ".join(f"{name} {score:.4g}" for name, score in scores.items()))
+        said = ", ".join(f"{name} {score:.4g}" for name, score in scores.items())
+        log.info("epoch %d of %s, validation: %s", epoch, trainer.max_epochs, said)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -168,7 +171,7 @@ def train(
             logger=logger or False,
             plugins=[AtomicCheckpointIO()],
             default_root_dir=run.folder,
-            enable_progress_bar=sys.stdout.isatty(),
+            enable_progress_bar=False,  # `Run.progress` says it
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
@@ -183,13 +186,28 @@ def derived_seed(*parts: str | int) -> int:
     return random.Random("/".join(map(str, parts))).getrandbits(32)
 
 
+class _Progress(pl.Callback):
+    """Tells the run how far it is."""
+
+    def __init__(self, run: Run, validation: Validation) -> None:
+        self.run, self.validation = run, validation
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: Any) -> None:
+        *_, index = step
+        self.run.progress(Progress(trainer.current_epoch, index + 1, int(trainer.num_training_batches)))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        steps = int(trainer.num_training_batches)
+        self.run.progress(Progress(trainer.current_epoch + 1, 0, steps, self.validation.scores))
+
+
 def _callbacks(run: Run, validation: Validation) -> list[pl.Callback]:
     """In their order: Lightning saves last, so a checkpoint holds the round that its epoch ended with."""
     search = [LocalSearchCallback(run.search, every="epoch")] if run.search is not None else []
     save = ModelCheckpoint(
         run.folder, Path(CHECKPOINT).stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
-    return [validation, *search, save]
+    return [validation, *search, _Progress(run, validation), save]
 
 
 def _placement(device: str) -> tuple[str, int | list[int]]:

@@ -88,6 +88,24 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a training is.
+
+    epoch: whole epochs done. step: steps done of the next one. steps: of an epoch. scores: of the validation part,
+    where the epoch that has just ended was scored.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    scores: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def unobserved(progress: Progress) -> None:
+    """Nobody follows the training."""
+
+
+@dataclass(frozen=True)
 class Run:
     """The circumstances of one training.
 
@@ -99,6 +117,7 @@ class Run:
     schedule_epochs: epochs that the learning-rate schedule spans, if it depends on the length of the training. A
         training that is the beginning or the rest of a longer one gets the epochs of the longer one; None:
         `config.epochs`.
+    progress: `fit` calls it after every step and every epoch; what it raises ends the training.
     """
 
     seed: int
@@ -111,6 +130,7 @@ class Run:
     name: str = ""
     group: str = ""
     schedule_epochs: int | None = None
+    progress: Callable[[Progress], None] = unobserved
 
 
 def device_of(name: str) -> torch.device:
@@ -202,6 +222,7 @@ class Task(Generic[Config]):
     evaluate: metric name -> value on one part; does not change the model's weights.
     where: which convs the methods may search.
     unavailable: None, or why a config cannot run here: what to download and where to put it.
+    download: shell commands that put a config's missing data where it is looked for; empty where none do. None: never.
     data_label: what the numbers were measured on, for captions, e.g. "seglearn wrist recordings (embedded)".
     published: key of `benchmarks/published.toml` whose numbers were measured on the very same data, or None.
     data_files: the files that decide a config's results, without raising for what is missing or wrong in them; None for
@@ -230,6 +251,7 @@ class Task(Generic[Config]):
     data_label: Callable[[Config], str]
     published: Callable[[Config], str | None]
     data_files: Callable[[Config], DataFiles | None] | None = None
+    download: Callable[[Config], tuple[str, ...]] | None = None
     illustrate: Callable[[nn.Module, Config, Split, Path], list[Path]] | None = None
     metrics_by_config: Callable[[Config], tuple[Metric, ...]] | None = None
     longest_input: Callable[[Config], int] | None = None

@@ -5,6 +5,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from benchmarks import live
 from benchmarks.cell import Cell
 from benchmarks.methods.candidates import powers
 from benchmarks.methods.method import Found, SearchStage
@@ -31,6 +32,7 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
     """
     start = find(cell, stage.start, pool) if stage.start else None
     if not stage.shared:
+        live.begin(cell, stage)
         return stage.run(Searching(cell, pool, cell.work, start, stage.all_settings))
     folder = cell.search_folder(stage.name)
     settings = stage.all_settings
@@ -41,10 +43,15 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
     key = fingerprint(cell.protocol(settings=settings))
     with claim(folder.with_suffix(".lock"), wait=True):
         if known := _read(folder, key):
-            log.info("taking over the search in %s; delete that folder to search again", folder)
+            log.info(
+                "%s: taking over the search in %s; delete that folder to search again",
+                live.heading(cell, stage),
+                folder,
+            )
             return known
         if not cell.resume:
             shutil.rmtree(folder, ignore_errors=True)
+        live.begin(cell, stage)
         found = stage.run(Searching(cell, pool, folder, start, stage.all_settings))
         _write(folder, key, found)
         return found

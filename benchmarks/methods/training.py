@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks import receptive_fields
+from benchmarks import live, receptive_fields
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Outcome, Settings, Trained
 from benchmarks.records.identity import identify
@@ -87,6 +87,7 @@ def fit(cell: Cell, model: nn.Module, training: Training, search: Search | None 
         name=" ".join(folder.relative_to(work_folder(cell.results)).parts),
         group=f"{cell.task.name} {cell.preset}",
         schedule_epochs=cell.config.epochs if training.beginning else None,
+        progress=live.follow(cell, config.epochs, folder.name if folder.name.startswith("candidate") else ""),
     )
     cell.task.fit(model, config, run)
     seconds = time.perf_counter() - start

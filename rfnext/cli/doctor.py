@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-import rfnext
+from rfnext._version import __version__
 from rfnext.files import cache_folder
 from rfnext.ops import native_build
 from rfnext.table import aligned
@@ -34,7 +34,7 @@ def run_doctor(given: object) -> str:
     kernels = "compiled" if failure is None else f"missing: {failure}"
     pinned = os.environ.get("RFNEXT_IMPLEMENTATION")
     rows = [
-        ["rfnext", rfnext.__version__, str(Path(rfnext.__file__).parent)],
+        ["rfnext", __version__, str(Path(__file__).parents[1])],
         ["Python", platform.python_version(), sys.executable],
         ["torch", torch.__version__, f"{torch.get_num_threads()} threads"],
         ["kernels for CPUs", kernels, "" if failure is None else "searches work, at 1.2 to 1.5 times the time"],

@@ -7,6 +7,8 @@ Lightning's `WandbLogger` and mmengine's `WandbVisBackend` do the logging; both 
     backend = {"type": "WandbVisBackend", "init_kwargs": init_arguments(folder, name=..., group=...)}
 """
 
+import contextlib
+import io
 import json
 import os
 import secrets
@@ -29,9 +31,10 @@ def init_arguments(folder: Path, *, name: str = "", group: str = "", project: st
     """Keyword arguments of `wandb.init` for the training in `folder`, which must exist.
 
     The first call makes up an id and stores it in `folder / RUN_FILE`; later calls return the same run, so that a
-    resumed training continues it. Nothing is uploaded unless WANDB_MODE or WANDB_API_KEY is set: the run is
-    written to `folder / "wandb"`, and `wandb sync` uploads it later. Until then no connection is opened, also none
-    for W&B's own reports of errors (WANDB_ERROR_REPORTING is set to false in this process).
+    resumed training continues it. Nothing is uploaded unless WANDB_MODE is set or there is a login (WANDB_API_KEY, or
+    `wandb login`): the run is written to `folder / "wandb"`, and `wandb sync` uploads it later. Until then no
+    connection is opened, also none for W&B's own reports of errors (WANDB_ERROR_REPORTING is set to false in this
+    process).
 
     A run may hold the host's name, the user's paths and command line, the git remote, names of packages, use of CPU and
     GPU, and what was printed. With RFNEXT_WANDB_PRIVATE=1 only packages, config, numbers and files that were logged.
@@ -46,12 +49,20 @@ def init_arguments(folder: Path, *, name: str = "", group: str = "", project: st
         run = {"id": str(stored["id"]), "name": stored["name"] or None, "group": stored["group"] or None}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no run of Weights & Biases ({error}); delete it to start a new one") from error
-    uploads = "WANDB_MODE" in os.environ or "WANDB_API_KEY" in os.environ
+    uploads = "WANDB_MODE" in os.environ or "WANDB_API_KEY" in os.environ or _logged_in()
     mode = os.environ.get("WANDB_MODE", "online") if uploads else "offline"
     if mode != "online":
         os.environ["WANDB_ERROR_REPORTING"] = "false"  # else wandb's process looks its server for errors up
     private = {"settings": dict(PRIVATE)} if os.environ.get("RFNEXT_WANDB_PRIVATE", "0") not in ("", "0") else {}
     return {"project": project, "dir": str(folder), "resume": "allow", "mode": mode, **private, **run}
+
+
+def _logged_in() -> bool:
+    """Whether wandb finds a key of its server, in netrc or its settings; opens no connection."""
+    import wandb
+
+    with contextlib.redirect_stderr(io.StringIO()):  # it says that a login would ask the server
+        return bool(getattr(getattr(wandb, "api", None), "api_key", None))
 
 
 PRIVATE = {

@@ -15,6 +15,7 @@ layout that makes a cache folder, as `seglearn_sessions.prepare` does, and call 
 import functools
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,18 @@ def unavailable(config: Config) -> str | None:
     except DataError as error:
         return str(error)
     return None
+
+
+def download(config: Config) -> tuple[str, ...]:
+    """Shell commands that put the MS-TCN release where its folders are looked for."""
+    if config.dataset not in PAPER or config.root is not None:
+        return ()
+    folder = shlex.quote(str(data_folder(config).parent))
+    return (
+        f"mkdir -p {folder}",
+        f"wget -c -O {folder}/data.zip {RELEASE}/files/data.zip  # 30 GB",
+        f"unzip -q {folder}/data.zip -d {folder}/release && mv {folder}/release/data/* {folder}/",
+    )
 
 
 def data_files(config: Config) -> DataFiles | None:

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import importlib.util
 import os
+import shlex
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,6 +43,22 @@ def folds(config: Config) -> tuple[int, ...]:
 def longest_input(config: Config) -> int:
     """Side of the finest feature map, a quarter of the image's; only stems and patch embeddings read more."""
     return (1333 if config.size == "published" else config.image) // 4
+
+
+def download(config: Config) -> tuple[str, ...]:
+    """Shell commands that put COCO 2017 where it is looked for."""
+    if config.dataset != "coco" or config.root is not None:
+        return ()
+    folder, source = shlex.quote(str(layout_of(config, 1).root)), "http://images.cocodataset.org"
+    images = " ".join(f"{source}/zips/{name}.zip" for name in ("train2017", "val2017"))
+    annotations = ("annotations_trainval2017", "panoptic_annotations_trainval2017")
+    return (
+        f"mkdir -p {folder} && cd {folder}",
+        f"wget -c {images}  # 19 GB",
+        f"wget -c {' '.join(f'{source}/annotations/{name}.zip' for name in annotations)}  # 1 GB",
+        "for file in *.zip; do unzip -q -n $file; done",
+        "cd annotations && for file in panoptic_*2017.zip; do unzip -q -n $file; done; cd ../..",
+    )
 
 
 def unavailable(config: Config) -> str | None:

@@ -79,6 +79,7 @@ TASK = Task(
     evaluate=evaluate,
     where=detectors.searched,
     unavailable=unavailable,
+    download=datasets.download,
     folds=datasets.folds,
     data_label=datasets.data_label,
     published=datasets.published,

@@ -4,7 +4,7 @@ A run that is killed and resumed gives the weights of the uninterrupted one, bit
 says how.
 """
 
-from tasks.coco_detection import compiled_ops
+from rfnext.integrations import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 
@@ -37,7 +37,7 @@ from tasks.coco_detection.data import Dataset
 from tasks.coco_detection.evaluation import score
 from tasks.coco_detection.loading import own_errors, read_part
 from tasks.coco_detection.quiet import quiet
-from tasks.spec import SELECTED, Run, device_of
+from tasks.spec import SELECTED, Progress, Run, device_of
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
         loader = DataLoader(data, batch_sampler=AspectRatioBatchSampler(sampler, config.batch), **loading)
     else:
         loader = DataLoader(data, config.batch, sampler=sampler, generator=torch.Generator(), **loading)
-    hooks: list[Hook | dict] = [_OfThisRun(run), _Validation(dataset, config, run.folder / SELECTED)]
+    validation = _Validation(dataset, config, run.folder / SELECTED)
+    hooks: list[Hook | dict] = [_OfThisRun(run), validation, _Progress(run, validation)]
     if run.search is not None:
         hooks.append(LocalSearchHook(run.search, every="epoch"))
     checkpoint = run.folder / CHECKPOINT
@@ -146,25 +147,44 @@ class _Validation(Hook):
         self.dataset, self.config = dataset, config
         self.keep = functools.partial(save_network, selected, "coco_detection", config, facts=datasets.facts(config))
         self.best = float("-inf")
+        self.scores: dict[str, float] = {}
 
     def after_train_epoch(self, runner: Runner) -> None:
         epoch = runner.epoch + 1
+        self.scores = {}
         if epoch % self.config.validate_every and epoch != self.config.epochs:
             return
-        scores = score(runner.model, self.dataset, "validation", self.config)
+        scores = self.scores = score(runner.model, self.dataset, "validation", self.config)
         runner.visualizer.add_scalars({f"validation/{name}": value for name, value in scores.items()}, step=epoch)
         means = [scores[name] for name in ("PQ", "box_mAP", "mask_mAP") if name in scores]
         mean = sum(means) / len(means)
         if mean > self.best:
             self.best = mean
             self.keep(runner.model)
-        log.info("epoch %d: %s", epoch, ", ".join(f"{name} {value:.1f}" for name, value in scores.items()))
+        said = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
+        log.info("epoch %d of %d, validation: %s", epoch, self.config.epochs, said)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         checkpoint["best"] = self.best
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         self.best = checkpoint["best"]
+
+
+class _Progress(Hook):
+    """Tells the run how far it is."""
+
+    priority = "LOW"
+
+    def __init__(self, run: Run, validation: _Validation) -> None:
+        self.run, self.validation = run, validation
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.run.progress(Progress(runner.epoch, batch_idx + 1, len(runner.train_dataloader)))
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        steps = len(runner.train_dataloader)
+        self.run.progress(Progress(runner.epoch + 1, 0, steps, self.validation.scores))
 
 
 class _OfThisRun(Hook):

@@ -47,6 +47,7 @@ TASK = Task(
     evaluate=evaluation.evaluate,
     where=models.searched,
     unavailable=datasets.unavailable,
+    download=datasets.download,
     folds=datasets.folds,
     data_label=datasets.data_label,
     published=lambda config: None,

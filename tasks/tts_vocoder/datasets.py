@@ -13,6 +13,7 @@ return the key of `benchmarks/published.toml` in `published`.
 import functools
 import importlib.util
 import os
+import shlex
 from pathlib import Path
 
 from tasks.spec import DataFiles, fail
@@ -56,6 +57,19 @@ def data_folder(config: Config) -> Path:
 def folds(config: Config) -> tuple[int, ...]:
     """The config's folds."""
     return config.folds
+
+
+def download(config: Config) -> tuple[str, ...]:
+    """Shell commands that put LJSpeech where it is looked for."""
+    if config.dataset != "ljspeech" or config.root is not None:
+        return ()
+    folder = data_folder(config)
+    parent = shlex.quote(str(folder.parent))
+    return (
+        f"mkdir -p {parent} && cd {parent}",
+        "wget -c https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2  # 2.6 GB",
+        f"tar xjf LJSpeech-1.1.tar.bz2 && mv LJSpeech-1.1 {folder.name} && cd -",
+    )
 
 
 def unavailable(config: Config) -> str | None:

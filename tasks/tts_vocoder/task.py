@@ -44,6 +44,7 @@ TASK = Task(
     evaluate=evaluation.evaluate,
     where=generators.searched,
     unavailable=unavailable,
+    download=datasets.download,
     folds=datasets.folds,
     data_label=datasets.data_label,
     published=datasets.published,

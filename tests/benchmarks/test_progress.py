@@ -1,13 +1,18 @@
 """Progress: whole lines at once where the output is no terminal, one line that changes where it is."""
 
 import io
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from benchmarks.progress import Progress, duration
+from benchmarks import live
+from benchmarks.cell import Cell
+from benchmarks.live import duration
+from benchmarks.progress import Progress
 from benchmarks.records.places import ROOT
 
 LONG = "failed: " + "a very long reason [with] brackets :smile: " * 20
@@ -33,11 +38,13 @@ def _no_terminal_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
 
 
-def test_without_a_terminal_there_are_whole_lines_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_there_are_whole_lines_and_nothing_else(
+    cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = Plain()
     monkeypatch.setattr(sys, "stdout", out)
     with Progress(2, None) as progress:
-        progress.show(["a cell"])
+        progress.show([cell()])
         assert out.getvalue() == ""
         assert progress.times == "elapsed 0:00, left unknown"
         progress.add(LONG)
@@ -52,7 +59,7 @@ def test_lines_reach_a_pipe_at_once() -> None:
     code = (
         "import time; from benchmarks.progress import Progress\n"
         "with Progress(1, None) as progress:\n"
-        f"    progress.show(['x']); progress.add({LONG!r}); time.sleep(60)"
+        f"    progress.show([]); progress.add({LONG!r}); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -61,20 +68,45 @@ def test_lines_reach_a_pipe_at_once() -> None:
         process.kill()
 
 
-def test_a_terminal_shows_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_lines_that_change(cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     out = Terminal()
     monkeypatch.setattr(sys, "stdout", out)
+    one, other = cell(), cell(fold=2)
+    one.work.mkdir(parents=True)
+    (one.work / live.FILE).write_text(
+        json.dumps({"phase": "search 1/2", "epoch": 3.5, "epochs": 8, "score": "accuracy 61.2 %", "seconds": 7.0})
+    )
     with Progress(2, expected=80.0) as progress:
-        progress.show(["toy tiny baseline fold 1 seed 0", "toy tiny baseline fold 2 seed 0"])
-        shown = printed(out)[-1]
-        assert shown.startswith("[0/2] elapsed 0:00, left 1:20; running: toy tiny")
-        assert len(shown) <= 60  # else it would not be one line
+        progress.show([one, other])
+        head, first, log, second, _ = printed(out)[-5:]
+        assert head.startswith("[0/2] elapsed 0:00, left 1:20")
+        assert first.startswith(f"  {one}: search 1/2, epoch 4/8")
+        assert str(live.read(one.work)) == "search 1/2, epoch 4/8, validation accuracy 61.2 %, 0:09 left in it"
+        assert log.startswith("    log: ")
+        assert second.startswith(f"  {other}: starting"[:59])
+        assert all(len(line) <= 60 for line in printed(out))  # else they would not be so many lines
         progress.add(LONG)
-        progress.show(["toy tiny baseline fold 2 seed 0"])
+        progress.show([other])
         lines = printed(out)
         assert f"[1/2] {LONG} (elapsed 0:00, left 0:00)" in lines
-        assert lines[-1].startswith("[1/2] elapsed 0:00, left 0:00; running: toy tiny")
-    assert out.getvalue().rpartition("\x1b[2K")[2].strip("\n") in ("", "\x1b[?25h")  # it is gone at the end
+        assert lines[-3].startswith("[1/2] elapsed 0:00, left 0:00")
+    assert out.getvalue().rpartition("\x1b[2K")[2].strip("\n") in ("", "\x1b[?25h")  # they are gone at the end
+
+
+def test_without_a_terminal_what_runs_is_said_now_and_then(
+    cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, out = [100.0], Plain()
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(sys, "stdout", out)
+    with Progress(2, None) as progress:
+        for seconds in (1, 29, 1, 1, 29):
+            now[0] += seconds
+            progress.show([cell()])
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"  {cell()}: starting; log: ")
+    assert lines[1] == f"  {cell()}: starting"
 
 
 def printed(out: io.StringIO) -> list[str]:

@@ -47,7 +47,7 @@ def test_a_command_line_becomes_a_cell(toy: ModuleType, tmp_path: Path) -> None:
         ("toy baseline --fold 9", "has no fold 9; its folds: 1, 2"),
         ("toy baseline --seed -1", "--seed must be between 0 and 4294967295, got -1"),
         ("toy baseline --seed 4294967296", "--seed must be between 0 and 4294967295, got 4294967296"),
-        ("toy baseline --threads 0", "--threads must be at least 1, got 0"),
+        ("toy baseline --threads 0", "--threads must be at least 1 and at most 1024, got 0"),
         ("toy --fold 1", "give a METHOD after the task: baseline, "),
         ("--fold 1", "give a TASK (toy) and a METHOD (baseline, "),
         ("", "give a TASK (toy"),

@@ -96,12 +96,21 @@ def test_a_preset_and_the_suites_arguments_are_handed_on(
     ]
 
 
-@pytest.mark.parametrize("option", ["--list", "--help"])
-def test_to_ask_makes_no_report(script: Script, calls: Callable[[], list[str]], option: str) -> None:
-    assert script("paper", option, SUITE="7").returncode == 7
+def test_the_help_is_its_own_and_installs_nothing(script: Script, calls: Callable[[], list[str]]) -> None:
+    asked = script("paper", "--help")
+    assert asked.returncode == 0
+    assert "bash benchmarks/run_all.sh --list" in asked.stdout
+    assert not asked.stdout.startswith("#")
+    assert "usage: python" not in asked.stdout
+    with pytest.raises(FileNotFoundError):  # nothing was called
+        calls()
+
+
+def test_to_ask_makes_no_report(script: Script, calls: Callable[[], list[str]]) -> None:
+    assert script("paper", "--list", SUITE="7").returncode == 7
     (call,) = calls()
     assert call.startswith("-m benchmarks.suite paper ")
-    assert call.endswith(option)
+    assert call.endswith("--list")
 
 
 @pytest.mark.parametrize(

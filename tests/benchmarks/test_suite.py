@@ -1,15 +1,19 @@
 """The suite: cells are planned, kept, run and retried, and no fault of one cell touches another."""
 
+import dataclasses
 import os
 import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from benchmarks import suite
+import tasks
+from benchmarks import plan_text, suite
 from benchmarks.cell import Cell
+from benchmarks.estimate import Timed
 from benchmarks.execute import run_cell
 from benchmarks.methods.table import METHODS
 from benchmarks.records.folder import read_all
@@ -49,7 +53,7 @@ def test_a_suite_runs_what_is_missing_and_keeps_the_rest(call: Call, project: Pa
     alone = run_cell(cell("local_single"))
     assert next(r for r in made if r.key == alone.key).metrics == alone.metrics
 
-    listed = call(*line, "--list")
+    listed = call(*line, "--list", "--verbose")
     assert listed.returncode == 0, listed.stderr
     assert "task toy: presets tiny, " in listed.stdout
     assert "method local_single: " in listed.stdout
@@ -57,7 +61,9 @@ def test_a_suite_runs_what_is_missing_and_keeps_the_rest(call: Call, project: Pa
     assert "to run toy tiny local_single fold 2 seed 0" in listed.stdout
     assert records(project) == made
 
-    other = call(*line, "--task", "toy", "--name", "short", "--list", "--", "--epochs", "3", "--root", "elsewhere")
+    other = call(
+        *line, "--task", "toy", "--name", "short", "--list", "--verbose", "--", "--epochs", "3", "--root", "elsewhere"
+    )
     assert "to run toy short local_single fold 1 seed 0" in other.stdout
 
     rest = call(*line, "--method", "baseline", "local_single")
@@ -200,7 +206,7 @@ def test_a_wrong_field_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("only_toy")
 def test_the_plan_is_listed_without_running(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = ["--results", str(tmp_path)]
-    assert suite.main(["both", "--method", "baseline", "--folds", "1", "--list", *results]) == 0
+    assert suite.main(["both", "--method", "baseline", "--folds", "1", "--list", "--verbose", *results]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line for line in listed if line.startswith("to run")] == [
         "to run toy tiny baseline fold 1 seed 0",
@@ -210,18 +216,41 @@ def test_the_plan_is_listed_without_running(tmp_path: Path, capsys: pytest.Captu
     assert all(
         any(line.startswith(f"method {name}: {METHODS[name].description}") for line in listed) for name in METHODS
     )
-    assert suite.main(["paper", "--method", "baseline", "--list", *results]) == 0
+    assert suite.main(["paper", "--method", "baseline", "--list", "--verbose", *results]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert "unavailable: toy missing: download toy.zip and unpack it" in listed
+    assert "unavailable: toy missing, toy missing-wide: download toy.zip and unpack it" in listed
     assert "unavailable toy missing-wide baseline fold 2 seed 0" in listed
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.usefixtures("only_toy")
+def test_the_compact_plan_is_a_line_per_table(
+    tmp_path: Path, toy: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toy takes no time: its steps are said to take 2 s, of 5 an epoch, 5 epochs a training."""
+    commands = ("mkdir -p data", "wget -c toy.zip")
+    task = dataclasses.replace(toy.TASK, download=lambda config: commands)
+    monkeypatch.setattr(tasks, "load", lambda name: task)
+    monkeypatch.setattr(plan_text, "time_training", lambda *_, **other: Timed(2.0, 5, 5, 1.0))
+    line = ["--method", "baseline", "local_single", "--list", "--results", str(tmp_path), "--workers", "2"]
+    assert suite.main(["both", *line]) == 0
+    rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+    # Two folds: a training each for the baseline, two for the search and what it found, 50 s each.
+    assert ["toy", "tiny", "4", "0", "4", "0", "5:00"] in rows
+    assert ["toy", "wide", "4", "0", "4", "0", "5:00"] in rows
+    assert len([row for row in rows if row[:1] == ["toy"] and len(row) == 7]) == 2
+    assert suite.main(["paper", *line]) == 0
+    out = capsys.readouterr().out
+    assert "8 cells: 0 kept, 0 to run, 8 unavailable; workers: 2\n" in out
+    assert "unavailable: toy missing, toy missing-wide: download toy.zip and unpack it; get the data by" in out
+    assert [out.count(command) for command in commands] == [1, 1]
 
 
 @pytest.mark.usefixtures("only_toy")
 def test_a_suite_whose_data_is_missing_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert suite.main(["paper", "--method", "baseline", "--results", str(tmp_path)]) == 3
     out = capsys.readouterr().out
-    assert "unavailable: toy missing-wide: download toy.zip and unpack it" in out
+    assert "unavailable: toy missing, toy missing-wide: download toy.zip and unpack it" in out
     assert {record.reason for record in read_all(tmp_path).all} == {"unavailable: download toy.zip and unpack it"}
 
 

@@ -101,7 +101,7 @@ def test_real_networks_are_ranked_the_same_by_two_processes(results: Path, searc
     for number in range(2):
         trained = [selected_weights(one.work / f"candidate{number}") for one in (here, there)]
         assert all(torch.equal(a, b) for a, b in zip(*(weights.values() for weights in trained), strict=True))
-    assert "epoch 2: " in (there.work / "candidate1.txt").read_text()
+    assert "epoch 2 of 2, validation: " in (there.work / "candidate1.txt").read_text()
 
 
 def selected_weights(folder: Path) -> dict[str, torch.Tensor]:

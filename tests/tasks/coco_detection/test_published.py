@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
-from tasks.coco_detection import compiled_ops
+from rfnext.integrations import compiled_ops
 
 compiled_ops.install()
 from mmcv.cnn.rfsearch import RFSearchHook  # noqa: E402
@@ -64,18 +64,18 @@ def step(model: nn.Module, name: Detector) -> None:
         model.train().train_step(copy.deepcopy(inputs(name)), optimizer)  # type: ignore[operator]
 
 
-def outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
+def outputs(model: Any, x: Tensor) -> list[Tensor]:
     """Of backbone and neck, and of the heads that take their feature maps."""
     with torch.no_grad():
-        features = model.eval().extract_feat(x)  # type: ignore[operator]
-        found = [*features, *(value for part in model.rpn_head(features) for value in part)]  # type: ignore[operator]
+        features = model.eval().extract_feat(x)
+        found = [*features, *(value for part in model.rpn_head(features) for value in part)]
         pooled = torch.nn.functional.adaptive_avg_pool2d(features[0], 7)
-        heads = model.roi_head.mask_head  # type: ignore[union-attr]
+        heads = model.roi_head.mask_head
         found += [head(pooled) for head in (heads if isinstance(heads, nn.ModuleList) else [heads])]
-        heads = model.roi_head.bbox_head  # type: ignore[union-attr]
+        heads = model.roi_head.bbox_head
         found += [out for head in (heads if isinstance(heads, nn.ModuleList) else [heads]) for out in head(pooled)]
         if hasattr(model, "semantic_head"):
-            found.append(model.semantic_head(features)["seg_preds"])  # type: ignore[operator]
+            found.append(model.semantic_head(features)["seg_preds"])
     return found
 
 
