@@ -7,18 +7,20 @@ A config of MMDetection 3, MMSegmentation 1 or any other project on mmengine sea
     custom_hooks = [
         dict(type="RFSearchHook", mode="search", config=dict(search=dict(
             step=0, max_step=11, search_interval=1, exp_rate=0.5, init_alphas=0.01, mmin=1, mmax=24,
-            num_branches=2, skip_layer=["stem", "layer1"]))),
+            num_branches=2))),
     ]
+
+Every conv that can be searched is, in any detector; `skip_layer=["backbone.stem", "layer1"]` beside num_branches leaves
+out what is in modules of these names.
 
 A hook alone cannot do it: mmengine builds the optimizer before it calls any hook, so that branches wrapped around the
 model by then would never be trained. `RFSearchRunner` builds the model, initialises its weights, wraps it, and only
 then builds the optimizer; with another runner the hook raises an error. Where a search is already wrapped around the
 model, `LocalSearchHook` attaches it to any runner.
 
-Only mmengine is needed here, but mmdet needs more: without mmcv's compiled operators (mmcv-lite), `import mmdet.models`
-fails with "No module named 'mmcv._ext'". This repository replaces non-maximum suppression and RoI align by those of
-torchvision: copy tasks/coco_detection/compiled_ops.py, which needs nothing else of the repository and is not part of
-the installed package, and call its install() before mmdet is imported.
+Only mmengine is needed here. mmdet and the like also import the compiled operators of mmcv, which mmcv-lite lacks ("No
+module named 'mmcv._ext'"). Where mmcv has none, importing this module puts `rfnext.integrations.compiled_ops` in their
+place.
 """
 
 import contextlib
@@ -49,6 +51,11 @@ from rfnext.search.local import LocalSearch
 from rfnext.search.protocol import Search
 from rfnext.searchable import unsearchable
 from rfnext.structure import Structure, named_convs
+
+with contextlib.suppress(ImportError):  # without mmcv, or without torchvision
+    from rfnext.integrations import compiled_ops
+
+    compiled_ops.install()
 
 with contextlib.suppress(ImportError), warnings.catch_warnings():
     # mmcv has a hook of the same name, which mmcv 2 never lets search, and refuses to come second in the registry.

@@ -1,6 +1,6 @@
 """How long a training by an mmengine config takes here: a few steps on made-up images of the published size."""
 
-from tasks.coco_detection import compiled_ops
+from rfnext.integrations import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 

@@ -1,6 +1,6 @@
 """Prediction and scoring on a part of the data, and what receptive fields are measured on."""
 
-from tasks.coco_detection import compiled_ops
+from rfnext.integrations import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 

@@ -1,6 +1,6 @@
 """Reading a part of the data as mmdet's datasets and batches."""
 
-from tasks.coco_detection import compiled_ops
+from rfnext.integrations import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.coco_detection import compiled_ops
+from rfnext.integrations import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 

@@ -80,7 +80,7 @@ def open_released(row: Released, weights: Path | None = None, structure: Path | 
 
 def _classes(detector: Detector) -> tuple[Sequence[str], int]:
     """The names of COCO's classes in the order of the published labels, and how many are things."""
-    from tasks.coco_detection import compiled_ops
+    from rfnext.integrations import compiled_ops
 
     compiled_ops.install()  # before anything of mmdet is imported
     from mmdet.datasets import CocoDataset, CocoPanopticDataset

@@ -6,7 +6,7 @@ The five published detectors, untrained, on made-up images and boxes of 256 x 25
 optimizer. The three are interleaved, so that a busy machine slows all alike; what is compared are medians.
 """
 
-from tasks.coco_detection import compiled_ops
+from rfnext.integrations import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 

@@ -4,7 +4,7 @@ A run that is killed and resumed gives the weights of the uninterrupted one, bit
 says how.
 """
 
-from tasks.coco_detection import compiled_ops
+from rfnext.integrations import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 

@@ -33,7 +33,7 @@ def load(path: str | Path, data: Path | None = None) -> "Config":
             f"{path} lies in a folder of data, {folder}, and reading a config executes it: move it to your code, if "
             "you know what is in it"
         )
-    from tasks.coco_detection import compiled_ops
+    from rfnext.integrations import compiled_ops
 
     compiled_ops.install()
     from mmengine.config import Config
