@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import json
-import os
 import shlex
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +18,7 @@ from benchmarks.execute import run_cell
 from benchmarks.methods.table import METHODS
 from benchmarks.records.record import Key, read
 from benchmarks.run import main
-from benchmarks.wandb_results import offline_folders, sync_command
+from benchmarks.wandb_results import offline_folders
 from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure
 
 wandb = pytest.importorskip("wandb")
@@ -269,35 +267,3 @@ def test_a_structure_with_two_axes_is_readable(tmp_path: Path) -> None:
     assert json.loads(table.read_text())["data"] == [["conv", "2 x 3"]]
     (saved,) = tmp_path.rglob("files/structure.json")
     assert Structure.load(saved) == Structure({"conv": (2, 3)})
-
-
-def test_a_login_in_netrc_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    netrc = tmp_path / "netrc"
-    monkeypatch.setenv("NETRC", str(netrc))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example")
-    assert init_arguments(tmp_path)["mode"] == "offline"
-    netrc.write_text(f"machine wandb.example\n  login user\n  password {'a' * 40}\n")
-    netrc.chmod(0o600)
-    assert init_arguments(tmp_path)["mode"] == "online"
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert init_arguments(tmp_path)["mode"] == "offline"
-
-
-def test_one_command_uploads_every_run(tmp_path: Path) -> None:
-    """The command as it is printed, with a wandb that says what it is given."""
-    folder = tmp_path / "a folder"
-    runs = [folder / f"cell{n}/train/wandb/offline-run-{n}" for n in range(3)]
-    for run in runs:
-        run.mkdir(parents=True)
-    program = tmp_path / "bin/wandb"
-    program.parent.mkdir()
-    program.write_text('#!/bin/sh\nfor one in "$@"; do echo "$one"; done\n')
-    program.chmod(0o755)
-    path = f"{program.parent}:{os.environ['PATH']}"
-    called = subprocess.run(
-        ["bash", "-c", sync_command(folder)], capture_output=True, text=True, check=True, env={"PATH": path}
-    )
-    first, *given = called.stdout.splitlines()
-    assert first == "sync"
-    assert sorted(given) == sorted(map(str, runs))

@@ -1,5 +1,6 @@
 """The command lines that people use: copy synthesis, saved mels, export, scoring, speed."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
 import json
 
 import numpy as np
