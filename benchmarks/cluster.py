@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import math
 import os
 import socket
 import threading
@@ -41,8 +42,8 @@ def on_ray(address: str, *, workers: int | Literal["auto"] = "auto", gpus_per_wo
         _connect(address)
     resources = ray.cluster_resources()
     gpus = (1.0 if resources.get("GPU") else 0.0) if gpus_per_worker is None else gpus_per_worker
-    if gpus < 0:
-        raise ClusterError(f"GPUs per trial must not be negative, got {gpus}")
+    if not 0 <= gpus < math.inf:
+        raise ClusterError(f"GPUs per trial must be a number from 0 on, got {gpus}")
     fit = int(resources.get("CPU", 0))
     if gpus:
         fit = min(fit, int(resources.get("GPU", 0) / gpus))
@@ -50,7 +51,7 @@ def on_ray(address: str, *, workers: int | Literal["auto"] = "auto", gpus_per_wo
     if count < 1:
         has = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
         raise ClusterError(f"the cluster at {address} has {has}: too small for a worker of 1 CPU and {gpus:g} GPUs")
-    return Pool([_Actor(gpus) for _ in range(count)], on_gpus=gpus > 0)
+    return Pool([_Actor(gpus, count) for _ in range(count)], on_gpus=gpus > 0)
 
 
 def _connect(address: str) -> None:
@@ -88,7 +89,7 @@ def _connect(address: str) -> None:
 
 
 class _Actor:
-    def __init__(self, gpus: float) -> None:
+    def __init__(self, gpus: float, workers: int) -> None:
         from ray import exceptions
 
         self.deaths = (
@@ -97,7 +98,7 @@ class _Actor:
             exceptions.NodeDiedError,
             exceptions.OutOfMemoryError,
         )
-        self._gpus = gpus
+        self._gpus, self._workers = gpus, workers
         self._pool: Any = None
 
     def start(self) -> "Future[None]":
@@ -114,7 +115,7 @@ class _Actor:
                 self._pool = ray_multiprocessing.Pool(
                     1,
                     initializer=start_worker,
-                    initargs=("cuda" if self._gpus else "cpu",),
+                    initargs=("cuda" if self._gpus else "cpu", self._workers),
                     ray_remote_args={"num_cpus": 1, "num_gpus": self._gpus},
                 )
                 future.set_result(None)

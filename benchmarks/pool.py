@@ -228,7 +228,8 @@ def in_process() -> Pool:
 
 def local(devices: Sequence[str]) -> Pool:
     """A pool of one spawned process per device, each with one thread of torch."""
-    return Pool([_Process(name) for name in devices], on_gpus=any(name.startswith("cuda") for name in devices))
+    on_gpus = any(name.startswith("cuda") for name in devices)
+    return Pool([_Process(name, len(devices)) for name in devices], on_gpus=on_gpus)
 
 
 class _ThisProcess:
@@ -252,15 +253,15 @@ class _ThisProcess:
 class _Process:
     deaths = (BrokenProcessPool,)
 
-    def __init__(self, name: str) -> None:
-        self.device = name
+    def __init__(self, name: str, processes: int) -> None:
+        self.device, self.processes = name, processes
         self._pool: ProcessPoolExecutor | None = None
 
     def start(self) -> "Future[None]":
         if self._pool is not None:
             self._pool.shutdown()
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, _start_process, (self.device,))
+        self._pool = ProcessPoolExecutor(1, context, _start_process, (self.device, self.processes))
         return _done()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
@@ -294,7 +295,7 @@ def _done() -> "Future[None]":
     return future
 
 
-def _start_process(name: str) -> None:
+def _start_process(name: str, processes: int) -> None:
     def end_with_parent() -> None:
         parent = multiprocessing.parent_process()
         if parent is not None:
@@ -303,7 +304,7 @@ def _start_process(name: str) -> None:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _end)
-    start_worker(name)
+    start_worker(name, processes)
 
 
 _calling = _ending = False

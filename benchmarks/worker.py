@@ -15,6 +15,7 @@ import torch
 from benchmarks.cell import Cell
 from benchmarks.records.places import claim, sweep_up, work_folder
 from rfnext.files import write_text
+from tasks import sharing
 
 _device = "auto"
 
@@ -23,10 +24,11 @@ class NotShared(RuntimeError):
     """A worker has no access to the results folder that its work needs."""
 
 
-def start(device: str) -> None:
-    """Begin a worker process, which computes on `device` from here on."""
+def start(device: str, processes: int) -> None:
+    """Begin a worker process, which computes on `device` from here on, as one of so many."""
     global _device
     _device = device
+    sharing.share_with(processes)
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
 

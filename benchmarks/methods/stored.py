@@ -42,7 +42,7 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
         settings["candidates"] = powers(cell)  # they follow the data, which may have grown
     key = fingerprint(cell.protocol(settings=settings))
     with claim(folder.with_suffix(".lock"), wait=True):
-        if known := _read(folder, key):
+        if known := read_found(folder, key):
             log.info(
                 "%s: taking over the search in %s; delete that folder to search again",
                 live.heading(cell, stage),
@@ -53,11 +53,12 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
             shutil.rmtree(folder, ignore_errors=True)
         live.begin(cell, stage)
         found = stage.run(Searching(cell, pool, folder, start, stage.all_settings))
-        _write(folder, key, found)
+        write_found(folder, key, found)
         return found
 
 
-def _write(folder: Path, key: str, found: Found) -> None:
+def write_found(folder: Path, key: str, found: Found) -> None:
+    """Keep what the search of a protocol has found."""
     content = {
         "protocol": key,
         "network": (folder / LAST).exists(),
@@ -69,13 +70,17 @@ def _write(folder: Path, key: str, found: Found) -> None:
     write_text(folder / FOUND, json.dumps(content))
 
 
-def _read(folder: Path, key: str) -> Found | None:
+def read_found(folder: Path, key: str) -> Found | None:
+    """What `write_found` has kept; None, logged, if that is of another protocol or is not whole."""
     try:
         content = read_json(folder / FOUND)
         if content["protocol"] != key or (content["network"] and not (folder / LAST).exists()):
             return None
+        resumed, history = content["resumed"], content["history"]
+        if type(resumed) is not bool or not all(isinstance(entry, dict) for entry in history):
+            raise TypeError("resumed is no truth value, or history no list of rounds")
         structure = Structure({name: tuple(dilation) for name, dilation in content["structure"].items()})
-        return Found(folder, Cost(**content["cost"]), content["resumed"], structure, content["history"])
+        return Found(folder, Cost(**content["cost"]), resumed, structure, history)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -28,7 +28,7 @@ from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
 from rfnext import Search, Structure, tensor_files
-from rfnext.files import serialised, write_bytes, write_text
+from rfnext.files import read_text, serialised, write_bytes, write_text
 from tasks import checkpoint
 from tasks.spec import SELECTED, Run, Split, device_of
 
@@ -129,7 +129,7 @@ def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any)
     )
     folder = training.folder
     marker = _marker(folder)
-    same = marker.exists() and marker.read_text("utf-8") == purpose
+    same = read_purpose(marker) == purpose
     if cell.resume and same and folder.is_dir() and any(folder.iterdir()):
         if not (broken := _broken(folder)):
             log.info("continuing the training in %s; --fresh starts it anew", folder)
@@ -147,6 +147,14 @@ def _claim_folder(cell: Cell, model: nn.Module, training: Training, config: Any)
 def _marker(folder: Path) -> Path:
     """File that says which training a folder belongs to."""
     return folder.with_name(f"{folder.name}.json")  # not inside: some training engines require an empty folder
+
+
+def read_purpose(marker: Path) -> str | None:
+    """What a marker says, which is compared and no more; None if it is missing or no text."""
+    try:
+        return read_text(marker)
+    except (OSError, ValueError):
+        return None
 
 
 def _broken(folder: Path) -> Path | None:

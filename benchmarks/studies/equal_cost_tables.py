@@ -38,7 +38,7 @@ class Measured:
     def __init__(self, lines: Iterable[dict[str, Any]]) -> None:
         self.lines = list(lines)
         self.layers = sorted({one["layers"] for one in self.lines})
-        self.methods = list(dict.fromkeys(name for one in self.lines for name in one["methods"]))
+        self.methods = max((list(one["methods"]) for one in self.lines), key=len, default=[])
 
     def entries(self, layers: int, method: str) -> dict[tuple[int, int], dict[str, Any]]:
         """(fold, seed) -> what the method has there."""
@@ -101,7 +101,7 @@ SAID = (
 def _heading(measured: Measured, layers: int) -> str:
     seeds = sorted({one["seed"] for one in measured.lines if one["layers"] == layers})
     folds = sorted({one["fold"] for one in measured.lines if one["layers"] == layers})
-    count = f"folds {', '.join(map(str, folds))}, seeds {', '.join(map(str, seeds))}"
+    count = f"folds {', '.join(map(str, folds))}; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     return f"### {layers} layers: {measured.multiply_adds(layers):,} multiply-adds per forecast; {count}"
 
 
@@ -164,21 +164,23 @@ def draw(sets: dict[str, Measured]) -> bytes | None:
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for panel, (data, measured) in zip(panels, shown.items(), strict=False):
             _panel(panel, data, measured)
+        ends = [limit for panel in panels[: len(shown)] for limit in panel.get_xlim()]
+        for panel in panels:
+            panel.set_xlim(min(ends), max(ends))
         for panel in panels[len(shown) :]:
             panel.set_visible(False)
-        panels[0].legend()
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(DRAWN))
         return svg(figure)
 
 
 def _panel(panel: Axes, data: str, measured: Measured) -> None:
     colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
-    widest = max(measured.multiply_adds(layers) for layers in measured.layers)
     for index, method in enumerate(DRAWN):
         points = []
         for layers in measured.layers:
             found = estimate(measured.change((layers, method), (REFERENCE_LAYERS, "hand")))
             if found is not None:
-                aside = (index - len(DRAWN) / 2) * 0.006 * widest  # else intervals hide each other
+                aside = 60 * (index - len(DRAWN) / 2)  # else intervals hide each other
                 points.append((measured.multiply_adds(layers) + aside, 100 + found.mean, found.half_width or 0.0))
         if points:
             x, y, half = zip(*points, strict=True)

@@ -4,6 +4,8 @@
 """
 
 import hashlib
+import math
+import mmap
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,12 +115,19 @@ class Videos:
         """These videos, padded to the longest one."""
         names, files = [self.names[index] for index in indices], self._files
         lengths = [files.length(name) for name in names]
-        features = torch.zeros(len(names), files.size, max(lengths))
+        features = _zeros(len(names), files.size, max(lengths))
         labels = torch.full((len(names), max(lengths)), IGNORED)
         for k, (name, length) in enumerate(zip(names, lengths, strict=True)):
             features[k, :, :length] = torch.from_numpy(files.read(name))  # one at a time: each is large
             labels[k, :length] = torch.from_numpy(files.seen(name))
         return Batch(features, labels, (labels != IGNORED).unsqueeze(1))
+
+
+def _zeros(*shape: int) -> Tensor:
+    """Zeros in float32, of which only the pages that are written take memory: the padding of a long video's neighbours
+    is most of a batch."""
+    buffer = mmap.mmap(-1, 4 * math.prod(shape))
+    return torch.frombuffer(buffer, dtype=torch.float32).view(shape)
 
 
 @dataclass(frozen=True)

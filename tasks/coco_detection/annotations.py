@@ -19,6 +19,9 @@ Kind = Literal["instances", "boxes", "panoptic"]
 Content = dict[str, list[dict[str, Any]]]
 """A COCO file: "images", "annotations" and "categories"."""
 
+LONGEST_NAME = 1000
+"""Characters of a file name, folders included."""
+
 FIX_ENTRY = "fix that entry"
 FIX_IDS = "give each its own"
 FIX_EMPTY = "remove it, since it cannot be found; check --fix does"
@@ -128,6 +131,9 @@ def _check_names(entries: Iterable[dict[str, Any]], faults: Faults) -> None:
         if not stays_inside(name):
             what = f"images[{number}] has file_name {name!r:.200}, which leads out of the folder of images"
             faults.add(what, "give names relative to that folder, without ..")
+        elif len(name) > LONGEST_NAME:
+            what = f"images[{number}] has a file_name of {len(name):,} characters, {name!r:.60}..."
+            faults.add(what, f"give names of at most {LONGEST_NAME}")
 
 
 def stays_inside(name: str) -> bool:

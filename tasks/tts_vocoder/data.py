@@ -15,18 +15,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from tasks import sharing
 from tasks.spec import Part, fail
 from tasks.tts_vocoder.clips import Clip, Shape, list_clips, read_clip, read_header, summary
 
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 2**28
-"""Prepared clips that a process keeps, an hour at most: so little that each worker of a suite, or each process that
-cuts segments, may have its own. What is beyond is prepared again at each use."""
+"""Prepared clips that are kept, an hour at most, by all workers of a suite and all processes that cut segments together
+(`tasks.sharing`). What is beyond is prepared again at each use."""
 
 
 class Clips:
-    """The clips of one part of a fold, in order of their names; read on first use and kept up to `CACHE_BYTES`."""
+    """The clips of one part of a fold, in order of their names; read on first use and kept within a limit of memory."""
 
     def __init__(self, files: dict[str, Path], shape: Shape, reader: "_Reader") -> None:
         self.names = tuple(files)
@@ -101,7 +102,7 @@ def open_recordings(
 ) -> Recordings:
     """Open one fold of a data folder: list the clips, read all their headers, and log a summary.
 
-    The samples are read when a clip is used; up to `CACHE_BYTES` of them are kept in memory.
+    The samples are read when a clip is used; up to this process's share of `CACHE_BYTES` are kept in memory.
 
     test, validation: see `split`.
     clips: use only this many, evenly spaced in the order of names.
@@ -114,7 +115,7 @@ def open_recordings(
             fail(path, None, "no such mel", "predict one for every recording, or take the recording out")
     headers = {name: read_header(path, shape, fail) for name, path in files.items()}
     log.info("%s: %s", root, summary([header for header in headers.values() if header], shape.sample_rate))
-    reader = _Reader(shape, CACHE_BYTES)
+    reader = _Reader(shape, sharing.share(CACHE_BYTES))
     parts = split(list(files), fold=fold, test=test, validation=validation)
     train, held_out, scored = ({name: files[name] for name in part} for part in parts)
     return Recordings(shape, *(Clips(part, shape, reader) for part in (train, held_out, scored)))

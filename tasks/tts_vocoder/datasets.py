@@ -16,6 +16,7 @@ import os
 import shlex
 from pathlib import Path
 
+from tasks import sharing
 from tasks.spec import DataFiles, fail
 from tasks.tts_vocoder import embedded
 from tasks.tts_vocoder.clips import Shape, list_clips
@@ -131,7 +132,8 @@ def open_fold(config: Config, fold: int) -> Recordings:
     if fold not in folds(config):
         raise ValueError(f"fold {fold} is not one of {folds(config)}")
     files, sizes = data_files(config), (config.test, config.validation, config.clips)
-    return _opened(data_folder(config), config.shape, fold, sizes, () if files is None else files.state())
+    state = () if files is None else files.state()
+    return _opened(data_folder(config), config.shape, fold, sizes, state, 1 + config.workers)
 
 
 @functools.lru_cache(maxsize=1)
@@ -141,7 +143,9 @@ def _opened(
     fold: int,
     sizes: tuple[float, float, int | None],
     state: tuple[tuple[int, int] | None, ...],
+    processes: int,
 ) -> Recordings:
     # Training and scoring of one cell read the same fold; its clips stay in memory while the files are the same.
     test, validation, clips = sizes
-    return open_recordings(root, shape, fold=fold, test=test, validation=validation, clips=clips)
+    with sharing.among(processes):
+        return open_recordings(root, shape, fold=fold, test=test, validation=validation, clips=clips)

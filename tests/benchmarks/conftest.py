@@ -105,7 +105,8 @@ def make(cell: Callable[..., Cell]) -> Callable[..., Record]:
         here = cell(method, **of_cell)
         if reason:
             return make_record(here, WHEN, reason=reason, **other)
-        return make_record(here, WHEN, **{"metrics": METRICS, "metrics_last": METRICS, "validation": METRICS} | other)
+        scores: dict[str, Any] = {"metrics": METRICS, "metrics_last": METRICS, "validation": METRICS}
+        return make_record(here, WHEN, **scores | other)
 
     return one
 
@@ -141,7 +142,7 @@ def project(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "rfnext", root / "rfnext", ignore=ignore)
     shutil.copytree(ROOT / "benchmarks", root / "benchmarks", ignore=ignore)
     (root / "tasks" / "toy").mkdir(parents=True)
-    for name in ("__init__.py", "spec.py", "checkpoint.py", "plain.py"):
+    for name in ("__init__.py", "spec.py", "checkpoint.py", "plain.py", "sharing.py"):
         shutil.copy(ROOT / "tasks" / name, root / "tasks" / name)
     shutil.copy(TOY, root / "tasks" / "toy" / "task.py")
     return root

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import pool
 from benchmarks.records.places import ROOT
+from tasks import sharing
 
 
 def square(number: int) -> int:
@@ -51,6 +52,12 @@ def test_a_worker_per_gpu_or_core() -> None:
     assert len(pool.choose_devices(3)) == 3
     assert len(pool.choose_devices("auto")) >= 1
     assert {name.partition(":")[0] for name in pool.choose_devices(2)} <= {"cpu", "cuda"}
+
+
+def test_local_workers_share_the_memory_that_one_process_keeps() -> None:
+    with pool.local(["cpu", "cpu"]) as workers:
+        assert [future.result() for future in workers.run(sharing.share, [100, 100])] == [50, 50]
+    assert sharing.share(100) == 100
 
 
 # Functions for spawned processes must be importable there, which test modules are not.

@@ -9,6 +9,7 @@ import json
 import random
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +87,8 @@ def _by_format(name: str) -> Callable[[bytes, random.Random], bytes | None]:
         return _lines
     if ending == "npy":
         return _npy
+    if ending == "png":
+        return _png
     return _tensors if ending in ("pt", "pth", "ckpt", "pkl", "bin") else _header
 
 
@@ -126,6 +129,34 @@ def _header(data: bytes, rng: random.Random) -> bytes:
     return data[:at] + struct.pack(kind, value) + data[at + size :]
 
 
+def _png(data: bytes, rng: random.Random) -> bytes | None:
+    """One chunk of a PNG changed, twice, or missing, its sum right again."""
+    chunks, at = [], 8
+    while at + 12 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
+        at += 12 + size
+    if not chunks:
+        return None
+    which = rng.randrange(len(chunks))
+    name, content = chunks[which]
+    match rng.randrange(5):
+        case 0:
+            del chunks[which]
+        case 1:
+            chunks.insert(which, chunks[which])
+        case 2:
+            chunks[which] = rng.choice((b"tRNS", b"PLTE", b"iCCP", b"zTXt", b"eXIf")), content
+        case 3 if name == b"IDAT":
+            chunks[which] = name, zlib.compress(bytes(rng.choice((1, 2**16, 2**24))))
+        case _:
+            chunks[which] = name, _bytes(content, content, rng)
+    return data[:8] + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+
+
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(found for key, part in parts for found in _paths(part, (*path, key)))]
@@ -141,10 +172,10 @@ def _json(data: bytes, rng: random.Random) -> bytes | None:
         return None
     whole = lines[0] in "{[" or len(lines) < 3
     path = rng.choice(_paths(value)[:5000])
-    token = rng.choice(TOKENS + SETTINGS)
-    new = rng.choice(
-        (RAW, RAW, rng.choice(EXTREMES), rng.choice(STRINGS), None, True, [], {}, [[]], {"": 0}, _at(value, path))
-    )
+    token, old = rng.choice(TOKENS + SETTINGS), _at(value, path)
+    scrambled = _bytes(old.encode(), b"0o~", rng).decode("latin-1") if isinstance(old, str) else ""
+    odd = (None, True, [], {}, [[]], {"": 0}, old, scrambled)
+    new = rng.choice((RAW, RAW, rng.choice(EXTREMES), rng.choice(STRINGS), *odd))
     text = json.dumps(_with(value, path, new, rng))
     text = text.replace(json.dumps(RAW), token)
     if rng.random() < 0.1 and text.startswith("{") and len(text) > 2:

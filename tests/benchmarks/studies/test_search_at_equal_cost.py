@@ -65,6 +65,7 @@ def test_budgets_are_what_the_protocol_says() -> None:
     assert epochs == {
         "hand": 0,
         "expert": 0,
+        "middle": 0,
         "tuned": 3,
         "random": 3,
         "local": 1,
@@ -75,6 +76,8 @@ def test_budgets_are_what_the_protocol_says() -> None:
     designs = {name: cast(Any, one).design for name, one in found.items()}
     assert designs["hand"] == (1, 2, 4)
     assert designs["expert"] == (48, 96, 336)
+    # 2 ** mean(0, 1, ..., 9) = 22.6
+    assert designs["middle"] == (23, 23, 23)
     assert all(d in [2**k for k in range(10)] for d in (*designs["random"], *designs["one_shot_argmax"]))
     # Geometric: the middle is the mean of the ends' logarithms.
     low, middle, high = designs["tuned"]
@@ -137,12 +140,16 @@ def test_changes_are_of_the_same_fold_in_percent() -> None:
 def test_what_is_measured_is_kept_and_the_rest_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 
-    def compare(name: Name, known: dict[str, Any]) -> dict[str, Any]:
+    def compare(name: Name, wanted: list[str], known: dict[str, Any]) -> dict[str, Any]:
         ran.append(name)
-        return line(name.data, name.layers, name.fold, dict.fromkeys(METHODS, 0.5))
+        new = line(name.data, name.layers, name.fold, {method: 0.5 for method in METHODS if method in wanted})
+        return new | {"methods": known | new["methods"]}
 
     monkeypatch.setattr(search_at_equal_cost, "compare", compare)
     arguments = ["--results", str(tmp_path), "--data", "taylor", "--layers", "3", "--seeds", "0"]
+    assert main([*arguments, "--methods", "hand", "tuned"]) == 0
+    assert len(ran) == 5
+    ran.clear()
     assert main(arguments) == 0
     assert ran == [Name("taylor", 3, fold, 0) for fold in range(1, 6)]
     assert len(measurements.read(tmp_path)) == 5

@@ -36,6 +36,23 @@ print(json.dumps(peak() - before))
 """
 
 
+PADDED = """
+import json, re, sys
+from pathlib import Path
+from tasks.action_segmentation.data import open_dataset
+
+def now():
+    return 1024 * int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+
+part = open_dataset(sys.argv[1], fold=1).test
+before = now()
+batch = part.batch(range(len(part)))
+grown = now() - before
+real = sum(float(batch.features[k].sum()) for k in range(len(part)))
+print(json.dumps([grown, 4 * batch.features.numel(), real, int(batch.mask.sum())]))
+"""
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Features of 16 MB a video, zero in most blocks, which then take no disk."""
@@ -61,3 +78,23 @@ def test_an_epoch_and_an_evaluation_hold_two_batches(folder):
     print(f"{grown / 2**20:.0f} MiB")
     # Two batches and a video, of 16 MiB each, the same mapped, and what Lightning and scoring load.
     assert grown < 180 * 2**20 < DATA / 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_the_padding_of_a_batch_takes_no_memory(tmp_path):
+    """One long video among short ones: nine tenths of the batch are padding."""
+    for name in ("features", "groundTruth", "splits"):
+        (tmp_path / name).mkdir()
+    layout, frames = Layout(tmp_path), {f"video{k}": 100 for k in range(11)} | {"long": 8000}
+    layout.mapping.write_text("0 cut\n1 mix\n")
+    for name, length in frames.items():
+        np.save(layout.features(name), np.ones((512, length), np.float32))
+        layout.ground_truth(name).write_text("cut\n" * length)
+    layout.bundle("train", 1).write_text("video0.txt\nvideo1.txt\n")
+    layout.bundle("test", 1).write_text("".join(f"{name}.txt\n" for name in list(frames)[2:]))
+    done = subprocess.run([sys.executable, "-c", PADDED, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    grown, size, total, real = json.loads(done.stdout)
+    assert total == 512 * real  # padded with zeros
+    print(f"{grown / 2**20:.0f} of {size / 2**20:.0f} MiB")
+    assert grown < size / 2
