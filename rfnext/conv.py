@@ -161,7 +161,7 @@ class SearchConv(Searched, nn.Module):
         """Share of each branch in the output, shape (branches,), differentiable."""
         weights = whole(self.branch_weight)
         # Tracing would warn of the comparison.
-        whole_weight = not torch.jit.is_tracing() and len(self._dilations) == len(weights)
+        whole_weight = torch._C._get_tracing_state() is None and len(self._dilations) == len(weights)
         weight = weights if whole_weight else weights[: len(self._dilations)]
         if len(self._dilations) == 1 or self.frozen:
             # The weight stays in the graph, at a gradient of zero: distributed training fails on parameters that get
