@@ -17,6 +17,8 @@ Methods (`equal_cost_searches`), with the trainings that finding the design take
 
 - hand, 0: 1, 2, 4, ...
 - expert, 0: knows the seasons: 48, 96, 336 on elecdemand.
+- middle, 0: 23 in every layer, the geometric middle of the candidates, which one_shot gives if it has learnt nothing.
+  Added when results had been seen.
 - tuned, 3: the best on validation of 15 geometric designs, first and last dilation from 1, 4, 16, 64, 256.
 - random, 3: the best on validation of 15 random designs of powers of two to 512, by the same short trainings.
 - local, 1: the local search from the hand design, to 512.

@@ -65,6 +65,7 @@ def test_budgets_are_what_the_protocol_says() -> None:
     assert epochs == {
         "hand": 0,
         "expert": 0,
+        "middle": 0,
         "tuned": 3,
         "random": 3,
         "local": 1,
@@ -75,6 +76,8 @@ def test_budgets_are_what_the_protocol_says() -> None:
     designs = {name: cast(Any, one).design for name, one in found.items()}
     assert designs["hand"] == (1, 2, 4)
     assert designs["expert"] == (48, 96, 336)
+    # 2 ** mean(0, 1, ..., 9) = 22.6
+    assert designs["middle"] == (23, 23, 23)
     assert all(d in [2**k for k in range(10)] for d in (*designs["random"], *designs["one_shot_argmax"]))
     # Geometric: the middle is the mean of the ends' logarithms.
     low, middle, high = designs["tuned"]
