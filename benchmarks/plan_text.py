@@ -1,7 +1,6 @@
 """What a suite says before it starts: its tables with their cells and times, what is missing, how to get it."""
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ def _left(table: PlannedTable, records: Sequence[Record], machine: str | None) -
         return anywhere, f"{table}: time by records of another machine"
     cell = table.runnable[0]
     try:
-        print(f"timing a step of {table}, since no record tells its time", file=sys.stderr, flush=True)
+        print(f"timing a step of {table}, since no record tells its time", flush=True)
         timed = time_elsewhere(cell)
     except Exception as error:  # the cell itself will say it better
         return None, f"{table}: no step could be timed ({type(error).__name__}: {str(error).splitlines()[0]})"
