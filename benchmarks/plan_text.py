@@ -1,14 +1,16 @@
 """What a suite says before it starts: its tables with their cells and times, what is missing, how to get it."""
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from tabulate import tabulate
 
 import tasks
-from benchmarks.estimate import time_training
+from benchmarks import pool
+from benchmarks.cell import Cell
+from benchmarks.estimate import Timed, time_training
 from benchmarks.live import duration
 from benchmarks.methods.table import METHODS
 from benchmarks.plan import Plan, PlannedTable, estimate_seconds
@@ -81,6 +83,25 @@ def _row(table: PlannedTable, left: float | None) -> tuple[str, ...]:
     return table.task, table.preset, str(cells), str(len(table.kept)), str(runnable), str(gone), said
 
 
+def time_elsewhere(cell: Cell) -> Timed:
+    """Time a cell's training in a process of its own: what it takes of memory is free again, also if that is too much.
+
+    Raises what the training raises, and WorkerDied if its process ended.
+    """
+    (device,) = pool.choose_devices(1)
+    with pool.local([device]) as one:
+        (future,) = one.run(_Timing(device), [cell])
+    return future.result()
+
+
+@dataclass(frozen=True)
+class _Timing:
+    device: str
+
+    def __call__(self, cell: Cell) -> Timed:
+        return time_training(cell.task, cell.config, device=self.device, seconds=LONGEST)
+
+
 def _left(table: PlannedTable, records: Sequence[Record], machine: str | None) -> tuple[float | None, str]:
     """Seconds of one worker for a table's missing cells, and what they follow from if not from records of here."""
     if not table.runnable:
@@ -92,8 +113,8 @@ def _left(table: PlannedTable, records: Sequence[Record], machine: str | None) -
         return anywhere, f"{table}: time by records of another machine"
     cell = table.runnable[0]
     try:
-        print(f"timing a step of {table}, since no record tells its time", file=sys.stderr, flush=True)
-        timed = time_training(cell.task, cell.config, seconds=LONGEST)
+        print(f"timing a step of {table}, since no record tells its time", flush=True)
+        timed = time_elsewhere(cell)
     except Exception as error:  # the cell itself will say it better
         return None, f"{table}: no step could be timed ({type(error).__name__}: {str(error).splitlines()[0]})"
     if math.isinf(timed.training):

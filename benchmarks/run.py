@@ -211,7 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     line.clear()
     live.show_by(None)
-    print(f"{record.key}: {describe(record)}")
+    if record.status == "done":  # the error is said below
+        print(f"{record.key}: {describe(record)}")
     for text in written(cell, record):
         print(text)
     if cell.logger == "wandb" and (folders := offline_folders(cell)):

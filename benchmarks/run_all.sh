@@ -8,6 +8,8 @@
 #   bash benchmarks/run_all.sh paper --wandb            # what papers report, as far as its data is here
 #   bash benchmarks/run_all.sh small --ray-address auto # on the Ray cluster that this machine is a node of
 #
+# With preset "tiny", the other detectors, preset "families", take one training step each; they have no table.
+#
 # First says what is kept, what will run and how long, and what is missing and where to get it; then runs that.
 # Makes its own environment (see setup.sh; also for --list) if the active one will not do. Finished cells
 # are kept: after Ctrl-C, or to add seeds, run it again. Exits with the status of the suite: not 0 if any cell failed.
@@ -22,12 +24,14 @@ fi
 results="$root/results"
 rest=() # the suite's other arguments
 only_asks=false
+every_task=true
 while [ $# -gt 0 ]; do
     case "$1" in
         --results) results=${2:?"--results needs a folder"}; shift ;;
         --results=*) results=${1#*=} ;;
         --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; exit 0 ;;
         --list) only_asks=true; rest+=("$1") ;;
+        --task | --task=*) every_task=false; rest+=("$1") ;;
         *) rest+=("$1") ;;
     esac
     shift
@@ -49,6 +53,13 @@ if [ "$status" -eq 2 ]; then # wrong usage; the suite has said what
 elif [ "$status" -ge 128 ]; then # stopped by a signal: 130 is Ctrl-C
     printf 'Stopped. Run the same command again to go on where it was.\n' >&2
     exit "$status"
+fi
+if [ "$preset" = tiny ] && $every_task; then
+    steps=$(mktemp -d)
+    trap 'rm -rf "$steps"' EXIT
+    printf '\nOne training step of each of the other detectors:\n'
+    "$python" -m benchmarks.suite families --task coco_detection --method baseline --folds 1 --results "$steps" \
+        -- --scenes 10 --epochs 1 || [ "$status" -ne 0 ] || status=1
 fi
 report=0
 "$python" -m benchmarks.report --results "$results" || report=$?

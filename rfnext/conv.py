@@ -22,7 +22,10 @@ from torch import Tensor, fx, nn
 from rfnext.branch_state import BranchState
 from rfnext.copies import forget_copy, note_copy
 from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
-from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
+from rfnext.ops.branches import is_recorded
+from rfnext.ops.choice import check_implementation
+from rfnext.ops.geometry import Geometry
+from rfnext.ops.mixed_dilation_conv import Given, computed, geometry_of, mixed_dilation_conv
 from rfnext.own_forward import way_to_search, why_not_in_place
 from rfnext.padding import (
     Anchors,
@@ -41,6 +44,8 @@ INITIAL_WEIGHT = 0.01
 """Start of every branch weight, from the published code."""
 
 _PADS = "rfnext_pads_by_dilation"  # attribute of a searched conv: what `pads_by_dilation` found before
+
+_KNOWN = "rfnext_geometry"  # attribute of a searched conv: the arguments of its last call, and their geometry
 
 _SUCCESSOR = "rfnext_successor"  # attribute of a branch weight that torch has replaced, which tied convs share
 
@@ -97,6 +102,8 @@ def check_branches(dilations: Sequence[Dilation], conv: Conv, entries: int) -> N
 
 def whole(weight: Tensor) -> Tensor:
     """A branch weight; if fully_shard() has split it over the ranks, all of it, for which every rank must ask."""
+    if type(weight) is nn.Parameter:  # asking for an attribute that is not there is slow
+        return weight
     return cast(Any, weight).full_tensor() if hasattr(weight, "full_tensor") else weight
 
 
@@ -153,7 +160,9 @@ class SearchConv(Searched, nn.Module):
     def probability(self) -> Tensor:
         """Share of each branch in the output, shape (branches,), differentiable."""
         weights = whole(self.branch_weight)
-        weight = weights[: len(self._dilations)]
+        # Tracing would warn of the comparison.
+        whole_weight = torch._C._get_tracing_state() is None and len(self._dilations) == len(weights)
+        weight = weights if whole_weight else weights[: len(self._dilations)]
         if len(self._dilations) == 1 or self.frozen:
             # The weight stays in the graph, at a gradient of zero: distributed training fails on parameters that get
             # none.
@@ -204,6 +213,9 @@ class SearchConv(Searched, nn.Module):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = cast(Conv, self)
         self.note_input(input)
+        if not (torch.compiler.is_compiling() or is_recorded()):
+            geometry = self._geometry(input, weight, bias)
+            return computed(input, weight, bias, self.probability, geometry, self.implementation)
         return mixed_dilation_conv(
             input,
             weight,
@@ -213,9 +225,29 @@ class SearchConv(Searched, nn.Module):
             stride=conv.stride,
             padding=[size_keeping_padding(conv, dilation) for dilation in self._dilations],
             groups=conv.groups,
-            padding_mode="zeros" if conv.padding_mode == "constant" else conv.padding_mode,
+            padding_mode=_mode(conv),
             implementation=self.implementation,
         )
+
+    def _geometry(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Geometry:
+        """The checked arguments of a call; those of the last are kept, since in a small conv checking takes longest."""
+        conv, own = cast(Conv, self), vars(self)
+        key = (
+            *(input.shape, weight.shape, None if bias is None else bias.shape, self.implementation),
+            *(self._dilations, conv.dilation, conv.padding, conv.padding_mode, conv.stride, conv.groups),
+            *(() if conv.padding_mode == "zeros" else conv._reversed_padding_repeated_twice),
+            *(anchor_of(conv)),
+        )
+        known = own.get(_KNOWN)
+        if known is not None and known[0] == key:
+            return known[1]
+        check_implementation(self.implementation)
+        paddings = tuple(tuple(size_keeping_padding(conv, dilation)) for dilation in self._dilations)
+        shapes = tuple(input.shape), tuple(weight.shape), None if bias is None else tuple(bias.shape)
+        branches = (len(self._dilations),), self._dilations
+        geometry = geometry_of(Given(*shapes, *branches, tuple(conv.stride), paddings, conv.groups, _mode(conv)))
+        own[_KNOWN] = key, geometry
+        return geometry
 
     def reset_parameters(self) -> None:
         """What torch's conv does, and the branch weights as at the start."""
@@ -328,6 +360,10 @@ class SearchConv(Searched, nn.Module):
         return _remake, (type(self).plain_class, isinstance(self, Redirecting)), self.__getstate__()
 
 
+def _mode(conv: Conv) -> str:
+    return "zeros" if conv.padding_mode == "constant" else conv.padding_mode
+
+
 def _fresh_weight(entries: int, like: Tensor) -> nn.Parameter:
     """Branch weights as at the start, on a tensor's device, in its dtype or at least float32.
 
@@ -419,7 +455,7 @@ def release(conv: SearchConv) -> None:
     """
     check_release(conv)
     del conv.branch_weight
-    for name in ("rule", "implementation", "frozen", "longest_input", "_dilations", _PADS):
+    for name in ("rule", "implementation", "frozen", "longest_input", "_dilations", _PADS, _KNOWN):
         vars(conv).pop(name, None)
     conv.__class__ = type(conv).plain_class  # type: ignore[assignment]
 

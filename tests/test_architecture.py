@@ -24,7 +24,7 @@ DISTRIBUTIONS = packages_distributions()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 ABOVE = (
-    "dilation files table _version",
+    "dilation files table plots _version",
     "ops",
     "conv branch_state searchable own_forward redirected convolution_call twin padding causal effective "
     "copies deployment plain_checkpoint",

@@ -58,8 +58,9 @@ def test_conda_environment_has_the_same_pins():
 def test_pins_lie_within_the_ranges_of_the_package():
     extras = PROJECT["optional-dependencies"]
     wanted = [*PROJECT["dependencies"], *(entry for extra in extras.values() for entry in extra)]
-    # Neither job needs pre-commit, so an active environment without it is as good.
-    assert {Requirement(entry).name for entry in wanted} - {"pre-commit"} == set(pins())
+    # Neither job needs these, so an active environment without them is as good.
+    unpinned = {"pre-commit", "accelerate", "transformers"}
+    assert {Requirement(entry).name for entry in wanted} - unpinned == set(pins())
     for requirement in map(Requirement, wanted):
         if pin := pins().get(requirement.name):
             (version,) = (specifier.version for specifier in pin.specifier)

@@ -133,8 +133,14 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 1 if a record is broken, protocols are mixed (the rest is still written) or nothing can be."""
+    """Command line; 1 if a record is broken, protocols are mixed (the rest is still written) or nothing can be.
+
+    2 if there is no such folder.
+    """
     options = tyro.cli(Options, args=arguments, prog="python -m benchmarks.report")
+    if not options.results.is_dir():
+        print(f"error: no folder {options.results}; give the one of the records by --results DIR", file=sys.stderr)
+        return 2
     try:
         written, errors = build(options.results)
     except OSError as error:

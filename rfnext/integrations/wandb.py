@@ -53,6 +53,7 @@ def init_arguments(folder: Path, *, name: str = "", group: str = "", project: st
     mode = os.environ.get("WANDB_MODE", "online") if uploads else "offline"
     if mode != "online":
         os.environ["WANDB_ERROR_REPORTING"] = "false"  # else wandb's process looks its server for errors up
+        os.environ.setdefault("WANDB_SILENT", "true")  # it repeats every number, and no address has to be said
     private = {"settings": dict(PRIVATE)} if os.environ.get("RFNEXT_WANDB_PRIVATE", "0") not in ("", "0") else {}
     return {"project": project, "dir": str(folder), "resume": "allow", "mode": mode, **private, **run}
 
@@ -62,7 +63,10 @@ def _logged_in() -> bool:
     import wandb
 
     with contextlib.redirect_stderr(io.StringIO()):  # it says that a login would ask the server
-        return bool(getattr(getattr(wandb, "api", None), "api_key", None))
+        found = bool(getattr(getattr(wandb, "api", None), "api_key", None))
+        if wandb.run is None:
+            wandb.teardown()  # else it ignores what is set in the environment from here on
+    return found
 
 
 PRIVATE = {

@@ -103,6 +103,8 @@ class _Exact(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias, probability)
         ctx.geometry, ctx.run_backward = geometry, passes.run_backward
         y = passes.run(x, weight, bias, probability, geometry)
+        if not y._is_view():
+            return y
         # The same memory, but no view: autograd refuses to have views changed in place, as by nn.ReLU(inplace=True).
         return y.new_empty(0).set_(y)  # type: ignore[arg-type]  # a tensor will do
 

@@ -60,7 +60,7 @@ def mixed_dilation_conv(
             names what does not fit and says what would.
     """
     check_implementation(implementation)
-    given = _Given(
+    given = Given(
         tuple(x.shape),
         tuple(weight.shape),
         None if bias is None else tuple(bias.shape),
@@ -71,14 +71,20 @@ def mixed_dilation_conv(
         groups,
         padding_mode,
     )
-    recorded = is_recorded()
-    geometry = _unchecked_geometry(given) if recorded else _geometry(given)
+    if not is_recorded():
+        return computed(x, weight, bias, probability, geometry_of(given), implementation)
+    unbatched = x.dim() == weight.dim() - 1
+    y = by_branches(x.unsqueeze(0) if unbatched else x, weight, bias, probability, _unchecked_geometry(given))
+    return y.squeeze(0) if unbatched else y
+
+
+def computed(
+    x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry, implementation: str
+) -> Tensor:
+    """What `mixed_dilation_conv` computes where no graph is recorded, of arguments that `geometry_of` has checked."""
     unbatched = x.dim() == weight.dim() - 1
     if unbatched:
         x = x.unsqueeze(0)
-    if recorded:
-        y = by_branches(x, weight, bias, probability, geometry)
-        return y.squeeze(0) if unbatched else y
     if implementation == "auto":
         implementation = choose(x, weight, bias, probability, geometry)
     if implementation != "branches":
@@ -89,7 +95,7 @@ def mixed_dilation_conv(
     return y.squeeze(0) if unbatched else y
 
 
-class _Given(NamedTuple):
+class Given(NamedTuple):
     """The arguments of a call, the tensors by their shapes."""
 
     x: tuple[int, ...]
@@ -107,7 +113,7 @@ def _side(padding: int | Sequence[int]) -> int | tuple[int, int]:
     return padding if isinstance(padding, int) else (padding[0], padding[1])
 
 
-def _unchecked_geometry(given: _Given) -> Geometry:
+def _unchecked_geometry(given: Given) -> Geometry:
     """The arguments where a graph is recorded: sizes are no numbers there, and checking them would fix them."""
     kernel = given.weight[2:]
     strides = (given.stride,) * len(kernel) if isinstance(given.stride, int) else tuple(given.stride)
@@ -116,7 +122,7 @@ def _unchecked_geometry(given: _Given) -> Geometry:
 
 
 @remembered
-def _geometry(given: _Given) -> Geometry:
+def geometry_of(given: Given) -> Geometry:
     """The checked arguments; raises ValueError for the first one that does not fit the others."""
     _check_tensors(given)
     rank = len(given.weight) - 2
@@ -140,7 +146,7 @@ def _geometry(given: _Given) -> Geometry:
     return Geometry(kernel, dilations, strides, paddings, given.groups, given.padding_mode, size_in, sizes[0])
 
 
-def _check_tensors(given: _Given) -> None:
+def _check_tensors(given: Given) -> None:
     x, weight, bias, groups = given.x, given.weight, given.bias, given.groups
     if given.padding_mode not in _PADDING_MODES:
         raise ValueError(f"unknown padding_mode {given.padding_mode!r}; known are {', '.join(_PADDING_MODES)}")
@@ -164,7 +170,7 @@ def _check_tensors(given: _Given) -> None:
         raise ValueError(f"bias must have shape ({channel_out},), got {bias}")
 
 
-def _check_branches(given: _Given, rank: int) -> None:
+def _check_branches(given: Given, rank: int) -> None:
     probability, dilations = given.probability, given.dilations
     if len(dilations) == 0:
         raise ValueError("dilations is empty; give one tuple per branch")

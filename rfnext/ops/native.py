@@ -138,18 +138,19 @@ class _Work:
         self.plan = _plan(sizes, geometry, x.dtype, probability.dtype, self.threads)
         self.x, self.weight = _in_order(x), _in_order(weight)
         # Sums of probabilities are taken as precisely as they are given.
-        self.shares = (self.plan.member @ probability).to(x.dtype)
+        shares = torch.mv(self.plan.member, probability)
+        self.shares = shares if shares.dtype == x.dtype else shares.to(x.dtype)
 
     def scratch(self, elements: int, elements_per_thread: int, integers_per_thread: int) -> tuple[Tensor, Tensor]:
         return (
             self.x.new_empty(elements + self.threads * elements_per_thread),
-            self.x.new_empty(self.threads * integers_per_thread, dtype=torch.int64),
+            torch.empty(self.threads * integers_per_thread, dtype=torch.int64, device="cpu"),
         )
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     work = _Work(x, weight, probability, geometry)
-    bias = None if bias is None else _in_order(bias.to(x.dtype))
+    bias = None if bias is None else _in_order(bias if bias.dtype == x.dtype else bias.to(x.dtype))
     y = x.new_empty(x.shape[0], weight.shape[0], *geometry.size_out)
     elements, integers = work.scratch(*work.plan.forward)
     tensors = (work.shares, work.x, work.weight, bias, y, elements, integers)
@@ -181,7 +182,7 @@ def _backward(
 
 
 def _in_order(tensor: Tensor) -> Tensor:
-    return tensor.resolve_neg().contiguous()
+    return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -14,6 +14,7 @@ from rfnext.deployment import guard
 from rfnext.dilation import Dilation, Rule
 from rfnext.padding import AnchorOf, Conv, anchored, warn_of_causal
 from rfnext.plain_checkpoint import name_missing_branches
+from rfnext.plots import trajectories
 from rfnext.search.averages import Averages
 from rfnext.search.history import pack, unpack
 from rfnext.search.picking import log_passed_over, nothing_to_search, pick
@@ -130,6 +131,13 @@ class SearchedNetwork:
             for name, conv in self._plain()
         ]
         return Summary(type(self).__name__, self.step, self.round, layers)
+
+    def plot(self, axis: int = -1) -> Any:
+        """The dilations of all layers, round by round, as a figure of matplotlib; see `rfnext.plots.trajectories`.
+
+        axis: of the kernels, if these have several.
+        """
+        return trajectories([self.initial, *(round_.structure for round_ in self.history)], axis)
 
     def __str__(self) -> str:
         """The table of `summary()`, or why there is none any more."""

@@ -99,7 +99,8 @@ def kind_of(config: Config) -> Kind:
 def layout_of(config: Config, fold: int) -> Layout:
     """Where the data is, which may be missing; the embedded data is made on first use."""
     if _embedded(config):
-        return Layout(scenes.prepare(fold, config.scenes, -(-config.scenes // 4), config.digits), "train", "test")
+        folder = scenes.prepare(fold, config.scenes, -(-config.scenes // 4), config.digits, config.smallest)
+        return Layout(folder, "train", "test")
     default = Path(os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data") / config.dataset
     return Layout(config.root or default, config.train_part, config.test_part)
 

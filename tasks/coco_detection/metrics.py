@@ -13,11 +13,12 @@ PANOPTIC_METRICS = (Metric("PQ"), Metric("SQ"), Metric("RQ"))
 def metrics_by_config(config: Config) -> tuple[Metric, ...]:
     """Panoptic configs have their own, and detectors without masks those of boxes.
 
-    Own data has no mAP by size, which is undefined where a size does not occur.
+    Own data has no mAP by size, which is undefined where a size does not occur; nor have scenes of large digits alone.
     """
     if config.detector == "panoptic":
         return PANOPTIC_METRICS
-    metrics = METRICS[:4] if config.dataset == "folder" else METRICS
+    sizes = config.dataset != "folder" and config.smallest == Config.smallest
+    metrics = METRICS if sizes else METRICS[:4]
     if config.detector in get_args(BoxDetector):
         return tuple(metric for metric in metrics if metric.name.startswith("box"))
     return metrics

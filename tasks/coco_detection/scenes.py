@@ -8,8 +8,8 @@ annotations, not a substitute for COCO.
 
 A scene is 256 x 256: two photographs, divided by a random straight line, and up to eight digits lie on them, the larger
 below the smaller. A digit's height is drawn log-uniformly from 15 to 240 pixels, four octaves, so that no single
-receptive field suits all. Things are the digits 0 to 9, stuff is the kind of photograph. Masks are the very
-pixels that were painted and that no later digit covers; boxes are tight around them.
+receptive field suits all; or from another smallest height. Things are the digits 0 to 9, stuff is the kind of
+photograph. Masks are the very pixels that were painted and that no later digit covers; boxes are tight around them.
 
 Each fold holds out a third of every photograph (left, middle, right) and a third of the glyphs (in the order of
 the data, which is by writers) for its test scenes: no pixel and no glyph of a test scene occurs in training.
@@ -42,8 +42,8 @@ VERSION = 1
 SIDE = 256
 """Height and width of a scene in pixels."""
 
-HEIGHTS = (15.0, 240.0)
-"""Smallest and largest height of a digit in pixels: four octaves."""
+SMALLEST, LARGEST = 15.0, 240.0
+"""Smallest (by default) and largest height of a digit in pixels: four octaves."""
 
 MOST_DIGITS = 8
 FOLDS = (1, 2, 3)
@@ -75,10 +75,10 @@ def missing() -> str | None:
     return None
 
 
-def prepare(fold: int, train: int, test: int, digits: int = 10) -> Path:
+def prepare(fold: int, train: int, test: int, digits: int = 10, smallest: float = SMALLEST) -> Path:
     """The folder of one fold with so many training and test scenes, made on the first call (seconds).
 
-    digits: only the digits 0 .. digits - 1 occur.
+    digits: only the digits 0 .. digits - 1 occur. smallest: height of the smallest digit in pixels.
 
     It has the layout of COCO with the parts "train" and "test". Safe with several processes: each builds a folder of
     its own and the first to finish gives it its name.
@@ -88,7 +88,8 @@ def prepare(fold: int, train: int, test: int, digits: int = 10) -> Path:
     """
     if fold not in FOLDS or min(train, test) < 1 or not 1 <= digits <= 10:
         raise ValueError(f"no scenes of fold {fold} (there are {FOLDS}), {train} + {test} of them with {digits} digits")
-    folder = cache_folder() / f"digit_scenes-v{VERSION}" / f"fold{fold}-{train}-{test}-digits{digits}"
+    name = f"fold{fold}-{train}-{test}-digits{digits}" + (f"-from{smallest:g}" if smallest != SMALLEST else "")
+    folder = cache_folder() / f"digit_scenes-v{VERSION}" / name
     if folder.is_dir():
         return folder
     if reason := missing():
@@ -98,7 +99,7 @@ def prepare(fold: int, train: int, test: int, digits: int = 10) -> Path:
     try:
         (building / "README.txt").write_text(README)
         for number, (part, scenes) in enumerate({"train": train, "test": test}.items()):
-            source = Source.open(fold, held_out=part == "test", digits=digits)
+            source = Source.open(fold, held_out=part == "test", digits=digits, smallest=smallest)
             write_part(Layout(building, "train", "test"), part, source, fold, scenes, first_id=1 + number * train)
         building.chmod(0o755)  # mkdtemp makes folders private
         os.rename(building, folder)
@@ -116,13 +117,15 @@ class Source:
     """What scenes of one part are composed of.
 
     photographs: kind -> crops of photographs, (height, width, 3). glyphs: one list per digit, each (8, 8) in 0 .. 16.
+    smallest: height of the smallest digit in pixels.
     """
 
     photographs: dict[str, list[Pixels]]
     glyphs: list[list[NDArray[np.float32]]]
+    smallest: float = SMALLEST
 
     @classmethod
-    def open(cls, fold: int, *, held_out: bool, digits: int) -> "Source":
+    def open(cls, fold: int, *, held_out: bool, digits: int, smallest: float = SMALLEST) -> "Source":
         """The fold's third of everything if `held_out`, else the other two thirds; of the digits below `digits`."""
         from sklearn.datasets import load_digits
 
@@ -141,7 +144,7 @@ class Source:
             [image.astype(np.float32) for image in written.images[chosen & (written.target == digit)]]
             for digit in range(digits)
         ]
-        return cls(photographs, glyphs)
+        return cls(photographs, glyphs, smallest)
 
 
 def _read(path: Path) -> Pixels:
@@ -183,7 +186,7 @@ def compose(source: Source, seed: str) -> Scene:
     segments = beyond.astype(np.int64)
     categories = [STUFF[kind] for kind in kinds]
 
-    low, high = map(math.log, HEIGHTS)
+    low, high = map(math.log, (source.smallest, LARGEST))
     heights = sorted(math.exp(low + (high - low) * draw()) for _ in range(2 + int((MOST_DIGITS - 1) * draw())))
     for height in reversed(heights):
         digit = int(len(source.glyphs) * draw())

@@ -160,6 +160,9 @@ def read_header(path: Path, shape: Shape, report: Report) -> Header | None:
     try:
         info = soundfile.info(str(path), verbose=True)
     except (OSError, soundfile.SoundFileError) as error:
+        if not path.exists():
+            report(path, None, "no such file", "give a WAV or FLAC file that is there")
+            return None
         reason = "it is empty" if path.is_file() and not path.stat().st_size else str(error).rpartition(": ")[2]
         report(path, None, f"not readable as audio ({reason})", "save it as WAV or FLAC, or take it out")
         return None

@@ -64,15 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         network = open_generator(given.checkpoint)
         if given.onnx is not None:
             to_onnx(network, network.mel_config, given.onnx)
+            print(f"written: {given.onnx}")
         if given.source is None:
             return
         mel = (mel_of_file if given.source.suffix == ".npy" else mel_of_recording)(given.source, network.mel_config)
         if given.save_mel is not None:
             write_mel(given.save_mel, mel[0], network.mel_config)
+            print(f"written: {given.save_mel}")
         wave = synthesise(merged(network), mel)[0].numpy()
         buffer = io.BytesIO()
         soundfile.write(buffer, wave, network.mel_config.sample_rate, format="WAV", subtype="PCM_16")
         write_bytes(given.output, buffer.getvalue())
+        print(f"written: {given.output}, {len(wave) / network.mel_config.sample_rate:.2f} s")
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 

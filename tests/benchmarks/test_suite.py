@@ -231,7 +231,7 @@ def test_the_compact_plan_is_a_line_per_table(
     commands = ("mkdir -p data", "wget -c toy.zip")
     task = dataclasses.replace(toy.TASK, download=lambda config: commands)
     monkeypatch.setattr(tasks, "load", lambda name: task)
-    monkeypatch.setattr(plan_text, "time_training", lambda *_, **other: Timed(2.0, 5, 5, 1.0))
+    monkeypatch.setattr(plan_text, "time_elsewhere", lambda cell: Timed(2.0, 5, 5, 1.0))
     line = ["--method", "baseline", "local_single", "--list", "--results", str(tmp_path), "--workers", "2"]
     assert suite.main(["both", *line]) == 0
     rows = [row.split() for row in capsys.readouterr().out.splitlines()]

@@ -5,9 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.faults import fuzz_samples as samples
+from tests.faults import fuzz_scenes as scenes
+from tests.faults import fuzz_sounds as sounds
+from tests.faults.fuzz import write
+from tests.faults.fuzz_mutations import Sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,6 +22,27 @@ pytestmark = [
     pytest.mark.fault,
     pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed; it sees all processes' calls"),
 ]
+
+SERIES = ["time,target", *(f"2024-01-{1 + k // 24:02} {k % 24:02}:00,{k % 5}" for k in range(600))]
+
+DATA: dict[str, Callable[[], Sample]] = {
+    "videos": lambda: samples.videos()[0] | samples.checkpoints()[0],
+    "images": lambda: scenes.scenes()[0],
+    "clips": lambda: {f"clips/{name}": data for name, data in sounds.clips()[0].items()},
+    "mel": lambda: sounds.mels()[0] | samples.checkpoints()[3],
+    "series": lambda: {"series.csv": "\n".join(SERIES).encode()},
+}
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "check videos": ("videos", "tasks.action_segmentation.check {}"),
+    "score videos": ("videos", "tasks.action_segmentation.score {}/predicted {}/groundTruth"),
+    "check images": ("images", "tasks.coco_detection.check {} --panoptic --pixels"),
+    "check clips": ("clips", "tasks.tts_vocoder.check {}/clips --fmax 4000"),
+    "synthesize": ("mel", "tasks.tts_vocoder.synthesize {}/a.npy {}/out.wav --checkpoint {}/model.pt"),
+    "check a series": ("series", "tasks.load_forecasting.check {}"),
+    "cells of a suite": ("series", "benchmarks.suite tiny --list --results {}/results"),
+}
+"""Data, and a command on it that does not train."""
 
 OFFLINE = """
 import sys
@@ -63,6 +91,24 @@ def test_what_an_offline_run_says_of_its_machine_can_be_left_out(tmp_path: Path)
     held = b"".join(path.read_bytes() for path in uploaded)
     for said in (str(tmp_path), str(ROOT), sys.executable, str(Path.home()) + "/"):
         assert said.encode() not in held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_on_data_reaches_out(name: str, tmp_path: Path) -> None:
+    made, line = COMMANDS[name]
+    folder = tmp_path / "data"
+    write(DATA[made](), folder)
+    words = [word.replace("{}", str(folder)) for word in line.split()]
+    assert connections(tmp_path, "-m", *words, RFNEXT_CACHE=str(tmp_path / "cache")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["coco_detection", "load_forecasting", "tts_vocoder"])
+def test_no_task_reaches_out_when_it_trains(task: str, tmp_path: Path) -> None:
+    few = {"coco_detection": "--scenes 12 --image 64", "load_forecasting": "--steps 1", "tts_vocoder": "--clips 12"}
+    line = f"{task} baseline --preset tiny --epochs 1 {few[task]} --results {tmp_path}/results"
+    assert connections(tmp_path, "-m", "benchmarks.run", *line.split()) == []
 
 
 @pytest.mark.slow

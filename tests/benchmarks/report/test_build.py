@@ -221,9 +221,13 @@ def test_a_broken_line_costs_no_record(
 
 
 def test_without_records_nothing_is_claimed(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--results", str(results)]) == 2
+    assert f"error: no folder {results}; " in capsys.readouterr().err
+    assert not results.exists()
+    results.mkdir()
     assert main(["--results", str(results)]) == 0
     assert "no records" in capsys.readouterr().out
-    assert not results.exists()
+    assert not list(results.iterdir())
 
 
 def test_what_a_task_leaves_out_is_a_dash_with_the_reason(

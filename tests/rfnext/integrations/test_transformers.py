@@ -54,3 +54,50 @@ def test_the_trainer_clips_the_networks_own_gradients(tmp_path: Path) -> None:
         assert own == pytest.approx(LIMIT, rel=1e-4)
         assert before == after > 0
     assert search.round == 2
+
+
+def trainer(folder: Path, epochs: int, **settings: Any) -> Any:
+    """A Trainer with a search, and its callback."""
+    from rfnext.integrations.transformers import SearchCallback
+
+    torch.manual_seed(0)
+    model = Net()
+    search = LocalSearch(model, LocalConfig(interval=1, rounds=3))
+    generator = torch.Generator().manual_seed(1)
+    data = [{"x": x, "labels": x.roll(3, -1)} for x in torch.randn(8, 1, 32, generator=generator)]
+    given = {"max_grad_norm": 0, "learning_rate": 0.01, "lr_scheduler_type": "constant", "save_strategy": "epoch"}
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), num_train_epochs=epochs, report_to=[], use_cpu=True, **(given | settings)
+    )
+    made = transformers.Trainer(
+        model=model, args=arguments, train_dataset=data, callbacks=[SearchCallback(search, max_norm=1.0)]
+    )
+    return made, search
+
+
+@pytest.mark.filterwarnings("ignore")  # of safetensors and accelerate
+def test_a_resumed_training_goes_on_with_its_search(tmp_path: Path) -> None:
+    whole, search = trainer(tmp_path / "whole", 4)
+    whole.train()
+    assert search.round == 3
+    trainer(tmp_path / "parts", 2)[0].train()
+    resumed, other = trainer(tmp_path / "parts", 4)
+    resumed.train(resume_from_checkpoint=True)
+    assert other.history == search.history
+    assert other.structure() == search.structure()
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], value)
+    (tmp_path / "parts" / f"checkpoint-{resumed.state.global_step}" / "local_search.json").unlink()
+    with pytest.raises(ValueError, match=r"local_search\.json is missing"):
+        trainer(tmp_path / "parts", 5)[0].train(resume_from_checkpoint=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="set its max_grad_norm=0"):
+        trainer(tmp_path, 1, max_grad_norm=1.0)[0].train()
+    made, search = trainer(tmp_path, 1)
+    own = [p for p in made.model.parameters() if all(p is not weight for weight in search.branch_weights())]
+    made.optimizer = torch.optim.SGD(own, lr=0.1)
+    with pytest.raises(RuntimeError, match="does not hold the branch weights"):
+        made.train()

@@ -113,3 +113,17 @@ def test_says_what_is_wrong(monkeypatch):
     monkeypatch.setattr(scenes.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="what scikit-image brings, and it is not installed; pip install scikit-image"):
         scenes.prepare(1, 4, 1)
+
+
+def test_smallest_digit(tmp_path, monkeypatch):
+    monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path))
+    heights = {}
+    for smallest in (15.0, 150.0):
+        folder = scenes.prepare(1, 12, 4, 2, smallest)
+        instances = content(Layout(folder, "train", "test").instances("train"))
+        assert {annotation["category_id"] for annotation in instances["annotations"]} == {1, 2}
+        heights[smallest] = [annotation["bbox"][3] for annotation in instances["annotations"]]
+    # A glyph's ink may be a few pixels less than its height, and another digit may cover a tenth of it.
+    assert min(heights[150.0]) > 120
+    assert min(heights[15.0]) < 60
+    assert max(map(max, heights.values())) <= 240

@@ -4,23 +4,30 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from rfnext import LocalSearch, Structure
 from tasks.coco_detection import datasets, detectors, recipes
+from tasks.coco_detection import task as module
 from tasks.coco_detection.config import PRESETS, Config
-from tasks.coco_detection.task import TASK
 from tasks.coco_detection.training import fit
 from tasks.spec import Run, Split
 
+TASK: Any = module.TASK  # its optional functions are there
+
 
 def test_every_preset_comes_for_every_detector():
-    for preset in ("tiny", "small"):
-        names = {preset} | {f"{preset}-{name}" for name in ("convnext", "pvtv2", "hrnet", "panoptic")}
-        assert {name for name in PRESETS if name.startswith(preset)} == names
-        assert len({PRESETS[name].detector for name in names}) == 5
+    others = ("convnext", "pvtv2", "hrnet", "panoptic")
+    for preset, suite in (("tiny", "families"), ("small", "small")):
+        names = [f"{suite}-{name}" for name in others]
+        assert {PRESETS[name].detector for name in (preset, *names)} == {"res2net", *others}
+        assert set(names) <= set(TASK.presets_of(suite)) <= {preset, *names}
+        for name, detector in zip(names, others, strict=True):
+            assert PRESETS[name] == dataclasses.replace(PRESETS[preset], detector=detector)
+    assert TASK.presets_of("tiny") == ("tiny",)
     assert {name for name in PRESETS if name.startswith("coco")} == set(datasets.PUBLISHED)
 
 

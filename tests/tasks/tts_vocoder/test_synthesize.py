@@ -1,5 +1,6 @@
 """The command lines that people use: copy synthesis, saved mels, export, scoring, speed."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
 import json
 
 import numpy as np
@@ -108,7 +109,9 @@ class TestSynthesize:
     def test_bad_files(self, generator, recording, tmp_path, capsys):
         path, out = generator[0], tmp_path / "o.wav"
         assert "no such file" in self.fails(capsys, tmp_path / "no.npy", out, "--checkpoint", path)
-        assert "not readable as audio" in self.fails(capsys, tmp_path / "no.wav", out, "--checkpoint", path)
+        assert "no such file" in self.fails(capsys, tmp_path / "no.wav", out, "--checkpoint", path)
+        (tmp_path / "text.wav").write_text("no sound")
+        assert "not readable as audio" in self.fails(capsys, tmp_path / "text.wav", out, "--checkpoint", path)
         assert "no.pt" in self.fails(capsys, recording, out, "--checkpoint", tmp_path / "no.pt")
         assert "give SOURCE and OUTPUT.wav" in self.fails(capsys, recording, "--checkpoint", path)
         soundfile.write(tmp_path / "short.wav", np.full(100, 0.1), 16000)
