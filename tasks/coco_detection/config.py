@@ -19,6 +19,7 @@ RANGES = {
     **dict.fromkeys(("batch", "image", "scenes", "validate_every", "folds"), COUNT),
     **dict.fromkeys(("epochs", "workers"), NOT_NEGATIVE),
     "digits": Range(least=1, most=10),
+    "smallest": Range(least=1, most=240),
     "validation": SHARE,
     "lr": POSITIVE,
 }

@@ -44,7 +44,7 @@ def train(results: Path, root: Path, *options: str) -> Record:
 def plan(results: Path, root: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
     words = ["folder", "--task", "action_segmentation", "--method", "baseline", "--results", str(results), *options]
     capsys.readouterr()
-    assert suite.main([*words, "--list", "--", *FIELDS, "--root", str(root)]) == 0
+    assert suite.main([*words, "--list", "--verbose", "--", *FIELDS, "--root", str(root)]) == 0
     return next(line for line in capsys.readouterr().out.splitlines() if line.startswith(("done", "to run")))
 
 

@@ -1,10 +1,12 @@
 """The readers of users' files, each with the samples that it is tried on and the errors that it may raise."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from rfnext import Structure, open_published
 from rfnext.files import read_json
@@ -126,7 +128,8 @@ def _past_configs() -> list[Sample]:
 
 
 def _wandb(folder: Path) -> None:
-    init_arguments(folder)
+    with patch.dict(os.environ, WANDB_MODE="offline"):  # else wandb is asked for a login, and looks the host's name up
+        init_arguments(folder)
 
 
 def _runs() -> list[Sample]:

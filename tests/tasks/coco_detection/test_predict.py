@@ -61,7 +61,7 @@ def test_writes_pictures_and_json(folder, capsys):
             assert 0 <= left < right <= 256 - 40 * number
             assert 0 <= top < bottom <= 256
             assert rle.decode(instance["mask"]).shape == (256, 256 - 40 * number)
-    assert run(folder, "--threshold", "1.1", "--device", "cpu", "--out", str(folder / "none")) == 0
+    assert run(folder, "--threshold", "1", "--device", "cpu", "--out", str(folder / "none")) == 0
     assert all(not result["instances"] for result in json.loads((folder / "none/predictions.json").read_text()))
 
 

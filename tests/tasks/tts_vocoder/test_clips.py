@@ -35,7 +35,7 @@ class TestBadClips:
         assert "; " in str(caught.value), "the message does not say how to fix it"
 
     def test_missing(self, tmp_path):
-        self.refused(tmp_path / "no.wav", "not readable as audio")
+        self.refused(tmp_path / "no.wav", "no such file")
 
     def test_empty_file(self, tmp_path):
         (tmp_path / "a.wav").write_bytes(b"")
