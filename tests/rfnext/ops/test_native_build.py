@@ -213,8 +213,8 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], li
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc")
     script, log = tmp_path / "compiler", tmp_path / "log"
-    wait = f'[ -e "{tmp_path}/hang" ] && {{ echo half >"$TMPDIR/half.s"; sleep 600 & echo $! >>"{log}"; wait; exit 1; }}'
-    script.write_text(f'#!/bin/sh\n{wait}\necho 0 >>"{log}"\nexec gcc "$@"\n')
+    hang = f'echo half >"$TMPDIR/half.s"; sleep 600 & echo $! >>"{log}"; wait; exit 1'
+    script.write_text(f'#!/bin/sh\n[ -e "{tmp_path}/hang" ] && {{ {hang}; }}\necho 0 >>"{log}"\nexec gcc "$@"\n')
     script.chmod(0o755)
     monkeypatch.setenv("CC", str(script))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
