@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.action_segmentation.models.attention import Projections, instance_norm, sliding
+from tasks.action_segmentation.models.attention import Projections, Stack, instance_norm, sliding
 from tasks.action_segmentation.models.layers import DilatedConv, DropoutNoise, Pointwise, check_sizes, masked
 from tasks.action_segmentation.models.network import Network
 
@@ -64,28 +64,6 @@ class ASFormer(Network):
             logits, features = decoder(torch.softmax(logits, dim=1), features, mask)
             outputs.append(logits)
         return torch.stack(outputs)
-
-
-class Stack(nn.Module):
-    """1x1 conv to the blocks' channels, blocks, 1x1 conv to class scores."""
-
-    def __init__(self, channels: int, classes: int, blocks: "list[Block]") -> None:
-        super().__init__()
-        maps = blocks[0].mix.out_channels
-        self.enter = Pointwise(channels, maps)
-        self.blocks = nn.ModuleList(blocks)
-        self.classify = Pointwise(maps, classes)
-
-    def forward(self, x: Tensor, values: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits (B, classes, T) and features (B, maps, T).
-
-        x: (B, channels, T). values: (B, maps, T), what is attended to; None: the block's own features.
-        mask: (B, 1, T) bool or None.
-        """
-        x = masked(self.enter(x), mask)
-        for block in self.blocks:
-            x = block(x, values, mask)
-        return masked(self.classify(x), mask), x
 
 
 class Block(nn.Module):

@@ -1,8 +1,11 @@
-"""Attention of one head over time, within windows or between frames that lie a fixed distance apart.
+"""Attention of one head over time, within windows or between frames a fixed distance apart, and stacks of its blocks.
 
 Shapes: queries and keys (B, E, T), values (B, V, T), mask (B, 1, T) bool, True where a video has frames, or None. The
 output is (B, V, T); beyond the end of a video it means nothing. Frames beyond the end are never attended to.
 """
+
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,28 @@ class Projections(nn.Module):
         super().__init__()
         self.query, self.key = Pointwise(channels, inner), Pointwise(channels, inner)
         self.value, self.back = Pointwise(values, inner), Pointwise(inner, out)
+
+
+class Stack(nn.Module):
+    """1x1 conv to the blocks' channels, blocks of a conv `mix` and attention, 1x1 conv to class scores."""
+
+    def __init__(self, channels: int, classes: int, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        maps = cast(nn.Conv1d, blocks[0].mix).out_channels
+        self.enter = Pointwise(channels, maps)
+        self.blocks = nn.ModuleList(blocks)
+        self.classify = Pointwise(maps, classes)
+
+    def forward(self, x: Tensor, values: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes, T) and features (B, maps, T).
+
+        x: (B, channels, T). values: (B, V, T), what is attended to; None: the block's own features.
+        mask: (B, 1, T) bool or None.
+        """
+        x = masked(self.enter(x), mask)
+        for block in self.blocks:
+            x = block(x, values, mask)
+        return masked(self.classify(x), mask), x
 
 
 def sliding(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, window: int) -> Tensor:

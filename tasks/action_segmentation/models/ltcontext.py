@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.action_segmentation.models.attention import Projections, blocks, instance_norm, strided
+from tasks.action_segmentation.models.attention import Projections, Stack, blocks, instance_norm, strided
 from tasks.action_segmentation.models.layers import DilatedConv, DropoutNoise, Pointwise, check_sizes, masked
 from tasks.action_segmentation.models.network import Network
 
@@ -42,10 +42,10 @@ class LTContext(Network):
         if maps % 2:
             raise ValueError(f"maps is {maps}; it must be even, since later stages have half of them")
         widths = [maps, *[maps // 2] * (stages - 1)]
-        self.stages = nn.ModuleList(
-            Stage((classes if k else feature_size, widths[k], widths[max(k - 1, 0)]), classes, layers, dropout)
-            for k in range(stages)
-        )
+        self.stages = nn.ModuleList()
+        for k, width in enumerate(widths):
+            parts = [Block(width, widths[max(k - 1, 0)], 2**layer, dropout) for layer in range(layers)]
+            self.stages.append(Stack(classes if k else feature_size, classes, parts))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits of all stages, (stages, B, classes, T); `Network.forward` says more."""
@@ -57,28 +57,6 @@ class LTContext(Network):
             logits, features = stage(x, features, mask)
             outputs.append(logits)
         return torch.stack(outputs)
-
-
-class Stage(nn.Module):
-    """1x1 conv to the blocks' channels, blocks, 1x1 conv to class scores. sizes: channels in, of blocks, of values."""
-
-    def __init__(self, sizes: tuple[int, int, int], classes: int, layers: int, dropout: float) -> None:
-        super().__init__()
-        channels, maps, values = sizes
-        self.enter = Pointwise(channels, maps)
-        self.blocks = nn.ModuleList(Block(maps, values, 2**layer, dropout) for layer in range(layers))
-        self.classify = Pointwise(maps, classes)
-
-    def forward(self, x: Tensor, values: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits (B, classes, T) and features (B, maps, T).
-
-        x: (B, channels, T). values: (B, values, T), what is attended to; None: the block's own features.
-        mask: (B, 1, T) bool or None.
-        """
-        x = masked(self.enter(x), mask)
-        for block in self.blocks:
-            x = block(x, values, mask)
-        return masked(self.classify(x), mask), x
 
 
 class Block(nn.Module):
