@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from benchmarks.records.machine import commit, versions
 from benchmarks.records.places import ROOT
@@ -28,6 +27,8 @@ from benchmarks.studies.planted_searches import genetic, local, one_shot
 from benchmarks.studies.planted_task import EPOCHS, TEST, VALIDATION, Data, accuracy, build, train
 from rfnext import Structure, pin_implementation
 from rfnext.files import write_text
+from tasks.command_line import parse_or_end
+from tasks.ranges import COUNT, check_ranges
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ class Options:
     """Sets of lags."""
     results: Path = ROOT / "results/genetic_cost"
     """Folder of the measurements and the table."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"seeds": COUNT})
 
 
 def judged(data: Data, structure: Structure, epochs: int) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def table(seeds: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = parse_or_end(Options, arguments, description=__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from benchmarks.records.machine import commit, versions
 from benchmarks.records.places import ROOT
@@ -42,6 +41,8 @@ from benchmarks.studies.planted_searches import (
 from benchmarks.studies.planted_task import CLASSES, EPOCHS, SHARED, TEST, Data, accuracy, build, train
 from rfnext import pin_implementation
 from rfnext.files import write_text
+from tasks.command_line import parse_or_end
+from tasks.ranges import COUNT, check_ranges
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,9 @@ class Options:
     """Sets of lags."""
     results: Path = ROOT / "results/planted_truth"
     """Folder of the measurements and the table."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"seeds": COUNT})
 
 
 DCLS = "learnable spacings (DCLS)"
@@ -173,7 +177,7 @@ def _interval(values: list[float], decimals: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = parse_or_end(Options, arguments, description=__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)

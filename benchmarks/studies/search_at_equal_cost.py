@@ -48,7 +48,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import tyro
 
 from benchmarks.records.machine import commit, versions
 from benchmarks.records.places import ROOT
@@ -60,8 +59,10 @@ from benchmarks.studies.equal_cost_training import Case
 from rfnext import pin_implementation
 from rfnext.ops import native_build
 from rfnext.receptive_field import multiply_adds
+from tasks.command_line import parse_or_end
 from tasks.load_forecasting.config import ORIGINS, PRESETS, Config
 from tasks.load_forecasting.models import values
+from tasks.ranges import NOT_NEGATIVE, check_names, check_ranges
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Name(NamedTuple):
 class Options:
     """Searches and tuned designs at equal budgets."""
 
-    minutes: float = float("inf")
+    minutes: float = 1e9
     """No comparison is begun later than this."""
     data: tuple[str, ...] = DATA
     """Sets to run."""
@@ -105,6 +106,10 @@ class Options:
     """Run nothing; write the table and the figure from the measurements that there are."""
     results: Path = ROOT / "results/search_at_equal_cost"
     """Folder of the measurements, the table and the figure."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"minutes": NOT_NEGATIVE})
+        check_names(self, {"data": DATA, "layers": LAYERS, "seeds": SEEDS, "methods": METHODS})
 
 
 def order() -> Iterator[Name]:
@@ -181,7 +186,7 @@ def run(options: Options, known: dict[Name, dict[str, Any]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = parse_or_end(Options, arguments, description=__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 import tasks
 from benchmarks.methods.training import seed_everything
@@ -33,6 +32,8 @@ from benchmarks.studies import measurements
 from rfnext import LocalSearch, Structure, pin_implementation
 from rfnext.files import write_text
 from rfnext.ops import native_build
+from tasks.command_line import parse_or_end
+from tasks.ranges import COUNT, THREADS, check_ranges
 from tasks.spec import Run, Task
 
 PLAIN = "plain training"
@@ -63,6 +64,9 @@ class Options:
     """Of torch; the suite runs its cells on one."""
     results: Path = ROOT / "results/search_time"
     """Folder of the measurements and the table."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"rounds": COUNT, "threads": THREADS})
 
 
 def train(task: Task[Any], config: Any, folder: Path, implementation: str | None) -> tuple[float, Structure | None]:
@@ -97,7 +101,7 @@ def chosen(options: Options, fields: Sequence[str]) -> tuple[Task[Any], Any]:
     if options.preset not in task.presets:
         raise UsageError(f"{task.name} has no preset {options.preset!r}; its presets: {', '.join(task.presets)}")
     preset = task.presets[options.preset]
-    config = tyro.cli(type(preset), default=preset, args=list(fields), prog="python -m benchmarks.studies.search_time")
+    config = parse_or_end(type(preset), fields, default=preset, prog="python -m benchmarks.studies.search_time")
     if missing := task.unavailable(config):
         raise UsageError(missing)
     return task, config
@@ -171,7 +175,7 @@ def _about(one: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options, fields = tyro.cli(Options, args=arguments, description=__doc__, return_unknown_args=True)
+    options, fields = parse_or_end(Options, arguments, description=__doc__, return_unknown_args=True)
     try:
         task, config = chosen(options, fields)
     except UsageError as error:
