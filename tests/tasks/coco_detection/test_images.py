@@ -140,7 +140,8 @@ def test_an_orientation_that_keeps_the_size_is_said(own_data, capsys, caplog):
     assert "images with an EXIF orientation, turned upright" in caplog.text
     data = read_part(dataset, dataset.test, config(root), training=False)
     upright = images.read(root / "val2017/000.jpg")
-    assert np.array_equal(Image.fromarray(upright).rotate(180), Image.open(root / "val2017/000.jpg").convert("RGB"))
+    turned = np.asarray(Image.fromarray(upright).rotate(180))
+    assert np.array_equal(turned, np.asarray(Image.open(root / "val2017/000.jpg").convert("RGB")))
     loaded = data[0]["inputs"].permute(1, 2, 0).numpy()[..., ::-1]  # BGR, resized from 96 x 64 to 64 x 43
     resized = np.asarray(Image.fromarray(upright).resize((64, 43), Image.Resampling.BILINEAR))
     assert np.abs(loaded.astype(int) - resized).mean() < 12
