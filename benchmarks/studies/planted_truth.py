@@ -18,12 +18,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import AfterValidator, with_config
+from typing_extensions import TypedDict
 
 from benchmarks.records.machine import commit, versions
 from benchmarks.records.places import ROOT
+from benchmarks.records.schema import STRICT, Amount, Json, Label, Layers, Percent, Seed, Versions, Whole
 from benchmarks.records.statistics import estimate, number
 from benchmarks.report.markdown import pipe
 from benchmarks.studies import measurements
@@ -137,6 +140,40 @@ def measured(name: str, data: Data, found: Entries) -> dict[str, Any]:
     }
 
 
+@with_config(STRICT)
+class Entry(TypedDict):
+    """What a method found on one set of lags."""
+
+    dilations: Layers | None
+    search_epochs: Whole
+    search_seconds: Amount
+    accuracy: Percent
+    settings: Json
+    commit: Label | None
+    versions: Versions
+    position_learning_rate: NotRequired[Amount]
+
+
+@with_config(STRICT)
+class Line(TypedDict):
+    """One set of lags."""
+
+    seed: Seed
+    lags: Layers
+    settings: Json
+    methods: dict[Label, Entry]
+
+
+def _one_of_each_layer(line: Line) -> Line:
+    for name, entry in line["methods"].items():
+        if entry["dilations"] is not None and len(entry["dilations"]) != len(line["lags"]):
+            raise ValueError(f"{name} has {len(entry['dilations'])} dilations for {len(line['lags'])} lags")
+    return line
+
+
+LINE = Annotated[Line, AfterValidator(_one_of_each_layer)]
+
+
 def near(found: int, lag: int) -> bool:
     """Within a tenth of the lag, or one step."""
     return abs(found - lag) <= max(1, 0.1 * lag)
@@ -181,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)
-    known, here = {one["seed"]: one for one in measurements.read(options.results)}, commit()
+    known, here = {one["seed"]: one for one in measurements.read_or_end(options.results, LINE, ["seed"])}, commit()
     with pin_implementation("taps"):  # equal runs give equal bits
         for seed in range(options.seeds):
             found = run(seed, known.get(seed, {}), here)

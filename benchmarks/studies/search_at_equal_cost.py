@@ -53,13 +53,16 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import AfterValidator, with_config
+from typing_extensions import TypedDict
 
 from benchmarks.records.machine import commit, versions
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
+from benchmarks.records.schema import STRICT, Amount, Label, Layers, Real, Seed, Versions, Whole
 from benchmarks.studies import measurements
 from benchmarks.studies.equal_cost_searches import EXHAUSTED, FINALISTS, LONGEST, METHODS, READ_OUTS, RUNGS, Methods
 from benchmarks.studies.equal_cost_tables import write
@@ -118,6 +121,50 @@ class Options:
     def __post_init__(self) -> None:
         check_ranges(self, {"minutes": NOT_NEGATIVE})
         check_names(self, {"data": DATA, "layers": LAYERS, "seeds": SEEDS, "methods": METHODS})
+
+
+@with_config(STRICT)
+class Entry(TypedDict):
+    """What a method found, and what it scores."""
+
+    dilations: Layers
+    epochs: Whole
+    validation: Amount
+    mse: Amount
+    mae: Amount
+    skill: Real
+    step_ms: Amount
+    search_step_ms: Amount | None
+
+
+@with_config(STRICT)
+class Line(TypedDict):
+    """One comparison."""
+
+    data: Label
+    layers: Whole
+    fold: Whole
+    seed: Seed
+    multiply_adds: Whole
+    cpu_seconds: Amount
+    methods: dict[Label, Entry]
+    settings: Label
+    commit: Label | None
+    versions: Versions
+
+
+def _known(line: Line) -> Line:
+    if line["data"] not in DATA or (unknown := line["methods"].keys() - METHODS.keys()):
+        raise ValueError(
+            f"is of {line['data'] if line['data'] not in DATA else min(unknown)}, which is no data or method"
+        )
+    for name, entry in line["methods"].items():
+        if len(entry["dilations"]) != line["layers"]:
+            raise ValueError(f"{name} has {len(entry['dilations'])} dilations for {line['layers']} layers")
+    return line
+
+
+LINE = Annotated[Line, AfterValidator(_known)]
 
 
 def order() -> Iterator[Name]:
@@ -204,7 +251,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)
-    known = {Name(*(one[field] for field in Name._fields)): one for one in measurements.read(options.results)}
+    lines = measurements.read_or_end(options.results, LINE, Name._fields)
+    known = {Name(*(one[field] for field in Name._fields)): one for one in lines}
     if not options.only_table:
         # Equal runs give equal bits.
         with pin_implementation("taps" if native_build.failure() else "native"):

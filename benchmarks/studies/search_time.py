@@ -17,9 +17,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import AfterValidator, Field, with_config
+from typing_extensions import TypedDict
 
 import tasks
 from benchmarks.methods.training import seed_everything
@@ -27,6 +29,7 @@ from benchmarks.records.identity import identify
 from benchmarks.records.machine import commit, describe_device, versions
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import overrides
+from benchmarks.records.schema import STRICT, Json, Label, Name, Positive, Whole
 from benchmarks.report.markdown import pipe
 from benchmarks.studies import measurements
 from rfnext import LocalSearch, Structure, pin_implementation
@@ -138,6 +141,34 @@ def measure(options: Options, task: Task[Any], config: Any) -> dict[str, Any]:
     }
 
 
+@with_config(STRICT)
+class Line(TypedDict):
+    """All ways on one task. files: of the user's own data; older lines lack it."""
+
+    task: Name
+    preset: Name
+    overrides: Json
+    data: Label
+    files: NotRequired[Label | None]
+    epochs: Whole
+    branches: Whole
+    threads: Whole
+    device: Label
+    torch: Label
+    commit: Label | None
+    seconds: dict[Label, Annotated[list[Positive], Field(min_length=1)]]
+    other_structure: list[Label]
+
+
+def _as_many_rounds(line: Line) -> Line:
+    if line["seconds"].keys() != WAYS.keys() or len({len(rounds) for rounds in line["seconds"].values()}) > 1:
+        raise ValueError(f"seconds needs as many rounds of each of: {', '.join(WAYS)}")
+    return line
+
+
+LINE = Annotated[Line, AfterValidator(_as_many_rounds)]
+
+
 def table(measured: Sequence[dict[str, Any]]) -> str:
     """Markdown: seconds of each way, and its ratio to plain training, round by round."""
     rows = []
@@ -182,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     measured = measure(options, task, config)
-    others = measurements.read(options.results)
+    others = measurements.read_or_end(options.results, LINE)
     kept = [one for one in others if any(one.get(name, measured[name]) != measured[name] for name in SAME)]
     every = sorted([*kept, measured], key=lambda one: str([one.get(name) for name in SAME]))
     measurements.write(options.results, every)
