@@ -32,8 +32,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` atomically: a reader gets the old file or the new one, never a part.
 
     The data goes to a temporary file in the same folder (created if missing), is flushed to disk, and is renamed
-    over `path`; then the folders that name it are flushed, too, so that a power loss takes neither file nor name. On any
-    failure (a full disk among them) the old file stays and the temporary one is removed.
+    over `path`; then the folders that name it are flushed, too, so that a power loss takes neither file nor name. On
+    any failure (a full disk among them) the old file stays and the temporary one is removed.
 
     Raises OSError, with the target path in the message, if the file cannot be written.
     """

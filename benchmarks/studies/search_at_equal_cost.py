@@ -154,10 +154,8 @@ class Line(TypedDict):
 
 
 def _known(line: Line) -> Line:
-    if line["data"] not in DATA or (unknown := line["methods"].keys() - METHODS.keys()):
-        raise ValueError(
-            f"is of {line['data'] if line['data'] not in DATA else min(unknown)}, which is no data or method"
-        )
+    if unknown := ({line["data"]} - set(DATA)) | (line["methods"].keys() - METHODS.keys()):
+        raise ValueError(f"is of {min(unknown)}, which is none of the data sets and methods")
     for name, entry in line["methods"].items():
         if len(entry["dilations"]) != line["layers"]:
             raise ValueError(f"{name} has {len(entry['dilations'])} dilations for {line['layers']} layers")
