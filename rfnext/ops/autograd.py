@@ -152,7 +152,7 @@ def _gradients(ctx: Any, g: Tensor, needed: Sequence[bool]) -> _Gradients:
         return run_backward(g, tensors, geometry, needed)
     *others, grad = run_backward(g, (x, weight, bias, probability), geometry, needed)
     if grad is not None:
-        grad = torch._softmax_backward_data(grad, probability, 0, grad.dtype) / temperature
+        grad = torch._softmax_backward_data(grad, probability, 0, grad.dtype) / temperature  # type: ignore
     return (*others, grad)
 
 
