@@ -133,8 +133,8 @@ def _plan(
     threads = library().most_threads(threads)
     forward, backward = _integers([0] * 3), _integers([0] * 3)
     _function("space", dtype)(conv, flat, forward, backward, threads)
-    passes = (_pass(name, dtype, [*sizes], threads) for name, sizes in (("forward", forward), ("backward", backward)))
-    return _Plan(conv, flat, member, member.t().contiguous(), *passes, threads)
+    there, back = _pass("forward", dtype, [*forward], threads), _pass("backward", dtype, [*backward], threads)
+    return _Plan(conv, flat, member, member.t().contiguous(), there, back, threads)
 
 
 def _pass(name: str, dtype: torch.dtype, sizes: Sequence[int], threads: int) -> _Pass:
