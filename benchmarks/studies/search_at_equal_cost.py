@@ -53,14 +53,16 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-import tyro
+from pydantic import AfterValidator, with_config
+from typing_extensions import TypedDict
 
 from benchmarks.records.machine import commit, versions
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
+from benchmarks.records.schema import STRICT, Amount, Label, Layers, Real, Seed, Versions, Whole
 from benchmarks.studies import measurements
 from benchmarks.studies.equal_cost_searches import EXHAUSTED, FINALISTS, LONGEST, METHODS, READ_OUTS, RUNGS, Methods
 from benchmarks.studies.equal_cost_tables import write
@@ -68,8 +70,10 @@ from benchmarks.studies.equal_cost_training import Case
 from rfnext import pin_implementation
 from rfnext.ops import native_build
 from rfnext.receptive_field import multiply_adds
+from tasks.command_line import parse_or_end
 from tasks.load_forecasting.config import ORIGINS, PRESETS, Config
 from tasks.load_forecasting.models import values
+from tasks.ranges import NOT_NEGATIVE, check_names, check_ranges
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +103,7 @@ class Name(NamedTuple):
 class Options:
     """Searches and tuned designs at equal budgets."""
 
-    minutes: float = float("inf")
+    minutes: float = 1e9
     """No comparison is begun later than this."""
     data: tuple[str, ...] = DATA
     """Sets to run."""
@@ -113,6 +117,52 @@ class Options:
     """Run nothing; write the table and the figure from the measurements that there are."""
     results: Path = ROOT / "results/search_at_equal_cost"
     """Folder of the measurements, the table and the figure."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"minutes": NOT_NEGATIVE})
+        check_names(self, {"data": DATA, "layers": LAYERS, "seeds": SEEDS, "methods": METHODS})
+
+
+@with_config(STRICT)
+class Entry(TypedDict):
+    """What a method found, and what it scores."""
+
+    dilations: Layers
+    epochs: Whole
+    validation: Amount
+    mse: Amount
+    mae: Amount
+    skill: Real
+    step_ms: Amount
+    search_step_ms: Amount | None
+
+
+@with_config(STRICT)
+class Line(TypedDict):
+    """One comparison."""
+
+    data: Label
+    layers: Whole
+    fold: Whole
+    seed: Seed
+    multiply_adds: Whole
+    cpu_seconds: Amount
+    methods: dict[Label, Entry]
+    settings: Label
+    commit: Label | None
+    versions: Versions
+
+
+def _known(line: Line) -> Line:
+    if unknown := ({line["data"]} - set(DATA)) | (line["methods"].keys() - METHODS.keys()):
+        raise ValueError(f"is of {min(unknown)}, which is none of the data sets and methods")
+    for name, entry in line["methods"].items():
+        if len(entry["dilations"]) != line["layers"]:
+            raise ValueError(f"{name} has {len(entry['dilations'])} dilations for {line['layers']} layers")
+    return line
+
+
+LINE = Annotated[Line, AfterValidator(_known)]
 
 
 def order() -> Iterator[Name]:
@@ -195,11 +245,12 @@ def run(options: Options, known: dict[Name, dict[str, Any]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = parse_or_end(Options, arguments, description=__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)
-    known = {Name(*(one[field] for field in Name._fields)): one for one in measurements.read(options.results)}
+    lines = measurements.read_or_end(options.results, LINE, Name._fields)
+    known = {Name(*(one[field] for field in Name._fields)): one for one in lines}
     if not options.only_table:
         # Equal runs give equal bits.
         with pin_implementation("taps" if native_build.failure() else "native"):
