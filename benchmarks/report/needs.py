@@ -126,7 +126,7 @@ def _detector(table: Published, line: Line) -> Need:
     return Need(len(_stages(method)) * epochs * math.ceil(COCO_IMAGES / IMAGES), None, memory, None)
 
 
-COLUMNS = ("table", "row", "steps", "core-hours", "memory, GB", "data, GB", "GPU-hours", "command")
+COLUMNS = ("table", "row", "steps", "core-hours", "memory, GB", "data", "GPU-hours", "command")
 
 
 def rows(measured: Sequence[Mapping[str, Any]] | None = None) -> list[tuple[str, ...]]:
@@ -138,7 +138,7 @@ def rows(measured: Sequence[Mapping[str, Any]] | None = None) -> list[tuple[str,
             numbers = [f"{one.steps:,}" if one.steps else "?"]
             numbers += ["not measured" if one.hours is None else rounded(one.hours)]
             numbers += ["?" if one.memory is None else rounded(one.memory)]
-            numbers += [table.needs if one.disk is None else rounded(one.disk)]
+            numbers += [table.needs if one.disk is None else f"{rounded(one.disk)} GB"]
             found.append((table.title, ", ".join(line.words), *numbers, ON_GPU, table.command(line)))
     return found
 
