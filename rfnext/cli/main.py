@@ -5,6 +5,8 @@ Nothing is executed but what --network names; files are parsed. An error is one 
 
 import argparse
 import logging
+import math
+import reprlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +15,9 @@ from rfnext._version import __version__
 from rfnext.cli import commands
 from rfnext.cli.doctor import run_doctor
 from rfnext.cli.new_task import run_new_task
+
+LARGEST_INPUT = 2**30
+"""Values of an example; as float32 they take 4 GiB."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +38,10 @@ def _shape(text: str) -> tuple[int, ...]:
         sizes = tuple(map(int, text.split(",")))
     except ValueError:
         sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape, as 1,3,224,224 is")
+    if not sizes or min(sizes) < 1 or math.prod(sizes) > LARGEST_INPUT:
+        raise argparse.ArgumentTypeError(
+            f"{reprlib.repr(text)} is no shape, as 1,3,224,224 is, of at most {LARGEST_INPUT} values"
+        )
     return sizes
 
 

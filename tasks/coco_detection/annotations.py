@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from tasks.coco_detection import masks
-from tasks.coco_detection.images import LARGEST, SMALLER, Fault
 from tasks.coco_detection.masks import SLACK
+from tasks.image_files import LARGEST, SMALLER, Fault
 
 Kind = Literal["instances", "boxes", "panoptic"]
 """What is read: boxes and masks; the same files, but boxes alone; panoptic segments."""

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from rfnext import Bounds, LocalConfig, LocalSearch, Structure, keep_branches
-from tasks.ranges import Range, number_in
+from tasks.ranges import COUNT, THREADS, Range, number_in
 from tasks.tts_vocoder.export import context, merged
 from tasks.tts_vocoder.generators import (
     GENERATORS,
@@ -126,9 +126,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--seconds", type=number_in(Range(above=0, most=600)), default=4.0, help="of speech; default: %(default)s"
     )
-    parser.add_argument("--chunk", type=int, default=4, help="frames of a chunk of a stream; default: %(default)s")
-    parser.add_argument("--turns", type=int, default=5, help="of which the least time counts; default: %(default)s")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; default: %(default)s")
+    parser.add_argument(
+        "--chunk", type=number_in(COUNT, int), default=4, help="frames of a chunk of a stream; default: %(default)s"
+    )
+    parser.add_argument(
+        "--turns", type=number_in(COUNT, int), default=5, help="of which the least time counts; default: %(default)s"
+    )
+    parser.add_argument("--threads", type=number_in(THREADS, int), default=1, help="of torch; default: %(default)s")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
