@@ -62,8 +62,8 @@ class HiFiGAN(Generator):
     @staticmethod
     def upsampling_conv(channels: int, factor: int) -> nn.ConvTranspose1d:
         """Makes `factor` samples of each, of half the channels; its kernel is twice the factor."""
-        sides: dict[str, int] = {"padding": (factor + 1) // 2, "output_padding": factor % 2}
-        return nn.ConvTranspose1d(channels, channels // 2, 2 * factor, factor, **sides)
+        before, after = (factor + 1) // 2, factor % 2
+        return nn.ConvTranspose1d(channels, channels // 2, 2 * factor, factor, padding=before, output_padding=after)
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel: (B, mels, F) -> (B, 1, F * hop) within (-1, 1)"""
