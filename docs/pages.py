@@ -16,12 +16,13 @@ LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """All pages, and what they link to."""
-    del files
+    """All pages, what they link to, and what the theme brings."""
+    theme = [file for file in files if file.src_dir != config.docs_dir]
     paths = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
     names = {path.relative_to(ROOT).as_posix() for path in paths}
     for name in list(names):
         for target in LINK.findall((ROOT / name).read_text(encoding="utf-8")):
             names |= {normpath(PurePosixPath(name).parent / target)}
     found = [name for name in sorted(names) if (ROOT / name).is_file()]
-    return Files([File.generated(config, name, abs_src_path=str(ROOT / name)) for name in found])
+    ours = [File.generated(config, name, abs_src_path=str(ROOT / name)) for name in found]
+    return Files([*theme, *ours])

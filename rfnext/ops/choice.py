@@ -123,7 +123,7 @@ def _set_pins(pins: tuple[_Pin, ...]) -> None:
 _everywhere = [_Pin(os.environ.get("RFNEXT_IMPLEMENTATION") or None)]
 
 
-def _pinned() -> str | None:
+def pinned() -> str | None:
     """What is pinned for this thread: by a block in it or for the whole process, whichever came last."""
     newest = _everywhere[-1]
     for pin in _pins():
@@ -174,18 +174,18 @@ def reproducible(device: torch.device) -> contextlib.AbstractContextManager[obje
 
     On GPUs it does nothing: there torch.use_deterministic_algorithms(True) makes runs repeat, searched convs included.
     """
-    return _Pin(_RULE) if device.type == "cpu" and _pinned() is None else contextlib.nullcontext()
+    return _Pin(_RULE) if device.type == "cpu" and pinned() is None else contextlib.nullcontext()
 
 
 def choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The name of the implementation that "auto" means for these arguments."""
     if torch._C._are_functorch_transforms_active():  # they cannot differentiate our autograd functions
         return "branches"
-    pinned = _pinned()
-    if pinned not in (None, "auto", _RULE):
-        check_implementation(pinned, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
-        return pinned
-    if pinned == _RULE or not _may_measure(x):
+    name = pinned()
+    if name not in (None, "auto", _RULE):
+        check_implementation(name, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
+        return name
+    if name == _RULE or not _may_measure(x):
         return _rule(x, weight, bias, probability, geometry)
     probability, geometry = merge_equal(probability, geometry)
     if len(geometry.dilations) == 1:
@@ -223,8 +223,14 @@ _REPETITIONS, _MOST_REPETITIONS = 5, 25
 _SECONDS = 0.5  # after which _REPETITIONS are enough: small layers are measured quickly, but vary more
 
 
+forgotten = 0
+"""How often all measurements were."""
+
+
 def forget_measurements() -> None:
     """Let "auto" measure every layer anew, because what else runs on the machine has changed."""
+    global forgotten
+    forgotten += 1
     _chosen.clear()
 
 

@@ -77,8 +77,14 @@ def library() -> ctypes.CDLL:
     return found
 
 
+forgotten = 0
+"""How often the library was."""
+
+
 def forget() -> None:
     """Drop the loaded library: it is searched for, or compiled, anew when it is next needed. See `native.forget`."""
+    global forgotten
+    forgotten += 1
     _library.cache_clear()
 
 

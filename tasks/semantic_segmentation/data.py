@@ -53,13 +53,10 @@ def scene_classes(digits: int) -> tuple[str, ...]:
 def open_scenes(fold: int, train: int, test: int, digits: int, smallest: float, validation: float) -> Dataset:
     """The embedded scenes of a fold (`tasks.scenes`); those of training and test share no photograph and no glyph."""
     held_out = max(1, round(validation * train))
-    numbers = {"train": range(train - held_out), "validation": range(train - held_out, train), "test": range(test)}
-    parts = {}
-    for part, chosen in numbers.items():
-        source = Source.open(fold, held_out=part == "test", digits=digits, smallest=smallest)
-        kind = "test" if part == "test" else "train"
-        parts[part] = [_scene(source, f"digit scenes {fold} {kind} {number}") for number in chosen]
-    return Dataset(scene_classes(digits), **parts)
+    sources = [Source.open(fold, held_out=tests, digits=digits, smallest=smallest) for tests in (False, True)]
+    whole = [_scene(sources[0], f"digit scenes {fold} train {number}") for number in range(train)]
+    tested = [_scene(sources[1], f"digit scenes {fold} test {number}") for number in range(test)]
+    return Dataset(scene_classes(digits), whole[:-held_out], whole[-held_out:], tested)
 
 
 def _scene(source: Source, seed: str) -> Sample:
