@@ -84,7 +84,7 @@ def _check_content(path: Path, features: NDArray[np.float32], seen: dict[bytes, 
     again = "extract the features of this video again"
     if features.shape[1] > 1 and (features == features[:, :1]).all():
         report(path, None, f"all {features.shape[1]} feature vectors are equal", again)
-    elif (other := seen.setdefault(hashlib.sha256(features).digest(), path.name)) != path.name:
+    elif (other := seen.setdefault(hashlib.sha256(features.data).digest(), path.name)) != path.name:
         report(path, None, f"holds the features of {other}", f"{again}, or take one of the two out of the bundles")
 
 
