@@ -12,6 +12,7 @@ import tyro
 from benchmarks.cell import derived_name, is_name
 from benchmarks.records.identity import Identity
 from benchmarks.records.protocol import overrides
+from tasks.command_line import parse
 from tasks.spec import Task, device_of
 
 Options = TypeVar("Options")
@@ -41,8 +42,8 @@ def parse_both(
     """
     shape: Any = Both[type(options), type(config)]  # type: ignore[misc]
     try:
-        both = tyro.cli(shape, args=list(arguments), default=Both(options, config), prog=prog, description=description)
-    except ValueError as error:  # from the config's own checks
+        both = parse(shape, list(arguments), default=Both(options, config), prog=prog, description=description)
+    except ValueError as error:
         raise UsageError(str(error)) from error
     return both.options, both.config
 

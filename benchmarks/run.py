@@ -41,6 +41,7 @@ from benchmarks.records.machine import describe_device
 from benchmarks.records.places import ROOT, sweep_up
 from benchmarks.wandb_results import offline_folders
 from benchmarks.written import written
+from tasks.ranges import GPUS, THREADS, check_ranges
 from tasks.spec import DataError, Logger, device_of
 
 
@@ -77,6 +78,9 @@ class Options:
     """Where the training's curves go."""
     results: Path = ROOT / "results"
     """Folder of the records; checkpoints and logs go to its work folder."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"threads": THREADS, "trial_workers": THREADS, "gpus_per_trial": GPUS})
 
 
 def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
@@ -146,10 +150,6 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
 def _check(options: Options) -> None:
     check_seed(options.seed)
     check_device(options.device)
-    if not 1 <= options.threads <= 1024:
-        raise UsageError(f"--threads must be at least 1 and at most 1024, got {options.threads}")
-    if options.trial_workers not in (None, "auto") and options.trial_workers < 1:
-        raise UsageError(f"--trial-workers must be at least 1 or auto, got {options.trial_workers}")
     if options.gpus_per_trial is not None and options.ray_address is None:
         raise UsageError("--gpus-per-trial is for clusters; give --ray-address, too")
 

@@ -31,7 +31,7 @@ from benchmarks.arguments import UsageError, check_seed, leave
 from benchmarks.execute import UNAVAILABLE
 from benchmarks.live import duration
 from benchmarks.plan import Plan, Request, make_plan
-from benchmarks.plan_text import show_details, show_plan
+from benchmarks.plan_text import show_details, show_needs, show_plan
 from benchmarks.progress import Progress, shortest
 from benchmarks.records.folder import read_all
 from benchmarks.records.lines import Broken
@@ -41,6 +41,8 @@ from benchmarks.records.record import Record
 from benchmarks.schedule import Result, failure, run_all
 from benchmarks.wandb_results import offline_folders, sync_command
 from benchmarks.written import dilations
+from tasks.command_line import parse_or_end
+from tasks.ranges import GPUS, THREADS, check_ranges
 from tasks.spec import Logger, device_of
 
 
@@ -88,6 +90,9 @@ class Options:
     results: Path = ROOT / "results"
     """Folder of the records; checkpoints and logs go to its work folder."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, {"workers": THREADS, "gpus_per_cell": GPUS})
+
 
 def _name(broken: Sequence[Broken]) -> int:
     """Say what is no record: a few of it, all may have the same fault. Returns the exit status that it makes."""
@@ -99,8 +104,6 @@ def _name(broken: Sequence[Broken]) -> int:
 
 
 def _check(options: Options) -> None:
-    if options.workers != "auto" and options.workers < 1:
-        raise UsageError(f"--workers must be at least 1 or auto, got {options.workers}")
     if options.gpus_per_cell is not None and options.ray_address is None:
         raise UsageError("--gpus-per-cell is for clusters; give --ray-address, too")
     for seed in options.seeds:
@@ -127,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module for the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     here = given.index("--") if "--" in given else len(given)
-    options = tyro.cli(Options, args=given[:here], prog="python -m benchmarks.suite")
+    options = parse_or_end(Options, given[:here], prog="python -m benchmarks.suite")
     # Before any worker starts: its numeric libraries read this once, when they are loaded.
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
@@ -139,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.verbose:
                 show_details(plan)
             show_plan(plan, records.all, len(pool.choose_devices(options.workers)), _machine())
+            if options.preset == "paper":
+                show_needs()
             return _name(records.broken)
         sweep_up(options.results)
         status = _run(plan, options, records.all)

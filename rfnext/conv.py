@@ -24,8 +24,8 @@ from rfnext.copies import forget_copy, note_copy
 from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
 from rfnext.ops.branches import is_recorded
 from rfnext.ops.choice import check_implementation
-from rfnext.ops.geometry import Geometry
 from rfnext.ops.mixed_dilation_conv import Given, computed, geometry_of, mixed_dilation_conv
+from rfnext.ops.repeated import Repeated, operator_of, situation
 from rfnext.own_forward import way_to_search, why_not_in_place
 from rfnext.padding import (
     Anchors,
@@ -45,7 +45,7 @@ INITIAL_WEIGHT = 0.01
 
 _PADS = "rfnext_pads_by_dilation"  # attribute of a searched conv: what `pads_by_dilation` found before
 
-_KNOWN = "rfnext_geometry"  # attribute of a searched conv: the arguments of its last call, and their geometry
+_KNOWN = "rfnext_call"  # attribute of a searched conv: its last call
 
 _SUCCESSOR = "rfnext_successor"  # attribute of a branch weight that torch has replaced, which tied convs share
 
@@ -212,10 +212,12 @@ class SearchConv(Searched, nn.Module):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = cast(Conv, self)
-        self.note_input(input)
         if not (torch.compiler.is_compiling() or is_recorded()):
-            geometry = self._geometry(input, weight, bias)
-            return computed(input, weight, bias, self.probability, geometry, self.implementation)
+            call = self._call(input, weight, bias)
+            if call.operator is not None:
+                return call.operator(input, weight, bias, self.branch_weight, call.geometry, INITIAL_WEIGHT)
+            return computed(input, weight, bias, self.probability, call.geometry, self.implementation)
+        self.note_input(input)
         return mixed_dilation_conv(
             input,
             weight,
@@ -229,25 +231,33 @@ class SearchConv(Searched, nn.Module):
             implementation=self.implementation,
         )
 
-    def _geometry(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Geometry:
-        """The checked arguments of a call; those of the last are kept, since in a small conv checking takes longest."""
-        conv, own = cast(Conv, self), vars(self)
+    def _call(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Repeated:
+        """The checked arguments of a call, and what computes it: the last ones, if they are the same."""
+        conv, own, branch_weight = cast(Conv, self), vars(self), self.branch_weight
+        now = situation(input, weight, bias, branch_weight)
         key = (
-            *(input.shape, weight.shape, None if bias is None else bias.shape, self.implementation),
+            *(now, input.shape, weight.shape, None if bias is None else bias.shape, self.implementation),
             *(self._dilations, conv.dilation, conv.padding, conv.padding_mode, conv.stride, conv.groups),
             *(() if conv.padding_mode == "zeros" else conv._reversed_padding_repeated_twice),
-            *(anchor_of(conv)),
+            *(anchor_of(conv), self.rule, self.frozen, self.longest_input),
         )
         known = own.get(_KNOWN)
-        if known is not None and known[0] == key:
-            return known[1]
+        if known is not None and known.key == key:
+            return known
+        self.note_input(input)
         check_implementation(self.implementation)
         paddings = tuple(tuple(size_keeping_padding(conv, dilation)) for dilation in self._dilations)
         shapes = tuple(input.shape), tuple(weight.shape), None if bias is None else tuple(bias.shape)
         branches = (len(self._dilations),), self._dilations
         geometry = geometry_of(Given(*shapes, *branches, tuple(conv.stride), paddings, conv.groups, _mode(conv)))
-        own[_KNOWN] = key, geometry
-        return geometry
+        operator = None
+        if now is not None and self.rule == "default" and not self.frozen and self._uses_all_weights():
+            operator = operator_of(self.implementation, input, weight, bias, self.probability, geometry)
+        call = own[_KNOWN] = Repeated((*key[:-1], self.longest_input), geometry, operator)
+        return call
+
+    def _uses_all_weights(self) -> bool:
+        return 1 < len(self._dilations) == self.branch_weight.numel()
 
     def reset_parameters(self) -> None:
         """What torch's conv does, and the branch weights as at the start."""
@@ -357,7 +367,8 @@ class SearchConv(Searched, nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so pickle cannot find it by name; it can make it again.
-        return _remake, (type(self).plain_class, isinstance(self, Redirecting)), self.__getstate__()
+        state = {name: value for name, value in cast(Any, self.__getstate__()).items() if name != _KNOWN}
+        return _remake, (type(self).plain_class, isinstance(self, Redirecting)), state
 
 
 def _mode(conv: Conv) -> str:

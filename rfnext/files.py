@@ -32,12 +32,14 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` atomically: a reader gets the old file or the new one, never a part.
 
     The data goes to a temporary file in the same folder (created if missing), is flushed to disk, and is renamed
-    over `path`. On any failure (a full disk among them) the old file stays and the temporary one is removed.
+    over `path`; then the folders that name it are flushed, too, so that a power loss takes neither file nor name. On
+    any failure (a full disk among them) the old file stays and the temporary one is removed.
 
     Raises OSError, with the target path in the message, if the file cannot be written.
     """
     path = Path(path)
     try:
+        named_in = _folders_to_name(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=unfinished(path.name), suffix=UNFINISHED)
     except OSError as error:
@@ -57,6 +59,31 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, f"cannot write {path}: {error.strerror}; the previous file is kept") from error
         raise
+    for folder in named_in:
+        _flush(folder)
+
+
+def _folders_to_name(path: Path) -> list[Path]:
+    """The folders in which a name is new once the file is written: its own, and those of folders that are missing."""
+    found = [path.parent]
+    while not found[-1].exists() and found[-1].parent != found[-1]:
+        found.append(found[-1].parent)
+    return found
+
+
+def _flush(folder: Path) -> None:
+    """Flush the names in a folder to disk, where the system can: not all file systems know it, Windows none."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # a folder may be closed for reading, and on Windows none is open for it
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM):
+            raise OSError(error.errno, f"{folder}: what was written may be lost: {error.strerror}") from error
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -13,7 +13,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.warnings import PossibleUserWarning
@@ -44,6 +44,9 @@ class Training(pl.LightningModule):
         run: seed, fold and search of this training.
         marks: what else must be equal in the checkpoint of a resumed run.
     """
+
+    search_counts: Literal["epoch", "step"] = "epoch"
+    """What the search counts: epochs, or steps of the optimizer; a task may set another before `train`."""
 
     def __init__(self, network: nn.Module, run: Run, **marks: str) -> None:
         super().__init__()
@@ -83,7 +86,8 @@ class Training(pl.LightningModule):
 class Validation(pl.Callback):
     """Scores the validation part, and keeps the network of the best epoch, the first of equals.
 
-    An epoch is scored before the search's round that ends it. Subclasses say what is measured.
+    An epoch is scored before the search's round that ends it, where a search counts epochs. Subclasses say what is
+    measured.
 
     Args:
         keep: writes a network to `SELECTED` in the folder of the run, by `checkpoint.save`.
@@ -167,7 +171,7 @@ def train(
             devices=devices,
             precision=precision,
             max_epochs=config.epochs,
-            callbacks=_callbacks(run, validation),
+            callbacks=_callbacks(module, run, validation),
             logger=logger or False,
             plugins=[AtomicCheckpointIO()],
             default_root_dir=run.folder,
@@ -201,9 +205,9 @@ class _Progress(pl.Callback):
         self.run.progress(Progress(trainer.current_epoch + 1, 0, steps, self.validation.scores))
 
 
-def _callbacks(run: Run, validation: Validation) -> list[pl.Callback]:
+def _callbacks(module: Training, run: Run, validation: Validation) -> list[pl.Callback]:
     """In their order: Lightning saves last, so a checkpoint holds the round that its epoch ended with."""
-    search = [LocalSearchCallback(run.search, every="epoch")] if run.search is not None else []
+    search = [LocalSearchCallback(run.search, module.search_counts)] if run.search is not None else []
     save = ModelCheckpoint(
         run.folder, Path(CHECKPOINT).stem, save_on_train_epoch_end=True, enable_version_counter=False
     )

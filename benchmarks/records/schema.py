@@ -81,11 +81,16 @@ Real = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Dilations = dict[str, Annotated[list[Annotated[int, Field(ge=1, le=2**31 - 1)]], Field(min_length=1, max_length=8)]]
 Json = Annotated[dict[str, Any], AfterValidator(_finite)]
+Layers = Annotated[list[Annotated[int, Field(ge=1, le=2**31 - 1)]], Field(min_length=1)]
+"""Of studies: one dilation or lag for each layer."""
+Positive = Annotated[float, Field(gt=0, le=1e15)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Versions = dict[str, Label | None]
 
-_STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid")
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class Protocol(TypedDict):
     """See `records.protocol`."""
 
@@ -96,7 +101,7 @@ class Protocol(TypedDict):
     settings: Json
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class Device(TypedDict):
     """See `machine.describe_device`."""
 
@@ -107,10 +112,10 @@ class Device(TypedDict):
     implementation: NotRequired[Label]
 
 
-Radius = with_config(_STRICT)(TypedDict("Radius", {"0.5": Amount, "0.95": Amount}))
+Radius = with_config(STRICT)(TypedDict("Radius", {"0.5": Amount, "0.95": Amount}))
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class Axis(TypedDict):
     """One axis of a receptive field, see `receptive_fields.measure`. tried: what older records have."""
 
@@ -124,7 +129,7 @@ class Axis(TypedDict):
     share: NotRequired[list[Real]]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class ReceptiveField(TypedDict):
     """See `receptive_fields.measure`."""
 
@@ -136,7 +141,7 @@ class ReceptiveField(TypedDict):
     axes: Annotated[list[Annotated[Axis, AfterValidator(_profile)]], Field(min_length=1, max_length=8)]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class Round(TypedDict):
     """One round of a search: the structure after `step` steps, epochs or candidates, and what judged it."""
 

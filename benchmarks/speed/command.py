@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 
 from benchmarks.records.machine import commit, describe_device, versions
 from benchmarks.records.places import ROOT
@@ -18,6 +17,8 @@ from benchmarks.speed.models import MODELS, of_model
 from benchmarks.speed.tables import Row, draw, markdown, numbers
 from benchmarks.speed.timing import COLUMNS, PLAIN, measure
 from rfnext.files import write_text
+from tasks.command_line import parse_or_end
+from tasks.ranges import POSITIVE, THREADS, check_ranges
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Options:
     """Threads of torch; None leaves its default, one per core."""
     results: Path = ROOT / "results/speed"
     """Folder of the tables and the figure."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"seconds": POSITIVE, "threads": THREADS})
 
 
 class _Choices(logging.Handler):
@@ -74,7 +78,7 @@ def rows(options: Options) -> Iterator[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; prints each row as it is measured, and the paths of what was written."""
-    options = tyro.cli(Options, args=arguments, prog="python -m benchmarks.speed")
+    options = parse_or_end(Options, arguments, prog="python -m benchmarks.speed")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     found = []

@@ -29,7 +29,9 @@ from benchmarks.records.statistics import Values, estimate, number, paired
 from benchmarks.report.gathered import gather, leave_out_odd, values_of
 from benchmarks.report.markdown import pipe
 from rfnext.files import write_text
+from tasks.command_line import parse_or_end
 from tasks.plain import differences
+from tasks.ranges import check_names
 
 TASK = "action_segmentation"
 METRICS = ("f1@25", "f1@50", "accuracy")
@@ -96,6 +98,9 @@ class Options:
     """Run nothing; write the table from the records that there are."""
     results: Path = ROOT / "results"
     """Folder of the records."""
+
+    def __post_init__(self) -> None:
+        check_names(self, {"methods": METHODS})
 
 
 def run(options: Options) -> int:
@@ -180,7 +185,7 @@ SAID = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = parse_or_end(Options, arguments, description=__doc__)
     status = 0
     if not options.only_table:
         if options.data == "50salads" and options.root is None:

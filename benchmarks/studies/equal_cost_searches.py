@@ -4,14 +4,18 @@ Budgets are counted in epochs; a training has `Config.epochs`.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from benchmarks.methods.candidates import as_fitness
 from benchmarks.methods.stretched import stretched_design
 from benchmarks.studies.equal_cost_training import Case, Design, SearchConfig, Training, design_of
-from rfnext import OneShotConfig, OneShotSearch, Structure, powers_of_two
+from rfnext import Evolution, EvolutionConfig, OneShotConfig, OneShotSearch, Scored, Structure, powers_of_two
 from tasks.load_forecasting.models import searched
+from tasks.load_forecasting.task import TASK
 
 LONGEST = 512
 """Largest dilation that a search may choose, on every data set: ten days of half hours."""
@@ -27,6 +31,15 @@ FINALISTS = 2
 
 READ_OUTS = 9
 """Candidates that are read out of a one-shot search and ranked: 18 + 2 * 3 = 24 epochs, with the search 3 trainings."""
+
+POPULATION, GENERATIONS = 5, 15
+"""Of the genetic search, which ends when it has evaluated as many designs as `tuned`."""
+
+PERIODS = 2
+"""Periods of the series that `one_shot_periods` adds to its candidates, each alone and doubled."""
+
+EXHAUSTED = 2
+"""Layers with which all designs are trained; with 3 there are 1,000."""
 
 
 class Found(NamedTuple):
@@ -87,6 +100,22 @@ class Methods:
             drawn[tuple(int(d) for d in rng.choice(choices, self.case.config.layers))] = None
         return self._best(list(drawn))
 
+    def genetic(self) -> Found:
+        """The genetic search over powers of two, until it has had as many short trainings as `tuned`; then as there."""
+        template, rng = (
+            Structure.read(self.case.network(), searched),
+            np.random.default_rng([self.case.seed, self.case.fold]),
+        )
+        config = EvolutionConfig(POPULATION, GENERATIONS, candidates=powers_of_two(LONGEST + 1))
+        evolution = Evolution(template, config, rng)
+        limit, designs = len(ENDS) * (len(ENDS) + 1) // 2, list[Design]()
+        while (asked := evolution.ask()) and len(designs) < limit:
+            asked = asked[: limit - len(designs)]
+            errors = [self.trained(design_of(one), RUNGS[0]).best_until(RUNGS[0]) for one in asked]
+            evolution.tell(Scored(one, as_fitness(e, TASK.metrics[0])) for one, e in zip(asked, errors, strict=True))
+            designs += [design_of(one) for one in asked]
+        return self._best(designs)
+
     def local(self) -> Found:
         """The local search from the hand design, as in the preset."""
         return self._searched(None, self.case.config.search)
@@ -98,6 +127,15 @@ class Methods:
     def one_shot_argmax(self) -> Found:
         """The same search, read out by the most probable candidate."""
         return self._read_out(self._all_candidates(), "argmax")
+
+    def one_shot_periods(self) -> Found:
+        """The one-shot search with the periods of the training part among its candidates, the most probable one."""
+        fold = self.case.open()
+        found = periods(fold.inputs[0, : fold.ends[0]], LONGEST, PERIODS)
+        longer = {multiple * period for period in found for multiple in (1, 2) if multiple * period <= LONGEST}
+        candidates = tuple(sorted({*powers_of_two(LONGEST + 1), *longer}))
+        config = OneShotConfig(candidates, interval=self.case.config.epochs)
+        return self._read_out(Training(self.case, None, config).to(self.case.steps), "argmax")
 
     def one_shot_ranked(self) -> Found:
         """Both read-outs and samples of the same search, ranked on validation by short trainings."""
@@ -118,6 +156,24 @@ class Methods:
         start = self.one_shot()
         found = self._searched(start.design, self.case.config.search)
         return Found(found.design, start.epochs + found.epochs, found.step)
+
+    def exhaustive(self) -> Found | None:
+        """The best on validation of all designs of powers of two, each trained to the end. None with more layers."""
+        if (designs := self._all_designs()) is None:
+            return None
+        best = min(designs, key=lambda design: self.trained(design).best_until(self.case.config.epochs))
+        return Found(best, self.case.config.epochs * len(designs))
+
+    def oracle(self) -> Found | None:
+        """The best on the test part of all these: no method, but what none that chooses among them can exceed."""
+        if (designs := self._all_designs()) is None:
+            return None
+        best = min(designs, key=lambda design: self.trained(design).scores("test")["mse"])
+        return Found(best, self.case.config.epochs * len(designs))
+
+    def _all_designs(self) -> list[Design] | None:
+        layers = self.case.config.layers
+        return list(product(powers_of_two(LONGEST + 1), repeat=layers)) if layers <= EXHAUSTED else None
 
     def _all_candidates(self) -> Training:
         if self._one_shot is None:
@@ -144,16 +200,36 @@ class Methods:
         return Found(best[1], short * len(designs) + (long - short) * len(finalists))
 
 
+def periods(series: NDArray[np.float64], longest: int, count: int) -> list[int]:
+    """Lags at which the autocorrelation of a series is highest: its peaks of 2 to `longest` steps, the highest first.
+
+    Only those above the autocorrelation that white noise exceeds in 5 % of all series, 1.96 / sqrt(steps).
+    """
+    centred = series - series.mean()
+    size = 2 ** int(np.ceil(np.log2(len(series) + longest + 2)))  # else the ends of the series meet
+    power = np.abs(np.fft.rfft(centred, size)) ** 2
+    correlation = np.fft.irfft(power, size)[: longest + 2]
+    correlation = correlation / correlation[0]
+    inner = correlation[1:-1]
+    peaks = np.flatnonzero((inner > correlation[:-2]) & (inner >= correlation[2:])) + 1
+    peaks = peaks[correlation[peaks] > 1.96 / np.sqrt(len(series))]
+    return [int(lag) for lag in peaks[np.argsort(-correlation[peaks], kind="stable")] if lag > 1][:count]
+
+
 METHODS: dict[str, Callable[[Methods], Found | None]] = {
     "hand": Methods.hand,
     "expert": Methods.expert,
     "middle": Methods.middle,
     "tuned": Methods.tuned,
     "random": Methods.random,
+    "genetic": Methods.genetic,
     "local": Methods.local,
     "one_shot": Methods.one_shot,
     "one_shot_argmax": Methods.one_shot_argmax,
+    "one_shot_periods": Methods.one_shot_periods,
     "one_shot_ranked": Methods.one_shot_ranked,
     "one_shot_to_local": Methods.one_shot_to_local,
+    "exhaustive": Methods.exhaustive,
+    "oracle": Methods.oracle,
 }
 """Rows of the tables."""

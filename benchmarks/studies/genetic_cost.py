@@ -18,16 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from benchmarks.records.machine import commit, versions
 from benchmarks.records.places import ROOT
+from benchmarks.records.schema import STRICT, Label, Layers, Percent, Seed, Versions, Whole
 from benchmarks.report.markdown import pipe
 from benchmarks.studies import measurements
 from benchmarks.studies.planted_searches import genetic, local, one_shot
 from benchmarks.studies.planted_task import EPOCHS, TEST, VALIDATION, Data, accuracy, build, train
 from rfnext import Structure, pin_implementation
 from rfnext.files import write_text
+from tasks.command_line import parse_or_end
+from tasks.ranges import COUNT, check_ranges
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,30 @@ class Options:
     """Sets of lags."""
     results: Path = ROOT / "results/genetic_cost"
     """Folder of the measurements and the table."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"seeds": COUNT})
+
+
+@with_config(STRICT)
+class Entry(TypedDict):
+    """What a search found."""
+
+    dilations: Layers
+    search_epochs: Whole
+    fitness: Percent
+    accuracy: Percent
+
+
+@with_config(STRICT)
+class Line(TypedDict):
+    """All searches on one set of lags."""
+
+    seed: Seed
+    lags: Layers
+    commit: Label | None
+    versions: Versions
+    methods: dict[Label, Entry]
 
 
 def judged(data: Data, structure: Structure, epochs: int) -> dict[str, Any]:
@@ -94,11 +122,11 @@ def table(seeds: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = parse_or_end(Options, arguments, description=__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)
-    known = {one["seed"]: one for one in measurements.read(options.results)}
+    known = {one["seed"]: one for one in measurements.read_or_end(options.results, Line, ["seed"])}
     with pin_implementation("taps"):  # equal runs give equal bits
         for seed in range(options.seeds):
             if seed not in known:

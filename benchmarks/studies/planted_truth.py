@@ -18,13 +18,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
-import tyro
+from pydantic import AfterValidator, with_config
+from typing_extensions import TypedDict
 
 from benchmarks.records.machine import commit, versions
 from benchmarks.records.places import ROOT
+from benchmarks.records.schema import STRICT, Amount, Json, Label, Layers, Percent, Seed, Versions, Whole
 from benchmarks.records.statistics import estimate, number
 from benchmarks.report.markdown import pipe
 from benchmarks.studies import measurements
@@ -42,6 +44,8 @@ from benchmarks.studies.planted_searches import (
 from benchmarks.studies.planted_task import CLASSES, EPOCHS, SHARED, TEST, Data, accuracy, build, train
 from rfnext import pin_implementation
 from rfnext.files import write_text
+from tasks.command_line import parse_or_end
+from tasks.ranges import COUNT, check_ranges
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,9 @@ class Options:
     """Sets of lags."""
     results: Path = ROOT / "results/planted_truth"
     """Folder of the measurements and the table."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"seeds": COUNT})
 
 
 DCLS = "learnable spacings (DCLS)"
@@ -133,6 +140,40 @@ def measured(name: str, data: Data, found: Entries) -> dict[str, Any]:
     }
 
 
+@with_config(STRICT)
+class Entry(TypedDict):
+    """What a method found on one set of lags."""
+
+    dilations: Layers | None
+    search_epochs: Whole
+    search_seconds: Amount
+    accuracy: Percent
+    settings: Json
+    commit: Label | None
+    versions: Versions
+    position_learning_rate: NotRequired[Amount]
+
+
+@with_config(STRICT)
+class Line(TypedDict):
+    """One set of lags."""
+
+    seed: Seed
+    lags: Layers
+    settings: Json
+    methods: dict[Label, Entry]
+
+
+def _one_of_each_layer(line: Line) -> Line:
+    for name, entry in line["methods"].items():
+        if entry["dilations"] is not None and len(entry["dilations"]) != len(line["lags"]):
+            raise ValueError(f"{name} has {len(entry['dilations'])} dilations for {len(line['lags'])} lags")
+    return line
+
+
+LINE = Annotated[Line, AfterValidator(_one_of_each_layer)]
+
+
 def near(found: int, lag: int) -> bool:
     """Within a tenth of the lag, or one step."""
     return abs(found - lag) <= max(1, 0.1 * lag)
@@ -173,11 +214,11 @@ def _interval(values: list[float], decimals: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = parse_or_end(Options, arguments, description=__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)
-    known, here = {one["seed"]: one for one in measurements.read(options.results)}, commit()
+    known, here = {one["seed"]: one for one in measurements.read_or_end(options.results, LINE, ["seed"])}, commit()
     with pin_implementation("taps"):  # equal runs give equal bits
         for seed in range(options.seeds):
             found = run(seed, known.get(seed, {}), here)

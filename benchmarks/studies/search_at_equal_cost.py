@@ -21,11 +21,19 @@ Methods (`equal_cost_searches`), with the trainings that finding the design take
   Added when results had been seen.
 - tuned, 3: the best on validation of 15 geometric designs, first and last dilation from 1, 4, 16, 64, 256.
 - random, 3: the best on validation of 15 random designs of powers of two to 512, by the same short trainings.
+- genetic, 3: the genetic search over powers of two to 512, with 15 short trainings of the same kind.
 - local, 1: the local search from the hand design, to 512.
 - one_shot, 1: the one-shot search over the powers of two to 512, read out by the expectation of log2.
 - one_shot_argmax, 1: the same search, read out by the most probable candidate.
+- one_shot_periods, 1: with the two highest peaks of the training part's autocorrelation, and their doubles, among the
+  candidates; read out by the most probable one.
 - one_shot_ranked, 3: both read-outs and samples of the same search, ranked like the designs of tuned and random.
 - one_shot_to_local, 2: the local search from what one_shot has found.
+- exhaustive, 100, with 2 layers only: the best on validation of all 100 designs of powers of two to 512, each trained
+  to the end. No search that chooses on validation can be expected to find a better one of them.
+- oracle, the same, but the best on the test part. It is no method: it tells how much there is to find.
+
+genetic, one_shot_periods, exhaustive and oracle were added when the results of seed 0 had been seen.
 
 Each design is then trained anew, from the same initial weights. The test part is scored once, after all choices.
 
@@ -45,23 +53,27 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-import tyro
+from pydantic import AfterValidator, with_config
+from typing_extensions import TypedDict
 
 from benchmarks.records.machine import commit, versions
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
+from benchmarks.records.schema import STRICT, Amount, Label, Layers, Real, Seed, Versions, Whole
 from benchmarks.studies import measurements
-from benchmarks.studies.equal_cost_searches import FINALISTS, LONGEST, METHODS, READ_OUTS, RUNGS, Methods
+from benchmarks.studies.equal_cost_searches import EXHAUSTED, FINALISTS, LONGEST, METHODS, READ_OUTS, RUNGS, Methods
 from benchmarks.studies.equal_cost_tables import write
 from benchmarks.studies.equal_cost_training import Case
 from rfnext import pin_implementation
 from rfnext.ops import native_build
 from rfnext.receptive_field import multiply_adds
+from tasks.command_line import parse_or_end
 from tasks.load_forecasting.config import ORIGINS, PRESETS, Config
 from tasks.load_forecasting.models import values
+from tasks.ranges import NOT_NEGATIVE, check_names, check_ranges
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +103,7 @@ class Name(NamedTuple):
 class Options:
     """Searches and tuned designs at equal budgets."""
 
-    minutes: float = float("inf")
+    minutes: float = 1e9
     """No comparison is begun later than this."""
     data: tuple[str, ...] = DATA
     """Sets to run."""
@@ -105,6 +117,52 @@ class Options:
     """Run nothing; write the table and the figure from the measurements that there are."""
     results: Path = ROOT / "results/search_at_equal_cost"
     """Folder of the measurements, the table and the figure."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"minutes": NOT_NEGATIVE})
+        check_names(self, {"data": DATA, "layers": LAYERS, "seeds": SEEDS, "methods": METHODS})
+
+
+@with_config(STRICT)
+class Entry(TypedDict):
+    """What a method found, and what it scores."""
+
+    dilations: Layers
+    epochs: Whole
+    validation: Amount
+    mse: Amount
+    mae: Amount
+    skill: Real
+    step_ms: Amount
+    search_step_ms: Amount | None
+
+
+@with_config(STRICT)
+class Line(TypedDict):
+    """One comparison."""
+
+    data: Label
+    layers: Whole
+    fold: Whole
+    seed: Seed
+    multiply_adds: Whole
+    cpu_seconds: Amount
+    methods: dict[Label, Entry]
+    settings: Label
+    commit: Label | None
+    versions: Versions
+
+
+def _known(line: Line) -> Line:
+    if unknown := ({line["data"]} - set(DATA)) | (line["methods"].keys() - METHODS.keys()):
+        raise ValueError(f"is of {min(unknown)}, which is none of the data sets and methods")
+    for name, entry in line["methods"].items():
+        if len(entry["dilations"]) != line["layers"]:
+            raise ValueError(f"{name} has {len(entry['dilations'])} dilations for {line['layers']} layers")
+    return line
+
+
+LINE = Annotated[Line, AfterValidator(_known)]
 
 
 def order() -> Iterator[Name]:
@@ -126,6 +184,12 @@ def config_of(data: str, layers: int) -> Config:
     search = replace(tiny.search, interval=1)
     changed: dict[str, Any] = {"width": tiny.width, "epochs": 12, "lr": 0.02, "validate_every": 1, "search": search}
     return replace(preset, layers=layers, **changed)
+
+
+def applicable(methods: Collection[str], config: Config) -> set[str]:
+    """Those that a config can have: an expert needs seasons, and all designs can be trained only with few layers."""
+    without = set() if config.seasons else {"expert"}
+    return set(methods) - without - (set() if config.layers <= EXHAUSTED else {"exhaustive", "oracle"})
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -170,7 +234,7 @@ def run(options: Options, known: dict[Name, dict[str, Any]]) -> None:
         config, before = config_of(name.data, name.layers), known.get(name, {})
         same = {"settings": fingerprint(settings(config))}
         entries = before.get("methods", {}) if before.items() >= same.items() else {}
-        if entries.keys() >= set(options.methods) - ({"expert"} if not config.seasons else set()):
+        if entries.keys() >= applicable(options.methods, config):
             continue
         if time.monotonic() > end:
             return
@@ -181,11 +245,12 @@ def run(options: Options, known: dict[Name, dict[str, Any]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = parse_or_end(Options, arguments, description=__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)
-    known = {Name(*(one[field] for field in Name._fields)): one for one in measurements.read(options.results)}
+    lines = measurements.read_or_end(options.results, LINE, Name._fields)
+    known = {Name(*(one[field] for field in Name._fields)): one for one in lines}
     if not options.only_table:
         # Equal runs give equal bits.
         with pin_implementation("taps" if native_build.failure() else "native"):

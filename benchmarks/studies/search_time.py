@@ -17,10 +17,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
-import tyro
+from pydantic import AfterValidator, Field, with_config
+from typing_extensions import TypedDict
 
 import tasks
 from benchmarks.methods.training import seed_everything
@@ -28,11 +29,14 @@ from benchmarks.records.identity import identify
 from benchmarks.records.machine import commit, describe_device, versions
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import overrides
+from benchmarks.records.schema import STRICT, Json, Label, Name, Positive, Whole
 from benchmarks.report.markdown import pipe
 from benchmarks.studies import measurements
 from rfnext import LocalSearch, Structure, pin_implementation
 from rfnext.files import write_text
 from rfnext.ops import native_build
+from tasks.command_line import parse_or_end
+from tasks.ranges import COUNT, THREADS, check_ranges
 from tasks.spec import Run, Task
 
 PLAIN = "plain training"
@@ -63,6 +67,9 @@ class Options:
     """Of torch; the suite runs its cells on one."""
     results: Path = ROOT / "results/search_time"
     """Folder of the measurements and the table."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"rounds": COUNT, "threads": THREADS})
 
 
 def train(task: Task[Any], config: Any, folder: Path, implementation: str | None) -> tuple[float, Structure | None]:
@@ -97,7 +104,7 @@ def chosen(options: Options, fields: Sequence[str]) -> tuple[Task[Any], Any]:
     if options.preset not in task.presets:
         raise UsageError(f"{task.name} has no preset {options.preset!r}; its presets: {', '.join(task.presets)}")
     preset = task.presets[options.preset]
-    config = tyro.cli(type(preset), default=preset, args=list(fields), prog="python -m benchmarks.studies.search_time")
+    config = parse_or_end(type(preset), fields, default=preset, prog="python -m benchmarks.studies.search_time")
     if missing := task.unavailable(config):
         raise UsageError(missing)
     return task, config
@@ -132,6 +139,34 @@ def measure(options: Options, task: Task[Any], config: Any) -> dict[str, Any]:
         "seconds": seconds,
         "other_structure": [name for name, structure in searched.items() if structure != searched[BRANCHES]],
     }
+
+
+@with_config(STRICT)
+class Line(TypedDict):
+    """All ways on one task. files: of the user's own data; older lines lack it."""
+
+    task: Name
+    preset: Name
+    overrides: Json
+    data: Label
+    files: NotRequired[Label | None]
+    epochs: Whole
+    branches: Whole
+    threads: Whole
+    device: Label
+    torch: Label
+    commit: Label | None
+    seconds: dict[Label, Annotated[list[Positive], Field(min_length=1)]]
+    other_structure: list[Label]
+
+
+def _as_many_rounds(line: Line) -> Line:
+    if line["seconds"].keys() != WAYS.keys() or len({len(rounds) for rounds in line["seconds"].values()}) > 1:
+        raise ValueError(f"seconds needs as many rounds of each of: {', '.join(WAYS)}")
+    return line
+
+
+LINE = Annotated[Line, AfterValidator(_as_many_rounds)]
 
 
 def table(measured: Sequence[dict[str, Any]]) -> str:
@@ -171,14 +206,14 @@ def _about(one: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options, fields = tyro.cli(Options, args=arguments, description=__doc__, return_unknown_args=True)
+    options, fields = parse_or_end(Options, arguments, description=__doc__, return_unknown_args=True)
     try:
         task, config = chosen(options, fields)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     measured = measure(options, task, config)
-    others = measurements.read(options.results)
+    others = measurements.read_or_end(options.results, LINE)
     kept = [one for one in others if any(one.get(name, measured[name]) != measured[name] for name in SAME)]
     every = sorted([*kept, measured], key=lambda one: str([one.get(name) for name in SAME]))
     measurements.write(options.results, every)

@@ -5,14 +5,20 @@ Nothing is executed but what --network names; files are parsed. An error is one 
 
 import argparse
 import logging
+import math
+import reprlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rfnext._version import __version__
 from rfnext.cli import commands
+from rfnext.cli.completion import SHELLS, run_completion
 from rfnext.cli.doctor import run_doctor
 from rfnext.cli.new_task import run_new_task
+
+LARGEST_INPUT = 2**30
+"""Values of an example; as float32 they take 4 GiB."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +39,10 @@ def _shape(text: str) -> tuple[int, ...]:
         sizes = tuple(map(int, text.split(",")))
     except ValueError:
         sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape, as 1,3,224,224 is")
+    if not sizes or min(sizes) < 1 or math.prod(sizes) > LARGEST_INPUT:
+        raise argparse.ArgumentTypeError(
+            f"{reprlib.repr(text)} is no shape, as 1,3,224,224 is, of at most {LARGEST_INPUT} values"
+        )
     return sizes
 
 
@@ -89,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command("doctor", run_doctor, "what of this machine and environment rfnext can use")
     command("new-task", run_new_task, "a task of the benchmark, in the root of the repository").add_argument("name")
+    completed = command("completion", run_completion, "a script by which a shell completes commands and options")
+    completed.add_argument("shell", choices=SHELLS)
+    completed.set_defaults(parsers=subparsers.choices)
     return parser
 
 

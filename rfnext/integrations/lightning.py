@@ -189,7 +189,10 @@ def open_logger(
     folder continues that run.
 
     Args:
-        name, group: what Weights & Biases calls the run, and the runs that it is one of.
+        kind: where curves go.
+        folder: for the files of all kinds.
+        name: what Weights & Biases calls the run.
+        group: what it calls the runs that this is one of.
     """
     match kind:
         case "none":

@@ -3,7 +3,6 @@
 An implementation gives a forward and a backward pass. `as_operator` makes a differentiable operator of the two.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,9 @@ from rfnext.ops.layout import channels_are_last, empty, laid_out
 
 Operator = Callable[[Tensor, Tensor, Tensor | None, Tensor, Geometry], Tensor]
 """x, weight, bias, probability, geometry -> y."""
+
+Exact = Callable[..., Tensor]
+"""What `as_operator` returns."""
 
 Backward = Callable[
     [Tensor, Tensor, Tensor, Tensor, Geometry, Sequence[bool]], tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -34,7 +36,7 @@ class _Passes(NamedTuple):
     run_backward: _RunBackward
 
 
-def as_operator(name: str, forward: Operator, backward: Backward) -> Operator:
+def as_operator(name: str, forward: Operator, backward: Backward) -> Exact:
     """The differentiable operator of an implementation; under torch.compile it is called `rfnext::<name>`.
 
     Args:
@@ -43,12 +45,21 @@ def as_operator(name: str, forward: Operator, backward: Backward) -> Operator:
         backward: the same arguments without the bias, whose gradient is computed here.
 
     Returns:
-        A function of x, weight, bias, probability and geometry. Its second derivative is that of `branches`.
+        A function of x, weight, bias, shares, geometry and temperature. The shares are the probabilities; or, if there
+        is a temperature t, branch weights, and the probabilities are softmax(shares / t): in small layers, a softmax
+        outside takes autograd as long as the operator. Its second derivative is that of `branches`.
     """
     passes = _with_bias(forward, backward)
     compiled = _register(name, passes)
 
-    def operator(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+    def operator(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        shares: Tensor,
+        geometry: Geometry,
+        temperature: float | None = None,
+    ) -> Tensor:
         if geometry.padding_mode != "zeros":
             x, geometry = crop_extended(x, geometry)
         if torch.is_autocast_enabled(x.device.type):
@@ -56,10 +67,14 @@ def as_operator(name: str, forward: Operator, backward: Backward) -> Operator:
             x, weight = x.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         if torch.compiler.is_compiling():
-            return compiled(x, weight, bias, probability, *_as_lists(geometry))
-        return _Exact.apply(x, weight, bias, probability, geometry, passes)
+            return compiled(x, weight, bias, _probability(shares, temperature), *_as_lists(geometry))
+        return _Exact.apply(x, weight, bias, shares, geometry, (passes, temperature))
 
     return operator
+
+
+def _probability(shares: Tensor, temperature: float | None) -> Tensor:
+    return shares if temperature is None else torch.softmax(shares / temperature, dim=0)
 
 
 def _with_bias(forward: Operator, backward: Backward) -> _Passes:
@@ -90,18 +105,22 @@ def _with_bias(forward: Operator, backward: Backward) -> _Passes:
 
 
 class _Exact(torch.autograd.Function):
+    """shares: the probabilities, or the branch weights of which they are the softmax at a temperature."""
+
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        probability: Tensor,
+        shares: Tensor,
         geometry: Geometry,
-        passes: _Passes,
+        how: tuple[_Passes, float | None],
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, bias, probability)
-        ctx.geometry, ctx.run_backward = geometry, passes.run_backward
+        ctx.save_for_backward(x, weight, bias, shares)
+        passes, temperature = how
+        probability = _probability(shares, temperature)
+        ctx.how = geometry, passes.run_backward, temperature, None if temperature is None else probability
         y = passes.run(x, weight, bias, probability, geometry)
         if not y._is_view():
             return y
@@ -111,18 +130,30 @@ class _Exact(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (g,), needed = grad_outputs, ctx.needs_input_grad[:4]
-        x, weight, bias, probability = ctx.saved_tensors
         device = g.device.type
         # Entering a context takes longer than asking whether one is needed.
-        plain = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
-        with plain:
-            if not torch.is_grad_enabled():
-                return (*ctx.run_backward(g, (x, weight, bias, probability), ctx.geometry, needed), None, None)
-            # create_graph=True: by operations that can be differentiated once more.
-            y = by_branches(x, weight, bias, probability, ctx.geometry)
-        inputs = [t for t, need in zip((x, weight, bias, probability), needed, strict=True) if need]
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return (*_gradients(ctx, g, needed), None, None)
+        return (*_gradients(ctx, g, needed), None, None)
+
+
+def _gradients(ctx: Any, g: Tensor, needed: Sequence[bool]) -> _Gradients:
+    """Of x, weight, bias and shares."""
+    tensors = x, weight, bias, shares = ctx.saved_tensors
+    geometry, run_backward, temperature, probability = ctx.how
+    if torch.is_grad_enabled():  # create_graph=True: by operations that can be differentiated once more
+        y = by_branches(x, weight, bias, _probability(shares, temperature), geometry)
+        inputs = [t for t, need in zip(tensors, needed, strict=True) if need]
         found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
-        return (*(next(found) if need else None for need in needed), None, None)
+        grad_x, grad_weight, grad_bias, grad_shares = (next(found) if need else None for need in needed)
+        return grad_x, grad_weight, grad_bias, grad_shares
+    if temperature is None:
+        return run_backward(g, tensors, geometry, needed)
+    *others, grad = run_backward(g, (x, weight, bias, probability), geometry, needed)
+    if grad is not None:
+        grad = torch._softmax_backward_data(grad, probability, 0, grad.dtype) / temperature  # type: ignore
+    return (*others, grad)
 
 
 # torch.compile gets the same two functions as operators that it does not trace into. Unrolled over taps, branches and

@@ -13,8 +13,8 @@ compiler, "auto" leaves this implementation out.
 import ctypes
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def by_native(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tenso
         raise ValueError(f'implementation="native" cannot compute this layer: {reason}; "auto" takes what can')
     if x.shape[0] == 0:
         return by_branches(x, weight, bias, probability, geometry)
-    run = _operator if is_for(x, weight, bias, probability, geometry) else by_taps
+    run = operator if is_for(x, weight, bias, probability, geometry) else by_taps
     return run(x, weight, bias, probability, geometry)
 
 
@@ -82,14 +82,25 @@ class _Plan(NamedTuple):
     """The arguments of a layer.
 
     conv and terms: as the structs of these names in the source. member: (shares, branches), which branches sum up to
-    which share. forward, backward: sizes of the scratch space.
+    which share; transposed: the same as (branches, shares). forward, backward: sizes of the scratch space, and the
+    functions. threads: how many to ask for.
     """
 
     conv: ctypes.Array[ctypes.c_int64]
     terms: ctypes.Array[ctypes.c_int64]
     member: Tensor
-    forward: Sequence[int]
-    backward: Sequence[int]
+    transposed: Tensor
+    forward: "_Pass"
+    backward: "_Pass"
+    threads: int
+
+
+class _Pass(NamedTuple):
+    """A function of the library. size: of its scratch space, in elements; integers: where these begin, in bytes."""
+
+    function: Callable[..., None]
+    size: int
+    integers: int
 
 
 @functools.lru_cache(maxsize=1024)
@@ -119,9 +130,21 @@ def _plan(
     member = torch.zeros(len(sharers), len(geometry.dilations), dtype=probability_dtype, device="cpu")
     for branches, place in sharers.items():
         member[place, list(branches)] = 1
+    threads = library().most_threads(threads)
     forward, backward = _integers([0] * 3), _integers([0] * 3)
-    _call("space", dtype, conv, flat, forward, backward, threads)
-    return _Plan(conv, flat, member, tuple(forward), tuple(backward))
+    _function("space", dtype)(conv, flat, forward, backward, threads)
+    there, back = _pass("forward", dtype, [*forward], threads), _pass("backward", dtype, [*backward], threads)
+    return _Plan(conv, flat, member, member.t().contiguous(), there, back, threads)
+
+
+def _pass(name: str, dtype: torch.dtype, sizes: Sequence[int], threads: int) -> _Pass:
+    """sizes: elements, elements per thread, integers per thread; both kinds come in whole cache lines."""
+    integers = (sizes[0] + threads * sizes[1]) * dtype.itemsize
+    return _Pass(_function(name, dtype), (integers + 8 * threads * sizes[2]) // dtype.itemsize, integers)
+
+
+def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
+    return getattr(library(), f"{name}_{_SUFFIX[dtype]}")
 
 
 def _integers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
@@ -129,32 +152,29 @@ def _integers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
 
 
 class _Work:
-    """What both passes need: plan, shares, contiguous arguments, scratch space."""
+    """What both passes need: plan, shares, contiguous arguments."""
 
     def __init__(self, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry) -> None:
-        groups = geometry.groups
-        self.threads = library().most_threads(torch.get_num_threads())
-        sizes = x.shape[0], weight.shape[1], weight.shape[0] // groups
-        self.plan = _plan(sizes, geometry, x.dtype, probability.dtype, self.threads)
+        sizes = x.shape[0], weight.shape[1], weight.shape[0] // geometry.groups
+        self.plan = _plan(sizes, geometry, x.dtype, probability.dtype, torch.get_num_threads())
         self.x, self.weight = _in_order(x), _in_order(weight)
         # Sums of probabilities are taken as precisely as they are given.
         shares = torch.mv(self.plan.member, probability)
         self.shares = shares if shares.dtype == x.dtype else shares.to(x.dtype)
 
-    def scratch(self, elements: int, elements_per_thread: int, integers_per_thread: int) -> tuple[Tensor, Tensor]:
-        return (
-            self.x.new_empty(elements + self.threads * elements_per_thread),
-            torch.empty(self.threads * integers_per_thread, dtype=torch.int64, device="cpu"),
-        )
+    def run(self, which: _Pass, *tensors: Tensor | None) -> None:
+        """Call a function of the library for these tensors, in scratch space of its own."""
+        scratch = torch.empty(which.size, dtype=self.x.dtype, device="cpu")
+        start = scratch.data_ptr()
+        pointers = [None if t is None else t.data_ptr() for t in tensors]
+        which.function(self.plan.conv, self.plan.terms, *pointers, start, start + which.integers, self.plan.threads)
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     work = _Work(x, weight, probability, geometry)
     bias = None if bias is None else _in_order(bias if bias.dtype == x.dtype else bias.to(x.dtype))
-    y = x.new_empty(x.shape[0], weight.shape[0], *geometry.size_out)
-    elements, integers = work.scratch(*work.plan.forward)
-    tensors = (work.shares, work.x, work.weight, bias, y, elements, integers)
-    _call("forward", x.dtype, work.plan.conv, work.plan.terms, *map(_pointer, tensors), work.threads)
+    y = x.new_empty((x.shape[0], weight.shape[0], *geometry.size_out))
+    work.run(work.plan.forward, work.shares, work.x, work.weight, bias, y)
     return y
 
 
@@ -170,27 +190,20 @@ def _backward(
     work, g = _Work(x, weight, probability, geometry), _in_order(g)
     grad_x = torch.empty_like(work.x) if need_x else None
     grad_weight = torch.empty_like(work.weight) if need_weight else None
-    grad_shares = None
+    grad_shares, threads = None, work.plan.threads
     if need_probability:
-        grad_shares = torch.zeros(work.threads, len(work.shares), dtype=torch.float64, device="cpu")
-    elements, integers = work.scratch(*work.plan.backward)
-    tensors = (work.shares, g, work.x, work.weight, grad_x, grad_weight, grad_shares, elements, integers)
-    _call("backward", x.dtype, work.plan.conv, work.plan.terms, *map(_pointer, tensors), work.threads)
+        grad_shares = torch.zeros(threads * len(work.plan.member), dtype=torch.float64, device="cpu")
+    work.run(work.plan.backward, work.shares, g, work.x, work.weight, grad_x, grad_weight, grad_shares)
     if grad_shares is None:
         return grad_x, grad_weight, None
-    return grad_x, grad_weight, grad_shares.sum(0).to(probability.dtype) @ work.plan.member
+    if threads > 1:
+        grad_shares = grad_shares.view(threads, -1).sum(0)
+    # In small layers a product of matrices takes longer than all else: torch.mv, not @.
+    return grad_x, grad_weight, torch.mv(work.plan.transposed, grad_shares.to(probability.dtype))
 
 
 def _in_order(tensor: Tensor) -> Tensor:
     return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
 
 
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
-    getattr(library(), f"{name}_{_SUFFIX[dtype]}")(*arguments)
-
-
-_operator = as_operator("native", _forward, _backward)
+operator = as_operator("native", _forward, _backward)

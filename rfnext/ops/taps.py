@@ -29,7 +29,7 @@ _DEVICE_CHUNK_BYTES = 2**26  # elsewhere: enough to keep a device busy
 
 def by_taps(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
     """x (batch, channel_in, *size_in) -> (batch, channel_out, *size_out), stored in memory like x."""
-    run = by_branches if x.shape[0] == 0 else _operator
+    run = by_branches if x.shape[0] == 0 else operator
     return run(x, weight, bias, probability, geometry)
 
 
@@ -45,7 +45,7 @@ def _backward(
     return run(g, x, weight, probability, geometry, needed)
 
 
-_operator = as_operator("taps", _forward, _backward)
+operator = as_operator("taps", _forward, _backward)
 
 
 class _Box(NamedTuple):

@@ -106,7 +106,10 @@ class OneShotSearch(SearchedNetwork):
     Args:
         model: any network; what its dilations are does not matter to the search.
         config: settings.
-        where, anchor, example, tie: as in `LocalSearch`.
+        where: as in `LocalSearch`, and so are the others.
+        anchor: which tap stays in place.
+        example: an input of the model.
+        tie: layers that get one dilation.
 
     Raises:
         ValueError: as `LocalSearch` does.

@@ -27,6 +27,7 @@ from tasks.coco_detection.data import Dataset, named_files, open_dataset
 from tasks.coco_detection.detectors import BoxDetector
 from tasks.coco_detection.layout import DOWNLOADS as COCO_DOWNLOADS
 from tasks.coco_detection.layout import Layout
+from tasks.scenes import missing
 from tasks.spec import DataError, DataFiles
 
 LABELS = {"scenes": "digits on photographs (embedded)", "coco": "COCO 2017, scored on val2017"}
@@ -68,7 +69,7 @@ def unavailable(config: Config) -> str | None:
     if lacking:
         return f"{', '.join(lacking)} not installed; in the repository: pip install '.[detection]'"
     if _embedded(config):
-        return scenes.missing()
+        return missing()
     layout = layout_of(config, 1)
     if config.dataset == "folder" and config.root is None:
         return "which folder? Give one in COCO's layout by --root PATH; python -m tasks.coco_detection.check PATH"

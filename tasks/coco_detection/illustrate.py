@@ -1,6 +1,5 @@
 """Pictures of predictions: images with boxes and masks, or with panoptic segments."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
@@ -18,6 +16,7 @@ from tasks.coco_detection.config import Config
 from tasks.coco_detection.evaluation import INSTANCE_OFFSET, Sample, predict, pseudo_collate
 from tasks.coco_detection.loading import read_part
 from tasks.coco_detection.quiet import quiet
+from tasks.pictures import colour, png, sheet
 from tasks.spec import Split
 
 IMAGES = 4
@@ -25,9 +24,6 @@ IMAGES = 4
 
 TILE = 200
 """Longer side of an image in a picture, in pixels."""
-
-LARGEST = 90_000
-"""Bytes of a picture: it is committed with the results."""
 
 Pixels = NDArray[np.uint8]
 
@@ -45,18 +41,7 @@ def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> 
         chosen = np.unique(np.linspace(0, len(data) - 1, IMAGES).round().astype(int)).tolist()
         samples = predict(model, [pseudo_collate([data[index]]) for index in chosen])
         tiles = [draw(images.read(sample.img_path), sample, dataset.classes, _threshold(sample)) for sample in samples]
-    pictures = [Image.fromarray(tile) for tile in tiles]
-    for picture in pictures:
-        picture.thumbnail((TILE, TILE))
-    sheet = Image.new("RGB", (TILE * len(pictures), TILE), "white")
-    for column, picture in enumerate(pictures):
-        sheet.paste(picture, (TILE * column, 0))
-    for colours in (128, 64, 32, 16, 8):
-        buffer = io.BytesIO()
-        sheet.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-        if buffer.tell() <= LARGEST:
-            break
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, png(sheet([tiles], TILE)))
     return [path]
 
 
@@ -95,15 +80,6 @@ def confident(sample: Sample, threshold: float) -> Any:
     found = sample.pred_instances
     sides = found.bboxes[:, 2:] - found.bboxes[:, :2]
     return found[(found.scores >= threshold) & (sides > 0).all(dim=1)]
-
-
-def colour(number: int) -> str | tuple[int, int, int]:
-    """One of many well distinguished colours: hues a golden angle apart."""
-    hue = number * 0.618034 % 1 * 6
-    red, green, blue = (
-        round(255 * min(1, max(0, value))) for value in (abs(hue - 3) - 1, 2 - abs(hue - 2), 2 - abs(hue - 4))
-    )
-    return red, green, blue
 
 
 def _numpy(canvas: Tensor) -> Pixels:

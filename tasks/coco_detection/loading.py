@@ -17,6 +17,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
+from tasks import image_files
 from tasks.coco_detection import images, recipes
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset
@@ -64,7 +65,7 @@ class LoadImage(BaseTransform):
         image = images.read_bgr(path)
         height, width, _ = image.shape
         if (width, height) != size:
-            fail(path, None, *images.mismatch(images.header(path)._replace(size=(width, height)), size))
+            fail(path, None, *images.mismatch(image_files.header(path)._replace(size=(width, height)), size))
         return results | {"img": image, "img_shape": (height, width), "ori_shape": (height, width)}
 
 

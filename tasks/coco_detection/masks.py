@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.coco_detection.images import Fault
+from tasks.image_files import Fault
 
 SLACK = 1.0
 """Pixels by which boxes and polygons may reach over the border, as COCO's do by fractions and those of tools that count

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
-import tyro
 from mmcv.cnn.rfsearch.search import RFSearchHook as MmcvHook
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
@@ -33,6 +32,8 @@ from tasks.coco_detection import detectors
 from tasks.coco_detection.config import PRESETS
 from tasks.coco_detection.detectors import Detector
 from tasks.coco_detection.quiet import quiet
+from tasks.command_line import parse_or_end
+from tasks.ranges import COUNT, THREADS, Range, check_ranges
 
 CLASSES, THINGS = 133, 80
 
@@ -51,6 +52,11 @@ class Options:
     """Steps of each, after two that do not count."""
     threads: int = 1
     """Threads of torch."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, {"image": Range(least=32, most=8192), "images": COUNT, "repetitions": COUNT, "threads": THREADS}
+        )
 
 
 def plain(name: Detector) -> nn.Module:
@@ -126,7 +132,7 @@ def measure(name: Detector, options: Options) -> dict[str, list[float]]:
 
 def main() -> int:
     """Command line."""
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_or_end(Options, None, description=__doc__)
     torch.set_num_threads(options.threads)
     print("| detector | plain (s) | rfnext (s) | mmcv (s) | rfnext / plain | mmcv / plain |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from tabulate import tabulate
 
+from tasks.command_line import parse
 from tasks.load_forecasting import metrics
 from tasks.load_forecasting.config import PRESETS, Config
 from tasks.load_forecasting.data import Fold
@@ -92,9 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", default="small", choices=sorted(PRESETS))
     given, rest = parser.parse_known_args(arguments)
     try:
-        config = tyro.cli(
+        config = parse(
             Config,
-            args=rest,
+            rest,
             default=PRESETS[given.preset],
             prog=f"{prog} --preset {given.preset}",
             description=__doc__,

@@ -64,12 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--mels", type=Path, help="folder of predicted mels, <clip>.npy, to check beside them")
     given = parser.parse_args(arguments)
-    shape = Shape(given.sample_rate, given.fmax)
+    try:
+        config = MelConfig(sample_rate=given.sample_rate, fmax=given.fmax)
+    except ValueError as error:
+        parser.error(str(error))
+    shape = Shape(given.sample_rate, config.top)
     if given.mels is not None:
-        try:
-            config = MelConfig(sample_rate=given.sample_rate, fmax=given.fmax)
-        except ValueError as error:
-            parser.error(str(error))
         shape = replace(shape, loudness="as_is", mels=Predicted(given.mels, config))
     findings = check(given.path, shape)
     print(*(findings.problems or [f"fine: {findings.summary}"]), sep="\n")

@@ -184,7 +184,7 @@ def test_two_suites_share_the_work(start: Start, project: Path) -> None:
         ("tiny --task toy -- --epochs 0", "epochs is 0; it must be at least 1"),
         ("tiny --folds 9", "no cell to run; toy has no fold 9; it has 1, 2"),
         ("tiny --seeds 0 -1", "--seeds must be between 0 and 4294967295, got -1"),
-        ("tiny --workers 0", "--workers must be at least 1 or auto, got 0"),
+        ("tiny --workers 0", "workers is 0; it must be at least 1"),
         ("tiny --gpus-per-cell 1", "--gpus-per-cell is for clusters; give --ray-address, too"),
     ],
 )

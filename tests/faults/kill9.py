@@ -36,7 +36,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """Family -> its methods. All but the last one run undisturbed before, and leave the search that the last takes over."""
 
-TASKS = ("action_segmentation", "coco_detection", "load_forecasting", "tts_vocoder")
+TASKS = ("action_segmentation", "coco_detection", "load_forecasting", "semantic_segmentation", "tts_vocoder")
 MOST = 3
 """Kills of one cell."""
 

@@ -15,8 +15,9 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import AfterValidator
 from tabulate import tabulate
 
 from benchmarks.records.places import ROOT
@@ -104,6 +105,24 @@ MEASUREMENTS = {
 }
 
 
+def _counted(line: Line) -> Line:
+    one = MEASUREMENTS.get(line.get("measurement", ""))
+    if one is None:
+        raise ValueError(f"measurement is none of {', '.join(MEASUREMENTS)}")
+    if missing := {"command", "commit", "date", "status"} - line.keys():
+        raise ValueError(f"has no {min(missing)}")
+    try:
+        fine = 0 <= one.right(line) <= one.count(line)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"cannot be counted: {error}") from error
+    if not fine:
+        raise ValueError("has more that is right than was tried")
+    return line
+
+
+LINE = Annotated[Line, AfterValidator(_counted)]
+
+
 def run(name: str) -> list[Line]:
     """The lines of one script. What it says on standard error goes on."""
     command = MEASUREMENTS[name].command
@@ -148,12 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown measurement {min(unknown)!r}; known: {names}")
     for name in given.name or MEASUREMENTS:
         taken = run(name)
-        kept = [line for line in measurements.read(given.folder) if line["measurement"] != name]
+        kept = [line for line in measurements.read_or_end(given.folder, LINE) if line["measurement"] != name]
         if taken:
             measurements.write(given.folder, [*kept, *taken])
         else:
             print(f"{name}: its script printed no line; what was measured before is kept", file=sys.stderr)
-    lines = measurements.read(given.folder)
+    lines = measurements.read_or_end(given.folder, LINE)
     write_text(given.folder / "table.md", table(lines))
     print(table(lines))
     wrong = [line for line in lines if (one := MEASUREMENTS[line["measurement"]]).count(line) != one.right(line)]

@@ -18,6 +18,7 @@ from rfnext.conv import INITIAL_WEIGHT, release, set_dilation, take_over
 from rfnext.padding import size_keeping_padding
 from rfnext.structure import searched_convs
 from tests.rfnext.networks import CONFIG, favour_the_widest, network, searched_network
+from tests.rfnext.ops.cases import NATIVE
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 FUNCTION: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -234,6 +235,28 @@ def test_both_rules_start_with_the_same_slope() -> None:
         cast(SearchConv, conv).probability[0].backward()
         slopes.append(cast(SearchConv, conv).branch_weight.grad)
     torch.testing.assert_close(slopes[0], slopes[1])
+
+
+@pytest.mark.parametrize("implementation", ["taps", *NATIVE])
+def test_repeated_calls_differentiate_the_branch_weights_twice_and_follow_what_changes(implementation: str) -> None:
+    conv = searching(make(1, {"kernel_size": 3, "padding": 1}), [0.01, 0.02, 0.015])
+    x, g = torch.randn(2, 4, 20, dtype=torch.float64, requires_grad=True), torch.randn(2, 4, 20, dtype=torch.float64)
+
+    def gradients() -> list[Tensor]:
+        parameters = x, conv.weight, conv.branch_weight
+        first = torch.autograd.grad(conv(x), parameters, g.clone(), create_graph=True)
+        return [*torch.autograd.grad(conv(x), parameters, g), *torch.autograd.grad(first[2].square().sum(), parameters)]
+
+    for change in ({}, {"frozen": True}, {"frozen": False}, {"rule": "paper"}, {"stride": (2,), "rule": "default"}):
+        vars(conv).update(change)
+        g = torch.randn_like(conv(x))
+        conv.implementation = "branches"  # torch's own operators, differentiated by autograd
+        expected = gradients() if not conv.frozen else [conv(x)]
+        conv.implementation = implementation
+        found = gradients() if not conv.frozen else [conv(x)]
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    again = pickle.loads(pickle.dumps(conv))  # noqa: S301
+    assert torch.equal(again(x), conv(x))
 
 
 @pytest.mark.parametrize("rule", ["default", "paper"])

@@ -1,5 +1,7 @@
 """Files are written whole or not at all, whatever fails."""
 
+import contextlib
+import errno
 import io
 import os
 import resource
@@ -36,6 +38,38 @@ def test_a_write_cut_off_by_the_system_keeps_the_old_file(tmp_path: Path) -> Non
     assert str(path) in str(caught.value)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_a_power_loss_takes_neither_the_file_nor_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order that the system is asked for: content, name, then the folders in which a name is new, and no others."""
+    done: list[Path | str] = []
+    flush, rename = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (done.append(Path(os.readlink(f"/proc/self/fd/{file}"))), flush(file))
+    )
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("renamed"), rename(*paths)))
+    path = tmp_path / "runs" / "fold1" / "record.json"
+    files.write_text(path, "new")
+    first, *rest = done
+    assert isinstance(first, Path)
+    assert first.name.startswith(".record.json.")
+    assert rest == ["renamed", path.parent, path.parent.parent, tmp_path]
+    done.clear()
+    files.write_text(path, "newer")
+    assert done[1:] == ["renamed", path.parent]
+
+
+def test_a_folder_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, said in ((errno.EINVAL, None), (errno.EIO, "may be lost")):
+
+        def flush(file: int, number: int = number) -> None:
+            if os.path.isdir(f"/proc/self/fd/{file}"):
+                raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", flush)
+        with pytest.raises(OSError, match=said) if said else contextlib.nullcontext():
+            files.write_text(tmp_path / "record.json", str(number))
+        assert (tmp_path / "record.json").read_text() == str(number)
 
 
 def test_an_interrupt_in_the_middle_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

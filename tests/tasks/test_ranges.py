@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib
 import math
 import typing
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 import tasks
 from benchmarks import run
 from tasks.ranges import Range, check_ranges, number_in
+
+HUGE = "1" + "0" * 400
 
 
 def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
@@ -71,6 +74,13 @@ def _at(config: Any, name: str) -> Any:
         ("load_forecasting", ["--lr", "nan"], "lr is nan; it must be above 0 and at most 1e+09"),
         ("tts_vocoder", ["--lr-decay", "1.5"], "lr_decay is 1.5; it must be above 0 and at most 1"),
         ("tts_vocoder", ["--clips", "0"], "clips is 0; it must be at least 1 and at most 1e+09"),
+        ("tts_vocoder", ["--search.spread", "nan"], "spread must be in (0, 1], got nan"),
+        ("load_forecasting", ["--search.bounds.max", "0"], "Bounds.max is 0, below Bounds.min = 1"),
+        (
+            "load_forecasting",
+            ["--gpus-per-trial", "nan"],
+            "gpus_per_trial is nan; it must be at least 0 and at most 1024",
+        ),
     ],
 )
 def test_the_command_says_it_in_one_line(
@@ -97,8 +107,50 @@ def test_all_numbers_of_a_tuple_are_checked_and_none_is_no_number() -> None:
         check_ranges(Settings(steps=(1, 0)), ranges)
 
 
+WRONG = [
+    ("benchmarks.suite", "tiny --workers", ["0", HUGE]),
+    ("benchmarks.suite", "tiny --ray-address local --gpus-per-cell", ["nan", "-1", HUGE]),
+    ("benchmarks.speed.command", "--seconds", ["nan", "-1", HUGE]),
+    ("benchmarks.speed.command", "--threads", ["0", HUGE]),
+    ("benchmarks.studies.planted_truth", "--seeds", ["0", HUGE]),
+    ("benchmarks.studies.genetic_cost", "--seeds", ["-1", HUGE]),
+    ("benchmarks.studies.search_time", "--rounds", ["0", HUGE]),
+    ("benchmarks.studies.search_at_equal_cost", "--minutes", ["nan", "-1", HUGE]),
+    ("benchmarks.studies.search_at_equal_cost", "--layers", ["-1", HUGE]),
+    ("tasks.load_forecasting.baselines", "--horizon", ["0", HUGE]),
+    ("tasks.tts_vocoder.speed", "--turns", ["0", HUGE]),
+    ("tasks.tts_vocoder.speed", "--threads", ["-1", HUGE]),
+    ("rfnext.cli.main", "plan --network torch.nn:Conv1d --input", ["1,-1", f"1,1,{HUGE}"]),
+]
+
+
+@pytest.mark.parametrize(("module", "arguments", "values"), WRONG, ids=lambda value: str(value)[:40])
+def test_every_command_refuses_such_numbers_before_anything_runs(
+    module: str, arguments: str, values: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    *rest, option = arguments.split()
+    for value in values:
+        try:
+            status = importlib.import_module(module).main([*rest, f"{option}={value}"])
+        except SystemExit as end:
+            status = end.code
+        last = capsys.readouterr().err.strip().rpartition("\n")[2]
+        assert (status, option.strip("-").replace("-", "_") in last.replace("-", "_")) == (2, True), last
+        assert len(last) < 300
+
+
+def test_what_tyro_explains_is_still_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        run.main(["load_forecasting", "baseline", "--search.rounds", "x"])
+    assert end.value.code == 2
+    assert "Error parsing --search.rounds" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["nan", "-1", "inf", "x", "2"])
 def test_an_argument_of_argparse_is_refused_with_its_range(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is no number that is at least 0 and at most 1"):
         number_in(Range(least=0, most=1))(text)
     assert number_in(Range(least=0, most=1))("0.25") == 0.25
+    assert number_in(Range(least=0, most=1), int)("1") == 1
+    with pytest.raises(argparse.ArgumentTypeError, match="'0.5' is no whole number"):
+        number_in(Range(least=0, most=1), int)("0.5")

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.studies import measurements, search_at_equal_cost
-from benchmarks.studies.equal_cost_searches import METHODS, Methods
+from benchmarks.studies import equal_cost_searches, measurements, search_at_equal_cost
+from benchmarks.studies.equal_cost_searches import METHODS, Methods, periods
 from benchmarks.studies.equal_cost_tables import Measured, table
 from benchmarks.studies.equal_cost_training import Case, Training
 from benchmarks.studies.search_at_equal_cost import DATA, LAYERS, SEEDS, Name, config_of, main, order
@@ -59,6 +60,8 @@ def test_budgets_are_what_the_protocol_says() -> None:
     one = case(epochs=12)
     methods = Methods(one)
     found = {name: method(methods) for name, method in METHODS.items()}
+    for name in ("exhaustive", "oracle"):
+        assert found.pop(name) is None, "there are 1,000 designs of three layers"
     epochs = {name: cast(Any, one).epochs / 12 for name, one in found.items()}
     ranked = epochs.pop("one_shot_ranked")
     assert ranked <= 3, "fewer where the samples repeat"
@@ -68,9 +71,11 @@ def test_budgets_are_what_the_protocol_says() -> None:
         "middle": 0,
         "tuned": 3,
         "random": 3,
+        "genetic": 3,
         "local": 1,
         "one_shot": 1,
         "one_shot_argmax": 1,
+        "one_shot_periods": 1,
         "one_shot_to_local": 2,
     }
     designs = {name: cast(Any, one).design for name, one in found.items()}
@@ -78,7 +83,9 @@ def test_budgets_are_what_the_protocol_says() -> None:
     assert designs["expert"] == (48, 96, 336)
     # 2 ** mean(0, 1, ..., 9) = 22.6
     assert designs["middle"] == (23, 23, 23)
-    assert all(d in [2**k for k in range(10)] for d in (*designs["random"], *designs["one_shot_argmax"]))
+    assert all(
+        d in [2**k for k in range(10)] for d in (*designs["random"], *designs["genetic"], *designs["one_shot_argmax"])
+    )
     # Geometric: the middle is the mean of the ends' logarithms.
     low, middle, high = designs["tuned"]
     assert middle == round(math.sqrt(low * high))
@@ -92,6 +99,33 @@ def test_budgets_are_what_the_protocol_says() -> None:
 def error(one: Case, design: tuple[int, ...], epochs: int) -> float:
     """Lowest error on validation in the first epochs."""
     return Training(one, design).to(epochs * one.config.steps).best_until(epochs)
+
+
+def test_with_two_layers_all_designs_are_trained_and_the_best_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equal_cost_searches, "LONGEST", 4)
+    one = case(layers=2)
+    every = [(a, b) for a in (1, 2, 4) for b in (1, 2, 4)]
+    trained = {design: Training(one, design).to(one.steps) for design in every}
+    exhaustive, oracle = Methods(one).exhaustive(), Methods(one).oracle()
+    assert exhaustive is not None
+    assert oracle is not None
+    assert exhaustive.design == min(every, key=lambda design: trained[design].best_until(2))
+    assert oracle.design == min(every, key=lambda design: trained[design].scores("test")["mse"])
+    assert exhaustive.epochs == oracle.epochs == 2 * 9
+
+
+def test_periods_are_the_peaks_of_the_autocorrelation() -> None:
+    steps = np.arange(2000)
+    day, week = np.sin(2 * np.pi * steps / 24), np.sin(2 * np.pi * steps / 168)
+    noise = np.random.default_rng(0).normal(size=2000)
+    assert periods(5.0 + day + 0.2 * noise, 40, 2) == [24]
+    series = 5.0 + day + 0.8 * week + 0.1 * noise
+    found = periods(series, 200, 1)
+    # Slowly, by the definition.
+    centred = series - series.mean()
+    correlation = {lag: float((centred[lag:] * centred[:-lag]).sum()) for lag in range(100, 201)}
+    assert found == [max(correlation, key=correlation.__getitem__)]
+    assert periods(np.cumsum(np.ones(50)), 20, 2) == [], "a trend has no period"
 
 
 def test_a_set_without_seasons_has_no_expert() -> None:
@@ -135,6 +169,15 @@ def test_changes_are_of_the_same_fold_in_percent() -> None:
     assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["-10.0 ± 0.0", "-10.0 ± 0.0"]
     # With three layers, one_shot and tuned are equal.
     assert "5 of 6 differences" in text
+
+
+def test_what_is_chosen_on_the_test_part_is_in_no_count() -> None:
+    lines = [
+        line("taylor", 2, fold, {"hand": 0.2 * fold, "tuned": 0.1 * fold, "oracle": 0.01 * fold}) for fold in (1, 2, 3)
+    ]
+    text = table({"taylor": Measured(lines)})
+    assert "| oracle " in text
+    assert "1 of 1 differences" in text
 
 
 def test_what_is_measured_is_kept_and_the_rest_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""MMDetection's own tools/train.py with the lines of docs/library.md, copied as they stand, under any detector."""
+"""MMDetection's own tools/train.py with the lines of docs/mmdetection.md, copied as they stand, under any detector."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ DETECTORS = ["retinanet/retinanet_r18_fpn_1x_coco", "rtmdet/rtmdet_tiny_8xb32-30
 
 
 def snippet() -> str:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text("utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "mmdetection.md").read_text("utf-8"), re.DOTALL)
     (found,) = [block for block in blocks if "RFSearchRunner" in block]
     return found
 

@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer as docs/library.md says: the network's own gradients are clipped, branches' are not."""
+"""Hugging Face's Trainer as docs/transformers.md says: the network's own gradients are clipped, branches' are not."""
 
 from pathlib import Path
 from typing import Any

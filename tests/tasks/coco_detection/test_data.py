@@ -13,6 +13,7 @@ from tasks.coco_detection.check import main
 from tasks.coco_detection.data import carve_validation, open_dataset
 from tasks.coco_detection.layout import Layout
 from tasks.coco_detection.loading import read_part
+from tasks.scenes import PHOTOGRAPHS
 from tasks.spec import DataError
 from tests.tasks.coco_detection.bombs import bomb
 
@@ -55,7 +56,7 @@ class TestValidation:
         )
         assert dataset.classes == tuple(f"digit {digit}" for digit in range(10))
         panoptic = opened(layout, "panoptic")
-        assert panoptic.classes == (*dataset.classes, *scenes.PHOTOGRAPHS)
+        assert panoptic.classes == (*dataset.classes, *PHOTOGRAPHS)
         assert panoptic.things == dataset.things == 10
 
     def test_follows_the_original(self, layout):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tasks import image_files
 from tasks.coco_detection import datasets, images
 from tasks.coco_detection.check import main
 from tasks.coco_detection.config import PRESETS
@@ -23,10 +24,10 @@ PIXELS = np.kron(np.random.default_rng(0).integers(0, 255, (4, 6, 3)), np.ones((
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "BMP"])
 def test_headers_say_what_is_decoded(tmp_path, format_, orientation):
     exif = Image.Exif()
-    exif[images.ORIENTATION] = orientation
+    exif[image_files.ORIENTATION] = orientation
     path = tmp_path / f"image.{format_.lower()}"
     Image.fromarray(PIXELS).save(path, format_, exif=exif)
-    found, pixels = images.header(path), images.read(path)
+    found, pixels = image_files.header(path), images.read(path)
     assert found.size == (pixels.shape[1], pixels.shape[0])
     if format_ != "AVIF":  # not turned by OpenCV
         with Image.open(path) as image:
@@ -37,8 +38,8 @@ def test_orientations_in_xmp_data_do_not_turn(tmp_path):
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", xmp=xmp)
     with Image.open(tmp_path / "a.jpg") as image:
-        assert image.getexif()[images.ORIENTATION] == 6
-    assert images.header(tmp_path / "a.jpg").size == (48, 32)
+        assert image.getexif()[image_files.ORIENTATION] == 6
+    assert image_files.header(tmp_path / "a.jpg").size == (48, 32)
     assert images.read(tmp_path / "a.jpg").shape == (32, 48, 3)
 
 
@@ -46,20 +47,20 @@ def test_headers_are_read_without_the_pixels(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
-    assert images.header(tmp_path / "a.png").size == (48, 32)
+    assert image_files.header(tmp_path / "a.png").size == (48, 32)
 
 
 def test_odd_headers(tmp_path):
     exif = Image.Exif()
-    exif[images.ORIENTATION] = 77
+    exif[image_files.ORIENTATION] = 77
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
-    assert images.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1)
+    assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False)
     for data in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"?"):
         Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=data)
-        assert images.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1)
+        assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False)
         assert images.read(tmp_path / "a.jpg").shape == (32, 48, 3)
     (tmp_path / "b.jpg").write_bytes(b"no image")
-    for read in (images.header, images.read):
+    for read in (image_files.header, images.read):
         with pytest.raises(DataError, match="b.jpg: cannot be read .cannot identify image file.; get it again"):
             read(tmp_path / "b.jpg")
 
@@ -68,11 +69,11 @@ def test_odd_headers(tmp_path):
 def test_bombs_are_refused_by_their_header(tmp_path, size):
     path = tmp_path / "a.png"
     path.write_bytes(bomb(*size))
-    for read in (images.header, images.read):
+    for read in (image_files.header, images.read):
         with pytest.raises(DataError, match="a.png: has [0-9,]+ pixels, at most 134,217,728 are read; make it smaller"):
             read(path)
     path.write_bytes(bomb(16_384, 8_192))
-    assert images.header(path).size == (16_384, 8_192)
+    assert image_files.header(path).size == (16_384, 8_192)
 
 
 def test_sparse_files_are_not_read(tmp_path):
@@ -81,6 +82,20 @@ def test_sparse_files_are_not_read(tmp_path):
         file.truncate(2**40)
     with pytest.raises(DataError, match="a.jpg: has 1,099,511,627,776 bytes, images have 1 to 1,073,741,824"):
         images.read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour", "TIFF", "float"])
+def test_more_than_8_bits_are_refused(tmp_path, kind):
+    """OpenCV would take the upper 8 of 16 bits: a picture of a camera of 12 bits would be 0 to 15, nearly black."""
+    import cv2
+
+    path = tmp_path / ("a.tiff" if kind in ("TIFF", "float") else "a.png")
+    pixels = PIXELS[..., 0] if kind != "colour" else PIXELS
+    assert cv2.imwrite(str(path), pixels.astype(np.float32 if kind == "float" else np.uint16) * 16)
+    with pytest.raises(DataError, match="a.*: has values of more than 8 bits.*; save it with 8 bits a value"):
+        images.read(path)
+    assert cv2.imwrite(str(path), pixels)
+    assert images.read(path).max() == pixels.max()
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "BMP"])
@@ -139,7 +154,8 @@ def test_an_orientation_that_keeps_the_size_is_said(own_data, capsys, caplog):
     assert "images with an EXIF orientation, turned upright" in caplog.text
     data = read_part(dataset, dataset.test, config(root), training=False)
     upright = images.read(root / "val2017/000.jpg")
-    assert np.array_equal(Image.fromarray(upright).rotate(180), Image.open(root / "val2017/000.jpg").convert("RGB"))
+    turned = np.asarray(Image.fromarray(upright).rotate(180))
+    assert np.array_equal(turned, np.asarray(Image.open(root / "val2017/000.jpg").convert("RGB")))
     loaded = data[0]["inputs"].permute(1, 2, 0).numpy()[..., ::-1]  # BGR, resized from 96 x 64 to 64 x 43
     resized = np.asarray(Image.fromarray(upright).resize((64, 43), Image.Resampling.BILINEAR))
     assert np.abs(loaded.astype(int) - resized).mean() < 12

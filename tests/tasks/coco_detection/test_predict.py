@@ -14,8 +14,8 @@ from pycocotools import mask as rle
 
 from rfnext import LocalSearch, Structure
 from rfnext.conv import SearchConv
-from tasks import checkpoint
-from tasks.coco_detection import illustrate, predict, scenes, task
+from tasks import checkpoint, scenes
+from tasks.coco_detection import illustrate, predict, task
 from tasks.coco_detection.config import PRESETS
 from tasks.coco_detection.detectors import searched
 from tasks.coco_detection.training import CHECKPOINT, fit

@@ -1,5 +1,6 @@
-"""The embedded scenes: same bytes from the same seed, exact annotations, four octaves of sizes, held-out sources."""
+"""The embedded scenes in COCO's format: same bytes from the same seed, exact annotations."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from pycocotools import mask as rle
 from tasks.coco_detection import scenes
 from tasks.coco_detection.layout import Layout
 from tasks.coco_detection.panoptic_quality import rgb_to_id
+from tasks.scenes import FOLDS
 
 
 @pytest.fixture(scope="module")
@@ -66,51 +68,18 @@ def test_boxes_areas_and_panoptic_segments_are_those_of_the_masks(layout, part):
         assert areas == {s["id"]: s["area"] for s in entry["segments_info"]}
 
 
-def test_sizes_span_four_octaves():
-    source = scenes.Source.open(1, held_out=False, digits=10)
-    heights, areas = [], []
-    for number in range(60):
-        scene = scenes.compose(source, f"sizes {number}")
-        assert scene.image.shape == (256, 256, 3)
-        for segment in range(2, len(scene.categories)):
-            mask = scene.segments == segment
-            heights.append(np.ptp(np.flatnonzero(mask.any(axis=1))) + 1)
-            areas.append(mask.sum())
-    octaves = np.floor(np.log2(np.array(heights) / 15.5)).astype(int)
-    assert min(np.bincount(octaves.clip(0, 3))) > 20
-    assert min(heights) < 18
-    assert max(heights) > 200
-    small, large = np.mean(np.array(areas) < 32**2), np.mean(np.array(areas) >= 96**2)
-    assert min(small, large, 1 - small - large) > 0.05  # of COCO's three sizes
-
-
 @pytest.mark.slow
 def test_the_tiny_presets_test_parts_have_all_of_cocos_sizes():
-    for fold in scenes.FOLDS:
+    for fold in FOLDS:
         layout = Layout(scenes.prepare(fold, 100, 25, 3), "train", "test")
         areas = np.array([annotation["area"] for annotation in content(layout.instances("test"))["annotations"]])
         assert min((areas < 32**2).sum(), ((areas >= 32**2) & (areas < 96**2)).sum(), (areas >= 96**2).sum()) >= 3
 
 
-@pytest.mark.parametrize("fold", scenes.FOLDS)
-def test_test_scenes_share_no_glyph_and_no_pixel_with_training(fold):
-    train, test = (scenes.Source.open(fold, held_out=held_out, digits=10) for held_out in (False, True))
-    for digit in range(10):
-        seen = {glyph.tobytes() for glyph in train.glyphs[digit]}
-        unseen = {glyph.tobytes() for glyph in test.glyphs[digit]}
-        assert len(unseen - seen) >= 0.98 * len(unseen)  # a handful of 8 x 8 images were drawn twice
-        assert len(train.glyphs[digit]) + len(test.glyphs[digit]) >= 170
-    for kind, names in scenes.PHOTOGRAPHS.items():
-        assert len(train.photographs[kind]) == 2 * len(names)
-        assert len(test.photographs[kind]) == len(names)
-    whole = scenes.Source.open(fold, held_out=True, digits=2)
-    assert len(whole.glyphs) == 2
-
-
 def test_says_what_is_wrong(monkeypatch):
     with pytest.raises(ValueError, match="no scenes of fold 4"):
         scenes.prepare(4, 10, 2)
-    monkeypatch.setattr(scenes.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="what scikit-image brings, and it is not installed; pip install scikit-image"):
         scenes.prepare(1, 4, 1)
 

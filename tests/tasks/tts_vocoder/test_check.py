@@ -41,10 +41,18 @@ def test_every_problem_is_printed_in_one_run(root, capsys):
 
 
 def test_rate_and_band_can_be_given(root, capsys):
-    assert main([str(root), "--fmax", "12000"]) == 1
+    assert main([str(root), "--sample-rate", "24000", "--fmax", "12000"]) == 1
     assert capsys.readouterr().out.count("holds nothing above 11025 Hz, but the mel needs up to 12000 Hz") == 3
     assert main([str(root), "--sample-rate", "24000"]) == 0
     assert "resampled to 24000 Hz" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--fmax=nan", "--fmax=inf", "--fmax=-1", "--fmax=12000", "--sample-rate=-1"])
+def test_a_mel_that_cannot_be_is_no_check(root, option, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([str(root), option])
+    assert end.value.code == 2
+    assert option[2:6] in capsys.readouterr().err.replace("bands from 0.0 to", "fmax")
 
 
 def test_no_folder(tmp_path, capsys):

@@ -1,0 +1,61 @@
+"""Calls that repeat: what a searched conv keeps from one call to the next.
+
+In small convs it takes longer to check the arguments and to ask which implementation computes them than to compute.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rfnext.ops import choice, native, native_build, taps
+from rfnext.ops.autograd import Exact
+from rfnext.ops.geometry import Geometry, merge_equal
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+class Repeated(NamedTuple):
+    """A call. key: what is equal in all that are the same. operator: computes it; None: `computed` does."""
+
+    key: tuple[object, ...]
+    geometry: Geometry
+    operator: Exact | None
+
+
+def situation(x: Tensor, weight: Tensor, bias: Tensor | None, branch_weight: Tensor) -> tuple[object, ...] | None:
+    """What the choice of an implementation depends on, beside shapes and geometry; None: on more than is here."""
+    plain = torch.strided, True, False
+    if (
+        type(x) not in _PLAIN
+        or type(weight) not in _PLAIN
+        or (x.layout, x.is_cpu, x._is_zerotensor()) != plain
+        or (weight.layout, weight.is_cpu, weight._is_zerotensor()) != plain
+        or (bias is not None and (type(bias), bias.is_cpu) != (nn.Parameter, True))
+        or (type(branch_weight), branch_weight.is_cpu) != (nn.Parameter, True)
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return None
+    return (
+        *(x.dtype, x.requires_grad, x.is_contiguous(), weight.dtype, weight.requires_grad),
+        *((None, None) if bias is None else (bias.dtype, bias.requires_grad)),
+        *(branch_weight.dtype, branch_weight.requires_grad, torch.is_grad_enabled(), torch.get_num_threads()),
+        torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
+        *(torch.are_deterministic_algorithms_enabled(), choice.pinned(), choice.forgotten, native_build.forgotten),
+    )
+
+
+def operator_of(
+    name: str, x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry
+) -> Exact | None:
+    """The operator by which implementation `name` computes a call of this `situation`; None if it has none.
+
+    Then, too, if branches are equal, samples are missing, or the call is an error.
+    """
+    if x.dim() != weight.dim() or x.shape[0] == 0 or merge_equal(probability, geometry)[1] is not geometry:
+        return None
+    if name == "auto":
+        name = choice.choose(x, weight, bias, probability, geometry)
+    if name == "native" and native.is_for(x, weight, bias, probability, geometry):
+        return native.operator
+    return taps.operator if name == "taps" else None

@@ -1,0 +1,112 @@
+"""Image files from users: their headers, and the limits within which one is decoded."""
+
+import functools
+import os
+import re
+import stat
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from tasks.spec import fail
+
+LARGEST = 2**27
+"""Pixels of the largest image that is read, 134,217,728: 384 MiB once decoded. A PNG of kilobytes can hold billions."""
+
+BYTES = 2**30
+"""Bytes of the largest image file that is read: a sparse one can claim any size."""
+
+ORIENTATION = 0x0112
+"""EXIF tag: 1 as stored, 2 to 8 mirrored or turned, from 5 on with width and height swapped."""
+
+TURNED = ("JPEG", "MPO", "PNG", "WEBP")
+"""Formats whose tag OpenCV obeys. Pillow turns TIFF itself, so that its size is the upright one already."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "GIF", "PPM", "JPEG2000")
+"""What OpenCV decodes, too. Pillow would open more: for EPS it starts another program."""
+
+AGAIN = "get it again"
+SMALLER = "make it smaller, or cut it into tiles"
+
+
+Fault = tuple[str, str]
+"""What is wrong, and how to fix it."""
+
+
+class Header(NamedTuple):
+    """What an image's header says. size: (width, height) once upright. stored: as stored. orientation: EXIF's. deep:
+    whether its values have more than 8 bits."""
+
+    size: tuple[int, int]
+    stored: tuple[int, int]
+    orientation: int
+    deep: bool = False
+
+
+def header(path: Path) -> Header:
+    """Size and orientation from the header alone: no pixel is decoded.
+
+    Raises:
+        DataError: naming the file, if it is no image that can be read, or one of more than `LARGEST` pixels.
+        OSError: if there is no such file, or it may not be read.
+    """
+    found = examined(path)
+    return found if isinstance(found, Header) else fail(path, None, *found)
+
+
+def examined(path: Path) -> Header | Fault:
+    """The header, or what is wrong with the file and how to fix it. Raises OSError as `header` does."""
+    try:
+        state = os.stat(path)
+    except ValueError as error:  # of a name that no file can have
+        return f"cannot be read ({error})", "give it another name"
+    except FileNotFoundError:
+        if path.is_symlink():
+            return "is a link to nothing", "put an image file there"
+        raise
+    if not stat.S_ISREG(state.st_mode):
+        return "is a folder" if stat.S_ISDIR(state.st_mode) else "is a pipe or a device", "put an image file there"
+    if not 0 < state.st_size <= BYTES:
+        return f"has {state.st_size:,} bytes, images have 1 to {BYTES:,}", AGAIN
+    try:
+        # Pillow warns of large images and odd EXIF data.
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats()) as image:
+            stored = image.size
+            orientation = _orientation(image.info.get("exif", b"")) if image.format in TURNED else 1
+            # Pillow's mode of coloured ones is that of 8 bits, what it decodes from is not.
+            deep = image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile)
+    except PermissionError:
+        raise
+    except Image.DecompressionBombError as error:  # its text has the number of pixels
+        return _too_large(int(re.findall(r"\d+", f"{error} {2 * LARGEST}")[0]))
+    except Exception as error:  # bytes of any kind lead Pillow to errors of any kind
+        return f"cannot be read ({error})".replace(f" {str(path)!r}", ""), AGAIN
+    width, height = stored
+    if width * height > LARGEST:
+        return _too_large(width * height)
+    return Header((height, width) if orientation >= 5 else stored, stored, orientation, deep)
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this version of Pillow knows."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _too_large(pixels: int) -> Fault:
+    return f"has {pixels:,} pixels, at most {LARGEST:,} are read", SMALLER
+
+
+def _orientation(data: bytes) -> int:
+    """The tag in EXIF data; 1 where OpenCV finds none, too, in broken data for instance."""
+    # Not Pillow's getexif(): it decodes PNGs, and believes XMP data, which OpenCV does not.
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        orientation = exif.get(ORIENTATION, 1)
+    except Exception:  # bytes of any kind lead Pillow to errors of any kind
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1

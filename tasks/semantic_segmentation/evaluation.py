@@ -1,0 +1,108 @@
+"""Predictions of a trained network, their scores, and what its receptive fields are measured on."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from rfnext import reproducible
+from tasks.semantic_segmentation import metrics
+from tasks.semantic_segmentation.config import Config
+from tasks.semantic_segmentation.data import Dataset
+from tasks.semantic_segmentation.datasets import open_fold
+from tasks.spec import DataError, Part, Probe, Split
+
+PROBED = 2
+"""Images that receptive fields are measured on."""
+
+MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green and blue: the pretrained backbones are for images that are normalised by them."""
+
+Pixels = NDArray[np.uint8]
+
+
+def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:
+    """mIoU and accuracy of one part, in percent; see `metrics.scores`."""
+    return score(model, config, open_fold(config, split.fold), split.part)
+
+
+def score(model: nn.Module, config: Config, dataset: Dataset, part: Part) -> dict[str, float]:
+    """All metrics of a network on a part of a fold; labels and predictions are compared at the size of the labels.
+
+    Raises DataError if no pixel of the part has a class.
+    """
+    samples, classes = dataset.part(part), len(dataset.classes)
+    matrix = np.zeros((classes, classes), np.int64)
+    for index in range(len(samples)):
+        sample = samples[index]
+        matrix += metrics.confusion(sample.labels, predict(model, sample.image, config.image), classes)
+    if not matrix.any():
+        raise DataError(f"no pixel of the {part} part has a class; label some")
+    return metrics.scores(matrix)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, image: Pixels, side: int) -> Pixels:
+    """Class of each pixel, (height, width), of an image (height, width, 3), whose longer side is scaled to `side`.
+
+    Runs on the network's device in evaluation mode and leaves the mode as it was.
+    """
+    training = model.training
+    device = next(model.parameters()).device
+    model.eval()
+    try:
+        with reproducible(device):
+            found = model(normalised(scaled(image, side))[None].to(device))["out"]
+            return highest(found, image.shape[0], image.shape[1])
+    finally:
+        model.train(training)
+
+
+def scaled(image: Pixels, side: int) -> Pixels:
+    """An image whose longer side is `side`."""
+    factor = side / max(image.shape[:2])
+    height, width = (max(1, round(factor * length)) for length in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def normalised(image: Pixels) -> Tensor:
+    """What networks read: (height, width, 3) in 0 .. 255 -> (3, height, width)."""
+    x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
+    return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(SPREAD)[:, None, None]
+
+
+def highest(logits: Tensor, height: int, width: int) -> Pixels:
+    """The class of the highest logit, (height, width); logits (1, classes, h, w) are scaled to that size.
+
+    Class by class, since an image of 2^27 pixels would have hundreds of gigabytes of logits.
+    """
+    best = torch.full((height, width), -torch.inf, device=logits.device)
+    found = torch.zeros((height, width), dtype=torch.uint8, device=logits.device)
+    for index in range(logits.shape[1]):
+        one = logits[:, index : index + 1]
+        one = nn.functional.interpolate(one, (height, width), mode="bilinear", align_corners=False)[0, 0]
+        higher = one > best
+        best, found[higher] = torch.maximum(best, one), index
+    return found.cpu().numpy()
+
+
+def probe(model: nn.Module, config: Config, split: Split) -> Probe:
+    """What receptive fields are measured on: `PROBED` images, spread evenly over the part, scaled as for prediction.
+
+    The output is the logit of the predicted class.
+    """
+    samples, device = open_fold(config, split.fold).part(split.part), next(model.parameters()).device
+    chosen = np.unique(np.linspace(0, len(samples) - 1, PROBED).round().astype(int)).tolist()
+    network: Any = model
+    return Probe(
+        forward=lambda x: network(x)["out"].amax(1, keepdim=True),
+        inputs=[normalised(scaled(samples[index].image, config.image))[None].to(device) for index in chosen],
+        unit="pixels",
+        step=(1.0, 1.0),
+        output="the logit of the predicted class",
+        # ConvNeXt's patches do not overlap; ResNet's strides come from padded convs.
+        shift=-(8 - 1) / 2 if config.network == "deeplabv3" else 0.0,
+    )

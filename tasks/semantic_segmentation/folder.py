@@ -1,0 +1,200 @@
+"""Own data: a folder of images with a label PNG each, read and checked.
+
+    ROOT/classes.txt         names of the classes, one a line, in the order of the values in the labels, from 0
+    ROOT/images/NAME.jpg     or .jpeg or .png
+    ROOT/labels/NAME.png     of the same size; each pixel holds its class, or 255 where it has none
+    ROOT/test.txt            optional: the NAMEs of the test part, one a line
+
+Every function that reads takes a `Report`: a training gives `tasks.spec.fail`, which raises at the first problem, and
+`tasks.semantic_segmentation.check` collects them all.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tasks.image_files import AGAIN, Fault, Header, examined, formats
+from tasks.spec import Report
+
+IGNORED = 255
+"""Label of pixels that count for nothing."""
+
+ENDINGS = (".jpg", ".jpeg", ".png")
+BYTES = 2**24
+"""Most bytes of a list: a sparse file can claim any size."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the stored picture upright."""
+
+Pixels = NDArray[np.uint8]
+
+
+class Files(NamedTuple):
+    """An image and its labels."""
+
+    image: Path
+    labels: Path
+
+
+class Folder(NamedTuple):
+    """What a data folder lists. samples: by name, in alphabetical order. test: names, None without test.txt."""
+
+    classes: tuple[str, ...]
+    samples: dict[str, Files]
+    test: tuple[str, ...] | None
+
+
+def read_folder(root: Path, report: Report) -> Folder | None:
+    """The lists of a data folder, with names and sizes of all files checked; no pixel is decoded.
+
+    None, once reported, if there is nothing to go on with.
+    """
+    classes = _read_list(root / "classes.txt", "name the classes, one a line", report)
+    if classes is not None and len(classes) > IGNORED:
+        report(root / "classes.txt", None, f"{len(classes)} classes", f"name at most {IGNORED}: {IGNORED} is no class")
+        classes = None
+    images = _list_images(root / "images", report)
+    if classes is None or images is None:
+        return None
+    samples = {}
+    for name, path in images.items():
+        labels = root / "labels" / f"{name}.png"
+        if not labels.exists():
+            report(path, None, f"has no labels: there is no {labels}", "add them, or take the image out")
+        elif _same_size(path, labels, report):
+            samples[name] = Files(path, labels)
+    test = None
+    if (root / "test.txt").exists():
+        listed = _read_list(root / "test.txt", "name the images of the test part, or remove it", report) or ()
+        for line, name in enumerate(listed, 1):
+            if name not in images:
+                report(root / "test.txt", line, f"there is no image {name!r}", "write names without .jpg or .png")
+        test = tuple(name for name in listed if name in samples)
+    return Folder(classes, samples, test)
+
+
+def _read_list(path: Path, fix: str, report: Report) -> tuple[str, ...] | None:
+    """The lines of a text file, none empty, none twice."""
+    try:
+        if not path.is_file():
+            report(path, None, "no such file", fix)
+            return None
+        if path.stat().st_size > BYTES:
+            report(path, None, f"has more than {BYTES:,} bytes", fix)
+            return None
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        report(path, None, f"cannot be read ({error})", "make it a readable UTF-8 file")
+        return None
+    while lines and not lines[-1]:
+        lines.pop()
+    first: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line or line in first:
+            what = f"{line:.100} stands in line {first[line]}, too" if line else "is empty"
+            report(path, number, what, "every line is a name of its own")
+        first.setdefault(line, number)
+    if not lines:
+        report(path, None, "is empty", fix)
+    return tuple(lines) or None
+
+
+def _list_images(folder: Path, report: Report) -> dict[str, Path] | None:
+    """Name -> path of the images of a folder; None, once reported, if there is none."""
+    try:
+        found = sorted(name for name in os.listdir(folder) if Path(name).suffix.lower() in ENDINGS)
+    except OSError as error:
+        report(folder, None, f"cannot be read ({error.strerror})", "put the images there")
+        return None
+    if not found:
+        report(folder, None, "holds no .jpg, .jpeg or .png", "put the images there")
+        return None
+    images: dict[str, Path] = {}
+    for name in found:
+        stem = Path(name).stem
+        if stem in images:
+            report(folder / name, None, f"has the name of {images[stem].name}", "give each image a name of its own")
+        images.setdefault(stem, folder / name)
+    return images
+
+
+def _same_size(image: Path, labels: Path, report: Report) -> bool:
+    """Whether both can be opened, and are of the same size once the image is upright; reported otherwise."""
+    headers = []
+    for path in (image, labels):
+        found = _header(path)
+        if isinstance(found, Header):
+            headers.append(found)
+        else:
+            report(path, None, *found)
+    if len(headers) < 2:
+        return False
+    (one, other), turned = (header.size for header in headers), headers[0].orientation
+    if headers[1].orientation > 1:
+        report(labels, None, f"has an EXIF orientation, {headers[1].orientation}", "save it upright, without the tag")
+        return False
+    if one == other:
+        return True
+    upright = f" once turned upright by its EXIF orientation {turned}" if turned > 1 else ""
+    what = f"is {other[0]} x {other[1]}, {image.name} is {one[0]} x {one[1]}{upright}"
+    report(labels, None, what, "give labels of the size of their image")
+    return False
+
+
+def _header(path: Path) -> Header | Fault:
+    try:
+        return examined(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})", "make it readable"
+
+
+def read_image(path: Path, report: Report) -> Pixels | None:
+    """The upright image in RGB, (height, width, 3); None, once reported, if it cannot be used."""
+    header = _header(path)
+    if not isinstance(header, Header):
+        return report(path, None, *header)  # type: ignore[return-value]
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats()) as image:
+            turned = image if header.orientation == 1 else image.transpose(TURNS[header.orientation])
+            return np.array(turned.convert("RGB"))
+    except Exception as error:  # bytes of any kind lead Pillow to errors of any kind
+        report(path, None, f"cannot be read ({error})", AGAIN)
+        return None
+
+
+def read_labels(path: Path, classes: Sequence[str], report: Report) -> Pixels | None:
+    """Class of each pixel, (height, width), or `IGNORED`; None, once reported, if it cannot be used."""
+    header = _header(path)
+    if not isinstance(header, Header):
+        return report(path, None, *header)  # type: ignore[return-value]
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats()) as image:
+            mode = image.mode
+            # Values of a palette's image are its indices, which are the classes.
+            found = np.array(image) if mode in ("1", "L", "P", "I", "I;16") else None
+    except Exception as error:  # bytes of any kind lead Pillow to errors of any kind
+        report(path, None, f"cannot be read ({error})", AGAIN)
+        return None
+    if found is None:
+        report(path, None, f"has several channels ({mode})", "save one channel: greyscale or a palette")
+        return None
+    wrong = (found >= len(classes)) & (found != IGNORED)
+    if wrong.any():
+        what = f"{int(wrong.sum())} pixels have values beyond the {len(classes)} classes, such as {found[wrong][0]}"
+        report(path, None, what, f"write 0 to {len(classes) - 1}, or {IGNORED} for none; or name more in classes.txt")
+        return None
+    return found.astype(np.uint8)

@@ -1,0 +1,133 @@
+"""Trainings: what a search counts, exact continuation, the loss, what is cut, and scores on own data."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import jaccard_score
+
+from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch
+from tasks.semantic_segmentation import predict
+from tasks.semantic_segmentation.config import Config
+from tasks.semantic_segmentation.data import Sample
+from tasks.semantic_segmentation.evaluation import evaluate, highest
+from tasks.semantic_segmentation.models import build, searched
+from tasks.semantic_segmentation.training import Order, cut, fit, loss
+from tasks.spec import SELECTED, Run, Split
+
+CONFIG = Config(dataset="folder", width=8, image=32, batch=2, epochs=2, validate_every=1, lr=0.01)
+SEARCH = LocalConfig(interval=3, rounds=2, spread=0.5, branches=3)
+
+
+def trained(config: Config, folder: Path, kind: str = "local", **run: object):
+    torch.manual_seed(0)
+    model = build(config)
+    search = None
+    if kind == "local":
+        search = LocalSearch(model, SEARCH, searched)
+    elif kind == "one_shot":
+        search = OneShotSearch(model, OneShotConfig((1, 2), interval=1), searched)
+    folder.mkdir(exist_ok=True)
+    fit(model, config, Run(seed=0, fold=1, folder=folder, search=search, device="cpu", **run))  # type: ignore[arg-type]
+    return model, search
+
+
+def test_a_local_search_counts_iterations_and_goes_on_exactly(own_data: Callable[..., Path], tmp_path: Path):
+    """5 images in batches of 2 are 2 iterations an epoch: the rounds, after 3 and 6, lie within and at the end."""
+    config = replace(CONFIG, root=own_data(), epochs=4)
+    model, search = trained(config, tmp_path / "whole")
+    assert search is not None
+    assert search.step == 8
+    assert [seen.step for seen in search.history] == [3, 6]
+    trained(replace(config, epochs=2), tmp_path / "parts", schedule_epochs=4)
+    again, rest = trained(config, tmp_path / "parts", resume=True)
+    assert rest is not None
+    assert rest.state_dict() == search.state_dict()
+    for name, value in model.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, again.state_dict()[name]), name
+    _, other = trained(replace(config, epochs=1), tmp_path / "one_shot", "one_shot")
+    assert other is not None
+    assert other.step == 1, "its settings are in epochs"
+
+
+def test_learns_and_predicts(own_data: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = own_data(images=12)
+    config = replace(CONFIG, root=root, epochs=10, validate_every=10)
+    model, _ = trained(config, tmp_path / "run", "plain")
+    scores = evaluate(model, config, Split("test", 1))
+    assert scores["mIoU"] > 60  # 38 where all is ground
+    paths = [str(path) for path in sorted((root / "images").iterdir())]
+    network = str(tmp_path / "run" / SELECTED)
+    given = ["--checkpoint", network, "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert predict.main([*paths, *given, "--labels", str(root / "labels")]) == 0
+    said = capsys.readouterr().out
+    found, truth = (
+        np.stack([np.asarray(Image.open(folder / f"{number}.png")) for number in range(12)])
+        for folder in (tmp_path / "out", root / "labels")
+    )
+    for label, name in enumerate(("ground", "square")):
+        iou = jaccard_score(truth[truth < 255], found[truth < 255], labels=[label], average="macro")
+        assert f"{name}: IoU {100 * iou:.1f} %" in said
+    assert (tmp_path / "out" / "classes.txt").read_text() == "ground\nsquare\n"
+    (root / "images" / "0.png").write_bytes(b"nothing")
+    assert predict.main([paths[0], *given]) == 3
+    assert "0.png: cannot be read" in capsys.readouterr().err
+    assert predict.main([paths[1], "--checkpoint", str(root / "classes.txt")]) == 1
+
+
+def test_loss_by_hand():
+    """Pixels of probabilities 1/4 and 3/4 for their class, and one without a class."""
+    logits = torch.tensor([[[[0.0, 0.0, 5.0]], [[np.log(3), np.log(3), 1.0]]]])
+    labels = torch.tensor([[[0, 1, 255]]])
+    main = -(np.log(1 / 4) + np.log(3 / 4)) / 2
+    assert loss({"out": logits}, labels).item() == pytest.approx(main, rel=1e-5)
+    both = loss({"out": logits, "aux": 0 * logits}, labels).item()
+    assert both == pytest.approx(main + 0.4 * np.log(2), rel=1e-5)
+    assert loss({"out": logits}, torch.full((1, 1, 3), 255)).item() == 0
+
+
+def test_highest_is_the_argmax_of_scaled_logits():
+    logits = torch.randn(1, 5, 6, 7)
+    scaled = torch.nn.functional.interpolate(logits, (40, 31), mode="bilinear")
+    assert np.array_equal(highest(logits, 40, 31), scaled[0].argmax(0).numpy())
+
+
+def test_cuts_keep_image_and_labels_together():
+    """Each class has a brightness of its own, which the cut's pixels inside the class still have."""
+    labels = np.kron(np.arange(6).reshape(2, 3), np.ones((40, 40))).astype(np.uint8)
+    image = np.repeat(40 * labels[..., None], 3, 2)
+    sizes = set()
+    for seed in range(20):
+        x, y = cut(Sample(image, labels), 48, 2.0, random.Random(seed), flips=True)
+        assert x.shape == (3, 48, 48)
+        assert y.shape == (48, 48)
+        brightness = (x[0] * 0.229 + 0.485) * 255
+        known = y != 255
+        near = (brightness - 40 * y).abs()[known] < 3
+        assert near.float().mean() > 0.75  # others lie at the borders of classes
+        assert (x[:, ~known] == 0).all()
+        sizes.add(int(known.sum()))
+    assert len(sizes) > 5
+    x, y = cut(Sample(image, labels), 60, 1.0, random.Random(0), flips=False)
+    assert (y[:40] != 255).all()
+    assert (y[40:] == 255).all()
+
+
+def test_order():
+    order = Order(5, 2, seed=0)
+    epochs = []
+    for epoch in range(3):
+        order.set_epoch(epoch)
+        epochs.append(list(order))
+        indices = [index for index, _ in epochs[-1]]
+        assert len(set(indices)) == len(indices) == len(order) == 4
+    assert len({tuple(pairs) for pairs in epochs}) == 3
+    order.set_epoch(0)
+    assert list(order) == epochs[0]
+    assert sorted(index for index, _ in Order(2, 4, seed=0)) == [0, 0, 1, 1]
