@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         text = given.run(given)
     except (ImportError, OSError, TypeError, ValueError) as error:
-        sys.stderr.write(f"rfnext {given.command}: error: {error}\n")
+        named = isinstance(error, OSError) and error.filename is not None
+        said = f"{error.filename}: {error.strerror}" if named else error
+        sys.stderr.write(f"rfnext {given.command}: error: {said}\n")
         return 2
     sys.stdout.write(f"{text}\n")
     return 0
