@@ -15,6 +15,7 @@ from benchmarks.live import duration
 from benchmarks.methods.table import METHODS
 from benchmarks.plan import Plan, PlannedTable, estimate_seconds
 from benchmarks.records.record import Record
+from benchmarks.report import needs
 
 LONGEST = 40.0
 """Seconds that timing a table's steps may take."""
@@ -74,6 +75,14 @@ def show_plan(plan: Plan, records: Sequence[Record], size: int, machine: str | N
     _show_missing(plan)
     _show_total(plan, times, size)
     return sum(known) / size if len(known) == len(times) else None
+
+
+def show_needs() -> None:
+    """Print what each published row takes, and its command."""
+    print("\nWhat each published row takes (results/full_size/table.md says how it was measured):")
+    for title, row, steps, hours, memory, data, gpu, command in needs.rows():
+        print(f"{title}, {row}: {steps} steps, core-hours {hours}, memory {memory} GB, data {data}, GPU-hours {gpu}")
+        print(f"    {command}")
 
 
 def _row(table: PlannedTable, left: float | None) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from benchmarks.arguments import UsageError, check_seed, leave
 from benchmarks.execute import UNAVAILABLE
 from benchmarks.live import duration
 from benchmarks.plan import Plan, Request, make_plan
-from benchmarks.plan_text import show_details, show_plan
+from benchmarks.plan_text import show_details, show_needs, show_plan
 from benchmarks.progress import Progress, shortest
 from benchmarks.records.folder import read_all
 from benchmarks.records.lines import Broken
@@ -142,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.verbose:
                 show_details(plan)
             show_plan(plan, records.all, len(pool.choose_devices(options.workers)), _machine())
+            if options.preset == "paper":
+                show_needs()
             return _name(records.broken)
         sweep_up(options.results)
         status = _run(plan, options, records.all)

@@ -18,11 +18,11 @@ LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """All pages, what they link to, and what the theme brings."""
     theme = [file for file in files if file.src_dir != config.docs_dir]
-    paths = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
-    names = {path.relative_to(ROOT).as_posix() for path in paths}
-    for name in list(names):
-        for target in LINK.findall((ROOT / name).read_text(encoding="utf-8")):
-            names |= {normpath(PurePosixPath(name).parent / target)}
+    pages = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
+    names = {page.relative_to(ROOT).as_posix() for page in pages} | {*config.extra_css}
+    for page in pages:
+        folder = PurePosixPath(page.relative_to(ROOT)).parent
+        names |= {normpath(folder / target) for target in LINK.findall(page.read_text(encoding="utf-8"))}
     found = [name for name in sorted(names) if (ROOT / name).is_file()]
     ours = [File.generated(config, name, abs_src_path=str(ROOT / name)) for name in found]
     return Files([*theme, *ours])

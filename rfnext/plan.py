@@ -120,7 +120,8 @@ def plan(
 
     Args:
         model: any network that is not searched yet.
-        where, anchor: as in `LocalSearch`.
+        where: as in `LocalSearch`.
+        anchor: as in `LocalSearch`.
         config: of the search; a `LocalConfig()` if None.
         example_input: a tensor, or the arguments of the model as a sequence or by name; on the model's device.
 

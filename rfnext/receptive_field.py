@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from rfnext.causal import evaluating
 from rfnext.conv import SearchConv
@@ -121,6 +120,8 @@ def multiply_adds(model: nn.Module, *inputs: Tensor) -> int:
     tap, is not counted, as additions and activations are not. So a searched network, a multi-branch one and the plain
     network of the same structure have equal counts; a merged one has those of its larger kernels.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # it imports Triton
+
     with evaluating(model), _as_centres(model), FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() // 2

@@ -126,12 +126,18 @@ def _check_content(content: Any) -> None:
             nodes += [(part, depth + 1) for part in inside]
 
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 def check_tensors(tensors: Mapping[str, Any]) -> None:
     """Raise ValueError, naming it, for a tensor that is larger than what is stored of it, as one that repeats a number
-    is; values of other kinds are passed over."""
+    is, or that has values that are no numbers (NaN): a network with such weights answers without an error, and whatever
+    it is asked. Values of other kinds are passed over."""
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             continue
         plain = value.device.type == "cpu" and value.layout == torch.strided and not value.is_quantized
         if not plain or value.is_nested or value.nbytes > value.untyped_storage().nbytes():
             raise ValueError(f"tensor {str(name)[:200]!r} is larger than what is stored of it")
+        if value.dtype in _FLOATS and value.isnan().any():
+            raise ValueError(f"tensor {str(name)[:200]!r} has values that are no numbers (NaN): the training diverged")

@@ -36,11 +36,13 @@ Fault = tuple[str, str]
 
 
 class Header(NamedTuple):
-    """What an image's header says. size: (width, height) once upright. stored: as stored. orientation: EXIF's."""
+    """What an image's header says. size: (width, height) once upright. stored: as stored. orientation: EXIF's. deep:
+    whether its values have more than 8 bits."""
 
     size: tuple[int, int]
     stored: tuple[int, int]
     orientation: int
+    deep: bool = False
 
 
 def header(path: Path) -> Header:
@@ -73,6 +75,8 @@ def examined(path: Path) -> Header | Fault:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats()) as image:
             stored = image.size
             orientation = _orientation(image.info.get("exif", b"")) if image.format in TURNED else 1
+            # Pillow's mode of coloured ones is that of 8 bits, what it decodes from is not.
+            deep = image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile)
     except PermissionError:
         raise
     except Image.DecompressionBombError as error:  # its text has the number of pixels
@@ -82,7 +86,7 @@ def examined(path: Path) -> Header | Fault:
     width, height = stored
     if width * height > LARGEST:
         return _too_large(width * height)
-    return Header((height, width) if orientation >= 5 else stored, stored, orientation)
+    return Header((height, width) if orientation >= 5 else stored, stored, orientation, deep)
 
 
 @functools.cache

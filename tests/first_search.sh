@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A user's first ten minutes: the wheel alone into a clean environment, then what docs/first_search.md shows.
 #
-#   bash tests/first_search.sh                  # prints a table of steps and seconds
+#   bash tests/first_search.sh                  # prints results/first_search/README.md
 #   bash tests/first_search.sh torch==2.9.0     # with other versions; what pip accepts
 #
 # Downloads torch into a temporary folder, which is removed: up to 3 GB, 10 GB of disk. PYTHON names another Python.
@@ -25,6 +25,7 @@ step() {
     printf '| `%s` | %s |\n' "${*//$folder\//}" "$(awk '{printf "%.0f | %.0f", $1, $2 + $3}' <<<"$seconds")"
 }
 
+printf '# A first search, as typed\n\n`bash tests/first_search.sh %s` on %s. Seconds that passed, and that a processor worked:\n\n' "$*" "$(date +%F)"
 printf '| step | seconds | of a CPU |\n| --- | ---: | ---: |\n'
 step "$python" -m venv env
 export PATH=$folder/env/bin:$PATH PYTHONNOUSERSITE=1

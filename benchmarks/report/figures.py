@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -83,8 +84,16 @@ def draw(found: Gathered) -> dict[str, bytes]:
 
 def svg(figure: Figure) -> bytes:
     """A figure as a file that follows its reader's light or dark theme."""
+    for patch in (figure.patch, *(panel.patch for panel in figure.axes)):
+        patch.set(facecolor="none", edgecolor="none")
+    # As savefig does, which draws everything a second time only to have the layout made.
+    canvas, layout, resolution = FigureCanvasSVG(figure), figure.get_layout_engine(), figure.dpi
+    assert layout is not None
+    layout.execute(figure)
+    figure.set_layout_engine("none")
+    figure.dpi = resolution  # of what is an image in it; laying out has set that of the text
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    canvas.print_svg(buffer, metadata={"Date": None})
     text = buffer.getvalue().decode().replace(INK, "currentColor")
     return text.replace('<style type="text/css">', f'<style type="text/css">{THEME}', 1).encode()
 

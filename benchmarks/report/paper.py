@@ -4,19 +4,17 @@ A cell of ours is filled by records of the row's preset and method. Those of oth
 columns and marked; published columns hold what `published.toml` says and nothing else.
 """
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.methods.table import METHODS
 from benchmarks.records.record import Record
 from benchmarks.report import markdown
 from benchmarks.report.content import DASH, Column, Entry, Notes, Row, Table, published, shown
-from benchmarks.report.gathered import PUBLISHED, Gathered, published_rows, scores
+from benchmarks.report.gathered import Gathered, published_rows, scores
 from benchmarks.report.latex import latex
-from benchmarks.report.paper_rows import TABLES, Line, Published
+from benchmarks.report.needs import need
+from benchmarks.report.paper_rows import TABLES, Line, Published, published_memory, rounded
 from rfnext.files import write_text
 from tasks.spec import Metric
 
@@ -100,9 +98,7 @@ def _standing(table: Published, line: Line, mine: Ours | None, notes: Notes) -> 
     if line.method is None:
         return ""
     if mine is None:
-        mark = notes.mark(f"Estimated {table.estimate}.")
-        memory = f"{_memory(table, line):.0f} GB on one GPU, " if table.memory else ""
-        return f"not run: needs {table.needs}, {memory}about {rounded(table.work(line))} {table.unit} {mark}"
+        return f"not run: needs {table.needs}, {_work(table, line, notes)}"
     done = mine.found.done(mine.method)
     folds, seeds = sorted({fold for fold, _ in done}), sorted({seed for _, seed in done})
     told = f"{len(folds)} of {table.folds} fold{'s' if table.folds > 1 else ''}, seed{'s' if len(seeds) > 1 else ''} "
@@ -110,19 +106,18 @@ def _standing(table: Published, line: Line, mine: Ours | None, notes: Notes) -> 
     return "; ".join([told + ", ".join(map(str, seeds)), *mine.differs]) + f" {data}"
 
 
-def _memory(table: Published, line: Line) -> float:
-    """GB of 16 images on one GPU, by the published memory of 2."""
-    search, single = _published_memory()[table.memory or ""]
-    return 8 * (search if METHODS[line.method or ""].searches else single)
-
-
-def _published_memory() -> dict[str, Any]:
-    return tomllib.loads(PUBLISHED.read_text("utf-8"))["coco_training_memory_gb"]
-
-
-def rounded(value: float) -> str:
-    """A number with two digits: an estimate has no more."""
-    return f"{float(f'{value:.2g}'):,.0f}" if value >= 1 else f"{value:.1g}"
+def _work(table: Published, line: Line, notes: Notes) -> str:
+    """GB and hours of a row."""
+    one = need(table, line)
+    memory = f"{one.memory:.0f} GB on one GPU, " if table.memory else ""
+    if table.hours is not None:
+        return f"{memory}about {rounded(table.work(line))} GPU-hours {notes.mark(f'Estimated {table.estimate}.')}"
+    if one.hours is None:
+        return "hours unknown"
+    said = (
+        "CPU time of one core, from steps measured at full size: results/full_size/table.md. GPU-hours: not measured."
+    )
+    return f"about {rounded(one.hours)} core-hours {notes.mark(said)}"
 
 
 COST = (
@@ -138,7 +133,7 @@ COST = (
 
 def _cost(every: Sequence[Gathered]) -> Table:
     """Memory of searching and of training the found network."""
-    content = _published_memory()
+    content = published_memory()
     rows = []
     for table in TABLES:
         if table.memory is None:

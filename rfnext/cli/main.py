@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rfnext._version import __version__
 from rfnext.cli import commands
+from rfnext.cli.completion import SHELLS, run_completion
 from rfnext.cli.doctor import run_doctor
 from rfnext.cli.new_task import run_new_task
 
@@ -96,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command("doctor", run_doctor, "what of this machine and environment rfnext can use")
     command("new-task", run_new_task, "a task of the benchmark, in the root of the repository").add_argument("name")
+    completed = command("completion", run_completion, "a script by which a shell completes commands and options")
+    completed.add_argument("shell", choices=SHELLS)
+    completed.set_defaults(parsers=subparsers.choices)
     return parser
 
 

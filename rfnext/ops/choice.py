@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from rfnext.ops import kept_choices
 from rfnext.ops.branches import by_branches
 from rfnext.ops.dense import by_dense, dense_grid
 from rfnext.ops.geometry import Geometry, is_thin, merge_equal
@@ -142,8 +143,9 @@ class pin_implementation(_Pin):
 
     Without a pin, "auto" measures. For the first layer of each kind (channels, kernel, stride, number of branches,
     and powers of two of batch and size), it times a forward and backward pass of each candidate. The fastest is logged
-    and used for the rest of the process. Two runs may choose differently and then differ in rounding: pin an
-    implementation, or use `reproducible`, for searches that repeat. Nothing is measured, and a fixed rule decides,
+    and used for the rest of the process, on a CPU by later processes, too (`rfnext.ops.kept_choices`). Two machines, or
+    two runs that measure, may choose differently and then differ in rounding: pin an implementation, or use
+    `reproducible`, for searches that repeat. Nothing is measured, and a fixed rule decides,
     under torch.compile, under torch.use_deterministic_algorithms and for tensors that are not plain (fake,
     distributed). Inside torch.func, and where torch.jit.trace, torch.export or torch.onnx records a graph, it is
     "branches", pinned or not: torch cannot transform or store the others.
@@ -219,7 +221,7 @@ def _rule(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, g
 # The measuring choice.
 
 _chosen: dict[tuple[object, ...], str] = {}
-_REPETITIONS, _MOST_REPETITIONS = 5, 25
+_REPETITIONS, _MOST_REPETITIONS = 4, 25
 _SECONDS = 0.5  # after which _REPETITIONS are enough: small layers are measured quickly, but vary more
 
 
@@ -227,11 +229,16 @@ forgotten = 0
 """How often all measurements were."""
 
 
-def forget_measurements() -> None:
-    """Let "auto" measure every layer anew, because what else runs on the machine has changed."""
+def forget_measurements(kept: bool = True) -> None:
+    """Let "auto" measure every layer anew, because what else runs on the machine has changed.
+
+    kept: remove what is kept on disk, too. Other processes that run go on by what they have chosen.
+    """
     global forgotten
     forgotten += 1
     _chosen.clear()
+    if kept:
+        kept_choices.forget()
 
 
 def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
@@ -239,8 +246,16 @@ def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor
     candidates = _candidates(x, weight, bias, probability, geometry)
     key = _key(candidates, (x, weight, bias, probability), geometry)
     if key not in _chosen:
-        seconds = _measure(candidates, x, weight, bias, probability, geometry)
-        _chosen[key] = min(seconds, key=seconds.__getitem__)
+        text = str((*key, candidates))
+        name = kept_choices.read().get(text) if x.device.type == "cpu" else None
+        how = "measured before"
+        if name not in candidates:
+            seconds = _measure(candidates, x, weight, bias, probability, geometry)
+            name = min(seconds, key=seconds.__getitem__)
+            how = ", ".join(f"{name} {1000 * second:.2f} ms" for name, second in seconds.items())
+            if x.device.type == "cpu":
+                kept_choices.keep(text, name)
+        _chosen[key] = name
         logger.info(
             "x %s, weight %s, %d branches, groups %d, %s on %s: %s (%s)",
             tuple(x.shape),
@@ -249,8 +264,8 @@ def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor
             geometry.groups,
             x.dtype,
             x.device,
-            _chosen[key],
-            ", ".join(f"{name} {1000 * second:.2f} ms" for name, second in seconds.items()),
+            name,
+            how,
         )
     return _chosen[key]
 
@@ -308,8 +323,10 @@ def _measure(
     def typical(name: str) -> float:
         return statistics.median(taken[name]) if taken[name] else math.inf
 
-    def far_behind(name: str) -> bool:
-        return typical(name) > 2 * min(map(typical, taken))
+    def far_behind(name: str, repetition: int) -> bool:
+        # The first few are tried in any case, unless hopeless: one of them may have been slow by chance.
+        factor = {0: math.inf, 1: math.inf, 2: 4}.get(repetition, 2)
+        return typical(name) > factor * min(map(typical, taken))
 
     # Of hooks on saved tensors only the innermost are called.
     with torch.autograd.graph.saved_tensors_hooks(_same, _same), _disable_current_modes():
@@ -317,8 +334,7 @@ def _measure(
         for repetition in range(_MOST_REPETITIONS):
             if repetition >= _REPETITIONS and time.perf_counter() > end:
                 break
-            # The first few are tried in any case: one of them may have been slow by chance.
-            for name in [name for name in taken if repetition <= 2 or not far_behind(name)]:
+            for name in [name for name in taken if not far_behind(name, repetition)]:
                 _try(name, repetition, timed, taken)
     return {name: typical(name) for name in taken}
 

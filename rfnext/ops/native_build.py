@@ -105,7 +105,7 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
 def _find() -> ctypes.CDLL:
     """A kept library, or a new one, which is kept if that is possible."""
     reason = ""
-    for data in _libraries(_key()):
+    for data in _libraries(key()):
         try:
             return _load(data)
         except OSError as error:  # one that is kept may be of a machine with other libraries
@@ -116,7 +116,7 @@ def _find() -> ctypes.CDLL:
 
 def _libraries(name: str) -> Iterator[bytes]:
     """What is kept, then a new one: each is only looked for if the one before it cannot be loaded."""
-    for folder in _folders():
+    for folder in folders():
         yield from native_cache.kept(folder, name)
         try:
             with native_cache.scratch_space(folder, SECONDS + 10) as scratch:
@@ -132,8 +132,8 @@ def _libraries(name: str) -> Iterator[bytes]:
         yield _compile(Path(scratch))
 
 
-def _folders() -> Iterator[Path]:
-    """Where libraries can be kept: the cache folder, else one beside other temporary files."""
+def folders() -> Iterator[Path]:
+    """Where libraries can be kept, and what is measured: the cache folder, else one beside other temporary files."""
     for parent, name in ((cache_folder, "native"), (tempfile.gettempdir, f"rfnext-{os.geteuid()}")):
         try:
             yield native_cache.private_folder(Path(parent(), name))
@@ -237,7 +237,7 @@ def _brings_another_openmp(built: Path) -> bool:
     return bool(here and wanted - here)
 
 
-def _key() -> str:
+def key() -> str:
     """What the compiled file depends on: clusters share folders between machines with different processors."""
     processor = [platform.processor()]
     cpuinfo = Path("/proc/cpuinfo")

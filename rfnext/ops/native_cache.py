@@ -96,18 +96,24 @@ def kept(folder: Path, name: str) -> Iterator[bytes]:
     """The libraries of that name in a private folder: this user's, which nobody else can write, and whole."""
     for path in sorted(folder.glob(f"{name}-*.so")):
         try:
-            with open(path, "rb", opener=_open) as file:
-                status = os.fstat(file.fileno())
-                own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-                data = file.read(_LARGEST) if own else b""
+            data = own(path, _LARGEST)
         except OSError as error:
             logger.info("%s is not loaded: %s", path, error)
             continue
         # A disk may lose what it was given, and loading a part would end the process.
-        if own and digest(data) == path.stem.rpartition("-")[2]:
+        if digest(data) == path.stem.rpartition("-")[2]:
             yield data
         else:
-            logger.info("%s is not loaded: it is not whole, or others may have written it", path)
+            logger.info("%s is not loaded: it is not whole", path)
+
+
+def own(path: Path, most: int) -> bytes:
+    """At most so many bytes of a regular file of this user; OSError if it is another's, or others can write it."""
+    with open(path, "rb", opener=_open) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise OSError(errno.EPERM, "others may have written it", str(path))
+        return file.read(most)
 
 
 def _open(path: str, flags: int) -> int:

@@ -5,15 +5,19 @@ Give it the `--feature-stride` and `--length-tolerance` that the training is to 
 """
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tasks.action_segmentation.feature_files import read_features
 from tasks.action_segmentation.layout import open_layout, read_fold, read_labels, read_mapping
 from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, fit_lengths, read_shapes
-from tasks.spec import Problem
+from tasks.spec import Problem, Report
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,28 @@ def check(root: str | Path, fold: int | None = None, sampling: Sampling = EVERY_
 
     shapes = read_shapes(layout, videos, report)
     labels: dict[str, int] = {}
+    digests: dict[bytes, str] = {}
     for video in videos:
         found = read_labels(layout, video, index, report)
         if found is not None:
             labels[video] = len(found)
         if video in shapes:
-            read_features(layout.features(video), report)
+            features = read_features(layout.features(video), report)
+            if features is not None:
+                _check_content(layout.features(video), features, digests, report)
     fitting = fit_lengths(layout, shapes, labels, sampling, report)
     sizes = {shapes[video][0] for video in fitting}
     frames = sum(labels[video] for video in fitting)
     return Findings(tuple(problems), len(videos), frames, min(sizes, default=None), len(index), folds)
+
+
+def _check_content(path: Path, features: NDArray[np.float32], seen: dict[bytes, str], report: Report) -> None:
+    """Features that say nothing of their video: all alike, or those of another video."""
+    again = "extract the features of this video again"
+    if features.shape[1] > 1 and (features == features[:, :1]).all():
+        report(path, None, f"all {features.shape[1]} feature vectors are equal", again)
+    elif (other := seen.setdefault(hashlib.sha256(features.data).digest(), path.name)) != path.name:
+        report(path, None, f"holds the features of {other}", f"{again}, or take one of the two out of the bundles")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

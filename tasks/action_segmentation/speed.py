@@ -1,9 +1,8 @@
 """Memory and time of reading: `python -m tasks.action_segmentation.speed`.
 
 Makes a data folder of Breakfast's size in a temporary place: 1,712 videos of 2,048 float32 features, with lengths
-spread as published (130 to 9,741 frames, about 2,097 on average) and 48 classes. One block of 64 of the features is
-random, the others are holes, so that the files, of 29 GB, take less than one of disk. On real data the time of the disk
-comes on top, in the thread that reads ahead.
+spread as published (130 to 9,741 frames, about 2,097 on average) and 48 classes, see `published_sizes`. On real data
+the time of the disk comes on top, in the thread that reads ahead.
 
 Prints one JSON line a measurement. peak: the largest resident memory of its process in GiB, pages of files that are
 mapped at that moment included; imports: what it was before anything was read. seconds: of one training step for
@@ -19,66 +18,20 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
-import numpy as np
 import torch
 
 from tasks import checkpoint
 from tasks.action_segmentation import datasets, models, predict
 from tasks.action_segmentation.check import check
 from tasks.action_segmentation.config import PRESETS, Config
-from tasks.action_segmentation.datasets import I3D_SIZE, open_fold
+from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.evaluation import evaluate
 from tasks.action_segmentation.models.losses import loss
+from tasks.action_segmentation.published_sizes import SIZES, make_folder
 from tasks.action_segmentation.training import batches, fit
 from tasks.spec import Run, Split
-
-VIDEOS, CLASSES = 1712, 48
-SHORTEST, LONGEST, MEAN = 130, 9741, 2097
-PERSONS = range(3, 55)
-BLOCK, EVERY = 4096, 64
-
-
-def lengths(count: int) -> list[int]:
-    """Frames of each video: a log-normal distribution with Breakfast's mean and extremes, in a fixed random order."""
-    spread = 0.75
-    normal = [NormalDist().inv_cdf((k + 0.5) / count) for k in range(count)]
-    drawn = np.clip(MEAN * np.exp(spread * np.array(normal) - spread**2 / 2), SHORTEST, LONGEST)
-    drawn[[0, -1]] = SHORTEST, LONGEST
-    return np.random.default_rng(0).permutation(np.round(drawn).astype(int)).tolist()
-
-
-def make_folder(root: Path, videos: int = VIDEOS) -> None:
-    """Write a data folder in the MS-TCN layout with one fold; the persons of the first quarter are tested."""
-    random = np.random.default_rng(1)
-    for folder in ("features", "groundTruth", "splits"):
-        (root / folder).mkdir(parents=True)
-    (root / "mapping.txt").write_text("".join(f"{k} action{k}\n" for k in range(CLASSES)))
-    parts: dict[str, list[str]] = {"train": [], "test": []}
-    for number, frames in enumerate(lengths(videos)):
-        person = PERSONS[number % len(PERSONS)]
-        name = f"P{person:02}_cam01_{number}"
-        parts["test" if person < PERSONS[len(PERSONS) // 4] else "train"].append(f"{name}.txt\n")
-        actions = np.sort(random.integers(0, 7, frames)) + random.integers(0, CLASSES - 7)
-        (root / "groundTruth" / f"{name}.txt").write_text("".join(f"action{k}\n" for k in actions.tolist()))
-        _write_features(root / "features" / f"{name}.npy", frames, random)
-    for part, names in parts.items():
-        (root / "splits" / f"{part}.split1.bundle").write_text("".join(names))
-
-
-def _write_features(path: Path, frames: int, random: np.random.Generator) -> None:
-    with path.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (I3D_SIZE, frames)}
-        np.lib.format.write_array_header_1_0(file, header)
-        start = file.tell()
-        size = start + 4 * I3D_SIZE * frames
-        block = random.random(BLOCK // 4, dtype=np.float32).tobytes()
-        for at in range(start, size - BLOCK, EVERY * BLOCK):
-            file.seek(at)
-            file.write(block)
-        file.truncate(size)
 
 
 def _config(root: Path, preset: str, **changes: Any) -> Config:
@@ -175,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = given.root or Path(folder) / "data"
         if not root.exists():
-            make_folder(root)
+            make_folder(root, SIZES["breakfast"])
         for name in given.measured:
             # A process of its own for each: the largest memory is that of a process's whole life.
             with ProcessPoolExecutor(1, context, torch.set_num_threads, (1,)) as process:

@@ -175,6 +175,7 @@ def check_instances(content: Content, *, with_masks: bool, training: bool, fault
         faults.add(what, fix)
     if with_masks:
         _check_memory(remarks.annotated, images, faults)
+    remarks.elsewhere = boxes.elsewhere
     return remarks.texts(content)
 
 
@@ -227,6 +228,8 @@ class _Boxes:
     def __init__(self) -> None:
         self.number, self.fractions, self.corners = 0, True, True
         self.by_masks: list[str] = []  # annotations whose polygons say that the box is of corners
+        self.with_masks = self.elsewhere = 0  # those of which less than half is where their polygons are
+        self.first_elsewhere = ""
         self.as_masks = 0  # those whose polygons say that it is of a corner and a size
 
     def add(self, box: list[float], image: dict[str, Any]) -> None:
@@ -243,6 +246,10 @@ class _Boxes:
         size = *extent[:2], extent[2] - extent[0], extent[3] - extent[1]
         near = [all(abs(a - b) <= 2 for a, b in zip(box, other, strict=True)) for other in (extent, size)]
         self.as_masks += near == [False, True]
+        self.with_masks += 1
+        if near == [False, False] and _overlap(box, extent) < 0.5:
+            self.first_elsewhere = self.first_elsewhere or f"annotations[{number}] has bbox {box}"
+            self.elsewhere += 1
         if near == [True, False]:
             self.by_masks.append(f"annotations[{number}] has bbox {box}")
 
@@ -253,9 +260,20 @@ class _Boxes:
         if len(self.by_masks) > self.as_masks:
             what = f"{self.by_masks[0]}, which its polygons say is [x1, y1, x2, y2]"
             return [(what + f" ({len(self.by_masks)} of {self.number} boxes)", FIX_CORNERS)]
+        if 2 * self.elsewhere > self.with_masks:
+            what = f"{self.first_elsewhere}, its polygons are elsewhere"
+            return [(what + f" ({self.elsewhere} of {self.with_masks} boxes)", "give each object its own box and mask")]
         if outside and self.corners:
             return [(f"all {self.number} boxes look like [x1, y1, x2, y2], and some would reach outside", FIX_CORNERS)]
         return []
+
+
+def _overlap(box: list[float], extent: tuple[float, float, float, float]) -> float:
+    """Intersection over union of [x, y, width, height] and (x1, y1, x2, y2)."""
+    (x, y, width, height), (left, top, right, bottom) = box, extent
+    across, down = min(x + width, right) - max(x, left), min(y + height, bottom) - max(y, top)
+    shared = max(across, 0) * max(down, 0)
+    return shared / max(width * height + (right - left) * (bottom - top) - shared, 1e-9)
 
 
 class _Remarks:
@@ -264,11 +282,16 @@ class _Remarks:
     def __init__(self) -> None:
         self.crowd = self.area = self.ignored = self.empty = self.short = self.tiny = 0
         self.annotated: Counter[Any] = Counter()
+        self.elsewhere = self.repeated = 0
+        self._seen: set[int] = set()  # hashes take a fifth of the memory
 
     def add(self, entry: dict[str, Any], image: dict[str, Any]) -> None:
         self.crowd += "iscrowd" not in entry
         self.area += not area_is_sound(entry.get("area"), image)
         self.ignored += bool(entry.get("ignore", 0))
+        same = hash((entry["image_id"], entry["category_id"], *entry["bbox"]))
+        self.repeated += same in self._seen
+        self._seen.add(same)
         self.tiny += 0 < min(entry["bbox"][2:]) < 1
         if min(entry["bbox"][2:]):
             self.annotated[entry["image_id"]] += 1
@@ -287,6 +310,8 @@ class _Remarks:
             "masks with polygons of less than three points, which do not count": self.short,
             "annotations without an id that is a whole number or text, all of which are numbered anew": odd,
             "annotations with an id that another one has, all of which are numbered anew": twice,
+            "boxes of which less than half is where their polygons are": self.elsewhere,
+            "boxes that an object of that category and image has already, each of which counts": self.repeated,
             "images without an annotation, which training skips": bare,
         }
         return [f"{text}: {count}" for text, count in texts.items() if count]

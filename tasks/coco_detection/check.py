@@ -9,8 +9,10 @@ Panoptic annotations are checked where there are any, or with --panoptic. --boxe
 
 import argparse
 import contextlib
+import hashlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,8 @@ def check(layout: Layout, *, panoptic: bool = False, boxes: bool = False, pixels
         train, test = contents
         if train is not None and test is not None:
             same_categories(layout, kind, train, test, report)
+            if kind != "panoptic":
+                _check_shared(layout.files(kind, layout.train), train, layout.files(kind, layout.test), test, report)
         for name, content in zip((layout.train, layout.test), contents, strict=True):
             if content is None:
                 continue
@@ -76,6 +80,39 @@ def check(layout: Layout, *, panoptic: bool = False, boxes: bool = False, pixels
     return found
 
 
+def _check_shared(train: PartFiles, content: Content, test: PartFiles, other: Content, report: Report) -> None:
+    """Pictures of the test part that are also in the training part, byte for byte."""
+    by_size: dict[int, list[Path]] = {}
+    for path, size in _sizes(train, content):
+        by_size.setdefault(size, []).append(path)
+    digests: dict[int, dict[bytes, Path]] = {}
+    same: list[tuple[Path, Path]] = []
+    for path, size in _sizes(test, other):
+        if size in by_size and size not in digests:
+            digests[size] = {_digest(one): one for one in by_size[size]}
+        if (found := digests.get(size, {}).get(_digest(path) if size in digests else b"")) is not None:
+            same.append((path, found))
+    if same:
+        path, found = same[0]
+        more = f" (and {len(same) - 1} more pictures like it)" if same[1:] else ""
+        fix = "take it out of one of the two: a score on what was learnt says nothing"
+        report(path, None, f"is the same picture as {found}, of the training part{more}", fix)
+
+
+def _sizes(files: PartFiles, content: Content) -> Iterator[tuple[Path, int]]:
+    for entry in content["images"]:
+        path = files.images / entry["file_name"]
+        with contextlib.suppress(OSError, ValueError):  # reported already
+            if path.is_file():
+                yield path, path.stat().st_size
+
+
+def _digest(path: Path) -> bytes:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+    return os.urandom(32)  # like no other
+
+
 def _check_pixels(files: PartFiles, content: Content, report: Report) -> None:
     """Decode the images, or the panoptic PNGs, whose pixels have to be of listed segments."""
     folder, entries = (files.images, content["images"]) if files.maps is None else (files.maps, content["annotations"])
@@ -85,7 +122,7 @@ def _check_pixels(files: PartFiles, content: Content, report: Report) -> None:
             fault = images.pixel_fault(path)
             if fault is None and files.maps is not None:
                 fault = _map_fault(images.read(path), entry["segments_info"])
-            if fault is not None:
+            if fault is not None and (fault != images.DEEP or files.maps is not None):  # else reported already
                 report(path, None, *fault)
 
 

@@ -15,6 +15,11 @@ from PIL import Image
 from tasks.image_files import AGAIN, Fault, Header, examined, formats
 from tasks.spec import Report, fail
 
+DEEP: Fault = (
+    "has values of more than 8 bits, of which the lower ones would be lost",
+    "save it with 8 bits a value, scaled by the range that its values have",
+)
+
 
 def read(path: Path | str) -> NDArray[np.uint8]:
     """The upright image in RGB, (height, width, 3), as detectors see it; see `read_bgr`."""
@@ -39,6 +44,8 @@ def _decoded(path: Path) -> NDArray[np.uint8] | Fault:
     found = examined(path)  # nothing that is too large is decoded
     if not isinstance(found, Header):
         return found
+    if found.deep:  # OpenCV takes the upper 8 bits: of a camera's 10 or 12 in 16 that is next to nothing
+        return DEEP
     data = path.read_bytes()
     if _is_cut_off(data):
         return "is cut off", AGAIN
@@ -87,6 +94,8 @@ def check(folder: Path, entries: Sequence[Mapping[str, Any]], report: Report) ->
             continue
         except OSError as error:
             found = f"cannot be read ({error.strerror})", "make it readable"
+        if isinstance(found, Header) and found.deep:
+            found = DEEP
         if isinstance(found, Header) and found.size == size:
             turned += [entry["file_name"]] if found.orientation > 1 else []
             continue

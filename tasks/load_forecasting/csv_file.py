@@ -5,6 +5,7 @@ Every problem is reported with its line. Values are parsed by float(), time stam
 
 import csv
 import itertools
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from tasks.load_forecasting.series import Series
 from tasks.spec import Report
+
+log = logging.getLogger(__name__)
 
 NAME = "series.csv"
 """The file in the data folder."""
@@ -80,6 +83,8 @@ def read_csv(path: Path, time: str, target: str, report: Report) -> Series | Non
     values = np.array([row.values for row in rows], np.float64).T[order] if rows else np.empty((0, 0))
     for name, column in zip(names, values, strict=False):
         _check_column(name, column, told)
+        if mark := _mark(column):
+            log.warning("%s: column %r is %s; if that marks missing values, fill them in", path, name, mark)
     return None if problems or step is None else Series(tuple(names), values, rows[0].when, step)
 
 
@@ -93,6 +98,18 @@ def _check_column(name: str, column: NDArray[np.float64], told) -> None:
     elif most - least < max(1 / LARGEST, RELATIVE * np.abs(column).max()):
         what = f"column {name!r} varies by only {most - least:g} around {most:g}, too little for 16 digits"
         told(None, what, "subtract a constant from it, or use another unit")
+
+
+def _mark(column: NDArray[np.float64]) -> str | None:
+    """A value at either end that several steps have and that lies far from all others, as -9999 does: it counts."""
+    values, counts = np.unique(column, return_counts=True)
+    for end, others in ((0, values[1:]), (-1, values[:-1])):
+        if len(others) < 3 or counts[end] < 2:
+            continue
+        least, most = others[0], others[-1]
+        if max(least - values[end], values[end] - most) > 3 * (most - least):
+            return f"{values[end]:g} in {counts[end]} steps and {least:g} to {most:g} in all others"
+    return None
 
 
 def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:

@@ -1,6 +1,6 @@
 """Settings of a training, and the named presets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,17 @@ from tasks.tts_vocoder.metrics import SHORTEST
 from tasks.tts_vocoder.predicted import Predicted
 
 DatasetName = Literal["asterisk", "espeak", "ljspeech", "folder"]
-GeneratorName = Literal["hifi_gan_v1", "hifi_gan_v2", "hifi_gan_v3", "parallel_wavegan", "vocos", "source_filter"]
+GeneratorName = Literal[
+    "hifi_gan_v1",
+    "hifi_gan_v2",
+    "hifi_gan_v3",
+    "causal_hifi_gan",
+    "bigvgan_base",
+    "bigvgan",
+    "parallel_wavegan",
+    "vocos",
+    "source_filter",
+]
 Recipe = Literal["stft", "gan"]
 Discriminator = Literal["period", "scale", "resolution"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -62,9 +72,9 @@ class Config:
     generator: GeneratorName = "hifi_gan_v1"
     """Network. Sizes below that are None are the published ones."""
     channels: int | None = None
-    """HiFi-GAN: channels after the first conv."""
+    """HiFi-GAN, BigVGAN: channels after the first conv."""
     upsampling: tuple[int, ...] | None = None
-    """HiFi-GAN, Parallel WaveGAN: factors whose product is the mel's hop."""
+    """HiFi-GAN, BigVGAN, Parallel WaveGAN: factors whose product is the mel's hop."""
     layers: int | None = None
     """Parallel WaveGAN, Vocos, source-filter: layers."""
     dim: int | None = None
@@ -152,25 +162,32 @@ class Config:
 
 AT_16_KHZ = MelConfig(sample_rate=16000)
 
+TINY = Config(
+    clips=40,
+    folds=(1, 2, 3),
+    test=4,
+    validation=4,
+    trim=True,
+    mel=AT_16_KHZ,
+    generator="source_filter",
+    recipe="stft",
+    epochs=8,
+    batch=8,
+    segments_per_clip=2,
+    lr=2e-3,
+    lr_decay=0.9,
+    validate_every=4,
+    search=LocalConfig(interval=1, rounds=5, spread=0.5, branches=3, bounds=Bounds(1, 32)),
+)
+
+TINY_GAN = replace(TINY, folds=(1,), channels=32, epochs=4, segments_per_clip=1, search=replace(TINY.search, rounds=3))
+"""Seconds of training for a generator that makes samples by upsampling, which learns to speak in hours."""
+
 PRESETS = {
     # Words are understood after seconds of training on one core; the search runs through all its rounds.
-    "tiny": Config(
-        clips=40,
-        folds=(1, 2, 3),
-        test=4,
-        validation=4,
-        trim=True,
-        mel=AT_16_KHZ,
-        generator="source_filter",
-        recipe="stft",
-        epochs=8,
-        batch=8,
-        segments_per_clip=2,
-        lr=2e-3,
-        lr_decay=0.9,
-        validate_every=4,
-        search=LocalConfig(interval=1, rounds=5, spread=0.5, branches=3, bounds=Bounds(1, 32)),
-    ),
+    "tiny": TINY,
+    "tiny-bigvgan": replace(TINY_GAN, generator="bigvgan_base"),
+    "tiny-causal": replace(TINY_GAN, generator="causal_hifi_gan"),
     # A published network on all of the embedded speech, without discriminators.
     "small": Config(
         trim=True,

@@ -6,7 +6,7 @@ from tasks.tts_vocoder import generators, released
 from tasks.tts_vocoder.config import Config
 
 SIZES = {"parallel_wavegan": ("layers", "upsampling"), "vocos": ("dim", "layers"), "source_filter": ("dim", "layers")}
-"""Which of the config's sizes a generator has; those of HiFi-GAN are channels and upsampling."""
+"""Which of the config's sizes a generator has; those of the others are channels and upsampling."""
 
 
 def build(config: Config) -> nn.Module:

@@ -55,6 +55,14 @@ def test_tensors_that_repeat_a_number_are_larger_than_what_is_stored(tmp_path):
         tensor_files.check_tensors(tensor_files.read(tmp_path / "a.pt"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_weights_that_are_no_numbers(dtype):
+    weights = torch.tensor([0.0, float("inf")], dtype=dtype)  # masks of attention hold infinities
+    tensor_files.check_tensors({"a": weights, "steps": torch.tensor(3)})
+    with pytest.raises(ValueError, match="tensor 'b' has values that are no numbers .NaN.: the training diverged"):
+        tensor_files.check_tensors({"a": weights, "b": weights * 0})
+
+
 def test_lists_within_themselves(tmp_path, monkeypatch):
     monkeypatch.setattr(tensor_files, "MOST_VALUES", 10**5)  # counting all of them takes seconds
     value = ["x"]

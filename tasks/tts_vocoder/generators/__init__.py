@@ -5,21 +5,26 @@ from functools import partial
 from typing import Any
 
 from rfnext import Conv
+from tasks.tts_vocoder.generators.bigvgan import BigVGAN
 from tasks.tts_vocoder.generators.generator import Dilated, Generator, remove_weight_norm, weight_norm
 from tasks.tts_vocoder.generators.hifi_gan import HiFiGAN
 from tasks.tts_vocoder.generators.parallel_wavegan import ParallelWaveGAN
 from tasks.tts_vocoder.generators.source_filter import SourceFilter
+from tasks.tts_vocoder.generators.streaming import CausalHiFiGAN, Stream
 from tasks.tts_vocoder.generators.vocos import ISTFT, Vocos
 from tasks.tts_vocoder.mel import MelConfig
 
 __all__ = [
     "GENERATORS",
     "ISTFT",
+    "BigVGAN",
+    "CausalHiFiGAN",
     "Dilated",
     "Generator",
     "HiFiGAN",
     "ParallelWaveGAN",
     "SourceFilter",
+    "Stream",
     "Vocos",
     "build",
     "remove_weight_norm",
@@ -38,11 +43,14 @@ GENERATORS: Mapping[str, Callable[..., Generator]] = {
         dilations=((1, 2), (2, 6), (3, 12)),
         paired=False,
     ),
+    "causal_hifi_gan": partial(CausalHiFiGAN, channels=128),
+    "bigvgan_base": BigVGAN,
+    "bigvgan": partial(BigVGAN, channels=1536, upsampling=(4, 4, 2, 2, 2, 2)),
     "parallel_wavegan": ParallelWaveGAN,
     "vocos": Vocos,
     "source_filter": SourceFilter,
 }
-"""The published networks by name; their sizes are keyword arguments."""
+"""The published networks, and small or causal ones of this repository, by name; their sizes are keyword arguments."""
 
 
 def build(name: str, mel: MelConfig, **sizes: Any) -> Generator:
@@ -62,6 +70,6 @@ def build(name: str, mel: MelConfig, **sizes: Any) -> Generator:
 
 
 def searched(name: str, conv: Conv) -> bool:
-    """The `Where` of all generators: the convs of HiFi-GAN's residual blocks, the dilated convs of Parallel WaveGAN,
-    the depthwise convs of Vocos and of the source-filter network."""
+    """The `Where` of all generators: the convs of the residual blocks of HiFi-GAN and BigVGAN, the dilated convs of
+    Parallel WaveGAN, the depthwise convs of Vocos and of the source-filter network."""
     return isinstance(conv, Dilated)

@@ -1,6 +1,7 @@
 """What all generators have in common."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -107,6 +108,12 @@ def check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} is {size}; it must be at least 1")
+
+
+def check_halved(channels: int, upsampling: Sequence[int]) -> None:
+    """Raise ValueError unless the channels can be halved by every upsampling."""
+    if channels < 2 ** len(upsampling):
+        raise ValueError(f"channels is {channels}; each of {len(upsampling)} upsamplings halves them")
 
 
 def check_upsampling(upsampling: tuple[int, ...], mel: MelConfig) -> None:

@@ -1,7 +1,7 @@
 """HiFi-GAN: Kong et al., "HiFi-GAN: Generative Adversarial Networks for Efficient and High Fidelity Speech Synthesis",
 NeurIPS 2020, section 2.2 and appendix A.1. Modules are named as in the published checkpoints, which load."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from tasks.tts_vocoder.generators.generator import (
     Dilated,
     Generator,
+    check_halved,
     check_upsampling,
     weight_norm,
 )
@@ -42,23 +43,13 @@ class HiFiGAN(Generator):
         paired: bool = True,
     ) -> None:
         super().__init__(mel)
-        if channels < 2 ** len(upsampling):
-            raise ValueError(f"channels is {channels}; each of {len(upsampling)} upsamplings halves them")
+        check_halved(channels, upsampling)
         check_upsampling(tuple(upsampling), mel)
         self.conv_pre = nn.Conv1d(mel.mels, channels, 7, padding=3)
         self.ups = nn.ModuleList()
         self.resblocks = nn.ModuleList()
         for factor in upsampling:
-            self.ups.append(
-                nn.ConvTranspose1d(
-                    channels,
-                    channels // 2,
-                    2 * factor,
-                    factor,
-                    padding=(factor + 1) // 2,
-                    output_padding=factor % 2,
-                )
-            )
+            self.ups.append(self.upsampling_conv(channels, factor))
             channels //= 2
             self.resblocks.extend(
                 (PairedBlock if paired else SingleBlock)(channels, kernel, block)
@@ -68,6 +59,12 @@ class HiFiGAN(Generator):
         # Weights start as torch draws them: the N(0, 0.01) of the published code is overwritten by its weight_norm.
         weight_norm(self)
 
+    @staticmethod
+    def upsampling_conv(channels: int, factor: int) -> nn.ConvTranspose1d:
+        """Makes `factor` samples of each, of half the channels; its kernel is twice the factor."""
+        before, after = (factor + 1) // 2, factor % 2
+        return nn.ConvTranspose1d(channels, channels // 2, 2 * factor, factor, padding=before, output_padding=after)
+
     def forward(self, mel: Tensor) -> Tensor:
         """mel: (B, mels, F) -> (B, 1, F * hop) within (-1, 1)"""
         self.check(mel)
@@ -75,12 +72,17 @@ class HiFiGAN(Generator):
         side_by_side = len(self.resblocks) // len(self.ups)
         for i, up in enumerate(self.ups):
             x = up(F.leaky_relu(x, SLOPE))
-            blocks = self.resblocks[side_by_side * i : side_by_side * (i + 1)]
-            total = blocks[0](x)
-            for block in blocks[1:]:
-                total = total + block(x)
-            x = total / side_by_side
+            x = averaged(self.resblocks[side_by_side * i : side_by_side * (i + 1)], x)
         return torch.tanh(self.conv_post(F.leaky_relu(x)))
+
+
+def averaged(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """The mean of what several blocks make of x, all of one shape."""
+    made = [block(x) for block in blocks]
+    total = made[0]
+    for one in made[1:]:
+        total = total + one
+    return total / len(made)
 
 
 class PairedBlock(nn.Module):

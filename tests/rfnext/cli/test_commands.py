@@ -156,6 +156,24 @@ def test_doctor_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert rfnext.__version__ in rows["rfnext"]
 
 
+def test_a_shell_completes_commands_options_values_and_files(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "found.json").touch()
+    script = run(capsys, "completion", "bash")
+    for typed, completed in [
+        ("rfnext pl", ["plan"]),
+        ("rfnext plan --inp", ["--input"]),
+        ("rfnext plan --network x --anchor ", ["centre", "last", "found.json"]),
+        ("rfnext convert --to pub", ["published"]),
+        ("rfnext show fo", ["found.json"]),
+    ]:
+        words = typed.split(" ")
+        line = f'COMP_WORDS=({" ".join(words[:-1])} "{words[-1]}"); COMP_CWORD={len(words) - 1}; _rfnext'
+        command = ["bash", "-c", script + line + '; printf "%s\\n" "${COMPREPLY[@]}"']
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == completed
+    assert run(capsys, "completion", "zsh").endswith(script)
+
+
 # Bad input
 
 

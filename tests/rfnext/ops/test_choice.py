@@ -1,7 +1,9 @@
 """Which implementation "auto" means: measured, pinned, or by the fixed rule."""
 
+import json
 import logging
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -16,12 +18,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rfnext import mixed_dilation_conv, pin_implementation, reproducible
-from rfnext.ops import choice
+from rfnext.ops import choice, kept_choices
 from tests.rfnext.ops.cases import IMPLEMENTATIONS, NATIVE, Products
 
 
 @pytest.fixture(autouse=True)
-def _fresh_choices() -> Iterator[None]:
+def _fresh_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path))
+    kept_choices.path.cache_clear()
     choice.forget_measurements()
     with pin_implementation(None):
         yield
@@ -92,6 +96,34 @@ def test_measurements_can_be_forgotten(caplog: pytest.LogCaptureFixture) -> None
             choice.forget_measurements()
         mixed_dilation_conv(**layer())
         assert len(messages(caplog)) == expected
+
+
+def test_another_process_takes_what_was_measured_unless_the_file_is_broken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def another_process() -> str:
+        choice.forget_measurements(kept=False)
+        caplog.clear()
+        mixed_dilation_conv(**layer())
+        (message,) = messages(caplog)
+        return message
+
+    assert " ms" in another_process()
+    (file,) = tmp_path.glob("native/choices-*.json")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert another_process().endswith(" (measured before)")
+    (key,) = json.loads(file.read_text())
+    good = file.read_text()
+    for broken in ("[]", good[:-5], '{"a": 1}', "[" * 100_000, json.dumps({key: "triton"}), json.dumps({key: "x"})):
+        file.write_text(broken)
+        assert " ms" in another_process()
+        assert json.loads(file.read_text()).keys() == {key}
+    file.chmod(0o666)
+    assert " ms" in another_process()
+    assert "others may have written it" in caplog.text
+    assert another_process().endswith(" (measured before)")
 
 
 def test_measuring_leaves_random_numbers_and_gradients_alone(caplog: pytest.LogCaptureFixture) -> None:

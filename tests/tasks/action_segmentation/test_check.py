@@ -18,8 +18,8 @@ def root(tmp_path):
     for folder in ("features", "groundTruth", "splits"):
         (tmp_path / folder).mkdir()
     (tmp_path / "mapping.txt").write_text("0 cut\n1 mix\n")
-    for video in "abcd":
-        np.save(tmp_path / f"features/{video}.npy", np.ones((3, 20), np.float32))
+    for number, video in enumerate("abcd"):
+        np.save(tmp_path / f"features/{video}.npy", np.arange(60, dtype=np.float32).reshape(3, 20) + number)
         (tmp_path / f"groundTruth/{video}.txt").write_text("cut\n" * 12 + "mix\n" * 8)
     for fold, test in ((1, "a"), (2, "d")):
         train = "".join(f"{video}.txt\n" for video in "abcd" if video != test)
@@ -64,7 +64,7 @@ def test_every_problem_is_printed_in_one_run(root, capsys):
 
 def test_takes_what_a_training_takes(root, capsys):
     for path in (root / "features").glob("*.npy"):
-        np.save(path, np.ones((3, 9), np.float32))
+        np.save(path, np.load(path)[:, :9])
     assert main([str(root)]) == 1
     assert "give --feature-stride 2 --length-tolerance 2" in capsys.readouterr().out
     assert main([str(root), "--feature-stride", "2", "--length-tolerance", "2"]) == 0
@@ -97,6 +97,17 @@ def test_one_missing_file_is_one_problem(root, capsys, spoil, expected):
     assert main([str(root)]) == 1
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{root}/{expected}")
+
+
+def test_features_that_say_nothing_of_their_video(root, capsys):
+    np.save(root / "features/b.npy", np.full((3, 20), 0.5, np.float32))
+    (root / "features/d.npy").write_bytes((root / "features/c.npy").read_bytes())
+    assert main([str(root)]) == 1
+    lines = sorted(line.partition("features/")[2] for line in capsys.readouterr().out.splitlines())
+    assert [line.partition(";")[0] for line in lines] == [
+        "b.npy: all 20 feature vectors are equal",
+        "d.npy: holds the features of c.npy",
+    ]
 
 
 def test_a_missing_folder(tmp_path, capsys):

@@ -49,6 +49,10 @@ def names(name):
 REFUSED = {
     "no segmentation": (each(lambda a: a.pop("segmentation")), r"annotations\[0\] \(id 1, of 000.jpg\) has no segm"),
     "only some have none": (lambda c: c["annotations"][3].pop("segmentation"), r"annotations\[3\] .* no segmentation;"),
+    "masks elsewhere": (
+        each(lambda a: a.update(segmentation=[[80, 56, 95, 56, 95, 63]])),
+        r"annotations\[0\] has bbox \[4, 6, 24, 20\], its polygons are elsewhere \(12 of 12 boxes\); give each",
+    ),
     "empty segmentation": (first(segmentation=[]), r"annotations\[0\] .* an empty segmentation, \[\]; add masks"),
     "empty object": (first(segmentation={}), "an empty segmentation"),
     "segmentation of text": (first(segmentation="none"), "has segmentation 'none'; give polygons"),
@@ -213,6 +217,10 @@ REMARKED = {
         "segmentation"
     ].append([1, 2, 3, 4]),
     "boxes less than a pixel wide or high, which training skips: 1": first(bbox=[4, 6, 0.5, 20]),
+    "boxes of which less than half is where their polygons are: 1": first(segmentation=[[60, 40, 80, 40, 80, 60]]),
+    "boxes that an object of that category and image has already, each of which counts: 12": lambda c: c[
+        "annotations"
+    ].extend([a | {"id": 1000 + a["id"]} for a in c["annotations"]]),
     "images without an annotation, which training skips: 1": lambda c: [c["annotations"].pop(0) for _ in range(2)],
 }
 
@@ -226,6 +234,14 @@ def test_what_counts_as_what_is_said_once(own_data, text, capsys, caplog):
     with caplog.at_level(logging.WARNING, logger="tasks.coco_detection"):
         open_dataset(Layout(root), "instances", validation=0.2)
     assert caplog.text.count(f"instances_train2017.json: {text}") == 1
+
+
+def test_pictures_of_the_test_part_that_were_learnt(own_data, capsys):
+    root = own_data()
+    (root / "val2017/001.jpg").write_bytes((root / "train2017/004.jpg").read_bytes())
+    assert main([str(root)]) == 1
+    said = f"{root}/val2017/001.jpg: is the same picture as {root}/train2017/004.jpg, of the training part; take it out"
+    assert said in capsys.readouterr().out
 
 
 def written(dataset, part):

@@ -54,10 +54,10 @@ def test_odd_headers(tmp_path):
     exif = Image.Exif()
     exif[image_files.ORIENTATION] = 77
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
-    assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1)
+    assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False)
     for data in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"?"):
         Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=data)
-        assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1)
+        assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False)
         assert images.read(tmp_path / "a.jpg").shape == (32, 48, 3)
     (tmp_path / "b.jpg").write_bytes(b"no image")
     for read in (image_files.header, images.read):
@@ -82,6 +82,20 @@ def test_sparse_files_are_not_read(tmp_path):
         file.truncate(2**40)
     with pytest.raises(DataError, match="a.jpg: has 1,099,511,627,776 bytes, images have 1 to 1,073,741,824"):
         images.read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour", "TIFF", "float"])
+def test_more_than_8_bits_are_refused(tmp_path, kind):
+    """OpenCV would take the upper 8 of 16 bits: a picture of a camera of 12 bits would be 0 to 15, nearly black."""
+    import cv2
+
+    path = tmp_path / ("a.tiff" if kind in ("TIFF", "float") else "a.png")
+    pixels = PIXELS[..., 0] if kind != "colour" else PIXELS
+    assert cv2.imwrite(str(path), pixels.astype(np.float32 if kind == "float" else np.uint16) * 16)
+    with pytest.raises(DataError, match="a.*: has values of more than 8 bits.*; save it with 8 bits a value"):
+        images.read(path)
+    assert cv2.imwrite(str(path), pixels)
+    assert images.read(path).max() == pixels.max()
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "BMP"])

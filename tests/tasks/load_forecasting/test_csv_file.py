@@ -146,3 +146,15 @@ def test_good_data_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([str(tmp_path)]) == 1
     assert "no such file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("mark", "said"), [("-9999", True), ("9999", True), ("0", False), ("5", False)])
+def test_a_mark_of_missing_values_is_said(mark: str, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    content = lines(40)
+    for number in (5, 17):
+        time, _, temperature = content[number].split(",")
+        content[number] = f"{time},{mark},{temperature}"
+    found = read_csv(write(tmp_path, content), "time", "target", fail)
+    assert found is not None
+    text = f"column 'target' is {mark} in 2 steps and 0 to 4 in all others"
+    assert (text in caplog.text, bool(caplog.text)) == (said, said)

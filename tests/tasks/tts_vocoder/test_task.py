@@ -24,6 +24,8 @@ SMALL = {
 }
 GENERATORS = {
     "hifi_gan_v1": {"channels": 16, "upsampling": (8, 8)},
+    "causal_hifi_gan": {"channels": 4, "upsampling": (8, 8)},
+    "bigvgan_base": {"channels": 4, "upsampling": (8, 8)},
     "parallel_wavegan": {"layers": 3, "upsampling": (8, 8)},
     "vocos": {"dim": 16, "layers": 2},
     "source_filter": {"dim": 16, "layers": 2},
