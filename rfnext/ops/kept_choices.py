@@ -33,8 +33,12 @@ def path() -> Path | None:
     """The file, which may not exist yet; None if there is no place for it."""
     if os.name != "posix":
         return None
+    try:
+        parts = native_build.key(), torch.__version__, __version__
+    except Exception as error:  # of any kind: CC may be no command, and measuring must work without a compiler
+        logger.info("no file for what is measured: %s", error)
+        return None
     folder = next(native_build.folders(), None)
-    parts = native_build.key(), torch.__version__, __version__
     return None if folder is None else folder / f"choices-{native_cache.digest(chr(0).join(parts).encode())}.json"
 
 
