@@ -15,6 +15,12 @@ FOLDERS = ("docs", "tasks", "results")
 LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 
 
+def on_config(config: MkDocsConfig) -> None:
+    """Every task's page, below that of the benchmark."""
+    (benchmark,) = (entry["Benchmark"] for entry in config.nav if "Benchmark" in entry)
+    benchmark += sorted(page.relative_to(ROOT).as_posix() for page in ROOT.glob("tasks/*/README.md"))
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """All pages, what they link to, and what the theme brings."""
     theme = [file for file in files if file.src_dir != config.docs_dir]

@@ -4,6 +4,7 @@ Importing it needs nothing beyond torch.
 """
 
 from rfnext._version import __version__
+from rfnext.accelerate import accelerate, decelerate
 from rfnext.branches import keep_branches
 from rfnext.causal import is_causal
 from rfnext.conv import SearchConv
@@ -45,6 +46,8 @@ __all__ = [
     "Structure",
     "Where",
     "__version__",
+    "accelerate",
+    "decelerate",
     "everything",
     "expectation",
     "halve",

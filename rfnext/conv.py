@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from rfnext.accelerate import decelerate
 from rfnext.branch_state import BranchState
 from rfnext.copies import forget_copy, note_copy
 from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
@@ -440,6 +441,7 @@ def take_over(
             raise ValueError(f"cannot search {conv}: {way.reason}")
         check_branches(dilations, conv, entries)
     if not isinstance(conv, SearchConv):
+        decelerate(conv)
         parametrised = set(conv._modules.get("parametrizations") or ()) & vars(type(conv)).keys()  # type: ignore
         made = (_parametrised_search_class if parametrised else _search_class)(type(conv), way.redirected)
         conv.__class__ = made  # type: ignore[assignment]

@@ -82,11 +82,13 @@ def effective(conv: Conv, plain: type[nn.Module], weight: Tensor, fold: Fold) ->
         return own
     if weight.is_meta:
         raise ValueError(f"{plain.__name__} overrides forward(), which is tried on values; load the weights first")
-    kept = weight.detach()
     branches: list[_Handed] = []
     # In float64 small differences are seen; a class that computes in its own type alone is tried in that.
     for dtype in dict.fromkeys((torch.float64, weight.dtype)):
-        kept = kept.to(dtype)
+        try:
+            kept = weight.detach().to(dtype)
+        except TypeError:  # mps has no float64
+            continue
         centre = Kernel(kept, tuple(conv.dilation), [])
         bases = (*Searched.__subclasses__(), plain)
         modes = [_handed(conv, bases, centre, training) for training in (False, True)]

@@ -2,10 +2,12 @@
 
 import importlib.util
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rfnext.cli.networks import build, open_checkpoint, opened, save
 from rfnext.dilation import Bounds, brief
@@ -24,8 +26,19 @@ def run_plan(given: Namespace) -> str:
     """What a search would do with a network."""
     model = build(given.network, given.arguments)
     config = OneShotConfig(tuple(given.candidates)) if given.candidates else _local(given)
-    example = None if given.input is None else torch.zeros(given.input).normal_()
-    return str(plan(model, given.where or everything, config, example, given.anchor))
+    with _example(given.input) as example:
+        return str(plan(model, given.where or everything, config, example, given.anchor))
+
+
+@contextmanager
+def _example(shape: Sequence[int] | None) -> Iterator[Tensor | None]:
+    """A random input of this shape, if any; that the network fails on it is said in one line."""
+    try:
+        yield None if shape is None else torch.zeros(shape).normal_()
+    except (IndexError, RuntimeError) as error:
+        text = ",".join(map(str, shape or ()))
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(f"--input {text}: the network fails on it: {type(error).__name__}: {said}") from error
 
 
 def _local(given: Namespace, rule: str = "default") -> LocalConfig:
@@ -91,11 +104,11 @@ def run_export(given: Namespace) -> str:
     if suffix == ".onnx" and importlib.util.find_spec("onnxscript") is None:
         raise ValueError("export to ONNX needs pip install onnx onnxscript")
     model = opened(given.network, given.arguments, given.checkpoint, given.structure)
-    example = (torch.zeros(given.input).normal_(),)
-    if suffix == ".onnx":
-        torch.onnx.export(model, example, str(given.output), dynamo=True, verbose=False)
-    else:
-        torch.export.save(torch.export.export(model, example), given.output)
+    with _example(given.input) as example:
+        if suffix == ".onnx":
+            torch.onnx.export(model, (example,), str(given.output), dynamo=True, verbose=False)
+        else:
+            torch.export.save(torch.export.export(model, (example,)), given.output)
     return f"{given.output} is written, for inputs of shape {tuple(given.input)}"
 
 

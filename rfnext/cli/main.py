@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         text = given.run(given)
     except (ImportError, OSError, TypeError, ValueError) as error:
-        sys.stderr.write(f"rfnext {given.command}: error: {error}\n")
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        sys.stderr.write(f"rfnext {given.command}: error: {said}\n")
         return 2
     sys.stdout.write(f"{text}\n")
     return 0

@@ -5,7 +5,6 @@ import itertools
 import logging
 import math
 import os
-import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from rfnext.ops import kept_choices
 from rfnext.ops.branches import by_branches
 from rfnext.ops.dense import by_dense, dense_grid
-from rfnext.ops.geometry import Geometry, is_thin, merge_equal
+from rfnext.ops.geometry import Geometry, is_depthwise, is_thin, merge_equal
 from rfnext.ops.native import by_native
 from rfnext.ops.native import is_for as native_is_for
 from rfnext.ops.taps import by_taps
@@ -195,6 +194,17 @@ def choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, 
     return _fastest(x, weight, bias, probability, geometry)
 
 
+def choose_single(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
+    """The same for a conv of one branch: "branches" and "dense" are torch's conv then."""
+    name = pinned()
+    if name not in (None, "auto", _RULE):
+        return name
+    if name == _RULE or not _may_measure(x):
+        depthwise = is_depthwise(weight, geometry.groups) and max(geometry.stride) == 1
+        return "native" if depthwise else "dense"
+    return _fastest(x, weight, bias, probability, geometry)
+
+
 # The fixed rule.
 
 
@@ -221,8 +231,9 @@ def _rule(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, g
 # The measuring choice.
 
 _chosen: dict[tuple[object, ...], str] = {}
+_MARGIN = 1.25
 _REPETITIONS, _MOST_REPETITIONS = 4, 25
-_SECONDS = 0.5  # after which _REPETITIONS are enough: small layers are measured quickly, but vary more
+_SECONDS = 0.5  # of computing, after which _REPETITIONS are enough: small layers are measured quickly, but vary more
 
 
 forgotten = 0
@@ -251,22 +262,15 @@ def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor
         how = "measured before"
         if name not in candidates:
             seconds = _measure(candidates, x, weight, bias, probability, geometry)
+            if len(geometry.dilations) == 1:  # a plain conv stays torch's unless another is clearly faster
+                seconds |= {name: second * _MARGIN for name, second in seconds.items() if name in ("taps", "native")}
             name = min(seconds, key=seconds.__getitem__)
             how = ", ".join(f"{name} {1000 * second:.2f} ms" for name, second in seconds.items())
             if x.device.type == "cpu":
                 kept_choices.keep(text, name)
         _chosen[key] = name
-        logger.info(
-            "x %s, weight %s, %d branches, groups %d, %s on %s: %s (%s)",
-            tuple(x.shape),
-            tuple(weight.shape),
-            len(geometry.dilations),
-            geometry.groups,
-            x.dtype,
-            x.device,
-            name,
-            how,
-        )
+        layer = tuple(x.shape), tuple(weight.shape), len(geometry.dilations), geometry.groups, x.dtype, x.device
+        logger.info("x %s, weight %s, %d branches, groups %d, %s on %s: %s (%s)", *layer, name, how)
     return _chosen[key]
 
 
@@ -311,7 +315,10 @@ def _key(candidates: Sequence[str], tensors: Sequence[Tensor | None], geometry: 
 def _measure(
     names: Sequence[str], x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry
 ) -> dict[str, float]:
-    """Median seconds of some forward and backward passes, interleaved; infinite for one that ran out of memory.
+    """Least seconds of some forward and backward passes, interleaved; infinite for one that ran out of memory.
+
+    The least, since on a busy machine most passes wait for others, and what is found is kept. On one thread of a CPU,
+    seconds of the processor.
 
     In the caller's thread, whose pool of OpenMP threads is the one that will compute: another thread starts a second
     pool beside it, and on two cores that made some implementations twice as slow and others not. The caller's hooks on
@@ -320,23 +327,22 @@ def _measure(
     timed = _timer(x, weight, bias, probability, geometry)
     taken: dict[str, list[float]] = {name: [] for name in names}
 
-    def typical(name: str) -> float:
-        return statistics.median(taken[name]) if taken[name] else math.inf
+    def least(name: str) -> float:
+        return min(taken[name], default=math.inf)
 
     def far_behind(name: str, repetition: int) -> bool:
-        # The first few are tried in any case, unless hopeless: one of them may have been slow by chance.
-        factor = {0: math.inf, 1: math.inf, 2: 4}.get(repetition, 2)
-        return typical(name) > factor * min(map(typical, taken))
+        # The first few are tried in any case, unless they take long: one of them may have been slow by chance.
+        return least(name) > 2 * min(map(least, taken)) and (repetition > 5 or (repetition > 1 and least(name) > 0.1))
 
     # Of hooks on saved tensors only the innermost are called.
     with torch.autograd.graph.saved_tensors_hooks(_same, _same), _disable_current_modes():
-        end = time.perf_counter() + _SECONDS
+        end = time.thread_time() + _SECONDS
         for repetition in range(_MOST_REPETITIONS):
-            if repetition >= _REPETITIONS and time.perf_counter() > end:
+            if repetition >= _REPETITIONS and time.thread_time() > end:
                 break
             for name in [name for name in taken if not far_behind(name, repetition)]:
                 _try(name, repetition, timed, taken)
-    return {name: typical(name) for name in taken}
+    return {name: least(name) for name in taken}
 
 
 def _try(name: str, repetition: int, timed: Callable[[str], float], taken: dict[str, list[float]]) -> None:
@@ -365,6 +371,7 @@ def _timer(
 ) -> Callable[[str], float]:
     """A function that takes the name of an implementation and returns the seconds of one forward and backward pass."""
     device = x.device.type
+    clock = time.thread_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     grad, autocast = torch.is_grad_enabled(), torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device)
     x, weight, probability = (t.detach().requires_grad_(t.requires_grad) for t in (x, weight, probability))
@@ -377,12 +384,12 @@ def _timer(
 
     def timed(name: str) -> float:
         synchronize()
-        start = time.perf_counter()
+        start = clock()
         with torch.set_grad_enabled(grad), torch.autocast(device, dtype, enabled=autocast):
             y = IMPLEMENTATIONS[name](x, weight, bias, probability, geometry)
         if y.requires_grad:
             torch.autograd.grad(y, inputs, torch.ones_like(y))
         synchronize()
-        return time.perf_counter() - start
+        return clock() - start
 
     return timed

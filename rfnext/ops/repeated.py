@@ -59,3 +59,18 @@ def operator_of(
     if name == "native" and native.is_for(x, weight, bias, probability, geometry):
         return native.operator
     return taps.operator if name == "taps" else None
+
+
+def single_operator_of(
+    x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry
+) -> Exact | None:
+    """The operator that computes a plain conv, as the only branch, of this `situation`; None if torch's conv is to.
+
+    It is the fastest by measurement, or by what is pinned; under `reproducible` the kernels for depthwise convs.
+    """
+    if x.shape[0] == 0:
+        return None
+    name = choice.choose_single(x, weight, bias, probability, geometry)
+    if name == "native" and native.is_for(x, weight, bias, probability, geometry):
+        return native.operator
+    return taps.operator if name == "taps" else None

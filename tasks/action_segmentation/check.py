@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tasks.action_segmentation.feature_files import read_features
 from tasks.action_segmentation.layout import open_layout, read_fold, read_labels, read_mapping
-from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, fit_lengths, read_shapes
+from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, fit_lengths, read_shapes, stride_of
 from tasks.spec import Problem, Report
 
 
@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("path", type=Path, help="the data folder")
     parser.add_argument("--fold", type=int, help="check this fold alone; default: all folds")
     parser.add_argument("--feature-stride", type=int, default=1, help="frames per feature vector; default: 1")
+    parser.add_argument("--feature-rate", help="instead: rates of features and labels, as in 15/25, or 0.6")
     parser.add_argument(
         "--length-tolerance",
         type=int,
@@ -107,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        sampling = Sampling(feature_stride=given.feature_stride, tolerance=given.length_tolerance)
+        stride = given.feature_stride if given.feature_rate is None else stride_of(given.feature_rate)
+        sampling = Sampling(feature_stride=stride, tolerance=given.length_tolerance)
     except ValueError as error:
         parser.error(str(error))
     findings = check(given.path, given.fold, sampling)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rfnext import Bounds, LocalConfig
-from tasks.action_segmentation.lengths import Sampling
+from tasks.action_segmentation.lengths import Sampling, stride_of
 from tasks.action_segmentation.metrics import LastSegment
 from tasks.action_segmentation.seglearn_sessions import GROUP
 from tasks.ranges import COUNT, DROPOUT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
@@ -43,6 +43,9 @@ class Config:
     feature_stride: int = field(default=1, metadata={"protocol": "if changed"})
     """Frames per feature vector in the feature files: 4 if they were extracted from every 4th frame. Labels are one a
     frame."""
+    feature_rate: str | None = field(default=None, metadata={"protocol": "if changed"})
+    """Rates of features and labels, where neither is a multiple of the other, as in 15/25, or vectors a label, as in
+    0.6, instead of feature_stride. A vector gets the label nearest in time."""
     length_tolerance: int = field(default=0, metadata={"protocol": "if changed"})
     """Frames by which a video's features may cover less or more than its labels, as extractors leave them. Surplus
     features are not used. Where features are missing at the end, training leaves the frames out; they are scored with
@@ -91,11 +94,16 @@ class Config:
             known = f"{', '.join(get_args(DatasetName))}; {', '.join(get_args(Model))}"
             raise ValueError(f"unknown dataset {self.dataset!r} or model {self.model!r}; known: {known}")
         check_ranges(self, RANGES)
+        if self.feature_rate is not None:
+            stride_of(self.feature_rate)
+            if self.feature_stride != 1:
+                raise ValueError("feature_stride and feature_rate say the same; give one of them")
 
     @property
     def sampling(self) -> Sampling:
         """Frames per feature vector and per input of the network, and the tolerance."""
-        return Sampling(self.stride, self.feature_stride, self.length_tolerance)
+        stride = self.feature_stride if self.feature_rate is None else stride_of(self.feature_rate)
+        return Sampling(self.stride, stride, self.length_tolerance)
 
 
 FOLDER = Config(dataset="folder", folds=(), group=None)

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from tasks.action_segmentation.feature_files import read_features
 from tasks.action_segmentation.layout import Layout, open_layout, read_fold, read_labels, read_mapping
-from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, fit_lengths, read_shapes
+from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, fit_lengths, nearest, read_shapes
 from tasks.spec import DataError, Part, fail
 
 IGNORED = -100
@@ -84,7 +85,8 @@ class _Files:
 
     def seen(self, video: str) -> NDArray[np.int64]:
         """The labels (n) of the frames that the network is given."""
-        return self.labels[video][:: self.sampling.step][: self.length(video)]
+        labels = self.labels[video]
+        return labels[nearest(self.length(video), self.sampling.step, len(labels))]
 
 
 class Videos:
@@ -143,7 +145,7 @@ class Dataset:
 
     classes: tuple[str, ...]
     feature_size: int
-    step: int
+    step: int | Fraction
     train: Videos
     validation: Videos
     test: Videos
@@ -248,11 +250,12 @@ def carve_validation(
     return parts
 
 
-def upsample(prediction: NDArray, step: int, frames: int) -> NDArray:
+def upsample(prediction: NDArray, step: int | Fraction, frames: int) -> NDArray:
     """Repeat each prediction `step` times, and the last one to the end: (frames). Undoes sub-sampling.
 
     Raises ValueError if there is no prediction, or one behind the last frame.
     """
     if not 0 < len(prediction) <= -(-frames // step):
         raise ValueError(f"{len(prediction)} predictions, one per {step} frames, are not of {frames} frames")
-    return prediction[np.minimum(np.arange(frames) // step, len(prediction) - 1)]
+    over, under = Fraction(step).as_integer_ratio()
+    return prediction[np.minimum(np.arange(frames) * under // over, len(prediction) - 1)]

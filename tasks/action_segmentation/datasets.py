@@ -144,7 +144,9 @@ def published(config: Config) -> str | None:
     if config.dataset not in PAPER:
         return None
     preset = PRESETS[config.dataset]
-    same = all(getattr(config, name) == getattr(preset, name) for name in ("folds", "stride", "feature_stride"))
+    same = all(
+        getattr(config, name) == getattr(preset, name) for name in ("folds", "stride", "feature_stride", "feature_rate")
+    )
     return f"action_segmentation.{config.dataset}" if same else None
 
 

@@ -1,5 +1,7 @@
 """Predictions of a trained network, their scores, and what its receptive fields are measured on."""
 
+from fractions import Fraction
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,7 +38,7 @@ def score(network: nn.Module, dataset: Dataset, videos: Videos, last_segment: me
 
 
 @torch.no_grad()
-def predict(network: nn.Module, features: NDArray[np.float32], step: int, frames: int) -> NDArray[np.int64]:
+def predict(network: nn.Module, features: NDArray[np.float32], step: int | Fraction, frames: int) -> NDArray[np.int64]:
     """Class index of every frame of a video, (frames): `Network.predict`, up-sampled; see `upsample`.
 
     Runs on the network's device in evaluation mode and leaves the mode as it was.

@@ -5,11 +5,16 @@ What is wrong is found by comparing all videos, and said once for all of them. F
 
 import json
 import logging
+import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tasks.action_segmentation.feature_files import open_features
 from tasks.action_segmentation.layout import Layout
@@ -25,7 +30,8 @@ ALIKE = 0.02
 class Sampling:
     """How many frames there are to a label, a feature vector, and an input of the network. A frame has one label.
 
-    feature_stride: frames per vector of the feature files.
+    feature_stride: frames per vector of the feature files; a fraction where features and labels have different rates,
+        see `stride_of`. The label of a vector is then the one nearest in time.
     stride: the network gets every stride-th vector.
     tolerance: frames by which features may cover less or more than the labels. Vectors behind the last label are not
         used. Where vectors are missing at the end, training leaves the frames out, as the loaders of MS-TCN do; the
@@ -33,16 +39,16 @@ class Sampling:
     """
 
     stride: int = 1
-    feature_stride: int = 1
+    feature_stride: int | Fraction = 1
     tolerance: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("stride", 1), ("feature_stride", 1), ("tolerance", 0)):
+        for name, least in (("stride", 1), ("feature_stride", Fraction(1, 100)), ("tolerance", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; give {least} or more")
 
     @property
-    def step(self) -> int:
+    def step(self) -> int | Fraction:
         """Frames from one input of the network to the next."""
         return self.stride * self.feature_stride
 
@@ -59,12 +65,39 @@ class _Video(NamedTuple):
     labels: int
 
 
-def difference(vectors: int, labels: int, stride: int) -> int:
+def stride_of(rate: str) -> int | Fraction:
+    """Frames per feature vector, of the rates of features and labels: "15/25", or "0.6", vectors a label.
+
+    Raises ValueError if these are no numbers above 0, or there are more than 100 vectors a label, or labels a vector.
+    """
+    try:
+        features, _, labels = rate.partition("/")
+        found = Fraction(labels or "1") / Fraction(features)
+    except (ValueError, ZeroDivisionError):
+        found = Fraction(0)
+    if not Fraction(1, 100) <= found <= 100:
+        raise ValueError(
+            f"feature_rate is {rate!r}; give the rates of features and labels, as in 15/25, "
+            "or vectors a label, as in 0.6"
+        )
+    return int(found) if found.denominator == 1 else found
+
+
+def nearest(count: int, step: int | Fraction, frames: int) -> NDArray[np.int64]:
+    """The label, of `frames`, that is nearest in time to each of `count` inputs, one every `step` frames: (count)."""
+    over, under = Fraction(step).as_integer_ratio()
+    return np.minimum((2 * over * np.arange(count) + under) // (2 * under), frames - 1)
+
+
+def difference(vectors: int, labels: int, stride: int | Fraction) -> int:
     """Frames that feature vectors of `stride` frames each cover more (or, below 0, less) than the labels.
 
-    The last vector may be of fewer frames, so ceil(labels / stride) vectors cover them exactly.
+    The last vector may be of fewer frames, so ceil(labels / stride) vectors cover them exactly; at rates that do not
+    divide each other so does one less, which extractors leave.
     """
-    return min(vectors * stride - labels, 0) or max(vectors - -(-labels // stride), 0) * stride
+    if isinstance(stride, Fraction) and abs(vectors - labels / stride) < 1:
+        return 0
+    return math.floor(min(vectors * stride - labels, 0)) or math.ceil(max(vectors - -(-labels // stride), 0) * stride)
 
 
 def read_shapes(layout: Layout, videos: Iterable[str], report: Report) -> dict[str, tuple[int, int]]:
@@ -146,7 +179,7 @@ def _feature_size(videos: list[_Video], sampling: Sampling) -> int:
     return (nearly or Counter(video.rows for video in videos).most_common(1))[0][0]
 
 
-def _near(vectors: int, labels: int, stride: int) -> bool:
+def _near(vectors: int, labels: int, stride: int | Fraction) -> bool:
     """Whether vectors of `stride` frames fit but for what extractors leave out: less than a tenth, or a last vector."""
     return vectors == labels // stride or abs(difference(vectors, labels, stride)) <= max(1, labels // 10)
 
@@ -208,7 +241,8 @@ def _no_stride(seen: str, wrong: list[_Video], videos: list[_Video]) -> tuple[st
     low, high = min(ratios), max(ratios)
     if len(wrong) == len(videos) > 1 and high - low <= ALIKE * high:
         what = f"{seen}: {low:g} labels per vector, about the same in all {len(videos)} videos"
-        return what, "features and labels have different frame rates; extract the features at the frames of the labels"
+        mend = "give them by --feature-rate, as in 15/25, or extract the features at the frames of the labels"
+        return what, f"features and labels have different frame rates; {mend}"
     if len(videos) > 1 and len({video.columns for video in videos}) == 1:
         what = f"{seen}, as all {len(videos)} videos have, however many labels they have"
         return what, "extract one vector per frame, or per N frames, rather than a fixed number per video"

@@ -88,7 +88,7 @@ def check_video(path: Path, feature_size: int, sampling: Sampling) -> Source:
     folder = path.absolute().parent
     truth = Layout(folder.parent).ground_truth(path.stem)
     if folder.name != "features" or not truth.exists():
-        return Source(path, vectors, vectors * sampling.feature_stride, None)
+        return Source(path, vectors, round(vectors * sampling.feature_stride), None)
     labels = read_prediction(truth)
     off = abs(difference(vectors, len(labels), sampling.feature_stride))
     if off > sampling.tolerance:

@@ -51,7 +51,8 @@ class Config:
 
     detector: Detector | BoxDetector = "res2net"
     """convnext, res2net, hrnet: Cascade Mask R-CNN. pvtv2: Mask R-CNN. panoptic: Res2Net Panoptic FPN. With -boxes
-    (res2net-boxes): trained and scored on boxes alone, for annotations without masks."""
+    (res2net-boxes): trained and scored on boxes alone, for annotations without masks. rtmdet: RTMDet-tiny, boxes
+    alone."""
     size: Size = "small"
     """published, or a narrow and shallow detector of the same family: small, tiny."""
     image: int = 128
@@ -132,12 +133,14 @@ PRESETS: dict[str, Config] = {
     # Its setting for the other four detectors.
     **{name: config for name, config in _for_all("families", TINY).items() if name != "families"},
     **_for_all("small", Config(digits=5)),
+    "small-rtmdet": Config(digits=5, detector="rtmdet"),
     "coco-convnext": _published("convnext", epochs=36, lr=2e-4, rounds=11),
     "coco-pvtv2": _published("pvtv2", epochs=12, lr=2e-4, rounds=10),
     "coco-res2net": _published("res2net", epochs=20, lr=0.02, rounds=11),
     "coco-hrnet": _published("hrnet", epochs=20, lr=0.02, rounds=11),
     "coco-panoptic": _published("panoptic", epochs=12, lr=0.02, rounds=10),
     "folder": Config(dataset="folder", image=256),
+    "folder-rtmdet": Config(dataset="folder", image=256, detector="rtmdet"),
 }
 
 SUITES = {

@@ -1,4 +1,4 @@
-"""The five published detectors, and small versions of the same families that train from scratch within seconds.
+"""The five published detectors and RTMDet, and small versions of them that train from scratch within seconds.
 
 mmdet is imported where it is used: it takes seconds that --help can do without.
 """
@@ -13,34 +13,36 @@ from rfnext import Conv
 from tasks.coco_detection import configs
 
 Detector = Literal["convnext", "pvtv2", "res2net", "hrnet", "panoptic"]
-BoxDetector = Literal["convnext-boxes", "pvtv2-boxes", "res2net-boxes", "hrnet-boxes"]
-"""The same without masks: Cascade R-CNN, and Faster R-CNN for pvtv2."""
+BoxDetector = Literal["convnext-boxes", "pvtv2-boxes", "res2net-boxes", "hrnet-boxes", "rtmdet"]
+"""The same without masks: Cascade R-CNN, and Faster R-CNN for pvtv2. rtmdet: RTMDet-tiny, which has none."""
 Size = Literal["tiny", "small", "published"]
 
 
 def searched(name: str, conv: Conv) -> bool:
     """Every conv of the detector, neck and heads included, but a backbone's `stem` and `layer1`, as published.
 
-    Only Res2Net (stem, layer1) and HRNet (layer1) have modules of these names.
+    Only Res2Net (stem, layer1), HRNet (layer1) and RTMDet (stem) have modules of these names.
     """
     return not name.startswith(("backbone.stem.", "backbone.layer1."))
 
 
-def family(name: Detector | BoxDetector) -> Detector:
+def family(name: Detector | BoxDetector) -> str:
     """The published detector that one without masks is made of; itself otherwise."""
-    return cast(Detector, name.removesuffix("-boxes"))
+    return name.removesuffix("-boxes")
 
 
 @functools.cache
 def published(name: Detector | BoxDetector) -> Any:
     """mmengine's Config of the published training without a search, masks included; not to be changed."""
-    return configs.load(configs.FOLDER / f"{family(name)}_baseline.py")
+    current = configs.FOLDER / "current" / f"{name}.py"
+    return configs.load(current if current.exists() else configs.FOLDER / f"{family(name)}_baseline.py")
 
 
 def build(name: Detector | BoxDetector, size: Size, classes: int, things: int) -> nn.Module:
     """The detector for so many classes, of which `things` are things; `initialise` gives it its weights."""
     model = model_config(name, size, classes, things)
     from mmdet.registry import MODELS
+    from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import DefaultScope
 
     from tasks.coco_detection.quiet import quiet
@@ -49,7 +51,8 @@ def build(name: Detector | BoxDetector, size: Size, classes: int, things: int) -
         from tasks.coco_detection import small_res2net  # noqa: F401  (registers it)
 
     with quiet(), DefaultScope.overwrite_default_scope("mmdet"):
-        return MODELS.build(model)
+        # RTMDet's normalises over the images of all devices; a training of ours has one, perhaps a CPU.
+        return revert_sync_batchnorm(MODELS.build(model))
 
 
 def initialise(detector: nn.Module) -> None:
@@ -67,6 +70,9 @@ def model_config(name: Detector | BoxDetector, size: Size, classes: int, things:
     model = copy.deepcopy(published(name).model)
     if size != "published":
         _shrink(family(name), model, size)
+    if name == "rtmdet":
+        model.bbox_head.num_classes = things
+        return model
     for head in [*_each(model.roi_head.bbox_head), model.roi_head.mask_head]:
         head.num_classes = things
     if name in get_args(BoxDetector):
@@ -82,8 +88,11 @@ def _each(heads: Any) -> list[Any]:
     return heads if isinstance(heads, list) else [heads]
 
 
-def _shrink(name: Detector, model: Any, size: Size) -> None:
+def _shrink(name: str, model: Any, size: Size) -> None:
     """Narrow and shallow, for images of 96 to 256 pixels; from scratch, so with all norms trained."""
+    if name == "rtmdet":
+        _shrink_rtmdet(model, 0.125 if size == "tiny" else 0.25)
+        return
     width, blocks, channels = (8, 1, 32) if size == "tiny" else (16, 1, 48)
     norm = {"type": "GN", "num_groups": 8}
     match name:
@@ -137,3 +146,12 @@ def _shrink(name: Detector, model: Any, size: Size) -> None:
     for proposals in (train.rpn_proposal, test.rpn):
         proposals.update(nms_pre=50, max_per_img=32)
     test.rcnn.max_per_img = 20
+
+
+def _shrink_rtmdet(model: Any, width: float) -> None:
+    """width: share of the channels of RTMDet-l, of which RTMDet-tiny has 0.375."""
+    channels = [round(width * full) for full in (256, 512, 1024)]
+    model.backbone.update(widen_factor=width, init_cfg=None)
+    model.neck.update(in_channels=channels, out_channels=channels[0])
+    model.bbox_head.update(in_channels=channels[0], feat_channels=channels[0])
+    model.test_cfg.update(nms_pre=200, score_thr=0.01, max_per_img=20)

@@ -13,6 +13,8 @@ IGNORED_WARNINGS = (
     "To copy construct from a tensor",  # mmdet 3.3, after a cascade's mask heads
     "Default ``avg_non_ignore`` is False",  # mmdet 3.3, of its own panoptic config
     "The 'warn' method is deprecated",  # mmdet 3.3, of its PVT
+    r"`torch.cuda.amp.autocast\(args",  # mmdet 3.3, in RTMDet's channel attention
+    "torch.meshgrid: in an upcoming release",  # mmdet 3.3, of the points of its head
 )
 """The beginnings of warnings that users of these libraries cannot act on."""
 

@@ -29,7 +29,11 @@ class Recipe:
                 "type": "OptimWrapper",
                 "optimizer": {"type": "AdamW", "lr": lr, "weight_decay": 0.01},
                 "clip_grad": {"max_norm": 5.0},
-                "paramwise_cfg": {"norm_decay_mult": 0.0, "custom_keys": {"branch_weight": {"decay_mult": 0.0}}},
+                "paramwise_cfg": {
+                    "norm_decay_mult": 0.0,
+                    "custom_keys": {"branch_weight": {"decay_mult": 0.0}},
+                    "bypass_duplicate": True,  # RTMDet's levels share convs
+                },
             }
         wrapper = detectors.published(self.config.detector).optim_wrapper.to_dict()
         wrapper["optimizer"]["lr"] = lr
@@ -50,7 +54,11 @@ class Recipe:
         for scheduler in schedulers:
             if scheduler.get("by_epoch", True):
                 scheduler["end"] = epochs
-                scheduler["milestones"] = [round(share * epoch) for epoch in scheduler["milestones"]]
+                if "milestones" in scheduler:
+                    scheduler["milestones"] = [round(share * epoch) for epoch in scheduler["milestones"]]
+                else:  # RTMDet's cosine over the second half
+                    scheduler |= {"begin": round(share * scheduler["begin"])}
+                    scheduler |= {"T_max": epochs - scheduler["begin"]}
         return schedulers
 
 
@@ -66,7 +74,8 @@ def recipe(config: Config) -> Recipe:
     masks = {} if config.detector not in get_args(detectors.BoxDetector) else {"with_mask": False}
     if config.size == "published":
         published = detectors.published(config.detector)
-        plain = _plain(published.train_dataloader.dataset.pipeline)
+        # RTMDet's last 20 epochs, which have no mosaics: these keep images of earlier steps, which no checkpoint has.
+        plain = _plain(published.get("train_pipeline_stage2") or published.train_dataloader.dataset.pipeline)
         return Recipe(
             config,
             [step | masks if step["type"] == "LoadAnnotations" else step for step in plain],

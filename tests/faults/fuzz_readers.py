@@ -147,6 +147,7 @@ READERS = {
         Reader("structure", samples.structures, samples.past_structures, _structure),
         Reader("published", samples.published, samples.past_published, _published),
         Reader("checkpoint", samples.checkpoints, samples.past_checkpoints, _weights),
+        Reader("detector", samples.detectors, samples.past_detectors, _weights),
         Reader(
             "lightning",
             samples.lightning,

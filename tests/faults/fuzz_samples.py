@@ -1,6 +1,7 @@
 """Small valid files of every kind that users give to this project, made on the fly, and past findings beside them."""
 
 import dataclasses
+import functools
 import io
 import json
 import struct
@@ -174,7 +175,7 @@ def past_published() -> list[Sample]:
 
 
 def checkpoints() -> list[Sample]:
-    """Networks of both Lightning tasks: as designed, with branches, in search."""
+    """Networks of the Lightning tasks: as designed, with branches, in search."""
     torch.manual_seed(0)
     segmentation = tasks.load("action_segmentation").presets["tiny"]
     facts = {"features": 6, "classes": ["pour", "stir", "wait"]}
@@ -186,6 +187,7 @@ def checkpoints() -> list[Sample]:
         ("action_segmentation", segmentation, facts),
         ("tts_vocoder", vocos, {}),
         ("tts_vocoder", hifi, {}),
+        ("load_forecasting", tasks.load("load_forecasting").presets["tiny"], {"columns": ["a", "b", "c"]}),
     ):
         task = tasks.load(name)
         for form in ("designed", "multi", "searching"):
@@ -195,6 +197,36 @@ def checkpoints() -> list[Sample]:
             elif form == "searching":
                 LocalSearch(model, search, task.where)
             samples.append({"model.pt": _checkpoint(name, config, model, told)})
+    return samples
+
+
+@functools.cache
+def detectors() -> list[Sample]:
+    """The detector of a cell, as it is searched there."""
+    torch.manual_seed(0)
+    task, facts = tasks.load("coco_detection"), {"classes": ["a", "b"], "things": 2}
+    config = task.presets["tiny"]
+    assert task.rebuild is not None
+    model = task.rebuild(config, facts)
+    LocalSearch(model, config.search, task.where)
+    return [{"model.pt": _checkpoint(task.name, config, model, facts)}]
+
+
+def past_detectors() -> list[Sample]:
+    """Classes without a bound, none, and other things than classes."""
+    changes: list[tuple[str, str, Any]] = [
+        ("facts", "classes", ["a"] * 10**5),
+        ("facts", "classes", []),
+        ("facts", "classes", 7),
+        ("facts", "things", -1),
+        ("facts", "things", 10**400),
+        ("config", "image", 10**30),
+    ]
+    samples = []
+    for part, key, value in changes:
+        content = torch.load(io.BytesIO(detectors()[0]["model.pt"]), weights_only=True)
+        content[part][key] = value
+        samples.append({"model.pt": saved(content)})
     return samples
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.faults import fuzz_samples as samples
@@ -28,6 +29,8 @@ SERIES = ["time,target", *(f"2024-01-{1 + k // 24:02} {k % 24:02}:00,{k % 5}" fo
 DATA: dict[str, Callable[[], Sample]] = {
     "videos": lambda: samples.videos()[0] | samples.checkpoints()[0],
     "images": lambda: scenes.scenes()[0],
+    "features": lambda: {"v.npy": samples.array(np.arange(240).reshape(6, 40))} | samples.checkpoints()[0],
+    "detector": lambda: scenes.scenes()[0] | samples.detectors()[0],
     "clips": lambda: {f"clips/{name}": data for name, data in sounds.clips()[0].items()},
     "mel": lambda: sounds.mels()[0] | samples.checkpoints()[3],
     "series": lambda: {"series.csv": "\n".join(SERIES).encode()},
@@ -38,7 +41,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score videos": ("videos", "tasks.action_segmentation.score {}/predicted {}/groundTruth"),
     "check images": ("images", "tasks.coco_detection.check {} --panoptic --pixels"),
     "check clips": ("clips", "tasks.tts_vocoder.check {}/clips --fmax 4000"),
-    "synthesize": ("mel", "tasks.tts_vocoder.synthesize {}/a.npy {}/out.wav --checkpoint {}/model.pt"),
     "check a series": ("series", "tasks.load_forecasting.check {}"),
     "cells of a suite": ("series", "benchmarks.suite tiny --list --results {}/results"),
 }
@@ -101,6 +103,28 @@ def test_no_command_on_data_reaches_out(name: str, tmp_path: Path) -> None:
     write(DATA[made](), folder)
     words = [word.replace("{}", str(folder)) for word in line.split()]
     assert connections(tmp_path, "-m", *words, RFNEXT_CACHE=str(tmp_path / "cache")) == []
+
+
+PREDICT = {
+    "action_segmentation": ("features", "tasks.action_segmentation.predict {}/model.pt {}/v.npy --out {}/out"),
+    "coco_detection": (
+        "detector",
+        "tasks.coco_detection.predict {}/train2017/0.jpg --checkpoint {}/model.pt --out {}/out",
+    ),
+    "tts_vocoder": ("mel", "tasks.tts_vocoder.synthesize {}/a.npy {}/out.wav --checkpoint {}/model.pt"),
+}
+"""Data with a network, and what the network says of it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", PREDICT)
+def test_no_prediction_reaches_out(task: str, tmp_path: Path) -> None:
+    made, line = PREDICT[task]
+    folder = tmp_path / "data"
+    write(DATA[made](), folder)
+    words = [word.replace("{}", str(folder)) for word in line.split()]
+    assert connections(tmp_path, "-m", *words, RFNEXT_CACHE=str(tmp_path / "cache")) == []
+    assert [path for path in folder.iterdir() if path.name.startswith("out")]
 
 
 @pytest.mark.slow

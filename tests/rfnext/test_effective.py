@@ -18,6 +18,7 @@ from torch.nn.utils import parametrizations, parametrize
 import rfnext
 from rfnext.conv import SearchConv
 from rfnext.structure import searched_convs
+from tests.no_float64 import NoFloat64
 
 Make = Callable[[], nn.Conv2d]
 
@@ -144,6 +145,17 @@ def test_a_class_that_transforms_its_weight_merges_into_torchs_conv_with_the_wei
     assert set(model.state_dict()) == ({"0.weight"} if bias is None else {"0.weight", "0.bias"})
     assert "becomes a Conv2d" in caplog.text
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_on_a_device_without_float64() -> None:
+    model, conv = searched(lambda: Standardised(4, 6, 3, padding=1))
+    x = torch.randn(2, 4, 15, 13)
+    with torch.no_grad():
+        expected = by_definition(conv, conv.made(conv.weight), conv.bias, x)
+        with NoFloat64():
+            rfnext.merge(model)
+        torch.testing.assert_close(model(x), expected)
+    assert type(model[0]) is nn.Conv2d
 
 
 def test_a_merged_conv_trains_as_torchs_conv() -> None:

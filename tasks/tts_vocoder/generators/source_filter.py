@@ -43,7 +43,7 @@ class SourceFilter(Generator):
         self.out = nn.Linear(dim, mel.n_fft + 2)
         self.istft = ISTFT(mel.n_fft, mel.hop, mel.window)
         self.nats = math.log(CONVENTIONS[mel.convention].base)
-        spectrum = torch.fft.rfft(torch.diag(self.istft.window.double()))
+        spectrum = torch.fft.rfft(torch.diag(_wide(self.istft.window)))
         self.register_buffer("basis", torch.cat((spectrum.real, spectrum.imag), dim=1).float(), persistent=False)
         self.register_buffer("between", interpolation(mel), persistent=False)
 
@@ -101,15 +101,23 @@ def interpolation(mel: MelConfig) -> Tensor:
     return matrix.float()
 
 
+def _wide(values: Tensor) -> Tensor:
+    """In float64; on the CPU, if their device (mps) has none."""
+    try:
+        return values.double()
+    except TypeError:
+        return values.cpu().double()
+
+
 def pulse_train(f0: Tensor, hop: int, sample_rate: int) -> Tensor:
     """All harmonics of a fundamental that lie below half the sample rate, in phase, of mean power 1.
 
     f0: (B, F) in Hz, linear between the middles of frames of `hop` samples -> (B, F * hop), float32
     """
-    frequency = F.interpolate(f0[:, None].double(), scale_factor=float(hop), mode="linear")[:, 0] / sample_rate
+    frequency = F.interpolate(_wide(f0)[:, None], scale_factor=float(hop), mode="linear")[:, 0] / sample_rate
     cycles = frequency.cumsum(dim=1)
-    angle = (2 * math.pi * (cycles - cycles.floor())).float()
-    count = (0.5 / frequency).floor().float()
+    angle = (2 * math.pi * (cycles - cycles.floor())).float().to(f0.device)
+    count = (0.5 / frequency).floor().float().to(f0.device)
     # The sum of cos(k angle) over k = 1 .. count, by Dirichlet's kernel; where it is 0 / 0, all cosines are 1.
     half = torch.sin(angle / 2)
     at_pulse = half.abs() < 1e-4

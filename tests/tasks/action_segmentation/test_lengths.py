@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tasks.action_segmentation.check import check
-from tasks.action_segmentation.data import open_dataset
-from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, difference
+from tasks.action_segmentation.data import open_dataset, upsample
+from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, difference, nearest, stride_of
 from tasks.spec import DataError
 
 COUNTS = (100, 107, 114, 121, 135)
@@ -23,7 +23,7 @@ def make(root, shapes, counts=COUNTS):
         (root / folder).mkdir(parents=True)
     (root / "mapping.txt").write_text("0 cut\n1 mix\n")
     for k, (shape, count) in enumerate(zip(shapes, counts, strict=True)):
-        np.save(root / f"features/v{k}.npy", np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+        np.save(root / f"features/v{k}.npy", k + np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
         (root / f"groundTruth/v{k}.txt").write_text("cut\n" * count)
     names = [f"v{k}.txt\n" for k in range(len(counts))]
     (root / "splits/test.split1.bundle").write_text("".join(names[:2]))
@@ -158,7 +158,7 @@ class TestStride:
     def test_no_stride_explains_it(self, tmp_path, vectors, expected):
         problem = said(make(tmp_path, [(16, n) for n in vectors]))
         assert re.search(expected, f"{problem.what}; {problem.fix}")
-        assert "--" not in problem.fix
+        assert ("--" in problem.fix) == ("frame rates" in problem.fix)
 
 
 class TestTolerance:
@@ -200,3 +200,37 @@ def test_features_and_labels_are_of_the_same_frames(tmp_path):
     for video in dataset.test:
         assert video.labels.tolist() == list(range(0, len(video.full_labels), 12))
         assert video.features[1].tolist() == video.labels.tolist()
+
+
+class TestRates:
+    def test_a_vector_gets_the_label_nearest_in_time(self, tmp_path):
+        """Features at 2 a second, labels at 5: at 0, 0.5, 1, ... seconds, labels 0, 2.5, 5, 7.5, ...; halves go up."""
+        counts = (20, 21, 22, 25, 30)
+        root = make(tmp_path / "data", [(4, -(-2 * count // 5)) for count in counts], counts)
+        for k, count in enumerate(counts):
+            (root / f"groundTruth/v{k}.txt").write_text("".join(f"{'cut' if t < 8 else 'mix'}\n" for t in range(count)))
+        dataset = open_dataset(root, fold=1, sampling=Sampling(feature_stride=stride_of("2/5")))
+        first = dataset.test[0]
+        # Labels 0, 3, 5, 8, 10, 13, 15, 18.
+        assert first.labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+        # Frame t is of the last vector that begins by then: at 0, 2.5, 5, 7.5, ...
+        found = upsample(np.arange(8), dataset.step, 20)
+        assert found.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5, 6, 6, 6, 7, 7]
+
+    def test_more_vectors_than_labels(self):
+        assert nearest(5, stride_of("30/15"), 2).tolist() == [0, 1, 1, 1, 1]
+        assert nearest(4, 3, 12).tolist() == [0, 3, 6, 9]
+        assert stride_of("15/30") == stride_of("0.5") == 2
+
+    def test_lengths_that_do_not_fit_the_rate(self, tmp_path):
+        root = make(tmp_path / "data", [(4, count // 2) for count in COUNTS])
+        sampling = Sampling(feature_stride=stride_of("0.6"))
+        assert "one per 2 frames, not per 5/3 frames" in said(root, sampling).what
+        rounded = make(tmp_path / "rounded", [(4, 3 * count // 5) for count in COUNTS])
+        assert not check(rounded, sampling=sampling).problems  # extractors round up or down
+        assert "give them by --feature-rate" in said(rounded).fix
+
+    @pytest.mark.parametrize("rate", ["0", "15/0", "nan", "a/b", "-1", "1/1000", ""])
+    def test_what_is_no_rate(self, rate):
+        with pytest.raises(ValueError, match="as in 15/25"):
+            stride_of(rate)

@@ -1,0 +1,61 @@
+"""RTMDet-tiny: its published size, and its networks with several branches and with these merged."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="mmdet is not installed")
+
+from rfnext import LocalSearch, Structure, keep_branches, merge
+from tasks.coco_detection import detectors, task
+from tasks.coco_detection.config import PRESETS, Config
+from tasks.coco_detection.quiet import quiet
+from tasks.spec import Run, Split
+
+CONFIG = PRESETS["small-rtmdet"]
+
+
+def test_has_the_published_size() -> None:
+    """mmdet's table, configs/rtmdet/README.md: 4.8 M parameters with COCO's 80 classes."""
+    with torch.device("meta"):
+        model = detectors.build("rtmdet", "published", 80, 80)
+    assert int(sum(parameter.numel() for parameter in model.parameters()) / 1e5) / 10 == 4.8
+    found = Structure.read(model, detectors.searched)
+    assert not any(name.startswith("backbone.stem.") for name in found)
+    assert {name.partition(".")[0] for name in found} == {"backbone", "neck", "bbox_head"}
+
+
+def test_is_multi_branch_and_merged() -> None:
+    x = torch.randn(1, 3, 64, 64)
+    torch.manual_seed(0)
+    model = detectors.build("rtmdet", "tiny", 3, 3)
+    search = LocalSearch(model, replace(CONFIG.search, rule="paper"), detectors.searched)
+    with torch.no_grad():
+        for weight in search.branch_weights():
+            weight.copy_(torch.tensor([1.0, 3.0])[: weight.numel()])
+    assert search.after_step()
+    structure = search.structure()
+    assert any(structure[name] != search.initial[name] for name in structure)
+    multi = detectors.build("rtmdet", "tiny", 3, 3).eval()
+    keep_branches(multi, structure, CONFIG.search)
+    with torch.no_grad(), quiet():
+        before = multi(x)
+        merge(multi)
+        torch.testing.assert_close(multi(x), before, rtol=1e-4, atol=1e-4)
+
+
+def test_trains_with_a_search_and_is_scored(config: Config, tmp_path: Path) -> None:
+    """Two steps: all branch weights move, also those of convs that the levels of the head share."""
+    config = replace(config, detector="rtmdet", epochs=1, search=replace(config.search, interval=2))
+    model = task.build(config)
+    search = LocalSearch(model, config.search, detectors.searched)
+    before = [weight.detach().clone() for weight in search.branch_weights()]
+    task.fit(model, config, Run(3, 1, tmp_path, search=search, device="cpu"))
+    moved = [not torch.equal(*pair) for pair in zip(before, search.branch_weights(), strict=True)]
+    assert sum(moved) > 0.8 * len(moved)
+    scores = task.evaluate(model, config, Split("test", 1))
+    assert set(scores) >= {"box_mAP", "box_mAP50"}
+    assert all(name.startswith("box") and math.isfinite(value) for name, value in scores.items())
