@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests import python_processes
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -38,7 +40,7 @@ def printed(
 def _start(arguments: list[str], environment: dict[str, str], output: Path, errors: Path) -> "subprocess.Popen[bytes]":
     with open(output, "wb") as own, open(errors, "wb") as wrong:
         command = [sys.executable, *arguments]
-        return subprocess.Popen(command, env=environment_of_ranks() | environment, stdout=own, stderr=wrong)
+        return python_processes.Popen(command, env=environment_of_ranks() | environment, stdout=own, stderr=wrong)
 
 
 def environment_of_ranks() -> dict[str, str]:

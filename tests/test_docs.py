@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import rfnext
+from tests import python_processes
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path for folder in ("benchmarks", "tasks", "tests") for path in (ROOT / folder).rglob("*.sh"))
@@ -160,7 +161,7 @@ def test_the_main_job_answers_questions(option: str):
     "name", sorted({name for page in PAGES for name in modules_run(page) if name.startswith(OURS)})
 )
 def test_modules_that_are_run_explain_themselves(name: str):
-    done = subprocess.run([sys.executable, "-m", name, "--help"], cwd=ROOT, capture_output=True, text=True)
+    done = python_processes.run([sys.executable, "-m", name, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
 

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from rfnext import mixed_dilation_conv
+from tests import python_processes
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,7 +101,7 @@ def call(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs `python -m <arguments>` in the copy of the project."""
     surroundings = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, cwd=project, env=surroundings, capture_output=True, text=True, timeout=200)
+    return python_processes.run(command, cwd=project, env=surroundings, capture_output=True, text=True, timeout=200)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from benchmarks.methods.table import METHODS
 from benchmarks.records import record as stored
 from benchmarks.records.identity import identify
 from benchmarks.records.record import Cost, Record
+from tests import python_processes
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -154,7 +155,7 @@ def start(project: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def popen(*arguments: str, **other: Any) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
+        process = python_processes.Popen(
             [sys.executable, "-m", *arguments],
             cwd=project,
             env=os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"},

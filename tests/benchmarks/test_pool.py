@@ -10,6 +10,7 @@ import pytest
 from benchmarks import pool
 from benchmarks.records.places import ROOT
 from tasks import sharing
+from tests import python_processes
 
 
 def square(number: int) -> int:
@@ -83,7 +84,7 @@ if __name__ == "__main__":
 
 def run_script(path: Path, text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     path.write_text(text)
-    return subprocess.run(
+    return python_processes.run(
         [sys.executable, str(path), str(folder)],
         capture_output=True,
         text=True,

@@ -14,6 +14,7 @@ from benchmarks.cell import Cell
 from benchmarks.live import duration
 from benchmarks.progress import Progress
 from benchmarks.records.places import ROOT
+from tests import python_processes
 
 LONG = "failed: " + "a very long reason [with] brackets :smile: " * 20
 
@@ -61,7 +62,7 @@ def test_lines_reach_a_pipe_at_once() -> None:
         "with Progress(1, None) as progress:\n"
         f"    progress.show([]); progress.add({LONG!r}); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with python_processes.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"[1/1] {LONG} (elapsed 0:00, left 0:00)\n"
         assert process.poll() is None

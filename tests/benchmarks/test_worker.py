@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pickle
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from benchmarks import pool
 from benchmarks.cell import Cell
 from benchmarks.records.places import ROOT
 from benchmarks.worker import NotShared, in_worker, mark, sees
+from tests import python_processes
 
 Make = Callable[..., Cell]
 
@@ -112,7 +112,7 @@ def test_all_output_goes_to_the_log(tmp_path: Path) -> None:
     )
     log = tmp_path / "log.txt"
     log.write_text("of an earlier run\n")
-    done = subprocess.run([sys.executable, "-c", code, str(log)], cwd=ROOT, capture_output=True, text=True)
+    done = python_processes.run([sys.executable, "-c", code, str(log)], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("before\n", "")
     first, *rest = log.read_text().splitlines()
     assert first == "of an earlier run"

@@ -5,7 +5,6 @@ import errno
 import io
 import os
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from rfnext import files
+from tests import python_processes
 
 
 def test_a_file_is_written_into_new_folders_and_replaced(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_left_overs_of_dead_processes_are_swept(tmp_path: Path) -> None:
     """A process is killed between the first byte and the new name; another one, which lives, is writing."""
     die = "import os, sys\nfrom rfnext import files\nos.fsync = lambda file: os.kill(os.getpid(), 9)\n"
     die += "files.write_text(sys.argv[1] + '/runs/record.json', 'half')"
-    assert subprocess.run([sys.executable, "-c", die, str(tmp_path)], check=False).returncode == -9
+    assert python_processes.run([sys.executable, "-c", die, str(tmp_path)], check=False).returncode == -9
     (left,) = (tmp_path / "runs").iterdir()
     writing = tmp_path / f"{files.unfinished('other.json')}abcdefgh.tmp"
     writing.write_text("half")

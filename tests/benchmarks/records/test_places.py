@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.records.places import ROOT, Busy, claim, portable, work_folder
+from tests import python_processes
 
 HOLDER = """
 import sys, time
@@ -22,7 +23,7 @@ with claim(Path(sys.argv[1]), wait=True):
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return python_processes.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.fault

@@ -14,6 +14,7 @@ import rfnext
 from rfnext.cli.main import main
 from rfnext.description import restore
 from rfnext.structure import named_convs, searched_convs
+from tests import python_processes
 
 pytest.importorskip("timm")
 
@@ -232,6 +233,6 @@ def test_a_module_of_the_working_directory_is_found(folder: Path) -> None:
     (folder / "mine.py").write_text("from torch import nn\n\ndef build():\n    return nn.Conv1d(1, 1, 3)\n")
     root = str(Path(__file__).parents[3])
     command = [sys.executable, "-m", "rfnext", "plan", "--network", "mine:build"]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": root}, capture_output=True, text=True)
+    done = python_processes.run(command, env=os.environ | {"PYTHONPATH": root}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 of 1 convs are searched" in done.stdout

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rfnext import mixed_dilation_conv, pin_implementation, reproducible
 from rfnext.ops import choice, kept_choices
+from tests import python_processes
 from tests.rfnext.ops.cases import IMPLEMENTATIONS, NATIVE, Products
 
 
@@ -297,7 +297,7 @@ def test_the_environment_can_pin(value: str, expected: str) -> None:
         "logging.getLogger('rfnext.ops.native_build').setLevel(logging.WARNING)\n"
         "rfnext.mixed_dilation_conv(torch.ones(1, 1, 9), torch.ones(1, 1, 3), None, torch.ones(2), [(1,), (2,)])\n"
     )
-    done = subprocess.run(
+    done = python_processes.run(
         [sys.executable, "-c", code],
         env={**os.environ, "RFNEXT_IMPLEMENTATION": value},
         cwd=Path(__file__).parents[3],

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rfnext import mixed_dilation_conv, reproducible
 from rfnext.ops import choice, native, native_build
+from tests import python_processes
 from tests.rfnext.ops.native_cases import DEPTHWISE, SHAPES, arguments, assert_as_branches, needs_compiler, results
 
 
@@ -232,7 +233,7 @@ def is_alive(process: int) -> bool:
 def first_uses(number: int, seconds: float) -> tuple[list[tuple[float, str | None]], list[str]]:
     """Results and failures of so many processes at once, and the levels of what they log."""
     command = [sys.executable, "-c", FIRST_USES, str(seconds), str(number)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = python_processes.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     logged = [line for line in lines if line.isupper()]
     return [tuple(json.loads(line)) for line in lines if line and line not in logged], logged
 
@@ -282,7 +283,7 @@ def test_after_a_killed_compilation_the_next_process_compiles_and_sweeps(
 ) -> None:
     (tmp_path / "hang").touch()
     code = "from rfnext.ops import native_build; native_build.failure()"
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
+    with python_processes.Popen([sys.executable, "-c", code]) as process:
         end = time.monotonic() + 60
         while not compiler() and time.monotonic() < end:
             time.sleep(0.05)

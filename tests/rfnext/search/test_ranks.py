@@ -2,7 +2,6 @@
 
 import copy
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ import torch
 
 import rfnext
 from rfnext import LocalSearch, OneShotConfig, OneShotSearch, Search
+from tests import python_processes
 from tests.rank_processes import environment_of_ranks, printed
 from tests.rfnext.search.training_on_ranks import (
     COURSES,
@@ -207,7 +207,7 @@ def test_a_plain_loop_under_torchrun(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAINING_SCRIPT)
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
     options = {"cwd": tmp_path, "timeout": 300, "capture_output": True, "text": True}
-    done = subprocess.run([sys.executable, *command], env=environment_of_ranks(), check=False, **options)
+    done = python_processes.run([sys.executable, *command], env=environment_of_ranks(), check=False, **options)
     assert done.returncode == 0, done.stderr
 
     search: Search = local(network())
