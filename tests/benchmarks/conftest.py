@@ -143,8 +143,8 @@ def project(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "rfnext", root / "rfnext", ignore=ignore)
     shutil.copytree(ROOT / "benchmarks", root / "benchmarks", ignore=ignore)
     (root / "tasks" / "toy").mkdir(parents=True)
-    for name in ("__init__.py", "spec.py", "checkpoint.py", "plain.py", "sharing.py"):
-        shutil.copy(ROOT / "tasks" / name, root / "tasks" / name)
+    for path in (ROOT / "tasks").glob("*.py"):
+        shutil.copy(path, root / "tasks")
     shutil.copy(TOY, root / "tasks" / "toy" / "task.py")
     return root
 
