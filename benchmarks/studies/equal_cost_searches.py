@@ -36,7 +36,7 @@ POPULATION, GENERATIONS = 5, 15
 """Of the genetic search, which ends when it has evaluated as many designs as `tuned`."""
 
 PERIODS = 2
-"""Periods of the series that `one_shot_periods` adds to its candidates, each alone and doubled."""
+"""Periods of the series that the searches with periods add to the candidates, each alone and doubled."""
 
 EXHAUSTED = 2
 """Layers with which all designs are trained; with 3 there are 1,000."""
@@ -58,6 +58,7 @@ class Methods:
         self.case = case
         self._trainings: dict[Design, Training] = {}
         self._one_shot: Training | None = None
+        self._periods: Training | None = None
 
     def trained(self, design: Design, epochs: int | None = None) -> Training:
         """The training of a design, after that many epochs of its schedule or more; by default to the end."""
@@ -130,32 +131,23 @@ class Methods:
 
     def one_shot_periods(self) -> Found:
         """The one-shot search with the periods of the training part among its candidates, the most probable one."""
-        fold = self.case.open()
-        found = periods(fold.inputs[0, : fold.ends[0]], LONGEST, PERIODS)
-        longer = {multiple * period for period in found for multiple in (1, 2) if multiple * period <= LONGEST}
-        candidates = tuple(sorted({*powers_of_two(LONGEST + 1), *longer}))
-        config = OneShotConfig(candidates, interval=self.case.config.epochs)
-        return self._read_out(Training(self.case, None, config).to(self.case.steps), "argmax")
+        return self._read_out(self._with_periods(), "argmax")
 
     def one_shot_ranked(self) -> Found:
-        """Both read-outs and samples of the same search, ranked on validation by short trainings."""
-        training = self._all_candidates()
-        search = training.search
-        assert isinstance(search, OneShotSearch)
-        rng = np.random.default_rng([self.case.seed, self.case.fold])
-        drawn = dict.fromkeys((design_of(search.structure("log2")), design_of(search.structure("argmax"))))
-        for _ in range(100 * READ_OUTS):  # probabilities near 0 and 1 give the same design again and again
-            if len(drawn) >= READ_OUTS:
-                break
-            drawn[design_of(search.sample(rng))] = None
-        best = self._best(list(drawn))
-        return Found(best.design, self.case.config.epochs + best.epochs, training.seconds / training.step)
+        """Both read-outs and samples of the one-shot search, ranked on validation by short trainings."""
+        return self._ranked(self._all_candidates())
+
+    def periods_ranked(self) -> Found:
+        """The same with the periods among the candidates."""
+        return self._ranked(self._with_periods())
 
     def one_shot_to_local(self) -> Found:
         """The local search from what the one-shot search has found."""
-        start = self.one_shot()
-        found = self._searched(start.design, self.case.config.search)
-        return Found(found.design, start.epochs + found.epochs, found.step)
+        return self._to_local(self.one_shot())
+
+    def periods_to_local(self) -> Found:
+        """The local search from what the one-shot search with periods has found."""
+        return self._to_local(self.one_shot_periods())
 
     def exhaustive(self) -> Found | None:
         """The best on validation of all designs of powers of two, each trained to the end. None with more layers."""
@@ -177,9 +169,36 @@ class Methods:
 
     def _all_candidates(self) -> Training:
         if self._one_shot is None:
-            config = OneShotConfig(powers_of_two(LONGEST + 1), interval=self.case.config.epochs)
-            self._one_shot = Training(self.case, None, config).to(self.case.steps)
+            self._one_shot = self._one_shot_over(powers_of_two(LONGEST + 1))
         return self._one_shot
+
+    def _with_periods(self) -> Training:
+        if self._periods is None:
+            fold = self.case.open()
+            found = periods(fold.inputs[0, : fold.ends[0]], LONGEST, PERIODS)
+            longer = {multiple * period for period in found for multiple in (1, 2) if multiple * period <= LONGEST}
+            self._periods = self._one_shot_over(tuple(sorted({*powers_of_two(LONGEST + 1), *longer})))
+        return self._periods
+
+    def _one_shot_over(self, candidates: tuple[int, ...]) -> Training:
+        config = OneShotConfig(candidates, interval=self.case.config.epochs)
+        return Training(self.case, None, config).to(self.case.steps)
+
+    def _ranked(self, training: Training) -> Found:
+        search = training.search
+        assert isinstance(search, OneShotSearch)
+        rng = np.random.default_rng([self.case.seed, self.case.fold])
+        drawn = dict.fromkeys((design_of(search.structure("log2")), design_of(search.structure("argmax"))))
+        for _ in range(100 * READ_OUTS):  # probabilities near 0 and 1 give the same design again and again
+            if len(drawn) >= READ_OUTS:
+                break
+            drawn[design_of(search.sample(rng))] = None
+        best = self._best(list(drawn))
+        return Found(best.design, self.case.config.epochs + best.epochs, training.seconds / training.step)
+
+    def _to_local(self, start: Found) -> Found:
+        found = self._searched(start.design, self.case.config.search)
+        return Found(found.design, start.epochs + found.epochs, found.step)
 
     def _searched(self, start: Design | None, config: SearchConfig) -> Found:
         training = Training(self.case, start, config).to(self.case.steps)
@@ -228,7 +247,9 @@ METHODS: dict[str, Callable[[Methods], Found | None]] = {
     "one_shot_argmax": Methods.one_shot_argmax,
     "one_shot_periods": Methods.one_shot_periods,
     "one_shot_ranked": Methods.one_shot_ranked,
+    "periods_ranked": Methods.periods_ranked,
     "one_shot_to_local": Methods.one_shot_to_local,
+    "periods_to_local": Methods.periods_to_local,
     "exhaustive": Methods.exhaustive,
     "oracle": Methods.oracle,
 }

@@ -29,11 +29,13 @@ Methods (`equal_cost_searches`), with the trainings that finding the design take
   candidates; read out by the most probable one.
 - one_shot_ranked, 3: both read-outs and samples of the same search, ranked like the designs of tuned and random.
 - one_shot_to_local, 2: the local search from what one_shot has found.
+- periods_ranked, 3, and periods_to_local, 2: the same two from the search of one_shot_periods.
 - exhaustive, 100, with 2 layers only: the best on validation of all 100 designs of powers of two to 512, each trained
   to the end. No search that chooses on validation can be expected to find a better one of them.
 - oracle, the same, but the best on the test part. It is no method: it tells how much there is to find.
 
-genetic, one_shot_periods, exhaustive and oracle were added when the results of seed 0 had been seen.
+genetic, one_shot_periods, exhaustive and oracle were added when the results of seed 0 had been seen, periods_ranked and
+periods_to_local when those of three seeds of elecdemand and calls had been, one_shot_periods included.
 
 Each design is then trained anew, from the same initial weights. The test part is scored once, after all choices.
 
