@@ -34,6 +34,12 @@ SMALLER = "make it smaller, or cut it into tiles"
 Fault = tuple[str, str]
 """What is wrong, and how to fix it."""
 
+DEEP: Fault = (
+    "has values of more than 8 bits, of which the lower ones would be lost",
+    "save it with 8 bits a value, scaled by the range that its values have",
+)
+"""Of photographs; labels may be so."""
+
 
 class Header(NamedTuple):
     """What an image's header says. size: (width, height) once upright. stored: as stored. orientation: EXIF's. deep:

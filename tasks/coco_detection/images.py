@@ -12,13 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.image_files import AGAIN, Fault, Header, examined, formats
+from tasks.image_files import AGAIN, DEEP, Fault, Header, examined, formats
 from tasks.spec import Report, fail
-
-DEEP: Fault = (
-    "has values of more than 8 bits, of which the lower ones would be lost",
-    "save it with 8 bits a value, scaled by the range that its values have",
-)
 
 
 def read(path: Path | str) -> NDArray[np.uint8]:

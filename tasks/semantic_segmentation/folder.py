@@ -19,8 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.image_files import AGAIN, Fault, Header, examined, formats
+from tasks.image_files import AGAIN, DEEP, Fault, Header, examined, formats
 from tasks.spec import Report
+
+SCALED = {"L;2": 85, "L;4": 17}
+"""Pillow scales greyscale of 2 or 4 bits to 0 .. 255, by this factor; in labels the values are the classes."""
 
 IGNORED = 255
 """Label of pixels that count for nothing."""
@@ -136,7 +139,7 @@ def _same_size(image: Path, labels: Path, report: Report) -> bool:
     """Whether both can be opened, and are of the same size once the image is upright; reported otherwise."""
     headers = []
     for path in (image, labels):
-        found = _header(path)
+        found = _header(path, photograph=path == image)
         if isinstance(found, Header):
             headers.append(found)
         else:
@@ -155,16 +158,17 @@ def _same_size(image: Path, labels: Path, report: Report) -> bool:
     return False
 
 
-def _header(path: Path) -> Header | Fault:
+def _header(path: Path, *, photograph: bool) -> Header | Fault:
     try:
-        return examined(path)
+        found = examined(path)
     except OSError as error:
         return f"cannot be read ({error.strerror})", "make it readable"
+    return DEEP if photograph and isinstance(found, Header) and found.deep else found
 
 
 def read_image(path: Path, report: Report) -> Pixels | None:
     """The upright image in RGB, (height, width, 3); None, once reported, if it cannot be used."""
-    header = _header(path)
+    header = _header(path, photograph=True)
     if not isinstance(header, Header):
         return report(path, None, *header)  # type: ignore[return-value]
     try:
@@ -178,14 +182,14 @@ def read_image(path: Path, report: Report) -> Pixels | None:
 
 def read_labels(path: Path, classes: Sequence[str], report: Report) -> Pixels | None:
     """Class of each pixel, (height, width), or `IGNORED`; None, once reported, if it cannot be used."""
-    header = _header(path)
+    header = _header(path, photograph=False)
     if not isinstance(header, Header):
         return report(path, None, *header)  # type: ignore[return-value]
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats()) as image:
-            mode = image.mode
+            mode, step = image.mode, SCALED.get(image.tile[0].args if image.tile else None, 1)
             # Values of a palette's image are its indices, which are the classes.
-            found = np.array(image) if mode in ("1", "L", "P", "I", "I;16") else None
+            found = np.array(image) // step if mode in ("1", "L", "P", "I", "I;16") else None
     except Exception as error:  # bytes of any kind lead Pillow to errors of any kind
         report(path, None, f"cannot be read ({error})", AGAIN)
         return None

@@ -1,5 +1,7 @@
 """Own data: what is read is what was written, and each fault is one error that names the file."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +67,35 @@ def test_palettes_and_16_bits_hold_classes(tmp_path: Path):
     Image.fromarray(values.astype(np.uint16)).save(tmp_path / "i.png")
     for name in ("p.png", "i.png"):
         assert np.array_equal(read_labels(tmp_path / name, "abc", fail), values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("depth", "row", "values"), [(1, b"\x40", [0, 1, 0, 0]), (2, b"\x1b", [0, 1, 2, 3])])
+@pytest.mark.parametrize("palette", [b"", bytes(48)])
+def test_few_bits_hold_classes(tmp_path: Path, depth: int, row: bytes, values: list[int], palette: bytes):
+    # Pillow reads greyscale of 2 bits as 0, 85, 170, 255.
+    (tmp_path / "a.png").write_bytes(png(4, depth, row, palette))
+    assert np.array_equal(read_labels(tmp_path / "a.png", "abcd", fail), [values])  # type: ignore[arg-type]
+
+
+def png(width: int, depth: int, row: bytes, palette: bytes) -> bytes:
+    """A picture of one row, greyscale or of a palette, written from the format's description."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", width, 1, depth, 3 if palette else 0, 0, 0, 0)
+    colours = chunk(b"PLTE", palette) if palette else b""
+    data = chunk(b"IDAT", zlib.compress(b"\0" + row))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + colours + data + chunk(b"IEND", b"")
+
+
+def test_photographs_of_more_than_8_bits_are_refused(own_data: Make):
+    root = own_data()
+    Image.fromarray(np.full((32, 36), 4000, np.uint16)).save(root / "images" / "2.png")
+    with pytest.raises(DataError, match="2.png: has values of more than 8 bits"):
+        read_folder(root, fail)
+    with pytest.raises(DataError, match="2.png: has values of more than 8 bits"):
+        read_image(root / "images" / "2.png", fail)
 
 
 def cut(path: Path) -> None:
