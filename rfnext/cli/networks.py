@@ -74,7 +74,10 @@ def open_checkpoint(model: nn.Module, path: Path) -> None:
         content = None  # of other tools, whose objects are left out below
     try:
         if isinstance(content, Mapping) and isinstance(content.get("convs"), Mapping):
-            return restore(model, content["convs"], content["state_dict"])
+            state = content["state_dict"]
+            if isinstance(state, Mapping):
+                tensor_files.check_tensors(state)
+            return restore(model, content["convs"], state)
         tensors = read(path).tensors
         _take_over(model, tensors)
         model.load_state_dict(tensors)

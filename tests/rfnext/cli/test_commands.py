@@ -196,6 +196,7 @@ BAD = [
     (["merge", "broken.json", *NETWORK, "--output", "m.pt"], "broken.json is not a readable checkpoint"),
     (["merge", "plain.pt", *NETWORK, "--output", "m.pt"], "nothing to merge"),
     (["merge", "small.pt", *NETWORK, "--output", "m.pt"], "small.pt: "),
+    (["merge", "diverged.pt", *NETWORK, "--output", "m.pt"], "diverged.pt: tensor 'a' has values that are no numbers"),
     (["export", *NETWORK, "--input", "1,3,48,48", "--output", "m.bin"], "must end in .pt2"),
     (
         ["export", "--network", "torch.nn:Flatten", "--input", "1,3", "--output", "plain.pt/m.pt2"],
@@ -215,6 +216,7 @@ def test_bad_input_is_one_line(
     rfnext.Structure({"absent": (2, 2)}).save("other.json")
     torch.save(create().state_dict(), "plain.pt")
     torch.save({"weight": torch.zeros(2)}, "small.pt")
+    torch.save({"convs": {}, "state_dict": {"a": torch.tensor(torch.nan)}}, "diverged.pt")
     before = sorted(path.name for path in folder.iterdir())
     assert said in refused(capsys, *arguments)
     assert sorted(path.name for path in folder.iterdir()) == before
