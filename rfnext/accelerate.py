@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.parameter import UninitializedParameter
 
 from rfnext.ops.branches import is_recorded
 from rfnext.ops.mixed_dilation_conv import Given, geometry_of
@@ -18,6 +20,7 @@ from rfnext.padding import Conv, sides_of
 from rfnext.searchable import Layers, chosen, everything, is_conv
 
 _CONVS = nn.Conv1d, nn.Conv2d, nn.Conv3d
+_DTYPES = torch.float32, torch.float64
 _KNOWN = "rfnext_call"  # attribute of an accelerated conv: its last call
 
 
@@ -28,15 +31,16 @@ def accelerate(model: nn.Module, where: Layers = everything) -> list[str]:
     searched convs (`rfnext.pin_implementation`); what is not faster stays torch's, and under `rfnext.reproducible` only
     depthwise convs of stride 1 change. Outputs and gradients equal torch's up to rounding. Parameters, state_dict and
     hooks stay as they are, so it may be called before or after the optimizer is built or a checkpoint loaded.
-    torch.compile, export and tracing see torch's convs.
+    torch.compile, export, tracing, dispatch modes (torch's flop counter is one), forward-mode differentiation, autocast
+    and other types see torch's convs; torch.jit.script needs `decelerate` first.
 
     Args:
         model: changed in place; `decelerate` undoes it.
         where: which convs, as in a search.
 
     Returns:
-        The names of the convs. Left out are: searched ones, parametrised ones, classes with a forward() of their own,
-        and other padding modes than zeros.
+        The names of the convs. Left out are: searched ones, parametrised or pruned ones, lazy ones before their first
+        input, classes with a forward() of their own, and other padding modes than zeros.
 
     Raises:
         ValueError: if a glob of `where` matches no conv.
@@ -60,7 +64,20 @@ def _is_plain(conv: Conv) -> bool:
     kind = next(kind for kind in _CONVS if isinstance(conv, kind))
     own = type(conv)
     torchs = own.forward is kind.forward and own._conv_forward is kind._conv_forward and own.__call__ is kind.__call__
-    return torchs and conv.padding_mode == "zeros" and not hasattr(conv, "parametrizations")
+    weight = conv._parameters.get("weight")  # None if it is computed: parametrised, pruned
+    kept = weight is not None and not isinstance(weight, UninitializedParameter)
+    return torchs and kept and conv.padding_mode == "zeros" and not hasattr(conv, "parametrizations")
+
+
+def _is_torchs() -> bool:
+    """Whether torch's conv is to compute: something looks at what is called, or our functions cannot do it."""
+    return (
+        torch.compiler.is_compiling()
+        or is_recorded()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+        or torch.is_autocast_enabled("cpu")
+    )
 
 
 class Accelerated(nn.Module):
@@ -69,7 +86,7 @@ class Accelerated(nn.Module):
     plain_class: type[nn.Module]
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not (torch.compiler.is_compiling() or is_recorded()):
+        if not _is_torchs():
             call = self._call(input, weight, bias)
             if call is not None and call.operator is not None:
                 return call.operator(input, weight, bias, _one(input.dtype), call.geometry)
@@ -80,7 +97,10 @@ class Accelerated(nn.Module):
         conv, now = cast(Conv, self), situation(input, weight, bias, weight)
         if now is None or input.dim() != weight.dim() or conv.padding_mode != "zeros":
             return None
-        key = now, input.shape, weight.shape, conv.dilation, conv.padding, conv.stride, conv.groups
+        if input.dtype not in _DTYPES or weight.dtype != input.dtype:
+            return None
+        bias_shape = None if bias is None else bias.shape
+        key = now, input.shape, weight.shape, bias_shape, conv.dilation, conv.padding, conv.stride, conv.groups
         known = vars(self).get(_KNOWN)
         if known is not None and known.key == key:
             return known
@@ -103,7 +123,8 @@ class Accelerated(nn.Module):
 @functools.cache
 def _one(dtype: torch.dtype) -> Tensor:
     """The share of the single branch."""
-    return torch.ones(1, dtype=torch.promote_types(dtype, torch.float32), device="cpu")
+    with torch.inference_mode(False):  # it is kept, and what is made in that mode cannot be trained with
+        return torch.ones(1, dtype=dtype, device="cpu")
 
 
 @functools.cache

@@ -240,7 +240,7 @@ class SearchConv(Searched, nn.Module):
             *(now, input.shape, weight.shape, None if bias is None else bias.shape, self.implementation),
             *(self._dilations, conv.dilation, conv.padding, conv.padding_mode, conv.stride, conv.groups),
             *(() if conv.padding_mode == "zeros" else conv._reversed_padding_repeated_twice),
-            *(anchor_of(conv), self.rule, self.frozen, self.longest_input),
+            *(anchor_of(conv), self.rule, self.frozen, branch_weight.shape, self.longest_input),
         )
         known = own.get(_KNOWN)
         if known is not None and known.key == key:

@@ -1,6 +1,7 @@
 """The commands `plan`, `show`, `apply`, `merge`, `export` and `convert`; each returns what is printed."""
 
 import importlib.util
+import io
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from rfnext.cli.networks import build, open_checkpoint, opened, save
 from rfnext.dilation import Bounds, brief
+from rfnext.files import write_bytes
 from rfnext.merge import merge
 from rfnext.plan import plan
 from rfnext.published.opening import open_published
@@ -35,7 +37,7 @@ def _example(shape: Sequence[int] | None) -> Iterator[Tensor | None]:
     """A random input of this shape, if any; that the network fails on it is said in one line."""
     try:
         yield None if shape is None else torch.zeros(shape).normal_()
-    except (IndexError, RuntimeError) as error:
+    except (AssertionError, LookupError, RuntimeError) as error:
         text = ",".join(map(str, shape or ()))
         said = (str(error).strip().splitlines() or [""])[0]
         raise ValueError(f"--input {text}: the network fails on it: {type(error).__name__}: {said}") from error
@@ -104,11 +106,14 @@ def run_export(given: Namespace) -> str:
     if suffix == ".onnx" and importlib.util.find_spec("onnxscript") is None:
         raise ValueError("export to ONNX needs pip install onnx onnxscript")
     model = opened(given.network, given.arguments, given.checkpoint, given.structure)
+    buffer = io.BytesIO()
     with _example(given.input) as example:
         if suffix == ".onnx":
             torch.onnx.export(model, (example,), str(given.output), dynamo=True, verbose=False)
         else:
-            torch.export.save(torch.export.export(model, (example,)), given.output)
+            torch.export.save(torch.export.export(model, (example,)), buffer)
+    if suffix == ".pt2":
+        write_bytes(given.output, buffer.getvalue())
     return f"{given.output} is written, for inputs of shape {tuple(given.input)}"
 
 

@@ -39,7 +39,8 @@ def build(name: str, arguments: str | None) -> nn.Module:
         raise ValueError(f"--network: importing {module_name} fails: {type(error).__name__}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        known = [name for name in dir(module) if callable(getattr(module, name))]
+        # Not by getattr(): in modules that import lazily, as transformers, that would import all of them.
+        known = [name for name, value in vars(module).items() if callable(value)]
         close = difflib.get_close_matches(function_name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"--network: {module_name} has no function {function_name!r}{hint}")
@@ -73,7 +74,10 @@ def open_checkpoint(model: nn.Module, path: Path) -> None:
         content = None  # of other tools, whose objects are left out below
     try:
         if isinstance(content, Mapping) and isinstance(content.get("convs"), Mapping):
-            return restore(model, content["convs"], content["state_dict"])
+            state = content["state_dict"]
+            if isinstance(state, Mapping):
+                tensor_files.check_tensors(state)
+            return restore(model, content["convs"], state)
         tensors = read(path).tensors
         _take_over(model, tensors)
         model.load_state_dict(tensors)

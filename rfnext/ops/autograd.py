@@ -140,20 +140,30 @@ class _Exact(torch.autograd.Function):
 
 def _gradients(ctx: Any, g: Tensor, needed: Sequence[bool]) -> _Gradients:
     """Of x, weight, bias and shares."""
-    tensors = x, weight, bias, shares = ctx.saved_tensors
+    tensors: Sequence[Any] = ctx.saved_tensors
     geometry, run_backward, temperature, probability = ctx.how
-    if torch.is_grad_enabled():  # create_graph=True: by operations that can be differentiated once more
-        y = by_branches(x, weight, bias, _probability(shares, temperature), geometry)
-        inputs = [t for t, need in zip(tensors, needed, strict=True) if need]
-        found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
+    again = torch.is_grad_enabled()  # create_graph=True
+    if again or _is_batched(g):  # by operations that can be differentiated, or batched
+        with torch.enable_grad():
+            # Of views: x may have been computed by this very weight, and only its use in this conv counts here.
+            x, weight, bias, shares = views = [None if t is None else t.view_as(t) for t in tensors]
+            y = by_branches(x, weight, bias, _probability(shares, temperature), geometry)
+        inputs = [t for t, need in zip(views, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(y, inputs, g, create_graph=again))
         grad_x, grad_weight, grad_bias, grad_shares = (next(found) if need else None for need in needed)
         return grad_x, grad_weight, grad_bias, grad_shares
     if temperature is None:
         return run_backward(g, tensors, geometry, needed)
-    *others, grad = run_backward(g, (x, weight, bias, probability), geometry, needed)
+    *others, grad = run_backward(g, (*tensors[:3], probability), geometry, needed)
     if grad is not None:
         grad = torch._softmax_backward_data(grad, probability, 0, grad.dtype) / temperature  # type: ignore
     return (*others, grad)
+
+
+def _is_batched(g: Tensor) -> bool:
+    """Whether it is the gradients of several outputs at once: is_grads_batched=True, or torch.func.vmap."""
+    functorch: Any = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(g) or torch._C._are_functorch_transforms_active()
 
 
 # torch.compile gets the same two functions as operators that it does not trace into. Unrolled over taps, branches and

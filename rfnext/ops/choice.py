@@ -182,9 +182,8 @@ def choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, 
     """The name of the implementation that "auto" means for these arguments."""
     if torch._C._are_functorch_transforms_active():  # they cannot differentiate our autograd functions
         return "branches"
-    name = pinned()
+    name = _checked_pin()
     if name not in (None, "auto", _RULE):
-        check_implementation(name, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
         return name
     if name == _RULE or not _may_measure(x):
         return _rule(x, weight, bias, probability, geometry)
@@ -196,13 +195,20 @@ def choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, 
 
 def choose_single(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The same for a conv of one branch: "branches" and "dense" are torch's conv then."""
-    name = pinned()
+    name = _checked_pin()
     if name not in (None, "auto", _RULE):
         return name
     if name == _RULE or not _may_measure(x):
         depthwise = is_depthwise(weight, geometry.groups) and max(geometry.stride) == 1
         return "native" if depthwise else "dense"
     return _fastest(x, weight, bias, probability, geometry)
+
+
+def _checked_pin() -> str | None:
+    name = pinned()
+    if name not in (None, _RULE):
+        check_implementation(name, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
+    return name
 
 
 # The fixed rule.
@@ -257,7 +263,7 @@ def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor
     candidates = _candidates(x, weight, bias, probability, geometry)
     key = _key(candidates, (x, weight, bias, probability), geometry)
     if key not in _chosen:
-        text = str((*key, candidates))
+        text = str(key)
         name = kept_choices.read().get(text) if x.device.type == "cpu" else None
         how = "measured before"
         if name not in candidates:
@@ -309,6 +315,7 @@ def _key(candidates: Sequence[str], tensors: Sequence[Tensor | None], geometry: 
         # A dense kernel of the same size is much slower at a large dilation.
         (math.prod(grid.size), tuple(step.bit_length() for step in grid.step)) if "dense" in candidates else None,
         torch.get_num_threads(),
+        tuple(candidates),
     )
 
 

@@ -45,12 +45,14 @@ def path() -> Path | None:
 def read() -> dict[str, str]:
     """The choices: key of a layer -> name of an implementation."""
     file = path()
-    if file is None or not file.exists():
+    if file is None:
         return {}
     try:
         found = json.loads(native_cache.own(file, _LARGEST))
         if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
             raise ValueError("it is no table of names")
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s is not used, layers are measured anew and it is replaced: %s", file, error)
         return {}

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rfnext.ops import native_build
+from rfnext.ops import kept_choices, native_build
 from rfnext.ops.autograd import as_operator
 from rfnext.ops.branches import by_branches
 from rfnext.ops.geometry import Geometry, is_depthwise, is_thin, meets_input, shifts_of_taps
@@ -75,6 +75,7 @@ def forget() -> None:
     For after a compiler was installed, or RFNEXT_CACHE or CC has changed.
     """
     native_build.forget()
+    kept_choices.path.cache_clear()
     _plan.cache_clear()
 
 

@@ -2,14 +2,17 @@
 
 import copy
 import pickle
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.autograd import forward_ad
+from torch.nn.utils import prune
 
 import rfnext
-from rfnext.accelerate import Accelerated
+from rfnext.accelerate import Accelerated, _one
+from rfnext.receptive_field import multiply_adds
 from tests.rfnext.ops.cases import NATIVE
 
 
@@ -66,6 +69,35 @@ def test_outputs_and_gradients_are_torchs_and_the_network_stays_as_it_is(impleme
     rfnext.decelerate(model)
     assert [type(module) for module in model.modules()] == classes
     assert torch.equal(model(x), plain(x))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_inference_before_training_other_types_and_what_looks_at_a_network() -> None:
+    conv = nn.Conv1d(8, 8, 3, padding=1, groups=8)
+    plain, x = copy.deepcopy(conv), torch.randn(2, 8, 9, requires_grad=True)
+    rfnext.accelerate(conv)
+    with rfnext.pin_implementation("taps"):
+        _one.cache_clear()
+        with torch.inference_mode():
+            conv(x)
+        for mine, torchs in zip(results(cast(Any, conv), x), results(cast(Any, plain), x), strict=True):
+            torch.testing.assert_close(mine, torchs)
+        assert multiply_adds(conv, x) == 2 * 8 * 9 * 3
+        jacobians = [torch.autograd.functional.jacobian(m, x, vectorize=True) for m in (conv, plain)]
+        torch.testing.assert_close(*jacobians)
+        with forward_ad.dual_level():
+            tangents = [forward_ad.unpack_dual(m(forward_ad.make_dual(x, x.detach()))).tangent for m in (conv, plain)]
+            assert torch.equal(*tangents)
+        conv.bias = nn.Parameter(torch.zeros(3))
+        with pytest.raises(RuntimeError, match="bias"):
+            conv(x)
+        numbers = nn.Conv1d(8, 8, 3, padding=1, dtype=torch.complex64)
+        plain, x = copy.deepcopy(numbers), torch.randn(2, 8, 9, dtype=torch.complex64, requires_grad=True)
+        rfnext.accelerate(numbers)
+        gradients = [torch.autograd.grad(m(x).abs().sum(), [x, m.weight]) for m in (numbers, plain)]
+        torch.testing.assert_close(*gradients)
+    left_out = nn.Sequential(prune.random_unstructured(nn.Conv1d(2, 2, 1), "weight", 0.5), nn.LazyConv1d(2, 1))
+    assert rfnext.accelerate(left_out) == []
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning", "ignore:`torch.jit.trace:DeprecationWarning")

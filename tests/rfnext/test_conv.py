@@ -239,24 +239,53 @@ def test_both_rules_start_with_the_same_slope() -> None:
 
 @pytest.mark.parametrize("implementation", ["taps", *NATIVE])
 def test_repeated_calls_differentiate_the_branch_weights_twice_and_follow_what_changes(implementation: str) -> None:
-    conv = searching(make(1, {"kernel_size": 3, "padding": 1}), [0.01, 0.02, 0.015])
-    x, g = torch.randn(2, 4, 20, dtype=torch.float64, requires_grad=True), torch.randn(2, 4, 20, dtype=torch.float64)
+    depthwise = {"kernel_size": 3, "padding": 1, "groups": 4, "out_channels": 4}
+    conv = searching(make(1, depthwise), [0.01, 0.02, 0.015])
+    reference = copy.deepcopy(conv)  # torch's own operators, differentiated by autograd
+    conv.implementation, reference.implementation = implementation, "branches"
+    x = torch.randn(2, 4, 20, dtype=torch.float64, requires_grad=True)
 
-    def gradients() -> list[Tensor]:
-        parameters = x, conv.weight, conv.branch_weight
-        first = torch.autograd.grad(conv(x), parameters, g.clone(), create_graph=True)
-        return [*torch.autograd.grad(conv(x), parameters, g), *torch.autograd.grad(first[2].square().sum(), parameters)]
+    def results(of: SearchConv, g: Tensor) -> list[Tensor]:
+        parameters = x, of.weight, of.branch_weight
+        found = [of(x), *torch.autograd.grad(of(x), parameters, g)]
+        if of.frozen:
+            return found
+        first = torch.autograd.grad(of(x), parameters, g.clone(), create_graph=True)
+        return [*found, *torch.autograd.grad(first[2].square().sum(), parameters)]
 
-    for change in ({}, {"frozen": True}, {"frozen": False}, {"rule": "paper"}, {"stride": (2,), "rule": "default"}):
-        vars(conv).update(change)
-        g = torch.randn_like(conv(x))
-        conv.implementation = "branches"  # torch's own operators, differentiated by autograd
-        expected = gradients() if not conv.frozen else [conv(x)]
-        conv.implementation = implementation
-        found = gradients() if not conv.frozen else [conv(x)]
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    def compare() -> None:
+        g = torch.randn_like(reference(x))
+        torch.testing.assert_close(results(conv, g), results(reference, g), rtol=1e-9, atol=1e-9)
+
+    rules: list[dict[str, Any]] = [{"rule": "paper"}, {"rule": "default"}]
+    for change in [{}, {"frozen": True}, {"frozen": False}, *rules, {"stride": (2,)}, {"stride": (1,)}]:
+        for each in (conv, reference):
+            vars(each).update(change)
+        compare()
+    for each in (conv, reference):
+        take_over(cast(Conv, each), each.dilations, entries=4)  # one of them idle
+        with torch.no_grad():
+            each.branch_weight.copy_(torch.tensor([0.01, 0.02, 0.015, 0.03]))
+    compare()
     again = pickle.loads(pickle.dumps(conv))  # noqa: S301
     assert torch.equal(again(x), conv(x))
+
+
+@pytest.mark.parametrize("implementation", ["taps", *NATIVE])
+def test_gradients_with_a_graph_and_many_at_once_of_a_conv_that_is_used_twice(implementation: str) -> None:
+    conv = searching(make(1, {"kernel_size": 3, "padding": 1, "groups": 4, "out_channels": 4}), [0.01, 0.02, 0.015])
+    x = torch.randn(2, 4, 9, dtype=torch.float64)
+    parameters = conv.weight, conv.branch_weight
+
+    def twice(x: Tensor) -> Tensor:
+        return conv(conv(x).tanh()).square().sum((1, 2))
+
+    conv.implementation = "branches"
+    expected = torch.autograd.grad(twice(x).sum(), parameters), torch.autograd.functional.jacobian(twice, x)
+    conv.implementation = implementation
+    found = torch.autograd.grad(twice(x).sum(), parameters, create_graph=True)
+    found = found, torch.autograd.functional.jacobian(twice, x, vectorize=True)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("rule", ["default", "paper"])

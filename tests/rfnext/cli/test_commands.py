@@ -196,7 +196,12 @@ BAD = [
     (["merge", "broken.json", *NETWORK, "--output", "m.pt"], "broken.json is not a readable checkpoint"),
     (["merge", "plain.pt", *NETWORK, "--output", "m.pt"], "nothing to merge"),
     (["merge", "small.pt", *NETWORK, "--output", "m.pt"], "small.pt: "),
+    (["merge", "diverged.pt", *NETWORK, "--output", "m.pt"], "diverged.pt: tensor 'a' has values that are no numbers"),
     (["export", *NETWORK, "--input", "1,3,48,48", "--output", "m.bin"], "must end in .pt2"),
+    (
+        ["export", "--network", "torch.nn:Flatten", "--input", "1,3", "--output", "plain.pt/m.pt2"],
+        "write plain.pt/m.pt2",
+    ),
     (["convert", "plain.pt", *NETWORK, "--output", "m.pt", "--output-structure", "s.json"], "no conv in it has branch"),
     (["new-task", "mine"], "run this in the root of the RF-Next repository"),
     (["new-task", "Not/a name"], "is no name of a task"),
@@ -211,9 +216,18 @@ def test_bad_input_is_one_line(
     rfnext.Structure({"absent": (2, 2)}).save("other.json")
     torch.save(create().state_dict(), "plain.pt")
     torch.save({"weight": torch.zeros(2)}, "small.pt")
+    torch.save({"convs": {}, "state_dict": {"a": torch.tensor(torch.nan)}}, "diverged.pt")
     before = sorted(path.name for path in folder.iterdir())
     assert said in refused(capsys, *arguments)
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_hint_imports_nothing(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    lazy = "def __getattr__(name):\n    raise (ImportError if name in __dir__() else AttributeError)(name)\n"
+    (folder / "lazy_module.py").write_text(lazy + "def __dir__(): return ['builds']\nbuild = print\n")
+    assert "lazy_module has no function 'buil'; did you mean 'build'?" in refused(
+        capsys, "plan", "--network", "lazy_module:buil"
+    )
 
 
 class Executed:

@@ -91,6 +91,20 @@ def test_auto_keeps_its_choice(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     assert time.thread_time() - start < 8 * 0.02  # it was not measured again
 
 
+@pytest.mark.skipif(not NATIVE, reason="needs a C compiler")
+def test_what_can_no_longer_compute_a_layer_is_not_chosen(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="rfnext.ops.choice")
+    monkeypatch.setattr(choice, "_measure", lambda names, *_: {name: float(name != "native") for name in names})
+    mixed_dilation_conv(**layer())
+    monkeypatch.setattr(choice, "native_is_for", lambda *_: False)  # as after native.forget(), without a compiler
+    mixed_dilation_conv(**layer())
+    first, second = messages(caplog)
+    assert ": native (" in first
+    assert "native" not in second
+
+
 def test_measurements_can_be_forgotten(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="rfnext.ops.choice")
     for expected in (1, 1, 2):

@@ -28,8 +28,8 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    native.forget()  # first, or the choices in the user's own folder are removed
     choice.forget_measurements()
-    native.forget()
     yield
     choice.forget_measurements()
     native.forget()

@@ -34,7 +34,7 @@ on_device = (lambda test: test) if INTERPRETED else pytest.mark.gpu
 def _in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFloat-32 off, for the kernels as for torch."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    choice.forget_measurements()
+    choice.forget_measurements(kept=False)  # those of the CPU are the user's
 
 
 @pytest.mark.slow
