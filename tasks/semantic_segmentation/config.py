@@ -18,7 +18,8 @@ RESNETS = ("resnet50", "resnet101")
 """Other backbones of DeepLabV3, torchvision's."""
 
 RANGES = {
-    **dict.fromkeys(("image", "scenes", "epochs", "validate_every", "folds", "width"), COUNT),
+    **dict.fromkeys(("image", "epochs", "validate_every", "folds", "width"), COUNT),
+    "scenes": Range(least=2),  # one is held out for validation
     "batch": Range(least=2),  # batch normalisation of a single pixel has no spread
     "workers": NOT_NEGATIVE,
     "digits": Range(least=1, most=10),
@@ -96,6 +97,8 @@ class Config:
         if self.pretrained and self.backbone == SMALL:
             raise ValueError("there is no pretrained backbone of the name small; name another by --backbone")
         check_ranges(self, RANGES)
+        if self.network == "upernet" and self.image < 32:
+            raise ValueError(f"image is {self.image}; upernet needs 32 pixels, of which its coarsest map has one")
 
 
 PRESETS: dict[str, Config] = {
