@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rfnext import Bounds, LocalConfig
-from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
+from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_names, check_ranges
+from tasks.scenes import FOLDS
 
 DatasetName = Literal["scenes", "folder"]
 Network = Literal["deeplabv3", "upernet"]
@@ -97,6 +98,7 @@ class Config:
         if self.pretrained and self.backbone == SMALL:
             raise ValueError("there is no pretrained backbone of the name small; name another by --backbone")
         check_ranges(self, RANGES)
+        check_names(self, {"folds": FOLDS})
         if self.network == "upernet" and self.image < 32:
             raise ValueError(f"image is {self.image}; upernet needs 32 pixels, of which its coarsest map has one")
 

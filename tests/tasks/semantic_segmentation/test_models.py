@@ -118,5 +118,7 @@ def test_bad_names():
         network(Config(network="upernet", backbone="nothing"))
     with pytest.raises(ValueError, match="no pretrained backbone"):
         Config(pretrained=True)
+    with pytest.raises(ValueError, match="unknown folds 4; known: 1, 2, 3"):
+        Config(folds=(1, 4))
     with pytest.raises(ValueError, match="image is 16; upernet needs 32 pixels"):
         Config(network="upernet", image=16)
