@@ -79,6 +79,10 @@ def test_learns_and_predicts(own_data: Callable[..., Path], tmp_path: Path, caps
         iou = jaccard_score(truth[truth < 255], found[truth < 255], labels=[label], average="macro")
         assert f"{name}: IoU {100 * iou:.1f} %" in said
     assert (tmp_path / "out" / "classes.txt").read_text() == "ground\nsquare\n"
+    for folder in ("images", "labels"):
+        with pytest.raises(SystemExit, match="2"):
+            predict.main([*paths, *given, "--out", str(root / folder), "--labels", str(root / "labels")])
+        assert "predictions would replace the images or labels" in capsys.readouterr().err
     (root / "images" / "0.png").write_bytes(b"nothing")
     assert predict.main([paths[0], *given]) == 3
     assert "0.png: cannot be read" in capsys.readouterr().err
