@@ -82,7 +82,9 @@ def examined(path: Path) -> Header | Fault:
             stored = image.size
             orientation = _orientation(image.info.get("exif", b"")) if image.format in TURNED else 1
             # Pillow's mode of coloured ones is that of 8 bits, what it decodes from is not.
-            deep = image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile)
+            # Blue, green and red of 5 or 6 bits, as BMPs have, share 16.
+            kinds = [str(tile).replace("BGR;16", "") for tile in image.tile]
+            deep = image.mode[0] in "IF" or any(";16" in kind for kind in kinds)
     except PermissionError:
         raise
     except Image.DecompressionBombError as error:  # its text has the number of pixels

@@ -15,6 +15,7 @@ Writes, all or nothing, into a new folder:
 import argparse
 import contextlib
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,7 @@ def check_video(path: Path, feature_size: int, sampling: Sampling) -> Source:
     folder = path.absolute().parent
     truth = Layout(folder.parent).ground_truth(path.stem)
     if folder.name != "features" or not truth.exists():
-        return Source(path, vectors, round(vectors * sampling.feature_stride), None)
+        return Source(path, vectors, math.ceil(vectors * sampling.feature_stride), None)
     labels = read_prediction(truth)
     off = abs(difference(vectors, len(labels), sampling.feature_stride))
     if off > sampling.tolerance:

@@ -72,6 +72,8 @@ def model_config(name: Detector | BoxDetector, size: Size, classes: int, things:
         _shrink(family(name), model, size)
     if name == "rtmdet":
         model.bbox_head.num_classes = things
+        # Its neck doubles maps and joins them with finer ones. mmdet pads all images to 640 x 640 instead.
+        model.data_preprocessor.pad_size_divisor = 32
         return model
     for head in [*_each(model.roi_head.bbox_head), model.roi_head.mask_head]:
         head.num_classes = things

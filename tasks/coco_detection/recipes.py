@@ -59,6 +59,8 @@ class Recipe:
                 else:  # RTMDet's cosine over the second half
                     scheduler |= {"begin": round(share * scheduler["begin"])}
                     scheduler |= {"T_max": epochs - scheduler["begin"]}
+                    # As a share: the config's learning rate may be below the published end.
+                    scheduler["eta_min_ratio"] = scheduler.pop("eta_min") / published.optim_wrapper.optimizer.lr
         return schedulers
 
 

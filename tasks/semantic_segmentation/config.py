@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rfnext import Bounds, LocalConfig
-from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
+from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_names, check_ranges
+from tasks.scenes import FOLDS
 
 DatasetName = Literal["scenes", "folder"]
 Network = Literal["deeplabv3", "upernet"]
@@ -18,7 +19,8 @@ RESNETS = ("resnet50", "resnet101")
 """Other backbones of DeepLabV3, torchvision's."""
 
 RANGES = {
-    **dict.fromkeys(("image", "scenes", "epochs", "validate_every", "folds", "width"), COUNT),
+    **dict.fromkeys(("image", "epochs", "validate_every", "folds", "width"), COUNT),
+    "scenes": Range(least=2),  # one is held out for validation
     "batch": Range(least=2),  # batch normalisation of a single pixel has no spread
     "workers": NOT_NEGATIVE,
     "digits": Range(least=1, most=10),
@@ -96,6 +98,9 @@ class Config:
         if self.pretrained and self.backbone == SMALL:
             raise ValueError("there is no pretrained backbone of the name small; name another by --backbone")
         check_ranges(self, RANGES)
+        check_names(self, {"folds": FOLDS})
+        if self.network == "upernet" and self.image < 32:
+            raise ValueError(f"image is {self.image}; upernet needs 32 pixels, of which its coarsest map has one")
 
 
 PRESETS: dict[str, Config] = {

@@ -52,7 +52,7 @@ def scene_classes(digits: int) -> tuple[str, ...]:
 
 def open_scenes(fold: int, train: int, test: int, digits: int, smallest: float, validation: float) -> Dataset:
     """The embedded scenes of a fold (`tasks.scenes`); those of training and test share no photograph and no glyph."""
-    held_out = max(1, round(validation * train))
+    held_out = min(max(1, round(validation * train)), train - 1)
     sources = [Source.open(fold, held_out=tests, digits=digits, smallest=smallest) for tests in (False, True)]
     whole = [_scene(sources[0], f"digit scenes {fold} train {number}") for number in range(train)]
     tested = [_scene(sources[1], f"digit scenes {fold} test {number}") for number in range(test)]

@@ -18,6 +18,9 @@ from tasks.spec import DataError, Part, Probe, Split
 PROBED = 2
 """Images that receptive fields are measured on."""
 
+LEAST = 32
+"""Fewest rows and columns that networks read: the coarsest maps of fewer are empty."""
+
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue: the pretrained backbones are for images that are normalised by them."""
 
@@ -55,10 +58,19 @@ def predict(model: nn.Module, image: Pixels, side: int) -> Pixels:
     model.eval()
     try:
         with reproducible(device):
-            found = model(normalised(scaled(image, side))[None].to(device))["out"]
+            small = scaled(image, side)
+            found = model(prepared(small).to(device))["out"]
+            found = found[..., : small.shape[0], : small.shape[1]]  # without what `prepared` has added
             return highest(found, image.shape[0], image.shape[1])
     finally:
         model.train(training)
+
+
+def prepared(image: Pixels) -> Tensor:
+    """A batch of one image, (1, 3, height, width): normalised, and with zeros beyond it, as in training, to `LEAST`."""
+    x = normalised(image)
+    below, beside = (max(0, LEAST - length) for length in x.shape[1:])
+    return nn.functional.pad(x, (0, beside, 0, below))[None]
 
 
 def scaled(image: Pixels, side: int) -> Pixels:
@@ -99,7 +111,7 @@ def probe(model: nn.Module, config: Config, split: Split) -> Probe:
     network: Any = model
     return Probe(
         forward=lambda x: network(x)["out"].amax(1, keepdim=True),
-        inputs=[normalised(scaled(samples[index].image, config.image))[None].to(device) for index in chosen],
+        inputs=[prepared(scaled(samples[index].image, config.image)).to(device) for index in chosen],
         unit="pixels",
         step=(1.0, 1.0),
         output="the logit of the predicted class",

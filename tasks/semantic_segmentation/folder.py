@@ -119,7 +119,9 @@ def _read_list(path: Path, fix: str, report: Report) -> tuple[str, ...] | None:
 def _list_images(folder: Path, report: Report) -> dict[str, Path] | None:
     """Name -> path of the images of a folder; None, once reported, if there is none."""
     try:
-        found = sorted(name for name in os.listdir(folder) if Path(name).suffix.lower() in ENDINGS)
+        # "._a.jpg" is macOS's, beside a.jpg
+        listed = (name for name in os.listdir(folder) if not name.startswith("."))
+        found = sorted(name for name in listed if Path(name).suffix.lower() in ENDINGS)
     except OSError as error:
         report(folder, None, f"cannot be read ({error.strerror})", "put the images there")
         return None
@@ -196,7 +198,7 @@ def read_labels(path: Path, classes: Sequence[str], report: Report) -> Pixels | 
     if found is None:
         report(path, None, f"has several channels ({mode})", "save one channel: greyscale or a palette")
         return None
-    wrong = (found >= len(classes)) & (found != IGNORED)
+    wrong = (found < 0) | (found >= len(classes)) & (found != IGNORED)
     if wrong.any():
         what = f"{int(wrong.sum())} pixels have values beyond the {len(classes)} classes, such as {found[wrong][0]}"
         report(path, None, what, f"write 0 to {len(classes) - 1}, or {IGNORED} for none; or name more in classes.txt")

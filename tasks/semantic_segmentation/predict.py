@@ -36,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if len({path.stem for path in given.images}) < len(given.images):
         parser.error("two images have the same name, and so would their predictions; predict them one by one")
+    labels = [given.labels / f"{path.stem}.png" for path in given.images] if given.labels is not None else []
+    written = {(given.out / f"{path.stem}.png").resolve() for path in given.images}
+    if not written.isdisjoint(path.resolve() for path in (*given.images, *labels)):
+        parser.error("argument --out: predictions would replace the images or labels that are there; give another")
     try:
         device_of(given.device)
     except ValueError as error:

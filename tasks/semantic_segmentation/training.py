@@ -1,19 +1,19 @@
 """Training on one fold; `tasks.lightning_fit` has what all Lightning tasks share."""
 
 import functools
+import logging
 import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
-from rfnext import LocalSearch
+from rfnext import LocalConfig, LocalSearch
 from tasks import checkpoint
 from tasks.ahead import Ahead
 from tasks.lightning_fit import Training, Validation, derived_seed, train
@@ -24,6 +24,8 @@ from tasks.semantic_segmentation.datasets import open_fold
 from tasks.semantic_segmentation.evaluation import normalised, score
 from tasks.semantic_segmentation.folder import IGNORED
 from tasks.spec import SELECTED, Run
+
+log = logging.getLogger(__name__)
 
 AUXILIARY = 0.4
 """Weight of the auxiliary head's loss (Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.3)."""
@@ -41,14 +43,27 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     """
     dataset = open_fold(config, run.fold)
     loader = batches(dataset.train, config, run.seed)
+    if isinstance(run.search, LocalSearch):
+        _warn_of_rounds(run.search.config, config.epochs * len(loader))
     train(_Training(model, config, run), loader, config, run, _Validation(dataset, config, run.folder / SELECTED))
 
 
-def batches(samples: Samples, config: Config, seed: int) -> "DataLoader[Any]":
+def _warn_of_rounds(search: LocalConfig, iterations: int) -> None:
+    """Log that a training is too short for its search, which would seem to have found that nothing has to change."""
+    if iterations < search.interval * search.rounds:
+        log.warning(
+            "the training has %d iterations, so %d of the %d rounds of its search are run, one every %d; "
+            "lower --search.interval or raise --epochs",
+            *(iterations, iterations // search.interval, search.rounds, search.interval),
+        )
+
+
+def batches(samples: Samples, config: Config, seed: int) -> Ahead:
     """Batches of (images (B, 3, side, side), labels (B, side, side)), all of the full size, in the order of `Order`."""
-    kind, data = (DataLoader if config.workers else Ahead), Cuts(samples, config)
-    return kind(
-        data,  # type: ignore[arg-type]  # it is asked for by pairs
+    # With worker processes, too: a plain DataLoader would ask for indices before Lightning has set the epoch of a
+    # training that goes on.
+    return Ahead(
+        Cuts(samples, config),  # type: ignore[arg-type]  # it is asked for by pairs
         batch_size=config.batch,
         sampler=Order(len(samples), config.batch, seed),
         num_workers=config.workers,

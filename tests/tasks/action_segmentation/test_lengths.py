@@ -12,6 +12,7 @@ import pytest
 from tasks.action_segmentation.check import check
 from tasks.action_segmentation.data import open_dataset, upsample
 from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, difference, nearest, stride_of
+from tasks.action_segmentation.predict import check_video
 from tasks.spec import DataError
 
 COUNTS = (100, 107, 114, 121, 135)
@@ -221,6 +222,13 @@ class TestRates:
         assert nearest(5, stride_of("30/15"), 2).tolist() == [0, 1, 1, 1, 1]
         assert nearest(4, 3, 12).tolist() == [0, 3, 6, 9]
         assert stride_of("15/30") == stride_of("0.5") == 2
+
+    @pytest.mark.parametrize(("rate", "frames"), [("30/15", 3), ("45/15", 2), ("2/5", 13), ("1/4", 20)])
+    def test_every_vector_of_a_video_without_labels_is_of_a_frame(self, rate, frames, tmp_path):
+        np.save(tmp_path / "v.npy", np.zeros((4, 5)))
+        sampling = Sampling(feature_stride=stride_of(rate))
+        assert check_video(tmp_path / "v.npy", 4, sampling).frames == frames
+        assert len(upsample(np.arange(5), sampling.step, frames)) == frames
 
     def test_lengths_that_do_not_fit_the_rate(self, tmp_path):
         root = make(tmp_path / "data", [(4, count // 2) for count in COUNTS])

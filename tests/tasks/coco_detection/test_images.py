@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import struct
 
 import numpy as np
 import pytest
@@ -96,6 +97,15 @@ def test_more_than_8_bits_are_refused(tmp_path, kind):
         images.read(path)
     assert cv2.imwrite(str(path), pixels)
     assert images.read(path).max() == pixels.max()
+
+
+def test_colours_that_share_16_bits_are_not_deep(tmp_path):
+    """A BMP of one pixel, of 5, 6 and 5 bits, written from the format's description: pure red."""
+    header = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0) + struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    file = struct.pack("<2sIHHI", b"BM", 14 + len(header) + 4, 0, 0, 14 + len(header))
+    (tmp_path / "a.bmp").write_bytes(file + header + struct.pack("<HH", 0xF800, 0))
+    assert not image_files.header(tmp_path / "a.bmp").deep
+    assert images.read(tmp_path / "a.bmp").argmax() == 0
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "BMP"])

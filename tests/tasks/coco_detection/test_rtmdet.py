@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
 from rfnext import LocalSearch, Structure, keep_branches, merge
-from tasks.coco_detection import detectors, task
+from tasks.coco_detection import detectors, recipes, task
 from tasks.coco_detection.config import PRESETS, Config
 from tasks.coco_detection.quiet import quiet
 from tasks.spec import Run, Split
@@ -45,6 +45,26 @@ def test_is_multi_branch_and_merged() -> None:
         before = multi(x)
         merge(multi)
         torch.testing.assert_close(multi(x), before, rtol=1e-4, atol=1e-4)
+
+
+def test_images_of_any_size_are_read() -> None:
+    """3 : 2, as of cameras, is 43 rows at 64 columns: maps of 6, 3 and 2 rows, which do not double into each other."""
+    model = detectors.build("rtmdet", "tiny", 3, 3).eval()
+    data = {"inputs": [torch.zeros(3, 43, 64, dtype=torch.uint8)], "data_samples": None}
+    with torch.no_grad(), quiet():
+        x = model.data_preprocessor(data, False)["inputs"]  # type: ignore[operator]
+        assert x.shape == (1, 3, 64, 64)
+        assert [scores.shape[2:] for scores in model(x)[0]] == [(8, 8), (4, 4), (2, 2)]
+
+
+def test_the_published_schedule_ends_at_a_share_of_the_learning_rate() -> None:
+    """mmdet: from epoch 150 of 300 on a cosine from 0.004 to 0.0002."""
+    config = replace(CONFIG, size="published", epochs=30, lr=1e-4)
+    warmup, cosine = recipes.recipe(config).schedule(1000)
+    assert warmup["end"] == 1000
+    assert {name: cosine[name] for name in ("begin", "end", "T_max")} == {"begin": 15, "end": 30, "T_max": 15}
+    assert cosine["eta_min_ratio"] == pytest.approx(0.05)
+    assert "eta_min" not in cosine  # mmengine takes one of the two
 
 
 def test_trains_with_a_search_and_is_scored(config: Config, tmp_path: Path) -> None:

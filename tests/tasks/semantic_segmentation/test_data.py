@@ -26,3 +26,8 @@ def test_labels_are_those_of_the_scenes_segments():
             assert values.tolist() in ([], [dataset.classes.index(name)])
             seen.add(name)
     assert len(seen) >= 5
+
+
+def test_of_the_least_scenes_one_is_left_for_training():
+    dataset = open_scenes(1, 2, 1, digits=1, smallest=200.0, validation=0.99)
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [1, 1, 1]

@@ -27,6 +27,7 @@ def opened(root: Path):
 
 def test_reads_what_was_written(own_data: Make, capsys: pytest.CaptureFixture[str]):
     root = own_data()
+    (root / "images" / "._0.png").write_bytes(b"what macOS writes beside a file")
     dataset = opened(root)
     assert dataset.classes == ("ground", "square")
     assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [5, 1, 2]
@@ -67,6 +68,12 @@ def test_palettes_and_16_bits_hold_classes(tmp_path: Path):
     Image.fromarray(values.astype(np.uint16)).save(tmp_path / "i.png")
     for name in ("p.png", "i.png"):
         assert np.array_equal(read_labels(tmp_path / name, "abc", fail), values)  # type: ignore[arg-type]
+
+
+def test_no_class_is_negative(tmp_path: Path):
+    Image.fromarray(np.array([[0, -255]], np.int32)).save(tmp_path / "a.png", "TIFF")
+    with pytest.raises(DataError, match="1 pixels have values beyond the 2 classes, such as -255"):
+        read_labels(tmp_path / "a.png", "ab", fail)
 
 
 @pytest.mark.parametrize(("depth", "row", "values"), [(1, b"\x40", [0, 1, 0, 0]), (2, b"\x1b", [0, 1, 2, 3])])

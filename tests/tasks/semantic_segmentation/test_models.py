@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 
 from rfnext import LocalSearch, Structure, keep_branches, merge
 from tasks.semantic_segmentation.config import PRESETS, Config
+from tasks.semantic_segmentation.evaluation import predict
 from tasks.semantic_segmentation.models import rebuild, searched
 
 CLASSES = [str(number) for number in range(7)]
@@ -74,6 +76,17 @@ def test_upernet_computes_what_the_paper_draws():
         torch.testing.assert_close(found[name], to(own, x), rtol=1e-4, atol=1e-4 * float(own.detach().abs().max()))
 
 
+@torch.no_grad()
+def test_images_of_few_rows_are_padded_as_in_training():
+    """3 rows of 64 pixels, of which no map of stride 32 is left: zeros below them, and the padding is not returned."""
+    model = network(replace(PRESETS["small-upernet"], width=8)).eval()
+    image = np.random.default_rng(0).integers(0, 256, (3, 64, 3)).astype(np.uint8)
+    x = torch.zeros(1, 3, 32, 64)
+    for channel, (mean, spread) in enumerate(((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))):
+        x[0, channel, :3] = torch.from_numpy((image[..., channel] / 255 - mean) / spread)
+    assert np.array_equal(predict(model, image, 64), model(x)["out"][0, :, :3].argmax(0).numpy())
+
+
 @pytest.mark.parametrize("preset", ["tiny", "small-upernet"])
 def test_is_searched_multi_branch_and_merged(preset: str):
     config = PRESETS[preset]
@@ -105,3 +118,7 @@ def test_bad_names():
         network(Config(network="upernet", backbone="nothing"))
     with pytest.raises(ValueError, match="no pretrained backbone"):
         Config(pretrained=True)
+    with pytest.raises(ValueError, match="unknown folds 4; known: 1, 2, 3"):
+        Config(folds=(1, 4))
+    with pytest.raises(ValueError, match="image is 16; upernet needs 32 pixels"):
+        Config(network="upernet", image=16)

@@ -17,7 +17,7 @@ from tasks.semantic_segmentation.config import Config
 from tasks.semantic_segmentation.data import Sample
 from tasks.semantic_segmentation.evaluation import evaluate, highest
 from tasks.semantic_segmentation.models import build, searched
-from tasks.semantic_segmentation.training import Order, cut, fit, loss
+from tasks.semantic_segmentation.training import Order, batches, cut, fit, loss
 from tasks.spec import SELECTED, Run, Split
 
 CONFIG = Config(dataset="folder", width=8, image=32, batch=2, epochs=2, validate_every=1, lr=0.01)
@@ -37,14 +37,18 @@ def trained(config: Config, folder: Path, kind: str = "local", **run: object):
     return model, search
 
 
-def test_a_local_search_counts_iterations_and_goes_on_exactly(own_data: Callable[..., Path], tmp_path: Path):
+def test_a_local_search_counts_iterations_and_goes_on_exactly(
+    own_data: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     """5 images in batches of 2 are 2 iterations an epoch: the rounds, after 3 and 6, lie within and at the end."""
     config = replace(CONFIG, root=own_data(), epochs=4)
     model, search = trained(config, tmp_path / "whole")
     assert search is not None
     assert search.step == 8
     assert [seen.step for seen in search.history] == [3, 6]
+    assert "rounds of its search" not in caplog.text
     trained(replace(config, epochs=2), tmp_path / "parts", schedule_epochs=4)
+    assert "the training has 4 iterations, so 1 of the 2 rounds of its search are run, one every 3" in caplog.text
     again, rest = trained(config, tmp_path / "parts", resume=True)
     assert rest is not None
     assert rest.state_dict() == search.state_dict()
@@ -75,6 +79,10 @@ def test_learns_and_predicts(own_data: Callable[..., Path], tmp_path: Path, caps
         iou = jaccard_score(truth[truth < 255], found[truth < 255], labels=[label], average="macro")
         assert f"{name}: IoU {100 * iou:.1f} %" in said
     assert (tmp_path / "out" / "classes.txt").read_text() == "ground\nsquare\n"
+    for folder in ("images", "labels"):
+        with pytest.raises(SystemExit, match="2"):
+            predict.main([*paths, *given, "--out", str(root / folder), "--labels", str(root / "labels")])
+        assert "predictions would replace the images or labels" in capsys.readouterr().err
     (root / "images" / "0.png").write_bytes(b"nothing")
     assert predict.main([paths[0], *given]) == 3
     assert "0.png: cannot be read" in capsys.readouterr().err
@@ -117,6 +125,20 @@ def test_cuts_keep_image_and_labels_together():
     x, y = cut(Sample(image, labels), 60, 1.0, random.Random(0), flips=False)
     assert (y[:40] != 255).all()
     assert (y[40:] == 255).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_training_reads_its_own_epoch(workers: int):
+    """Lightning asks for the batches of the first epoch before it says which one that is."""
+    samples = [Sample(np.zeros((8, 8, 3), np.uint8), np.full((8, 8), label, np.uint8)) for label in range(6)]
+    loader = batches(samples, replace(CONFIG, image=8, workers=workers), seed=0)
+    coming = iter(loader)
+    assert isinstance(loader.sampler, Order)
+    first = [index for index, _ in loader.sampler]
+    loader.sampler.set_epoch(3)
+    expected = [index for index, _ in loader.sampler]
+    assert expected != first
+    assert [int(label) for _, labels in coming for label in labels[:, 0, 0]] == expected
 
 
 def test_order():
