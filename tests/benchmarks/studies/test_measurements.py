@@ -16,6 +16,7 @@ STUDIES = {
     "genetic_cost": "benchmarks.studies.genetic_cost",
     "search_time": "benchmarks.studies.search_time",
     "search_at_equal_cost": "benchmarks.studies.search_at_equal_cost",
+    "full_size": "benchmarks.studies.full_size",
     "trust": "tests.faults.trust",
 }
 ONLY_TABLE = {
@@ -82,6 +83,8 @@ ODD: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("search_at_equal_cost", a_layer_less),
     ("search_time", lambda line: line | {"seconds": line["seconds"] | {"search, native": [1.0]}}),
     ("planted_truth", lambda line: line | {"lags": [0, *line["lags"][1:]]}),
+    ("full_size", lambda line: line | {"preset": "gtea-2"}),
+    ("full_size", lambda line: line | {"step_seconds": 0}),
     ("trust", lambda line: line | {"crashes": "116"}),
     ("trust", lambda line: line | {"measurement": "luck"}),
 ]
