@@ -4,12 +4,12 @@ Importing torch takes two seconds of computing in every process. Here one proces
 each command is a fork of that one. All else is as in a new process: arguments, folder, variables, output, signals,
 process group, exit status, and the modules of this repository, which are imported anew. Variables that torch reads when
 it is imported have no effect: OMP_NUM_THREADS=1 always holds. Nor have those that Python reads when it starts, such as
-PYTHONHASHSEED and PYTHONWARNINGS: all commands of a worker hash alike. Ctrl-C has its effect, whoever started the tests;
-that is all that a preexec_fn may be for, since a fork does not call it.
+PYTHONHASHSEED and PYTHONWARNINGS: all commands of a worker hash alike. Ctrl-C has its effect, whoever started the
+tests; that is all that a preexec_fn may be for, since a fork does not call it.
 
 A test of what Python loads or frees, or of how much memory it takes, needs subprocess. So does what is not
-`python [-W ignore|error]` and then -m, -c or a file: such a command, one with a shell, another user, a umask or a process
-group of its own, and every one where the system is not Linux, is a real process here, too.
+`python [-W ignore|error]` and then -m, -c or a file: such a command, one with a shell, another user, a umask or a
+process group of its own, and every one where the system is not Linux, is a real process here, too.
 """
 
 import atexit

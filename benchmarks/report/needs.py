@@ -113,7 +113,9 @@ def need(table: Published, line: Line, measured: Sequence[Mapping[str, Any]] | N
 def _training_seconds(one: Mapping[str, Any], plain: Mapping[str, Any]) -> float:
     """Of all steps of the schedule, and of scoring the validation part whenever it says so."""
     scorings = math.ceil(one["epochs"] / one["validate_every"])
-    return one["epochs"] * one["steps"] * one["step_seconds"] + scorings * (one["validation_seconds"] or _validation(plain))
+    return one["epochs"] * one["steps"] * one["step_seconds"] + scorings * (
+        one["validation_seconds"] or _validation(plain)
+    )
 
 
 def _validation(plain: Mapping[str, Any]) -> float:
@@ -151,11 +153,11 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: what each row takes, and what was measured for it."""
     about = (
         "What it takes to reproduce each published row: all folds and three seeds of action segmentation and speech, "
-        "one run of a detector. Core-hours: CPU time on one core of the machine below, the seconds of a measured step x "
-        "the steps of the row's preset, scoring included, the wait for the disk not. All networks of action segmentation "
-        "are trained by one schedule, 65 epochs, which need not be that of their authors. Memory: of one cell, on the "
-        "CPU; for detectors 8 times the published GPU memory of 2 images. GPU-hours: no row was run on a GPU. A row that "
-        "searches is counted with its search; rows of one data set share that."
+        "one run of a detector. Core-hours: CPU time on one core of the machine below, the seconds of a measured step "
+        "x the steps of the row's preset, scoring included, the wait for the disk not. All networks of action "
+        "segmentation are trained by one schedule, 65 epochs, which need not be that of their authors. Memory: of one "
+        "cell, on the CPU; for detectors 8 times the published GPU memory of 2 images. GPU-hours: no row was run on a "
+        "GPU. A row that searches is counted with its search; rows of one data set share that."
     )
     head = ("data", "network", "stage", "steps of an epoch", "measured steps", "seconds a step", "validation, s")
     head += ("test, s", "peak, GiB", "parameters", "test scores after these steps, made-up features")
@@ -181,8 +183,8 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"# The published protocols at full size\n\n{about}\n\n{pipe(COLUMNS, rows(measured), words=2)}\n\n"
         "## What was measured\n\nFold 1, two epochs, or the steps until the time was up; one thread, "
-        f"{'; '.join(machines)}. Seconds a step: mean and ± standard deviation over all steps but the first; the videos of "
-        "steps differ in length.\n\n"
+        f"{'; '.join(machines)}. Seconds a step: mean and ± standard deviation over all steps but the first; the "
+        "videos of steps differ in length.\n\n"
         f"{pipe(head, lines, words=3)}\n"
     )
 
