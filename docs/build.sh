@@ -7,8 +7,10 @@
 # MkDocs is the extra "docs" of pyproject.toml. Where Python has it not, it goes into build/docs, once: 144 MB, half a minute. The exit
 # status is 69 if that cannot be done, as without a network.
 set -euo pipefail
-folder=$(realpath -m -- "${1:-$(dirname -- "${BASH_SOURCE[0]}")/../site}")
+folder=${1:-}
+[ -z "$folder" ] || [ "${folder:0:1}" = / ] || folder=$PWD/$folder
 CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+folder=${folder:-$PWD/site}
 python=$(bash setup.sh)
 
 wanted=$("$python" - <<'PYTHON'

@@ -3,11 +3,13 @@
 Importing torch takes two seconds of computing in every process. Here one process per worker of pytest imports it, and
 each command is a fork of that one. All else is as in a new process: arguments, folder, variables, output, signals,
 process group, exit status, and the modules of this repository, which are imported anew. Variables that torch reads when
-it is imported have no effect: OMP_NUM_THREADS=1 always holds. Ctrl-C has its effect, whoever started the tests.
+it is imported have no effect: OMP_NUM_THREADS=1 always holds. Nor have those that Python reads when it starts, such as
+PYTHONHASHSEED and PYTHONWARNINGS: all commands of a worker hash alike. Ctrl-C has its effect, whoever started the
+tests; that is all that a preexec_fn may be for, since a fork does not call it.
 
 A test of what Python loads or frees, or of how much memory it takes, needs subprocess. So does what is not
-`python [-W ignore|error]` and then -m, -c or a file: such a command, and every one where the system is not Linux, is a
-real process here, too.
+`python [-W ignore|error]` and then -m, -c or a file: such a command, one with a shell, another user, a umask or a
+process group of its own, and every one where the system is not Linux, is a real process here, too.
 """
 
 import atexit
@@ -32,6 +34,9 @@ from typing import Any, NoReturn
 PRELOADED = ("numpy", "pydantic", "rich.console", "tabulate", "torch", "torch._dynamo", "tyro")
 """What most commands import."""
 
+LOCK = threading.Lock()
+"""One request at a time."""
+
 SUBREAPER = 36
 """Option of Linux's prctl: a process below this one whose parent ends becomes this one's child."""
 
@@ -42,8 +47,9 @@ class Popen(subprocess.Popen[Any]):
     def _execute_child(self, args: Any, *rest: Any) -> None:
         # What subprocess asks of a platform: start the process and set its number. The order is that of Python 3.11 on.
         executable, _, close_fds, pass_fds, folder, variables = rest[:6]
-        handles, new_session = rest[9:15], rest[20]
-        if executable or not close_fds or pass_fds or not _is_forked(args):
+        shell, handles, new_session = rest[8], rest[9:15], rest[20]
+        plain = rest[16:20] == (None, None, None, -1) and rest[21:] in ((), (-1,))  # user, groups, umask; process group
+        if executable or not close_fds or pass_fds or shell or not plain or not _is_forked(args):
             super()._execute_child(args, *rest)  # type: ignore[misc]
             return
         request = {
@@ -109,12 +115,19 @@ def _server() -> socket.socket:
 
 def _fork(request: bytes, descriptors: Sequence[int]) -> int:
     """Have a process forked that becomes a child of this one; returns its number."""
-    server = _server()
-    with _adopting():
-        server.sendall(len(request).to_bytes(4))
-        socket.send_fds(server, [b"."], descriptors)
-        server.sendall(request)
-        return int.from_bytes(_received(server, 4))
+    with LOCK, _adopting():
+        server = _server()
+        try:
+            server.sendall(len(request).to_bytes(4))
+            socket.send_fds(server, [b"."], descriptors)
+            server.sendall(request)
+            number = int.from_bytes(_received(server, 4))
+        except (EOFError, OSError):
+            _server.cache_clear()  # it has ended; the next command starts another
+            raise
+    if not number:
+        raise OSError("the system has no place for another process")
+    return number
 
 
 @contextlib.contextmanager
@@ -154,9 +167,10 @@ def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
                 return request, descriptors
             os.write(writing, process.to_bytes(4))
             os._exit(0)  # whoever asked adopts the process
+        os.close(writing)  # else reading waits for ever where the second fork failed
         os.waitpid(between, 0)
-        connection.sendall(os.read(reading, 4))
-        for descriptor in (reading, writing, *descriptors):
+        connection.sendall(os.read(reading, 4) or bytes(4))
+        for descriptor in (reading, *descriptors):
             os.close(descriptor)
 
 

@@ -160,7 +160,8 @@ def _videos(title: str, name: str, *, folds: int, others: tuple[Line, ...]) -> P
         ),
         needs="I3D features of the MS-TCN release (30 GB)",
         said=(
-            f"Means over {folds} folds. Ours: a validation part of 20 % chooses the epoch. The rows of RF-MS-TCN and "
+            f"Means over {folds} folds. Ours: a validation part of 20 % chooses the epoch, and all networks are "
+            "trained by one schedule of 65 epochs, which need not be that of their authors. The rows of RF-MS-TCN and "
             "Global2Local could not be verified in any source, so their published cells are empty. Where the last "
             "column is empty, the row repeats a network above or is of one that this repository lacks."
         ),

@@ -25,22 +25,27 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import tyro
+from pydantic import AfterValidator, Field, with_config
 from torch import nn
+from typing_extensions import TypedDict
 
 import tasks
 from benchmarks.methods.training import seed_everything
 from benchmarks.records.machine import PeakMemory, commit, describe_device, versions
 from benchmarks.records.places import ROOT
+from benchmarks.records.schema import STRICT, Amount, Json, Label, Name, Positive, Real, Whole
 from benchmarks.report.needs import PLAIN, Job, jobs, table
 from benchmarks.studies import measurements
 from rfnext import LocalSearch
 from rfnext.files import write_text
 from tasks.action_segmentation.published_sizes import SIZES, make_folder
+from tasks.command_line import parse_or_end
+from tasks.ranges import NOT_NEGATIVE, check_names, check_ranges
 from tasks.spec import Progress, Run, Split, Task
 from tasks.tts_vocoder.datasets import LJSPEECH_CLIPS
 
@@ -68,6 +73,44 @@ class Options:
     """CPU minutes of each search and each other network."""
     results: Path = ROOT / "results/full_size"
     """Folder of the measurements and the table."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"minutes": NOT_NEGATIVE, "others": NOT_NEGATIVE})
+        check_names(self, {"data": sorted({job.preset for job in jobs()})})
+
+
+@with_config(STRICT)
+class Line(TypedDict):
+    """One network in one stage."""
+
+    task: Name
+    preset: Name
+    fields: Json
+    stage: Label
+    steps: Whole
+    validation_seconds: Amount | None
+    measured_steps: Whole
+    step_seconds: Positive
+    step_deviation: Amount
+    epochs: Whole
+    validate_every: Annotated[int, Field(ge=1)]
+    test_seconds: Amount
+    scores: dict[Label, Real]
+    peak_gib: Positive
+    parameters: Whole
+    data_gb: Amount
+    device: Label
+    torch: Label
+    commit: Label | None
+
+
+def _known(line: Line) -> Line:
+    if Job.of(line) not in jobs():
+        raise ValueError("is of a network that no published row needs")
+    return line
+
+
+LINE = Annotated[Line, AfterValidator(_known)]
 
 
 class _Enough(BaseException):
@@ -160,15 +203,11 @@ def _train(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
-    every = jobs()
-    known = {job.preset for job in every}
-    if unknown := set(options.data) - known:
-        print(f"error: no data set {min(unknown)!r}; known: {', '.join(sorted(known))}", file=sys.stderr)
-        return 2
+    options, every = parse_or_end(Options, arguments, description=__doc__), jobs()
+    measurements.read_or_end(options.results, LINE)  # before hours are spent
     logging.getLogger("rfnext").setLevel(logging.WARNING)
     context = multiprocessing.get_context("spawn")
-    for name in options.data or sorted(known):
+    for name in options.data or sorted({job.preset for job in every}):
         with tempfile.TemporaryDirectory() as folder:
             make_data(name, Path(folder) / name, options.labels)
             for job in (one for one in every if one.preset == name):
@@ -177,11 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with ProcessPoolExecutor(1, context) as process:
                     found = process.submit(measure, job, Path(folder) / name, minutes).result()
                 print(found, flush=True)
-                kept = [one for one in measurements.read(options.results) if Job.of(one) != job]
+                kept = [one for one in measurements.read_or_end(options.results, LINE) if Job.of(one) != job]
                 order = sorted([*kept, found], key=lambda one: every.index(Job.of(one)))
                 measurements.write(options.results, order)
                 write_text(options.results / "table.md", table(order))
-    print(table(measurements.read(options.results)))
+    print(table(measurements.read_or_end(options.results, LINE)))
     return 0
 
 

@@ -212,8 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    others = measurements.read_or_end(options.results, LINE)  # before the time is spent
     measured = measure(options, task, config)
-    others = measurements.read_or_end(options.results, LINE)
     kept = [one for one in others if any(one.get(name, measured[name]) != measured[name] for name in SAME)]
     every = sorted([*kept, measured], key=lambda one: str([one.get(name) for name in SAME]))
     measurements.write(options.results, every)

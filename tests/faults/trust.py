@@ -165,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if unknown := set(given.name) - MEASUREMENTS.keys():
         parser.error(f"unknown measurement {min(unknown)!r}; known: {names}")
+    measurements.read_or_end(given.folder, LINE)  # before hours are spent
     for name in given.name or MEASUREMENTS:
         taken = run(name)
         kept = [line for line in measurements.read_or_end(given.folder, LINE) if line["measurement"] != name]
