@@ -4,7 +4,7 @@ An implementation gives a forward and a backward pass. `as_operator` makes a dif
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -146,7 +146,8 @@ def _gradients(ctx: Any, g: Tensor, needed: Sequence[bool]) -> _Gradients:
     if again or _is_batched(g):  # by operations that can be differentiated, or batched
         with torch.enable_grad():
             # Of views: x may have been computed by this very weight, and only its use in this conv counts here.
-            x, weight, bias, shares = views = [None if t is None else t.view_as(t) for t in tensors]
+            views: list[Any] = [None if t is None else t.view_as(t) for t in tensors]
+            x, weight, bias, shares = views
             y = by_branches(x, weight, bias, _probability(shares, temperature), geometry)
         inputs = [t for t, need in zip(views, needed, strict=True) if need]
         found = iter(torch.autograd.grad(y, inputs, g, create_graph=again))
@@ -162,7 +163,7 @@ def _gradients(ctx: Any, g: Tensor, needed: Sequence[bool]) -> _Gradients:
 
 def _is_batched(g: Tensor) -> bool:
     """Whether it is the gradients of several outputs at once: is_grads_batched=True, or torch.func.vmap."""
-    functorch: Any = torch._C._functorch
+    functorch = cast(Any, torch._C)._functorch
     return functorch.is_legacy_batchedtensor(g) or torch._C._are_functorch_transforms_active()
 
 

@@ -71,7 +71,7 @@ def test_outputs_and_gradients_are_torchs_and_the_network_stays_as_it_is(impleme
     assert torch.equal(model(x), plain(x))
 
 
-@pytest.mark.filterwarnings("ignore:Lazy modules")
+@pytest.mark.filterwarnings("ignore:Lazy modules", "ignore:`torch.jit.script")
 def test_inference_before_training_other_types_and_what_looks_at_a_network() -> None:
     conv = nn.Conv1d(8, 8, 3, padding=1, groups=8)
     plain, x = copy.deepcopy(conv), torch.randn(2, 8, 9, requires_grad=True)

@@ -28,10 +28,10 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    native.forget()  # first, or the choices in the user's own folder are removed
-    choice.forget_measurements()
+    native.forget()
+    choice.forget_measurements(kept=False)  # nothing is kept in the new folders yet
     yield
-    choice.forget_measurements()
+    choice.forget_measurements(kept=False)
     native.forget()
 
 
