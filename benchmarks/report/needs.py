@@ -126,10 +126,9 @@ def _validation(plain: Mapping[str, Any]) -> float:
 def _detector(table: Published, line: Line) -> Need:
     """Steps of the published schedule, and memory of as many images as a step has, by the published memory of 2."""
     method = METHODS[line.method or ""]
-    epochs = tasks.load(table.task).presets[table.preset].epochs
     search, single = published_memory()[table.memory or ""]
     memory = IMAGES / 2 * (search if method.searches else single)
-    return Need(len(_stages(method)) * epochs * math.ceil(COCO_IMAGES / IMAGES), None, memory, None)
+    return Need(len(_stages(method)) * (table.epochs or 0) * math.ceil(COCO_IMAGES / IMAGES), None, memory, None)
 
 
 COLUMNS = ("table", "row", "steps", "core-hours", "memory, GB", "data", "GPU-hours", "command")

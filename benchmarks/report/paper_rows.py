@@ -34,7 +34,7 @@ class Published:
     """A published table.
 
     preset: of the task, with the published data, network and schedule. key: in `published.toml`. memory: likewise, of
-        the memory of its trainings.
+        the memory of its trainings. epochs: of one training, where no measurement tells.
     folds: of the published mean. seeds: that the command runs. needs: the data.
     hours: GPU-hours of one training by an estimate; estimate: what that follows from. said: a caption. Without an
         estimate, `needs.need` knows what was measured.
@@ -54,6 +54,7 @@ class Published:
     folds: int = 1
     seeds: tuple[int, ...] = (0,)
     memory: str | None = None
+    epochs: int | None = None
 
     def command(self, line: Line) -> str:
         """The one command that runs a row and fills its cells."""
@@ -132,6 +133,7 @@ def _detector(
             "itself. Ours: a validation part of 2 % chooses the epoch, and the search rounds by the library's rule."
         ),
         memory=memory,
+        epochs=epochs,
     )
 
 

@@ -90,7 +90,7 @@ def test_a_failing_cell_stops_no_other_and_is_tried_again(call: Call, project: P
     assert "RuntimeError: the toy was told to fail" in (found[2, 0].reason or "")
     assert "its worker process died" in (found[2, 1].reason or "")
     assert "SystemExit: 7" in (found[2, 2].reason or "")
-    assert "metrics.loss Input should be a finite number" in (found[2, 3].reason or "")
+    assert "values that are no numbers (NaN): the training diverged" in (found[2, 3].reason or "")
     assert "toy mixed baseline fold 1 seed 3: failed, no record: " in done.stderr
     assert done.stderr.count("failed: toy") == 5
     assert "Traceback" not in done.stderr
@@ -184,7 +184,6 @@ def test_two_suites_share_the_work(start: Start, project: Path) -> None:
         ("tiny --task toy -- --epochs 0", "epochs is 0; it must be at least 1"),
         ("tiny --folds 9", "no cell to run; toy has no fold 9; it has 1, 2"),
         ("tiny --seeds 0 -1", "--seeds must be between 0 and 4294967295, got -1"),
-        ("tiny --workers 0", "workers is 0; it must be at least 1"),
         ("tiny --gpus-per-cell 1", "--gpus-per-cell is for clusters; give --ray-address, too"),
     ],
 )
@@ -193,6 +192,13 @@ def test_wrong_usage_is_one_clear_error(line: str, message: str, capsys: pytest.
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("only_toy")
+def test_a_number_that_cannot_be_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        suite.main(["tiny", "--workers", "0"])
+    assert capsys.readouterr().err == "error: workers is 0; it must be at least 1 and at most 1024\n"
 
 
 @pytest.mark.usefixtures("only_toy")

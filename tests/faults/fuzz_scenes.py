@@ -48,7 +48,7 @@ def scenes() -> list[Sample]:
         shown = [{"id": i + 1, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT} for i in range(count)]
         found, segments = [], []
         for i in range(count):
-            sample[f"{part}/{i}.jpg"] = _picture(np.full((HEIGHT, WIDTH, 3), 90 + i, np.uint8), "JPEG")
+            sample[f"{part}/{i}.jpg"] = _picture(np.full((HEIGHT, WIDTH, 3), 90 + count + i, np.uint8), "JPEG")
             polygon = [[2, 2, 8, 2, 8, 9, 2, 9]]
             runs = {"size": [HEIGHT, WIDTH], "counts": text if i else columns}
             found += [_annotation(2 * i + 1, i + 1, polygon, [2, 2, 6, 7])]

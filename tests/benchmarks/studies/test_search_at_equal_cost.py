@@ -141,7 +141,15 @@ def test_the_order_has_every_comparison_once() -> None:
 
 
 def line(data: str, layers: int, fold: int, mse: dict[str, float]) -> dict[str, Any]:
-    entry = {"dilations": [1] * layers, "epochs": 0, "mae": 1.0, "skill": 5.0, "step_ms": 1.0}
+    entry = {
+        "dilations": [1] * layers,
+        "epochs": 0,
+        "validation": 1.0,
+        "mae": 1.0,
+        "skill": 5.0,
+        "step_ms": 1.0,
+        "search_step_ms": None,
+    }
     methods = {name: entry | {"mse": value} for name, value in mse.items()}
     return {
         "data": data,
