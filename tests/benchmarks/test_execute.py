@@ -101,7 +101,7 @@ def test_a_failed_cell_says_why(cell: Make, preset: str, reason: str) -> None:
     assert reason in describe(made)  # in one line
     assert made.metrics is None
     assert read(here.key.path(here.results)) == made
-    assert "NaN" not in here.key.path(here.results).read_text()
+    assert ": NaN" not in here.key.path(here.results).read_text()
 
 
 def test_bad_data_found_while_training_is_said_in_one_line(
