@@ -262,22 +262,23 @@ def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor
     """The implementation that was fastest for layers like this one; measured if this is the first."""
     candidates = _candidates(x, weight, bias, probability, geometry)
     key = _key(candidates, (x, weight, bias, probability), geometry)
-    if key not in _chosen:
-        text = str(key)
-        name = kept_choices.read().get(text) if x.device.type == "cpu" else None
-        how = "measured before"
-        if name not in candidates:
-            seconds = _measure(candidates, x, weight, bias, probability, geometry)
-            if len(geometry.dilations) == 1:  # a plain conv stays torch's unless another is clearly faster
-                seconds |= {name: second * _MARGIN for name, second in seconds.items() if name in ("taps", "native")}
-            name = min(seconds, key=seconds.__getitem__)
-            how = ", ".join(f"{name} {1000 * second:.2f} ms" for name, second in seconds.items())
-            if x.device.type == "cpu":
-                kept_choices.keep(text, name)
-        _chosen[key] = name
-        layer = tuple(x.shape), tuple(weight.shape), len(geometry.dilations), geometry.groups, x.dtype, x.device
-        logger.info("x %s, weight %s, %d branches, groups %d, %s on %s: %s (%s)", *layer, name, how)
-    return _chosen[key]
+    if (known := _chosen.get(key)) is not None:  # another thread may forget it at any time
+        return known
+    text = str(key)
+    name = kept_choices.read().get(text) if x.device.type == "cpu" else None
+    how = "measured before"
+    if name not in candidates:
+        seconds = _measure(candidates, x, weight, bias, probability, geometry)
+        if len(geometry.dilations) == 1:  # a plain conv stays torch's unless another is clearly faster
+            seconds |= {name: second * _MARGIN for name, second in seconds.items() if name in ("taps", "native")}
+        name = min(seconds, key=seconds.__getitem__)
+        how = ", ".join(f"{name} {1000 * second:.2f} ms" for name, second in seconds.items())
+        if x.device.type == "cpu":
+            kept_choices.keep(text, name)
+    _chosen[key] = name
+    layer = tuple(x.shape), tuple(weight.shape), len(geometry.dilations), geometry.groups, x.dtype, x.device
+    logger.info("x %s, weight %s, %d branches, groups %d, %s on %s: %s (%s)", *layer, name, how)
+    return name
 
 
 def _candidates(

@@ -253,9 +253,12 @@ def carve_validation(
 def upsample(prediction: NDArray, step: int | Fraction, frames: int) -> NDArray:
     """Repeat each prediction `step` times, and the last one to the end: (frames). Undoes sub-sampling.
 
+    Where the step is a fraction, a frame has the prediction that is nearest in time, as `nearest` is of labels.
+
     Raises ValueError if there is no prediction, or one behind the last frame.
     """
     if not 0 < len(prediction) <= -(-frames // step):
         raise ValueError(f"{len(prediction)} predictions, one per {step} frames, are not of {frames} frames")
     over, under = Fraction(step).as_integer_ratio()
-    return prediction[np.minimum(np.arange(frames) * under // over, len(prediction) - 1)]
+    half = over if under > 1 else 0
+    return prediction[np.minimum((2 * under * np.arange(frames) + half) // (2 * over), len(prediction) - 1)]

@@ -59,6 +59,11 @@ def _predict(given: argparse.Namespace) -> int:
     classes = opened.facts["classes"]
     for path in given.images:
         read_image(path, fail)  # before anything is written: a broken one would be found after the others
+    if given.labels is not None:
+        _same_classes(given.labels.parent / "classes.txt", classes, "give labels of the network's classes")
+        for path in given.images:
+            read_labels(given.labels / f"{path.stem}.png", classes, fail)
+    _same_classes(given.out / "classes.txt", classes, "give another folder by --out")
     opened.model.to(device_of(given.device))
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     for path in given.images:
@@ -78,6 +83,12 @@ def _predict(given: argparse.Namespace) -> int:
             print(f"{name}: " + ("neither labelled nor predicted" if np.isnan(iou) else f"IoU {iou:.1f} %"))
         print(", ".join(f"{name} {value:.1f} %" for name, value in metrics.scores(matrix).items()))
     return 0
+
+
+def _same_classes(path: Path, classes: Sequence[str], fix: str) -> None:
+    """Refuse a folder whose values have other names."""
+    if path.exists() and [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()] != [*classes]:
+        fail(path, None, "has other classes than the network, or another order", fix)
 
 
 def _compared(path: Path, found: np.ndarray, classes: Sequence[str]) -> metrics.Confusion:

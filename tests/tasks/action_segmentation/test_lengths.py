@@ -214,9 +214,15 @@ class TestRates:
         first = dataset.test[0]
         # Labels 0, 3, 5, 8, 10, 13, 15, 18.
         assert first.labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
-        # Frame t is of the last vector that begins by then: at 0, 2.5, 5, 7.5, ...
+        # Frame t is of the vector that is nearest in time, of those at 0, 2.5, 5, 7.5, ...
         found = upsample(np.arange(8), dataset.step, 20)
-        assert found.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5, 6, 6, 6, 7, 7]
+        assert found.tolist() == [0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5, 6, 6, 6, 7, 7, 7]
+
+    @pytest.mark.parametrize("rate", ["15/25", "0.9", "2/5", "1/2", "1"])
+    def test_a_frame_that_gave_its_label_to_a_vector_gets_the_vectors_class(self, rate):
+        step, frames = stride_of(rate), 60
+        vectors = int(frames / step)
+        assert upsample(np.arange(vectors), step, frames)[nearest(vectors, step, frames)].tolist() == [*range(vectors)]
 
     def test_more_vectors_than_labels(self):
         assert nearest(5, stride_of("30/15"), 2).tolist() == [0, 1, 1, 1, 1]

@@ -83,6 +83,9 @@ def test_learns_and_predicts(own_data: Callable[..., Path], tmp_path: Path, caps
         with pytest.raises(SystemExit, match="2"):
             predict.main([*paths, *given, "--out", str(root / folder), "--labels", str(root / "labels")])
         assert "predictions would replace the images or labels" in capsys.readouterr().err
+    (root / "classes.txt").write_text("square\nground\n")
+    assert predict.main([*paths, *given, "--labels", str(root / "labels")]) == 3
+    assert "classes.txt: has other classes than the network, or another order" in capsys.readouterr().err
     (root / "images" / "0.png").write_bytes(b"nothing")
     assert predict.main([paths[0], *given]) == 3
     assert "0.png: cannot be read" in capsys.readouterr().err
