@@ -155,7 +155,9 @@ def start(project: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def popen(*arguments: str, **other: Any) -> subprocess.Popen[str]:
-        process = python_processes.Popen(
+        # What is told to have a session of its own is sent signals: that is tried with a process as users start it.
+        kind = subprocess.Popen if other.get("start_new_session") else python_processes.Popen
+        process = kind(
             [sys.executable, "-m", *arguments],
             cwd=project,
             env=os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"},
