@@ -1,13 +1,19 @@
-"""Command lines of dataclasses, by tyro: a value that a class refuses is one line, whichever class it is of."""
+"""Command lines of dataclasses, by tyro: a value that a class refuses is one line, whichever class it is of.
 
+Also what the command lines that predict share.
+"""
+
+import argparse
 import contextlib
 import io
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
+
+from tasks.spec import DataError, device_of
 
 
 def parse(shape: Any, arguments: Sequence[str] | None, **settings: Any) -> Any:
@@ -36,6 +42,29 @@ def parse_or_end(shape: Any, arguments: Sequence[str] | None, **settings: Any) -
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The argument --device; one that is not here is refused."""
+    said = "auto, cpu, cuda, cuda:1, ... (default: %(default)s)"
+    parser.add_argument("--device", type=_device_name, default="auto", help=said)
+
+
+def _device_name(text: str) -> str:
+    try:
+        device_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def status_of(work: Callable[[], int]) -> int:
+    """What a command exits with: what its work returns; after one line, 3 for data that cannot be used, 1 for files."""
+    try:
+        return work()
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3 if isinstance(error, DataError) else 1
 
 
 def _refused(end: SystemExit) -> ValueError | None:

@@ -45,8 +45,9 @@ from tasks import checkpoint
 from tasks.coco_detection import configs, illustrate, images, published, recipes, task
 from tasks.coco_detection.evaluation import Sample, predict
 from tasks.coco_detection.quiet import quiet
+from tasks.command_line import add_device, status_of
 from tasks.ranges import Range, number_in
-from tasks.spec import DataError, device_of
+from tasks.spec import device_of
 
 
 class Detector(NamedTuple):
@@ -238,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threshold", type=number_in(Range(least=0, most=1)), default=0.3, help="least score (default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
+    add_device(parser)
     given = parser.parse_args(arguments)
     if len({path.stem for path in given.images}) < len(given.images):
         parser.error("two images have the same name, and so would their pictures; predict them one by one")
@@ -246,18 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--config is for --checkpoint alone: a released detector has its own")
     if given.structure is not None and given.config is None and given.published is None:
         parser.error("--structure is for --config and --published alone: model.pt and selected.pt hold their structure")
-    try:
-        device_of(given.device)
-    except ValueError as error:
-        parser.error(f"argument --device: {error}")
-    try:
-        return _predict(given)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return status_of(lambda: _predict(given))
 
 
 def _predict(given: argparse.Namespace) -> int:

@@ -15,11 +15,12 @@ from PIL import Image
 
 from rfnext.files import write_bytes, write_text
 from tasks import checkpoint
+from tasks.command_line import add_device, status_of
 from tasks.semantic_segmentation import metrics
 from tasks.semantic_segmentation.evaluation import predict
 from tasks.semantic_segmentation.folder import read_image, read_labels
 from tasks.semantic_segmentation.illustrate import palette
-from tasks.spec import DataError, device_of, fail
+from tasks.spec import device_of, fail
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True, help="model.pt of a cell, selected.pt of a training")
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="output folder (default: %(default)s)")
     parser.add_argument("--labels", type=Path, help="folder of NAME.png to compare with")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
+    add_device(parser)
     given = parser.parse_args(arguments)
     if len({path.stem for path in given.images}) < len(given.images):
         parser.error("two images have the same name, and so would their predictions; predict them one by one")
@@ -40,18 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     written = {(given.out / f"{path.stem}.png").resolve() for path in given.images}
     if not written.isdisjoint(path.resolve() for path in (*given.images, *labels)):
         parser.error("argument --out: predictions would replace the images or labels that are there; give another")
-    try:
-        device_of(given.device)
-    except ValueError as error:
-        parser.error(f"argument --device: {error}")
-    try:
-        return _predict(given)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return status_of(lambda: _predict(given))
 
 
 def _predict(given: argparse.Namespace) -> int:
