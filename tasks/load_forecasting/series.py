@@ -59,6 +59,9 @@ PLACES = {
 }
 """Series -> R package and name there."""
 
+FEW = 1000
+"""Bytes of arrays that hold no values, but places of columns."""
+
 HOURS = 8760
 """Of a year that has no 29 February."""
 
@@ -162,10 +165,11 @@ def _per_hour(hours: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _operands(path: Path, sha256: str) -> list[bytes]:
-    """The buffers of the first two arrays in a pickled table, in their order, or of its only one."""
+    """The buffers of the first two arrays of values in a pickled table, in their order, or of its only one."""
     found = pickletools.genops(_opened(path, sha256))
-    buffers = (bytes(operand) for code, operand, _ in found if code.name == "BYTEARRAY8" and operand is not None)
-    return list(itertools.islice(buffers, 2))  # what follows can be a million texts
+    operands = (bytes(operand) for code, operand, _ in found if code.name == "BYTEARRAY8" and operand is not None)
+    values = (one for one in operands if len(one) > FEW)
+    return list(itertools.islice(values, 2))  # what follows can be a million texts
 
 
 def _opened(path: Path, sha256: str) -> bytes:

@@ -212,7 +212,7 @@ def test_searches_come_first_and_are_counted() -> None:
     # With three layers, one_shot has the error of tuned; there is no other search, and no other opponent.
     assert "0 of 1 are decided for the search, 0 against it" in head
     (row,) = [row for row in head.splitlines() if row.startswith("| one_shot ")]
-    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["+0.0 ± 0.0"]
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["+0.00 ± 0.00"]
     assert head.count("## Searches") == 1
 
 
