@@ -40,10 +40,12 @@ def test_deeplab_has_the_size_of_torchvisions_weights():
 
 
 def test_upernet_has_the_published_size():
-    """The page of openmmlab/upernet-convnext-tiny on Hugging Face: 60.3 M parameters, of 150 classes."""
+    """The page of openmmlab/upernet-convnext-tiny on Hugging Face: 60.3 M numbers, statistics of norms included."""
     with torch.device("meta"):
         model = network(Config(network="upernet", backbone="convnext_tiny", width=512), 150)
-    assert round(parameters(model) / 1e6, 1) == 60.3
+    numbers = sum(value.numel() for value in model.state_dict().values() if value.is_floating_point())
+    assert numbers == parameters(model) + 2 * (12 * 512 + 256)  # means and variances
+    assert round(numbers / 1e6, 1) == 60.3
     found = Structure.read(model, searched)
     assert [name for name in found if "backbone" in name] == [f"backbone.stages_3.blocks.{k}.conv_dw" for k in range(3)]
     assert len(found) == 3 + 1 + 3 + 1
