@@ -26,7 +26,7 @@ from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
 from rfnext.ops.branches import is_recorded
 from rfnext.ops.choice import check_implementation
 from rfnext.ops.mixed_dilation_conv import Given, computed, geometry_of, mixed_dilation_conv
-from rfnext.ops.repeated import Repeated, operator_of, situation
+from rfnext.ops.repeated import CALLS, Repeated, keep, kept, operator_of, situation
 from rfnext.own_forward import way_to_search, why_not_in_place
 from rfnext.padding import (
     Anchors,
@@ -45,8 +45,6 @@ INITIAL_WEIGHT = 0.01
 """Start of every branch weight, from the published code."""
 
 _PADS = "rfnext_pads_by_dilation"  # attribute of a searched conv: what `pads_by_dilation` found before
-
-_KNOWN = "rfnext_call"  # attribute of a searched conv: its last call
 
 _SUCCESSOR = "rfnext_successor"  # attribute of a branch weight that torch has replaced, which tied convs share
 
@@ -233,17 +231,16 @@ class SearchConv(Searched, nn.Module):
         )
 
     def _call(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Repeated:
-        """The checked arguments of a call, and what computes it: the last ones, if they are the same."""
+        """The checked arguments of a call, and what computes it: kept ones, if they are the same."""
         conv, own, branch_weight = cast(Conv, self), vars(self), self.branch_weight
         now = situation(input, weight, bias, branch_weight)
         key = (
-            *(now, input.shape, weight.shape, None if bias is None else bias.shape, self.implementation),
+            *(input.shape, now, weight.shape, None if bias is None else bias.shape, self.implementation),
             *(self._dilations, conv.dilation, conv.padding, conv.padding_mode, conv.stride, conv.groups),
             *(() if conv.padding_mode == "zeros" else conv._reversed_padding_repeated_twice),
             *(anchor_of(conv), self.rule, self.frozen, branch_weight.shape, self.longest_input),
         )
-        known = own.get(_KNOWN)
-        if known is not None and known.key == key:
+        if (known := kept(own, key)) is not None:
             return known
         self.note_input(input)
         check_implementation(self.implementation)
@@ -254,7 +251,8 @@ class SearchConv(Searched, nn.Module):
         operator = None
         if now is not None and self.rule == "default" and not self.frozen and self._uses_all_weights():
             operator = operator_of(self.implementation, input, weight, bias, self.probability, geometry)
-        call = own[_KNOWN] = Repeated((*key[:-1], self.longest_input), geometry, operator)
+        call = Repeated((*key[:-1], self.longest_input), geometry, operator)
+        keep(own, call)
         return call
 
     def _uses_all_weights(self) -> bool:
@@ -368,7 +366,7 @@ class SearchConv(Searched, nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so pickle cannot find it by name; it can make it again.
-        state = {name: value for name, value in cast(Any, self.__getstate__()).items() if name != _KNOWN}
+        state = {name: value for name, value in cast(Any, self.__getstate__()).items() if name != CALLS}
         return _remake, (type(self).plain_class, isinstance(self, Redirecting)), state
 
 
@@ -468,7 +466,7 @@ def release(conv: SearchConv) -> None:
     """
     check_release(conv)
     del conv.branch_weight
-    for name in ("rule", "implementation", "frozen", "longest_input", "_dilations", _PADS, _KNOWN):
+    for name in ("rule", "implementation", "frozen", "longest_input", "_dilations", _PADS, CALLS):
         vars(conv).pop(name, None)
     conv.__class__ = type(conv).plain_class  # type: ignore[assignment]
 

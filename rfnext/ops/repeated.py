@@ -3,7 +3,7 @@
 In small convs it takes longer to check the arguments and to ask which implementation computes them than to compute.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,11 @@ from rfnext.ops.geometry import Geometry, merge_equal
 
 _PLAIN = (Tensor, nn.Parameter)
 
+CALLS = "rfnext_calls"
+"""Attribute of a conv: its last calls that differ, the newest first."""
+
+_MOST = 8  # that are kept: of the sizes of a network's inputs, in training and evaluation
+
 
 class Repeated(NamedTuple):
     """A call. key: what is equal in all that are the same. operator: computes it; None: `computed` does."""
@@ -21,6 +26,19 @@ class Repeated(NamedTuple):
     key: tuple[object, ...]
     geometry: Geometry
     operator: Exact | None
+
+
+def kept(own: dict[str, Any], key: tuple[object, ...]) -> Repeated | None:
+    """The call of this key that a conv has kept in its `vars`; None if it has not."""
+    for call in own.get(CALLS, ()):
+        if call.key == key:
+            return call
+    return None
+
+
+def keep(own: dict[str, Any], call: Repeated) -> None:
+    """Add a call to those that a conv has kept in its `vars`."""
+    own[CALLS] = (call, *own.get(CALLS, ())[: _MOST - 1])  # a new tuple: other threads may read the old one
 
 
 def situation(x: Tensor, weight: Tensor, bias: Tensor | None, branch_weight: Tensor) -> tuple[object, ...] | None:
