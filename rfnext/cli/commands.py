@@ -23,7 +23,6 @@ from rfnext.searchable import everything
 from rfnext.structure import Structure, named_convs, searched_convs
 from rfnext.table import aligned
 
-
 _LARGEST_ONNX = 2_000_000_000
 """Bytes of weights. Protocol buffers end at 2 GiB, which has to hold the graph, too."""
 

@@ -1,7 +1,7 @@
 """What the implementations with passes of their own share: autograd, autocast and torch.compile.
 
-An implementation gives `Passes`, a forward and a backward pass. `as_operator` makes a differentiable operator of the two.
-`with_bias` makes passes of simpler ones, which know nothing of bias, temperature and memory layout.
+An implementation gives `Passes`, a forward and a backward pass. `as_operator` makes a differentiable operator of the
+two. `with_bias` makes passes of simpler ones, which know nothing of bias, temperature and memory layout.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,8 +35,8 @@ class Passes(NamedTuple):
 
     run: x, weight, bias, shares, geometry, temperature -> y, stored in memory like x, and what the backward pass wants
     to have besides these. For shares and temperature see `as_operator`.
-    run_backward: gradient of y, (x, weight, bias, shares), what the backward pass wanted, geometry, temperature, which of
-    the four need a gradient -> their gradients.
+    run_backward: gradient of y, (x, weight, bias, shares), what the backward pass wanted, geometry, temperature, which
+    of the four need a gradient -> their gradients.
     """
 
     run: Callable[[Tensor, Tensor, Tensor | None, Tensor, Geometry, float | None], tuple[Tensor, Any]]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rfnext.ops import choice, native, native_build, taps
+from rfnext.ops import choice, native, native_build, pins, taps
 from rfnext.ops.autograd import Exact
 from rfnext.ops.geometry import Geometry, merge_equal
 
@@ -59,7 +59,7 @@ def situation(x: Tensor, weight: Tensor, bias: Tensor | None, branch_weight: Ten
         *((None, None) if bias is None else (bias.dtype, bias.requires_grad)),
         *(branch_weight.dtype, branch_weight.requires_grad, torch.is_grad_enabled(), torch.get_num_threads()),
         torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
-        *(torch.are_deterministic_algorithms_enabled(), choice.pinned(), choice.forgotten, native_build.forgotten),
+        *(torch.are_deterministic_algorithms_enabled(), pins.pinned(), choice.forgotten, native_build.forgotten),
     )
 
 
