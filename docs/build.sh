@@ -23,9 +23,9 @@ if [ "$wanted" != "$(cat "$packages/wanted" 2>/dev/null)" ]; then
     rm -rf "$packages"
     log=$(mktemp)
     trap 'rm -f "$log"' EXIT
-    if ! "$python" -m pip install --disable-pip-version-check --quiet --target "$packages" $wanted 2>&1 | tee "$log" >&2; then
+    if ! "$python" -m pip install --disable-pip-version-check --retries 2 --quiet --target "$packages" $wanted 2>&1 | tee "$log" >&2; then
         echo "docs/build.sh: no way to install ${wanted//$'\n'/, }" >&2
-        # What pip says where it reaches nothing, whatever the reason: no name, no route, no answer, a proxy.
+        # What pip says of each retry where it reaches nothing, whatever the reason: no name, no route, no answer, a proxy.
         grep -Eq "connection broken|Max retries exceeded|(Connect|Read)TimeoutError|ProxyError" "$log" && exit 69
         exit 1
     fi
