@@ -88,7 +88,7 @@ class _Plan(NamedTuple):
     the sum, and of which. arrays: what lies there. forward, backward: the functions. threads: how many to ask for.
     """
 
-    layer: tuple[int, int, int]
+    layer: tuple[int, ...]
     arrays: tuple[ctypes.Array[ctypes.c_int64], ...]
     forward: "_Pass"
     backward: "_Pass"
