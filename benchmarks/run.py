@@ -122,7 +122,7 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
     )
     if len(names) < 2:
         raise UsageError(f"give a METHOD after the task: {', '.join(METHODS)}")
-    if reason := task.leaves_out.get(names[1]):
+    if reason := METHODS[names[1]].unfit(task, config):
         raise UsageError(f"{names[1]} is not for {task.name}: {reason}")
     _check(options)
     folds = task.folds(config)
