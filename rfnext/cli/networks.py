@@ -78,8 +78,10 @@ def open_checkpoint(model: nn.Module, path: Path) -> None:
             state = content["state_dict"]
             if isinstance(state, Mapping):
                 tensor_files.check_tensors(state)
+                tensor_files.refuse_nan(state, model)
             return restore(model, content["convs"], state)
         tensors = read(path).tensors
+        tensor_files.refuse_nan(tensors, model)
         _take_over(model, tensors)
         model.load_state_dict(tensors)
     except (KeyError, RuntimeError, ValueError) as error:

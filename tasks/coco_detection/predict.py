@@ -170,6 +170,10 @@ def load_with_branches(model: nn.Module, state: Mapping[str, Tensor], path: Path
         entries = state[f"{name}.branch_weight"].numel()
         take_over(conv, own.branches, entries=entries, rule=own.rule, anchor=own.anchor)
     try:
+        tensor_files.refuse_nan(state, model)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    try:
         model.load_state_dict(state)
     except RuntimeError as error:
         # torch lists every key on a line of its own; the first few are enough.
