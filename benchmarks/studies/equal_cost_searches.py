@@ -17,17 +17,14 @@ from rfnext import Evolution, EvolutionConfig, OneShotConfig, OneShotSearch, Sco
 from tasks.load_forecasting.models import searched
 from tasks.load_forecasting.task import TASK
 
-LONGEST = 512
-"""Largest dilation that a search may choose, on every data set: ten days of half hours."""
-
-ENDS = powers_of_two(LONGEST + 1)[::2]
-"""First and last dilations of the tuned design: 1, 4, 16, 64, 256."""
+DESIGNS = 15
+"""Short trainings of `tuned`, which has one for each pair of five ends, and of the searches beside it."""
 
 RUNGS = (2, 5)
 """Epochs of every candidate, and in all of the best of them."""
 
 FINALISTS = 2
-"""Candidates that are trained to the second rung. With the 15 tuned designs: 30 + 2 * 3 = 36 epochs, 3 trainings."""
+"""Candidates that are trained to the second rung. Of 15 designs: 30 + 2 * 3 = 36 epochs, 3 trainings."""
 
 READ_OUTS = 9
 """Candidates that are read out of a one-shot search and ranked: 18 + 2 * 3 = 24 epochs, with the search 3 trainings."""
@@ -84,21 +81,26 @@ class Methods:
 
     def middle(self) -> Found:
         """23 in every layer: the geometric middle of the candidates, what `one_shot` gives if it learns nothing."""
-        return Found((round(LONGEST**0.5),) * self.case.config.layers)
+        return Found((round(self.case.longest**0.5),) * self.case.config.layers)
 
     def tuned(self) -> Found:
         """A geometric design, its first and last dilation chosen on validation."""
-        network = self.case.network()
-        pairs = [(first, last) for first in ENDS for last in ENDS if first <= last]
-        return self._best([design_of(stretched_design(network, searched, *pair)) for pair in pairs])
+        return self._tuned(self.case.ends)
+
+    def tuned_fine(self) -> Found:
+        """The same with every power of two that a search may choose as an end: three times as many trainings."""
+        return self._tuned(self._powers())
+
+    def tuned_periods(self) -> Found:
+        """The same with the periods of the training part in the place of the two longest ends."""
+        return self._tuned(sorted({*self.case.ends[:-PERIODS], *self._found_periods()}))
 
     def random(self) -> Found:
         """The best of as many random designs as `tuned` has; every layer has a power of two."""
         rng = np.random.default_rng([self.case.seed, self.case.fold])
-        count, choices = len(ENDS) * (len(ENDS) + 1) // 2, powers_of_two(LONGEST + 1)
         drawn: dict[Design, None] = {}
-        while len(drawn) < count:
-            drawn[tuple(int(d) for d in rng.choice(choices, self.case.config.layers))] = None
+        while len(drawn) < DESIGNS:
+            drawn[tuple(int(d) for d in rng.choice(self._powers(), self.case.config.layers))] = None
         return self._best(list(drawn))
 
     def genetic(self) -> Found:
@@ -107,11 +109,11 @@ class Methods:
             Structure.read(self.case.network(), searched),
             np.random.default_rng([self.case.seed, self.case.fold]),
         )
-        config = EvolutionConfig(POPULATION, GENERATIONS, candidates=powers_of_two(LONGEST + 1))
+        config = EvolutionConfig(POPULATION, GENERATIONS, candidates=self._powers())
         evolution = Evolution(template, config, rng)
-        limit, designs = len(ENDS) * (len(ENDS) + 1) // 2, list[Design]()
-        while (asked := evolution.ask()) and len(designs) < limit:
-            asked = asked[: limit - len(designs)]
+        designs = list[Design]()
+        while (asked := evolution.ask()) and len(designs) < DESIGNS:
+            asked = asked[: DESIGNS - len(designs)]
             errors = [self.trained(design_of(one), RUNGS[0]).best_until(RUNGS[0]) for one in asked]
             evolution.tell(Scored(one, as_fitness(e, TASK.metrics[0])) for one, e in zip(asked, errors, strict=True))
             designs += [design_of(one) for one in asked]
@@ -165,20 +167,31 @@ class Methods:
 
     def _all_designs(self) -> list[Design] | None:
         layers = self.case.config.layers
-        return list(product(powers_of_two(LONGEST + 1), repeat=layers)) if layers <= EXHAUSTED else None
+        return list(product(self._powers(), repeat=layers)) if layers <= EXHAUSTED else None
 
     def _all_candidates(self) -> Training:
         if self._one_shot is None:
-            self._one_shot = self._one_shot_over(powers_of_two(LONGEST + 1))
+            self._one_shot = self._one_shot_over(self._powers())
         return self._one_shot
 
     def _with_periods(self) -> Training:
         if self._periods is None:
-            fold = self.case.open()
-            found = periods(fold.inputs[0, : fold.ends[0]], LONGEST, PERIODS)
-            longer = {multiple * period for period in found for multiple in (1, 2) if multiple * period <= LONGEST}
-            self._periods = self._one_shot_over(tuple(sorted({*powers_of_two(LONGEST + 1), *longer})))
+            longest, found = self.case.longest, self._found_periods()
+            longer = {multiple * period for period in found for multiple in (1, 2) if multiple * period <= longest}
+            self._periods = self._one_shot_over(tuple(sorted({*self._powers(), *longer})))
         return self._periods
+
+    def _found_periods(self) -> list[int]:
+        fold = self.case.open()
+        return periods(fold.inputs[0, : fold.ends[0]], self.case.longest, PERIODS)
+
+    def _powers(self) -> tuple[int, ...]:
+        return powers_of_two(self.case.longest + 1)
+
+    def _tuned(self, ends: Sequence[int]) -> Found:
+        network = self.case.network()
+        pairs = [(first, last) for first in ends for last in ends if first <= last]
+        return self._best([design_of(stretched_design(network, searched, *pair)) for pair in pairs])
 
     def _one_shot_over(self, candidates: tuple[int, ...]) -> Training:
         config = OneShotConfig(candidates, interval=self.case.config.epochs)
@@ -240,6 +253,8 @@ METHODS: dict[str, Callable[[Methods], Found | None]] = {
     "expert": Methods.expert,
     "middle": Methods.middle,
     "tuned": Methods.tuned,
+    "tuned_fine": Methods.tuned_fine,
+    "tuned_periods": Methods.tuned_periods,
     "random": Methods.random,
     "genetic": Methods.genetic,
     "local": Methods.local,

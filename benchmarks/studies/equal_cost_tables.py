@@ -27,6 +27,27 @@ BOUND = "oracle"
 DRAWN = ("hand", "tuned", "random", "local", "one_shot", "one_shot_ranked", "one_shot_to_local")
 """Lines of the figure."""
 
+SEARCHES = (
+    "genetic",
+    "local",
+    "one_shot",
+    "one_shot_argmax",
+    "one_shot_periods",
+    "one_shot_ranked",
+    "periods_ranked",
+    "one_shot_to_local",
+    "periods_to_local",
+)
+"""Rows of the tables that come first."""
+
+OPPONENTS = {
+    "tuned": "the tuned design, which takes 3 trainings",
+    "tuned_fine": "the design that is tuned over all powers of two, which takes 10 trainings",
+    "tuned_periods": "the design that is tuned with the periods of the series, which takes 3 trainings",
+    "expert": "the design of an expert, who is told the seasons",
+}
+"""What searches are compared with in those tables."""
+
 REFERENCE_LAYERS = 3
 """The figure shows errors in percent of those of the hand design with so many layers."""
 
@@ -82,13 +103,40 @@ def _names(lines: Lines) -> list[str]:
 def table(sets: dict[str, Measured]) -> str:
     """All sets, as Markdown."""
     parts = ["# Search at equal cost: the numbers", "", SAID, "", "![cost.svg](cost.svg)", ""]
+    parts += [part for opponent in OPPONENTS for part in _overview(sets, opponent)]
     for data, measured in sets.items():
-        parts += [f"## {data}: {LABELS.get(data, data)}", ""]
+        parts += [f"## {data}: {_label(data)}", ""]
         compared: list[Comparison] = []
         for layers in measured.layers:
             parts += [_heading(measured, layers), "", *_table(measured, layers, compared), ""]
         parts += [*_verdict(compared), "", *_replaced(measured), ""]
     return "\n".join(parts)
+
+
+def _label(data: str) -> str:
+    name, *bound = data.split("-")
+    return LABELS[name] + (", searched up to an eighth of the training part" if bound else "")
+
+
+def _overview(sets: dict[str, Measured], opponent: str) -> list[str]:
+    """All searches on all sets, with the number of layers that most is measured with; nothing without intervals."""
+    layers, rows, found = REFERENCE_LAYERS, list[list[str]](), list[Estimate]()
+    for method in SEARCHES:
+        changes = [one.change((layers, method), (layers, opponent)) for one in sets.values()]
+        rows.append([method, *(_text(one, 1, signed=True) for one in changes)])
+        found += [one for one in map(estimate, changes) if one is not None and one.half_width is not None]
+    if not found:
+        return []
+    decided = [one.mean for one in found if one.decided]
+    better = sum(mean < 0 for mean in decided)
+    verdict = (
+        f"{better} of {len(found)} are decided for the search, {len(decided) - better} against it; by chance alone "
+        f"about {len(found) / 40:.1f} would be, each way."
+    )
+    counts = [max(len(one.change((layers, ours), (layers, opponent))) for ours in SEARCHES) for one in sets.values()]
+    names = [f"{data}, n = {count}" for data, count in zip(sets, counts, strict=True)]
+    heading = f"## Searches with {layers} layers against {OPPONENTS[opponent]}"
+    return [heading, "", f"Change of the mse in percent. {verdict}", "", pipe(["search", *names], rows), ""]
 
 
 SAID = (
@@ -97,7 +145,8 @@ SAID = (
     "forecasts. Means ± half width of the 95 % interval by Student's t over folds, seeds of a fold averaged first. "
     "Changes of the mse in percent are of the same fold and seed; below 0 is better. Look-back: steps from the present "
     "to the oldest value that a forecast reads through the convs. Step: CPU time of a step of the final training, one "
-    "thread of a machine with other load, so it is rough. The row oracle is chosen on the test part: it is no method, "
+    "thread of a machine with other load, so it is rough. n counts pairs of fold and "
+    "seed, in the first tables the most that a row has. The row oracle is chosen on the test part: it is no method, "
     "but tells how much there is to find."
 )
 

@@ -29,13 +29,26 @@ Design = tuple[int, ...]
 """Dilations, one per layer."""
 
 
+ENDS = (1, 4, 16, 64, 256)
+"""First and last dilations of the tuned design."""
+
+
 @dataclass(frozen=True)
 class Case:
-    """What every method of a comparison shares: the settings of a training, the fold and the seed."""
+    """What every method of a comparison shares: the settings of a training, the fold, the seed, and how a design is
+    tuned."""
 
     config: Config
     fold: int
     seed: int
+    ends: tuple[int, ...] = ENDS
+
+    @property
+    def longest(self) -> int:
+        """Largest dilation that a search may choose."""
+        longest = self.config.search.bounds.max
+        assert longest is not None
+        return longest
 
     @property
     def steps(self) -> int:

@@ -7,7 +7,9 @@ from typing import Literal, get_args
 from rfnext import Bounds, LocalConfig
 from tasks.ranges import COUNT, DROPOUT, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 
-DatasetName = Literal["elecdemand", "taylor", "calls", "births", "treering", "etth1", "etth2", "folder"]
+DatasetName = Literal[
+    "elecdemand", "taylor", "calls", "births", "departures", "motorway", "stops", "treering", "etth1", "etth2", "folder"
+]
 Head = Literal["mse", "quantile"]
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -38,9 +40,10 @@ class Config:
     dataset: DatasetName = "elecdemand"
     """elecdemand: embedded half-hourly demand of Victoria in 2014, with working days and temperature. taylor: embedded
     half-hourly demand of England and Wales. calls: embedded calls to a bank per five minutes. births: embedded births
-    in the United States per day. treering: embedded widths of tree rings per year, which have no season. etth1, etth2:
-    hourly oil temperature of two transformers. folder: your own series.csv (`python -m tasks.load_forecasting.check
-    PATH` validates it)."""
+    in the United States per day. departures: embedded flights that left New York per hour. motorway: embedded
+    emissions of the cars on a motorway per hour. stops: embedded stops by police per hour. treering: embedded
+    widths of tree rings per year, which have no season. etth1, etth2: hourly oil temperature of two transformers.
+    folder: your own series.csv (`python -m tasks.load_forecasting.check PATH` validates it)."""
     root: Path | None = field(default=None, metadata={"protocol": False})
     """Data folder; by default $RFNEXT_DATA/<dataset>, or data/<dataset> in this repository."""
     time: str = "time"
@@ -114,6 +117,9 @@ ETT = Config(
 )
 """Hourly data; the split is that of Zhou et al., "Informer", AAAI 2021: 12, 4 and 4 months of 30 days."""
 
+HOURLY = Config(horizon=24, seasons=(24, 168), burn_in=336)
+"""Hourly data of a year."""
+
 PRESETS = {
     # For tests and first tries: a few seconds per training on one core; the search runs through all its rounds.
     "tiny": Config(
@@ -124,6 +130,9 @@ PRESETS = {
     "calls": Config(dataset="calls", horizon=169, seasons=(169, 845), burn_in=1690),
     # The level drifts over the twenty years.
     "births": Config(dataset="births", horizon=7, seasons=(7, 364), burn_in=728, trailing=364),
+    "departures": replace(HOURLY, dataset="departures"),
+    "motorway": replace(HOURLY, dataset="motorway"),
+    "stops": replace(HOURLY, dataset="stops"),
     "treering": Config(dataset="treering", horizon=1, seasons=(), burn_in=512),
     "etth1": replace(ETT, dataset="etth1"),
     "etth2": replace(ETT, dataset="etth2"),

@@ -30,6 +30,9 @@ LABELS = {
     "taylor": "half-hourly electricity demand of England and Wales, 2000 (embedded)",
     "calls": "calls to a bank per five minutes, 2003 (embedded)",
     "births": "births in the United States per day, 1969 to 1988 (embedded)",
+    "departures": "flights that left New York per hour, 2013 (embedded)",
+    "motorway": "emissions of the cars on a Swiss motorway per hour, 2004 (embedded)",
+    "stops": "stops by police in Minneapolis per hour, 2017 (embedded)",
     "treering": "widths of tree rings per year (embedded)",
     "etth1": "ETTh1, hourly oil temperature of a transformer",
     "etth2": "ETTh2, hourly oil temperature of a transformer",
@@ -56,11 +59,16 @@ def read(config: Config) -> Series:
     if path is None:
         if (config.time, config.target, config.known) != (Config.time, Config.target, Config.known):
             raise DataError(f"{config.dataset} is embedded; --time, --target and --known are for a {NAME} of your own")
-        return EMBEDDED[config.dataset]()
+        return _embedded(config.dataset)
     found = _read(path, config.time, config.target, _state(config))
     if unknown := set(known(config)) - set(found.columns[1:]):
         raise DataError(f"{path}: there is no covariate {min(unknown)!r}; --known names some of {found.columns[1:]}")
     return found
+
+
+@functools.lru_cache(maxsize=2)
+def _embedded(name: str) -> Series:
+    return EMBEDDED[name]()  # every network that is built asks for the columns
 
 
 @functools.lru_cache(maxsize=1)
@@ -103,7 +111,15 @@ def open_fold(config: Config, fold: int) -> Fold:
 
 @functools.lru_cache(maxsize=2)
 def _open_fold(config: Config, number: int, state: object) -> Fold:
-    fold = split(read(config), known(config), sizes(config), number)
+    found, path = read(config), data_file(config)
+    try:
+        return _cut(found, config, number)
+    except DataError as error:
+        raise DataError(f"{path}: {error}" if path else str(error)) from None
+
+
+def _cut(found: Series, config: Config, number: int) -> Fold:
+    fold = split(found, known(config), sizes(config), number)
     past = max(config.trailing, *metrics.lags(config.horizon, config.seasons))
     if past > fold.ends[0]:
         raise DataError(

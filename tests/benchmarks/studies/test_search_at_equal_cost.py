@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.studies import equal_cost_searches, measurements, search_at_equal_cost
+from benchmarks.records.places import ROOT
+from benchmarks.records.protocol import fingerprint
+from benchmarks.studies import measurements, search_at_equal_cost
 from benchmarks.studies.equal_cost_searches import METHODS, Methods, periods
 from benchmarks.studies.equal_cost_tables import Measured, table
 from benchmarks.studies.equal_cost_training import Case, Training
-from benchmarks.studies.search_at_equal_cost import DATA, LAYERS, SEEDS, Name, config_of, main, order
+from benchmarks.studies.search_at_equal_cost import DATA, LAYERS, SEEDS, Name, case_of, config_of, main, order, settings
+from rfnext import Bounds
 from rfnext.receptive_field import theoretical_receptive_field
 from tasks.load_forecasting.evaluation import evaluate
 from tasks.load_forecasting.training import fit
@@ -70,6 +73,8 @@ def test_budgets_are_what_the_protocol_says() -> None:
         "expert": 0,
         "middle": 0,
         "tuned": 3,
+        "tuned_fine": (55 * 2 + 2 * 3) / 12,
+        "tuned_periods": 3,
         "random": 3,
         "genetic": 3,
         "local": 1,
@@ -91,10 +96,16 @@ def test_budgets_are_what_the_protocol_says() -> None:
     low, middle, high = designs["tuned"]
     assert middle == round(math.sqrt(low * high))
     # The halving, anew: every design by a training of its own.
-    ends = [1, 4, 16, 64, 256]
+    assert designs["tuned"] == halved(one, [1, 4, 16, 64, 256])
+    found = periods(one.open().inputs[0, : one.open().ends[0]], 512, 2)
+    assert designs["tuned_periods"] == halved(one, [1, 4, 16, *found])
+
+
+def halved(one: Case, ends: list[int]) -> tuple[int, ...]:
+    """The best geometric design by successive halving."""
     every = [(a, round(math.sqrt(a * b)), b) for a in ends for b in ends if a <= b]
     two = sorted(every, key=lambda design: error(one, design, 2))[:2]
-    assert designs["tuned"] == min(two, key=lambda design: error(one, design, 5))
+    return min(two, key=lambda design: error(one, design, 5))
 
 
 def error(one: Case, design: tuple[int, ...], epochs: int) -> float:
@@ -102,9 +113,8 @@ def error(one: Case, design: tuple[int, ...], epochs: int) -> float:
     return Training(one, design).to(epochs * one.config.steps).best_until(epochs)
 
 
-def test_with_two_layers_all_designs_are_trained_and_the_best_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equal_cost_searches, "LONGEST", 4)
-    one = case(layers=2)
+def test_with_two_layers_all_designs_are_trained_and_the_best_is_chosen() -> None:
+    one = case(layers=2, search=replace(config_of("taylor", 2).search, bounds=Bounds(1, 4)))
     every = [(a, b) for a in (1, 2, 4) for b in (1, 2, 4)]
     trained = {design: Training(one, design).to(one.steps) for design in every}
     exhaustive, oracle = Methods(one).exhaustive(), Methods(one).oracle()
@@ -127,6 +137,22 @@ def test_periods_are_the_peaks_of_the_autocorrelation() -> None:
     correlation = {lag: float((centred[lag:] * centred[:-lag]).sum()) for lag in range(100, 201)}
     assert found == [max(correlation, key=correlation.__getitem__)]
     assert periods(np.cumsum(np.ones(50)), 20, 2) == [], "a trend has no period"
+
+
+def test_the_bound_by_length_is_an_eighth_of_the_training_part_and_tuning_reaches_as_far() -> None:
+    cases = [case_of(Name("calls-eighth", 3, fold, 0)) for fold in range(1, 6)]
+    # 27,716 steps; 4 to 8 tenths of them, by 8: 1385, 1732, 2078, 2425, 2771.
+    assert [one.longest for one in cases] == [1024, 1024, 2048, 2048, 2048]
+    # 1024 ** (1 / 4) = 5.66
+    assert cases[0].ends == (1, 6, 32, 181, 1024)
+    assert cases[4].ends[-1] == 2048
+
+
+@pytest.mark.parametrize("data", ["elecdemand", "births", "taylor", "treering", "calls"])
+def test_what_is_committed_is_not_run_again(data: str) -> None:
+    (line, *_) = measurements.read(ROOT / "results/search_at_equal_cost" / data)
+    one = case_of(Name(data, line["layers"], line["fold"], line["seed"]))
+    assert line["settings"] == fingerprint(settings(one))
 
 
 def test_a_set_without_seasons_has_no_expert() -> None:
@@ -180,6 +206,16 @@ def test_changes_are_of_the_same_fold_in_percent() -> None:
     assert "5 of 6 differences" in text
 
 
+def test_searches_come_first_and_are_counted() -> None:
+    text = table({"taylor": Measured(LINES)})
+    head = text.partition("## taylor")[0]
+    # With three layers, one_shot has the error of tuned; there is no other search, and no other opponent.
+    assert "0 of 1 are decided for the search, 0 against it" in head
+    (row,) = [row for row in head.splitlines() if row.startswith("| one_shot ")]
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["+0.00 ± 0.00"]
+    assert head.count("## Searches") == 1
+
+
 def test_what_is_chosen_on_the_test_part_is_in_no_count() -> None:
     lines = [
         line("taylor", 2, fold, {"hand": 0.2 * fold, "tuned": 0.1 * fold, "oracle": 0.01 * fold}) for fold in (1, 2, 3)
@@ -204,7 +240,7 @@ def test_what_is_measured_is_kept_and_the_rest_is_run(tmp_path: Path, monkeypatc
     ran.clear()
     assert main(arguments) == 0
     assert ran == [Name("taylor", 3, fold, 0) for fold in range(1, 6)]
-    assert len(measurements.read(tmp_path)) == 5
+    assert len(measurements.read(tmp_path / "taylor")) == 5
     assert main(arguments) == 0
     assert len(ran) == 5
     assert main([*arguments, "--layers", "2", "--minutes", "0"]) == 0

@@ -62,6 +62,42 @@ def test_births_are_twenty_years_of_days_with_fewer_at_weekends():
     assert max(means[5:]) < min(means[:5])
 
 
+def test_departures_are_counted_in_the_hour_of_leaving():
+    found = series.departures()
+    assert found.values.shape == (1, 365 * 24)
+    counts = found.values[0].reshape(365, 24)
+    # Counted with perl from the file: no flight leaves by night; the storm of 8 and 9 February stopped most.
+    assert counts[0].tolist() == [*[0] * 5, 17, 51, 37, 63, 52, 39, 45, 43, 47, 50, 70, 62, 57, 61, 47, 50, 23, 11, 12]
+    assert counts[:7].sum(1).tolist() == [837, 934, 903, 910, 717, 832, 930]
+    assert counts.sum(1).argmin() == 39
+    # 336,776 flights, of which 8,255 were cancelled and 3 left in 2014.
+    assert counts.sum() == 336_776 - 8_255 - 3
+
+
+def test_the_motorway_has_a_year_of_hours_and_gaps_have_the_value_before():
+    found = series.motorway()
+    assert found.values.shape == (1, 8783 - 193 + 1)
+    emission = found.values[0]
+    assert emission[[0, 1, 2, -1]] == pytest.approx([5.536489, 5.513000, 4.886994, 5.505866], abs=1e-6)
+    # Hours 349 to 352 of the year are missing.
+    assert emission[348 - 193 : 354 - 193] == pytest.approx([8.181548] * 5 + [8.370291], abs=1e-6)
+    assert emission.sum() == pytest.approx(62486.419250, abs=1e-5), "added up with perl"
+    assert (np.diff(emission) == 0).sum() >= 503
+    mornings = emission[7::24]
+    days = [mornings[day::7].mean() for day in range(7)]
+    assert found.start.weekday() == 4
+    assert int(np.argmin(days)) == 2, "Friday, Saturday, Sunday"
+
+
+def test_stops_are_a_year_of_hours():
+    found = series.stops()
+    assert found.values.shape == (1, 365 * 24)
+    # 9 texts are of 06:.. UTC, the first hour; 51,873 differ.
+    assert found.values[0, 0] == 9
+    assert found.values.sum() == 51_873
+    assert found.values.max() == 33
+
+
 def test_tree_rings_have_no_lag_of_their_own():
     found = series.treering()
     assert found.values.shape == (1, 6000 + 1979 + 1)
