@@ -41,6 +41,7 @@ from benchmarks.records.machine import describe_device
 from benchmarks.records.places import ROOT, sweep_up
 from benchmarks.wandb_results import offline_folders
 from benchmarks.written import written
+from rfnext.files import explained
 from tasks.ranges import GPUS, THREADS, check_ranges
 from tasks.spec import DataError, Logger, device_of
 
@@ -203,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {explained(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         line.clear()

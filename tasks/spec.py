@@ -18,6 +18,15 @@ from rfnext import LocalConfig, Search, Where
 Facts = Mapping[str, Any]
 """What a network and its predictions need to know of the data: plain values, such as the names of classes."""
 
+
+def names_in(facts: Facts, name: str) -> Sequence[str]:
+    """The names that a fact lists; ValueError if it is no list of texts, such as that of a file that was changed."""
+    found = facts[name]
+    if not isinstance(found, list | tuple) or not all(isinstance(one, str) for one in found):
+        raise ValueError(f"its {name} are no list of names")
+    return found
+
+
 Part = Literal["train", "validation", "test"]
 Logger = Literal["none", "csv", "tensorboard", "wandb"]
 
@@ -40,7 +49,14 @@ Config = TypeVar("Config", bound=TaskConfig)
 
 
 class DataError(ValueError):
-    """Data that a task cannot use; the message is "file:line: problem; how to fix it" (line: if it has lines)."""
+    """Data that a task cannot use; the message is "file:line: problem; how to fix it" (line: if it has lines).
+
+    One of a process that loads batches is the same: torch makes it anew of its kind and its whole traceback, of which
+    the message is kept.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.rpartition(f"\n{__name__}.DataError: ")[2].strip())
 
 
 class Problem(NamedTuple):

@@ -35,7 +35,7 @@ from tasks.coco_detection import datasets, recipes
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset
 from tasks.coco_detection.evaluation import score
-from tasks.coco_detection.loading import own_errors, read_part
+from tasks.coco_detection.loading import read_part
 from tasks.coco_detection.quiet import quiet
 from tasks.rounds import check_rounds
 from tasks.spec import SELECTED, Progress, Run, device_of
@@ -104,8 +104,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
             randomness={"seed": run.seed},
             experiment_name=f"{run.folder.name}-{next(_NUMBERS)}",
         )
-        with own_errors():
-            runner.train()
+        runner.train()
 
 
 def _optimizer(model: nn.Module, settings: dict[str, Any], search: Search | None) -> OptimWrapper:

@@ -14,9 +14,11 @@ from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_
 
 import rfnext
 from rfnext import Conv, SearchConv
-from rfnext.conv import INITIAL_WEIGHT, release, set_dilation, take_over
+from rfnext.conv import INITIAL_WEIGHT
 from rfnext.padding import size_keeping_padding
+from rfnext.set_dilation import set_dilation
 from rfnext.structure import searched_convs
+from rfnext.take_over import release, take_over
 from tests.rfnext.networks import CONFIG, favour_the_widest, network, searched_network
 from tests.rfnext.ops.cases import NATIVE
 

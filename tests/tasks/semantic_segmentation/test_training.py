@@ -1,6 +1,7 @@
 """Trainings: what a search counts, exact continuation, the loss, what is cut, and scores on own data."""
 
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,11 @@ def test_learns_and_predicts(own_data: Callable[..., Path], tmp_path: Path, caps
     paths = [str(path) for path in sorted((root / "images").iterdir())]
     network = str(tmp_path / "run" / SELECTED)
     given = ["--checkpoint", network, "--out", str(tmp_path / "out"), "--device", "cpu"]
+    shutil.copytree(root / "labels", tmp_path / "cut")
+    Image.new("L", (8, 8)).save(tmp_path / "cut/9.png")
+    assert predict.main([*paths, *given, "--labels", str(tmp_path / "cut")]) == 3
+    assert "cut/9.png: is not of the size of its image" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "nothing is written before all is read"
     assert predict.main([*paths, *given, "--labels", str(root / "labels")]) == 0
     said = capsys.readouterr().out
     found, truth = (
