@@ -196,7 +196,12 @@ class SearchConv(Searched, nn.Module):
         geometry = geometry_of(Given(*shapes, *branches, tuple(conv.stride), paddings, conv.groups, _mode(conv)))
         operator = None
         if now is not None and self.rule == "default" and not self.frozen and self._uses_all_weights():
-            operator = operator_of(self.implementation, input, weight, bias, self.probability, geometry)
+            # Without a graph: a checkpoint counts the tensors that are saved, and its repetition takes the kept call.
+            probability = torch.full(
+                branch_weight.shape, 1 / len(self._dilations), dtype=branch_weight.dtype, device="cpu"
+            )
+            probability.requires_grad_(branch_weight.requires_grad)
+            operator = operator_of(self.implementation, input, weight, bias, probability, geometry)
         call = Repeated((*key[:-1], self.longest_input), geometry, operator)
         keep(own, call)
         return call

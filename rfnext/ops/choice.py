@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 from rfnext.ops import kept_choices
@@ -55,7 +56,8 @@ IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor | None, Tensor, Geom
 
 def choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The name of the implementation that "auto" means for these arguments."""
-    if torch._C._are_functorch_transforms_active():  # they cannot differentiate our autograd functions
+    # Neither transforms nor forward-mode differentiation know our autograd functions.
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "branches"
     name = checked_pin()
     if name not in (None, "auto", RULE):
@@ -95,6 +97,8 @@ def _may_measure(x: Tensor) -> bool:
 
 def _rule(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The choice where nothing can be measured, from shapes and device alone."""
+    if x.is_meta:  # which autocast does not know
+        return "branches"
     if x.device.type == "cpu":
         return "native" if native_is_for(x, weight, bias, probability, geometry) else "taps"
     # On other devices writing and reading the mixed input once per tap costs more than products in low precision.

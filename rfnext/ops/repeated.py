@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from rfnext.ops import choice, native, native_build, pins, taps
 from rfnext.ops.autograd import Exact
@@ -52,6 +53,7 @@ def situation(x: Tensor, weight: Tensor, bias: Tensor | None, branch_weight: Ten
         or (bias is not None and (type(bias), bias.is_cpu) != (nn.Parameter, True))
         or (type(branch_weight), branch_weight.is_cpu) != (nn.Parameter, True)
         or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
     ):
         return None
     return (
