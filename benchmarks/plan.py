@@ -171,7 +171,7 @@ def _table(
     identity = identify(task, config)
     table = PlannedTable(task.name, preset_name(task, base, config, request.name, identity))
     table.unseen = identity is None and task.data_files is not None and task.data_files(config) is not None
-    table.left_out = {m.name: task.leaves_out[m.name] for m in methods if m.name in task.leaves_out}
+    table.left_out = {m.name: reason for m in methods if (reason := m.unfit(task, config))}
     rows = [method for method in methods if method.name not in table.left_out]
     protocols: dict[str, dict[str, Any]] = {}
     for fold, seed, method in ((f, s, m) for f in chosen for s in request.seeds for m in rows):

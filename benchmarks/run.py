@@ -41,6 +41,7 @@ from benchmarks.records.machine import describe_device
 from benchmarks.records.places import ROOT, sweep_up
 from benchmarks.wandb_results import offline_folders
 from benchmarks.written import written
+from rfnext.files import explained
 from tasks.ranges import GPUS, THREADS, check_ranges
 from tasks.spec import DataError, Logger, device_of
 
@@ -121,7 +122,7 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
     )
     if len(names) < 2:
         raise UsageError(f"give a METHOD after the task: {', '.join(METHODS)}")
-    if reason := task.leaves_out.get(names[1]):
+    if reason := METHODS[names[1]].unfit(task, config):
         raise UsageError(f"{names[1]} is not for {task.name}: {reason}")
     _check(options)
     folds = task.folds(config)
@@ -203,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {explained(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         line.clear()

@@ -11,6 +11,7 @@ from benchmarks.plan import SharedSearch, shared_searches
 from benchmarks.records.places import Busy
 from benchmarks.records.record import Record
 from benchmarks.worker import in_worker
+from rfnext.files import explained
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def run_all(
                 queue.late.append((cell, True))
                 continue
             except OSError as error:  # not even a record could be written
-                result = Result(cell, None, str(error))
+                result = Result(cell, None, explained(error))
             except pool.WorkerDied as error:
                 result = failure(cell, str(error))
             except Exception as error:
@@ -112,4 +113,4 @@ def failure(cell: Cell, reason: str) -> Result:
     try:
         return Result(cell, record_failure(cell, reason))
     except OSError as error:
-        return Result(cell, None, f"{reason}; {error}")
+        return Result(cell, None, f"{reason}; {explained(error)}")

@@ -41,6 +41,7 @@ from benchmarks.records.record import Record
 from benchmarks.schedule import Result, failure, run_all
 from benchmarks.wandb_results import offline_folders, sync_command
 from benchmarks.written import dilations
+from rfnext.files import explained
 from tasks.command_line import parse_or_end
 from tasks.ranges import GPUS, THREADS, check_ranges
 from tasks.spec import Logger, device_of
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {explained(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; finished cells are kept, the same command goes on from here", file=sys.stderr)

@@ -22,6 +22,9 @@ import torch
 LONGEST_TEXT = 2**24
 """Bytes of a text file from outside; a structure of ten thousand layers is a megabyte."""
 
+STEP = 2**22
+"""Bytes of a text that are read at once."""
+
 DEEPEST = 64
 """Levels of a JSON value from outside."""
 
@@ -105,6 +108,19 @@ def open_file(path: str | Path) -> BinaryIO:
     return open(path, "rb")
 
 
+def reason(error: Exception) -> str:
+    """Why something failed, beside the name of its file: of an OSError without number and name."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def explained(error: Exception) -> str:
+    """An error as commands say it, in one line: of an OSError the file and the reason, without the system's number."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return reason(error)
+    mend = "; check the name" if isinstance(error, FileNotFoundError) else ""
+    return f"{error.filename}: {reason(error)}{mend}"
+
+
 def read_text(path: str | Path, longest: int = LONGEST_TEXT) -> str:
     """The text of a UTF-8 file from outside, with or without a byte order mark.
 
@@ -112,12 +128,14 @@ def read_text(path: str | Path, longest: int = LONGEST_TEXT) -> str:
         ValueError: without the file's name, if it has more than `longest` bytes, zero bytes, or is not UTF-8.
         OSError: naming the file, if it cannot be read or is none.
     """
+    data = bytearray()
     with open_file(path) as file:
-        data = file.read(longest + 1)
+        while part := file.read(min(STEP, longest + 1 - len(data))):
+            if b"\0" in part:  # as all of a file that was only made long: no more of it is read
+                raise ValueError("it has zero bytes, so it is no text")
+            data += part
     if len(data) > longest:
         raise ValueError(f"it has more than {longest} bytes")
-    if b"\0" in data:
-        raise ValueError("it has zero bytes, so it is no text")
     return data.decode("utf-8-sig")
 
 

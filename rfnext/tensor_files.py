@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rfnext.files import open_file
 
@@ -131,13 +131,24 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def check_tensors(tensors: Mapping[str, Any]) -> None:
     """Raise ValueError, naming it, for a tensor that is larger than what is stored of it, as one that repeats a number
-    is, or that has values that are no numbers (NaN): a network with such weights answers without an error, and whatever
-    it is asked. Values of other kinds are passed over."""
+    is. Values of other kinds are passed over."""
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             continue
         plain = value.device.type == "cpu" and value.layout == torch.strided and not value.is_quantized
         if not plain or value.is_nested or value.nbytes > value.untyped_storage().nbytes():
             raise ValueError(f"tensor {str(name)[:200]!r} is larger than what is stored of it")
-        if value.dtype in _FLOATS and value.isnan().any():
+
+
+def refuse_nan(tensors: Mapping[str, Any], model: nn.Module) -> None:
+    """Raise ValueError, naming it, for a tensor with values that are no numbers (NaN): a network with such weights
+    answers without an error, and whatever it is asked.
+
+    Args:
+        tensors: a state_dict; values of other kinds are passed over.
+        model: what it is loaded into, as it was built. Its own buffers with NaN are unset by design, and may be so.
+    """
+    unset = {name for name, buffer in model.named_buffers() if buffer.dtype in _FLOATS and buffer.isnan().any()}
+    for name, value in tensors.items():
+        if isinstance(value, Tensor) and value.dtype in _FLOATS and name not in unset and value.isnan().any():
             raise ValueError(f"tensor {str(name)[:200]!r} has values that are no numbers (NaN): the training diverged")

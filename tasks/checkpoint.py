@@ -95,17 +95,33 @@ def load(path: str | Path, task: str | None = None) -> Checkpoint:
     name = content["task"]
     if task is not None and name != task:
         raise ValueError(f"{path} is a network of the task {name!r}, not of {task!r}; give one of {task!r}")
-    try:
+    with _consistent(path):
         owner = tasks.load(name)
         kind = type(owner.presets["tiny"])
         # Fields that are younger than the file get their defaults.
         config = rebuild(kind, _filled(content["config"], plain(kind(), "config")))
         with as_large_as(content["state_dict"]):
             model = owner.build(config) if owner.rebuild is None else owner.rebuild(config, content["facts"])
+    _refuse_nan(path, content, model)
+    with _consistent(path):
         restore(model, content["convs"], content["state_dict"])
+    return Checkpoint(name, config, content["facts"], model.eval())
+
+
+@contextlib.contextmanager
+def _consistent(path: str | Path) -> Iterator[None]:
+    """Name the file in what is raised."""
+    try:
+        yield
     except CONTRADICTIONS as error:
         raise ValueError(f"{path} contradicts itself ({error}); {FIX}") from error
-    return Checkpoint(name, config, content["facts"], model.eval())
+
+
+def _refuse_nan(path: str | Path, content: Mapping[str, Any], model: nn.Module) -> None:
+    try:
+        tensor_files.refuse_nan(content["state_dict"], model)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {FIX}") from None
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -116,6 +132,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         OSError: if it cannot be read.
     """
     content = _read(path)
+    _refuse_nan(path, content, model)
     try:
         load_into(model, content["convs"], content["state_dict"])
     except CONTRADICTIONS as error:

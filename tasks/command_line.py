@@ -13,6 +13,7 @@ from typing import Any
 
 import tyro
 
+from rfnext.files import explained
 from tasks.spec import DataError, device_of
 
 
@@ -26,13 +27,15 @@ def parse(shape: Any, arguments: Sequence[str] | None, **settings: Any) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(shape, args=arguments, **settings)
+            found = tyro.cli(shape, args=arguments, **settings)
     except SystemExit as end:
         refused = _refused(end)
         if refused is not None:
             raise refused from None
         sys.stderr.write(said.getvalue())
         raise
+    sys.stderr.write(said.getvalue())  # warnings
+    return found
 
 
 def parse_or_end(shape: Any, arguments: Sequence[str] | None, **settings: Any) -> Any:
@@ -63,7 +66,7 @@ def status_of(work: Callable[[], int]) -> int:
     try:
         return work()
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {explained(error)}", file=sys.stderr)
         return 3 if isinstance(error, DataError) else 1
 
 

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from rfnext import reproducible
 from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger
 from rfnext.integrations.wandb import log_structure
+from tasks.rounds import check_rounds
 from tasks.spec import Progress, Run, device_of
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,8 @@ def train(
         precision: of Lightning's Trainer.
 
     Raises:
-        ValueError: if the device is not here, or the checkpoint to resume from is broken or belongs to another run.
+        ValueError: if the device is not here, the checkpoint to resume from is broken or belongs to another run, or a
+            local search by rule "paper" has no round in the training.
         KeyboardInterrupt: at Ctrl-C.
     """
     checkpoint = run.folder / CHECKPOINT
@@ -160,6 +162,8 @@ def train(
     if run.resume and not resuming:
         log.info("%s does not exist: no epoch was finished, starting from the first", checkpoint)
     device_of(run.device)  # before Lightning fails by it, in errors of many kinds
+    length = config.epochs * (len(loader) if module.search_counts == "step" else 1)
+    check_rounds(run.search, length, "iterations" if module.search_counts == "step" else "epochs")
     accelerator, devices = _placement(run.device)
     module.network.train()
     with _quiet(), open_logger(run.logger, run.folder, name=run.name, group=run.group) as logger:

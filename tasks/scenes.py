@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rfnext.files import reason
 from tasks.spec import fail
 
 SIDE = 256
@@ -101,7 +102,7 @@ def _read(path: Path) -> Pixels:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
-        fail(path, None, f"cannot be read ({error})", "pip install --force-reinstall scikit-image")
+        fail(path, None, f"cannot be read ({reason(error)})", "pip install --force-reinstall scikit-image")
 
 
 def _thirds(image: Pixels, fold: int, held_out: bool) -> Iterator[Pixels]:

@@ -18,6 +18,15 @@ from rfnext import LocalConfig, Search, Where
 Facts = Mapping[str, Any]
 """What a network and its predictions need to know of the data: plain values, such as the names of classes."""
 
+
+def names_in(facts: Facts, name: str) -> Sequence[str]:
+    """The names that a fact lists; ValueError if it is no list of texts, such as that of a file that was changed."""
+    found = facts[name]
+    if not isinstance(found, list | tuple) or not all(isinstance(one, str) for one in found):
+        raise ValueError(f"its {name} are no list of names")
+    return found
+
+
 Part = Literal["train", "validation", "test"]
 Logger = Literal["none", "csv", "tensorboard", "wandb"]
 
@@ -40,7 +49,14 @@ Config = TypeVar("Config", bound=TaskConfig)
 
 
 class DataError(ValueError):
-    """Data that a task cannot use; the message is "file:line: problem; how to fix it" (line: if it has lines)."""
+    """Data that a task cannot use; the message is "file:line: problem; how to fix it" (line: if it has lines).
+
+    One of a process that loads batches is the same: torch makes it anew of its kind and its whole traceback, of which
+    the message is kept.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.rpartition(f"\n{__name__}.DataError: ")[2].strip())
 
 
 class Problem(NamedTuple):
@@ -232,6 +248,10 @@ class Task(Generic[Config]):
     longest_input: length of the longest input of a searched conv, in the unit of its dilation; genetic searches try no
         larger dilation. None: not known.
     leaves_out: names of methods that are not applicable to this task, with the reason, which tables show.
+    donor: the config of the network on which method transferred_single searches the structure of a config's own
+        network; None: no other network has layers of the same roles. None instead of a function: none ever has.
+    roles: by searched layer of an initial network, what it is matched by: a layer gets what the donor's layer of the
+        same role found. The donor's layers have different ones.
     probe: what receptive fields are measured on; None: they are not measured.
     suites: presets that are run together, by the name of the suite; "paper": the presets with numbers in papers.
     facts: what `build` reads from the data, for files of networks; None: nothing.
@@ -256,6 +276,8 @@ class Task(Generic[Config]):
     metrics_by_config: Callable[[Config], tuple[Metric, ...]] | None = None
     longest_input: Callable[[Config], int] | None = None
     leaves_out: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    donor: Callable[[Config], Config | None] | None = None
+    roles: Callable[[nn.Module], Mapping[str, Any]] | None = None
     probe: Callable[[nn.Module, Config, Split], Probe] | None = None
     suites: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     facts: Callable[[Config], Facts] | None = None

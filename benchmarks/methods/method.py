@@ -9,6 +9,7 @@ from torch import nn
 
 from benchmarks.records.record import Cost
 from rfnext import Structure
+from tasks.spec import Task
 
 Settings = Mapping[str, Any]
 
@@ -65,6 +66,7 @@ class SearchStage:
     shared: nothing in it depends on the method, so it is done once per task, preset, fold and seed.
     ranks: it trains candidates, side by side if there are workers.
     powers: it chooses from the powers of two below the longest input.
+    donor: it searches on another network, the task's donor for the config (`Task.donor`).
     kind: tuning changes one or two dilations of the hand design, a control draws them at random.
     """
 
@@ -77,6 +79,7 @@ class SearchStage:
     shared: bool = True
     ranks: bool = False
     powers: bool = False
+    donor: bool = False
     kind: Kind = "search"
 
     @property
@@ -153,3 +156,9 @@ class Method:
     def ranks(self) -> bool:
         """Whether it trains candidates that workers could train side by side."""
         return self.finish.ranks or any(search.ranks for search in self.searches)
+
+    def unfit(self, task: Task[Any], config: Any) -> str | None:
+        """Why a task leaves it out for a config; None if it does not."""
+        if any(search.donor for search in self.searches) and (task.donor is None or task.donor(config) is None):
+            return "no other network of the task has layers of the same roles"
+        return task.leaves_out.get(self.name)

@@ -4,6 +4,7 @@ from benchmarks.methods import peers, retrain, searches
 from benchmarks.methods.genetic import genetic
 from benchmarks.methods.method import Finish, Method, SearchStage
 from benchmarks.methods.stretched import stretched
+from benchmarks.methods.transferred import transferred
 
 TUNED = SearchStage(
     "tuned",
@@ -36,6 +37,12 @@ RANDOM = SearchStage(
     kind="control",
 )
 LOCAL = SearchStage("local", "local search", searches.local)
+TRANSFERRED = SearchStage(
+    "transferred",
+    "local search on another network, its dilations given to layers of the same role",
+    transferred,
+    donor=True,
+)
 ONE_SHOT = SearchStage(
     "one_shot",
     "one-shot search: one training with all powers of two in every conv",
@@ -103,6 +110,7 @@ METHODS: dict[str, Method] = {
         Method(LOCAL, SINGLE, standard=True),
         Method(LOCAL, MULTI, standard=True),
         Method(LOCAL, MERGE, standard=True),
+        Method(TRANSFERRED, SINGLE),
         Method(ONE_SHOT, SINGLE, standard=True),
         Method(ONE_SHOT_RANKED, SINGLE),
         Method(ONE_SHOT_TO_LOCAL, SINGLE, standard=True),

@@ -76,10 +76,10 @@ def _digests(files: DataFiles) -> dict[str, str]:
     entries: dict[str, Entry] = {}
     changed: list[str] = []
     for name, (path, whole) in paths.items():
-        before = known.get(name)
-        if before is not None and before[:4] == (*_state(path), whole):
+        before, state = known.get(name), _state(path)
+        if before is not None and before[:4] == (*state, whole):
             entries[name] = before
-        else:
+        elif state[0] >= 0:
             changed.append(name)
     if changed:
         log.info("reading %d files in %s for the fingerprint of the data", len(changed), root)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.records.record import LONGEST, SCHEMA, Key, Record, checked, said, shortened, without_history
-from rfnext.files import parse_json, write_text
+from rfnext.files import parse_json, reason, write_text
 
 CONTEXT = ("protocol", "metric_specs", "data", "published", "device", "versions", "overrides", "schema_version")
 """Fields that many cells of a .jsonl file have in common."""
@@ -66,7 +66,7 @@ def read_lines(path: Path) -> Lines:
             for number, line in enumerate(_limited(file), 1):
                 reader.take(number, line)
     except OSError as error:
-        return Lines({}, [Broken(path, f"{path}: cannot be read ({error}); {MEND}")])
+        return Lines({}, [Broken(path, f"{path}: cannot be read ({reason(error)}); {MEND}")])
     return Lines(reader.records, reader.broken)
 
 

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from benchmarks.records import schema
 from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import of_files
-from rfnext.files import parse_json, write_text
+from rfnext.files import parse_json, reason, write_text
 from tasks.spec import Metric
 
 SCHEMA = 2
@@ -217,7 +217,7 @@ def read(path: Path) -> Record:
     except ValidationError as error:
         raise RecordError(f"{path}{_line_of(error, text)}: not a whole record ({said(error)}); {_MEND}") from None
     except (OSError, ValueError) as error:
-        raise RecordError(f"{path}: not a readable record ({error}); {_MEND}") from error
+        raise RecordError(f"{path}: not a readable record ({reason(error)}); {_MEND}") from error
     if Key.of(path) != record.key:
         raise RecordError(f"{path}: holds the record of {record.key}; move it to its place or {_MEND}")
     return record

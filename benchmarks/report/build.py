@@ -19,7 +19,7 @@ from benchmarks.report.content import Content, content
 from benchmarks.report.gathered import Gathered, check_protocols, gather, leave_out_odd
 from benchmarks.report.latex import latex
 from benchmarks.report.page import Section, page
-from rfnext.files import write_bytes, write_text
+from rfnext.files import explained, write_bytes, write_text
 from tasks.plain import differences
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         written, errors = build(options.results)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {explained(error)}", file=sys.stderr)
         return 1
     for path in written:
         print(path)

@@ -27,7 +27,7 @@ from benchmarks.records.statistics import TOO_FEW, Estimate, estimate, number, p
 from benchmarks.report.content import Column
 from benchmarks.report.gathered import measures, values_of, verdict
 from benchmarks.report.markdown import pipe
-from rfnext.files import write_text
+from rfnext.files import explained, write_text
 from tasks.plain import differences
 from tasks.spec import Metric
 
@@ -192,6 +192,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             write_text(options.csv, table(comparison))
         except OSError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {explained(error)}", file=sys.stderr)
             return 1
     return 1 if errors or comparison.refused else 0

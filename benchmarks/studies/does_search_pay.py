@@ -28,7 +28,7 @@ from benchmarks.records.record import Key, Record, RecordError
 from benchmarks.records.statistics import Values, estimate, number, paired
 from benchmarks.report.gathered import gather, leave_out_odd, values_of
 from benchmarks.report.markdown import pipe
-from rfnext.files import write_text
+from rfnext.files import explained, write_text
 from tasks.command_line import parse_or_end
 from tasks.plain import differences
 from tasks.ranges import check_names
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             write_text(options.results / "does_search_pay/table.md", text)
         except OSError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {explained(error)}", file=sys.stderr)
             return 1
     return max(status, 1 if errors else 0)
 

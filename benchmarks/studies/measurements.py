@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.records.record import said, shortened
-from rfnext.files import parse_json, read_text, write_text
+from rfnext.files import parse_json, read_text, reason, write_text
 
 NAME = "measurements.jsonl"
 """The file in a study's folder. Cells of the suite are in files of another name, see `records.record`."""
@@ -39,7 +39,7 @@ def read(folder: Path, line: Any = dict[str, Any], key: Sequence[str] = ()) -> l
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
-        raise MeasurementError(f"{path}: cannot be read ({error}); restore it") from error
+        raise MeasurementError(f"{path}: cannot be read ({reason(error)}); restore it") from error
     schema, found, lines = TypeAdapter(line), [], dict[tuple[str, ...], int]()
     for number, one in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
         try:

@@ -261,7 +261,7 @@ def compare(name: Name, wanted: Collection[str], known: Mapping[str, Any]) -> di
         }
     length = 1024
     network = case.network()
-    counted = multiply_adds(network, values(case.open().inputs[:, :length], network)) / length
+    counted = multiply_adds(network, values(case.open().inputs[:, :length])) / length
     about = {"multiply_adds": round(counted), "cpu_seconds": round(time.process_time() - start, 1)}
     return {**name._asdict(), **about, "methods": {label: entries[label] for label in METHODS if label in entries}}
 

@@ -16,6 +16,7 @@ from rfnext.cli import commands
 from rfnext.cli.completion import SHELLS, run_completion
 from rfnext.cli.doctor import run_doctor
 from rfnext.cli.new_task import run_new_task
+from rfnext.files import explained
 
 LARGEST_INPUT = 2**30
 """Values of an example; as float32 they take 4 GiB."""
@@ -28,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         text = given.run(given)
     except (ImportError, OSError, TypeError, ValueError) as error:
-        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
-        sys.stderr.write(f"rfnext {given.command}: error: {said}\n")
+        sys.stderr.write(f"rfnext {given.command}: error: {explained(error)}\n")
         return 2
     sys.stdout.write(f"{text}\n")
     return 0

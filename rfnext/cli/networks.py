@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from rfnext import files, tensor_files
 from rfnext.branch_state import BranchState
-from rfnext.conv import set_dilation, take_over
 from rfnext.description import describe, restore
 from rfnext.published.checkpoint import read
+from rfnext.set_dilation import set_dilation
 from rfnext.structure import Structure, named_convs
+from rfnext.take_over import take_over
 
 
 def build(name: str, arguments: str | None) -> nn.Module:
@@ -77,8 +78,10 @@ def open_checkpoint(model: nn.Module, path: Path) -> None:
             state = content["state_dict"]
             if isinstance(state, Mapping):
                 tensor_files.check_tensors(state)
+                tensor_files.refuse_nan(state, model)
             return restore(model, content["convs"], state)
         tensors = read(path).tensors
+        tensor_files.refuse_nan(tensors, model)
         _take_over(model, tensors)
         model.load_state_dict(tensors)
     except (KeyError, RuntimeError, ValueError) as error:

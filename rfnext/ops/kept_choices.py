@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from rfnext._version import __version__
+from rfnext.files import UNFINISHED, sweep, unfinished
 from rfnext.ops import native_build
 
 if os.name == "posix":
@@ -66,7 +67,9 @@ def keep(key: str, name: str) -> None:
         return
     try:
         found = read() | {key: name}
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".part")  # for this user alone
+        sweep(file.parent)  # of what processes that died have left here
+        beside = unfinished(file.name)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=beside, suffix=UNFINISHED)  # for this user alone
         try:
             with open(handle, "w", encoding="utf-8") as written:
                 json.dump(found, written, indent=0, sort_keys=True)

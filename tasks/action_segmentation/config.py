@@ -165,6 +165,8 @@ PRESETS = {
     # The published network on SVM features of 50 Salads (--root): does the result hold for the large network?
     "full-50salads-svm-spread-0.1": replace(FOLDER, group=r"rgb-\d+", search=NARROW),
     # Later networks: small ones on the embedded data, and at their published size on the papers' data.
+    "tiny-ms-tcn-pp": replace(TINY, model="ms_tcn_pp", prediction_layers=7),
+    "50salads-ms-tcn-pp": replace(SALADS, model="ms_tcn_pp"),
     "tiny-asrf": replace(TINY, **ASRF),
     "50salads-asrf": replace(SALADS, **ASRF),
     "tiny-c2f-tcn": replace(TINY, model="c2f_tcn", layers=4, lr=1e-3),

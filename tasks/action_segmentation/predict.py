@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rfnext.files import write_text
+from rfnext.files import explained, write_text
 from tasks import checkpoint
 from tasks.action_segmentation import metrics
 from tasks.action_segmentation.evaluation import predict
@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         done = run(given)
     except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {explained(error)}")
     print(f"{done}; score them: python -m tasks.action_segmentation.score {given.out}/results GROUND_TRUTH")
 
 

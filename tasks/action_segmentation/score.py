@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rfnext.files import explained
 from tasks.action_segmentation import breakdown, metrics
 from tasks.action_segmentation.layout import read_bundle
 from tasks.action_segmentation.result_files import read_prediction
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             written = breakdown.write(pairs, given.details, given.background, given.last_segment)
             print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
     except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {explained(error)}")
     print(json.dumps(scores))
 
 

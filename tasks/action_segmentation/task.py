@@ -9,6 +9,7 @@ from torch import nn
 
 from tasks.action_segmentation import datasets, evaluation, models
 from tasks.action_segmentation.config import PAPER, PRESETS, Config
+from tasks.action_segmentation.donor import donor, roles
 from tasks.spec import Metric, Run, Split, Task
 
 
@@ -44,6 +45,8 @@ TASK = Task(
     data_files=datasets.data_files,
     illustrate=illustrate,
     longest_input=datasets.longest_input,
+    donor=donor,
+    roles=roles,
     probe=evaluation.probe,
     suites={"paper": PAPER},
     facts=datasets.facts,

@@ -35,6 +35,10 @@ The largest data sets of boxes have some 13,000, and a detector's memory grows w
 MOST = 2**33
 """Pixels that the masks of one image have together: mmdet holds them all at once, a byte each, 8 GiB."""
 
+DECIDING = 5
+"""Fewest polygons that can say what the boxes of a file are meant to be. Of fewer, a slip of a hand would decide. Where
+one box in twenty is a slip, three of five are so in one file of 860."""
+
 
 class Faults:
     """The faults of one file, grouped by how to fix them: the first of each in full, and how many more there are."""
@@ -175,7 +179,7 @@ def check_instances(content: Content, *, with_masks: bool, training: bool, fault
         faults.add(what, fix)
     if with_masks:
         _check_memory(remarks.annotated, images, faults)
-    remarks.elsewhere = boxes.elsewhere
+    remarks.elsewhere, remarks.corners = boxes.elsewhere, len(boxes.by_masks)
     return remarks.texts(content)
 
 
@@ -257,10 +261,10 @@ class _Boxes:
         """The fault that all boxes share, if there is one. outside: some reach outside their images."""
         if self.number and self.fractions:
             return [("the boxes are fractions of their images: none is above 1", "multiply them by width and height")]
-        if len(self.by_masks) > self.as_masks:
+        if len(self.by_masks) > self.as_masks and len(self.by_masks) + self.as_masks >= DECIDING:
             what = f"{self.by_masks[0]}, which its polygons say is [x1, y1, x2, y2]"
             return [(what + f" ({len(self.by_masks)} of {self.number} boxes)", FIX_CORNERS)]
-        if 2 * self.elsewhere > self.with_masks:
+        if 2 * self.elsewhere > self.with_masks >= DECIDING:
             what = f"{self.first_elsewhere}, its polygons are elsewhere"
             return [(what + f" ({self.elsewhere} of {self.with_masks} boxes)", "give each object its own box and mask")]
         if outside and self.corners:
@@ -282,7 +286,7 @@ class _Remarks:
     def __init__(self) -> None:
         self.crowd = self.area = self.ignored = self.empty = self.short = self.tiny = 0
         self.annotated: Counter[Any] = Counter()
-        self.elsewhere = self.repeated = 0
+        self.elsewhere = self.corners = self.repeated = 0
         self._seen: set[int] = set()  # hashes take a fifth of the memory
 
     def add(self, entry: dict[str, Any], image: dict[str, Any]) -> None:
@@ -311,6 +315,7 @@ class _Remarks:
             "annotations without an id that is a whole number or text, all of which are numbered anew": odd,
             "annotations with an id that another one has, all of which are numbered anew": twice,
             "boxes of which less than half is where their polygons are": self.elsewhere,
+            "boxes that are [x1, y1, x2, y2] by their polygons, each taken for [x, y, width, height]": self.corners,
             "boxes that an object of that category and image has already, each of which counts": self.repeated,
             "images without an annotation, which training skips": bare,
         }

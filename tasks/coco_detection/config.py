@@ -69,7 +69,8 @@ class Config:
     batch: int = 8
     """Images per step."""
     lr: float = 0.012
-    """Learning rate for 16 images a step; scaled linearly with the batch."""
+    """Learning rate for 16 images a step, as in mmdet's configs (RTMDet at its published size: for 256); scaled
+    linearly with the batch."""
     validate_every: int = 5
     """Epochs between two scorings of the validation part, from which the best epoch is chosen."""
     workers: int = field(default=0, metadata={"protocol": False})
@@ -98,7 +99,7 @@ def _for_all(preset: str, config: Config) -> dict[str, Config]:
     return {names[detector]: dataclasses.replace(config, detector=detector) for detector in order}
 
 
-def _published(detector: Detector, epochs: int, lr: float, rounds: int) -> Config:
+def _published(detector: Detector | BoxDetector, epochs: int, lr: float, rounds: int, interval: int = 1) -> Config:
     """mmdet's schedule of a detector, with the settings of RF-Next's search."""
     return Config(
         dataset="coco",
@@ -110,7 +111,7 @@ def _published(detector: Detector, epochs: int, lr: float, rounds: int) -> Confi
         lr=lr,
         validate_every=4,
         workers=4,
-        search=LocalConfig(interval=1, rounds=rounds, spread=0.5, branches=2, bounds=Bounds(1, 24)),
+        search=LocalConfig(interval=interval, rounds=rounds, spread=0.5, branches=2, bounds=Bounds(1, 24)),
     )
 
 
@@ -133,12 +134,17 @@ PRESETS: dict[str, Config] = {
     # Its setting for the other four detectors.
     **{name: config for name, config in _for_all("families", TINY).items() if name != "families"},
     **_for_all("small", Config(digits=5)),
+    "tiny-rtmdet": dataclasses.replace(TINY, detector="rtmdet"),
     "small-rtmdet": Config(digits=5, detector="rtmdet"),
     "coco-convnext": _published("convnext", epochs=36, lr=2e-4, rounds=11),
     "coco-pvtv2": _published("pvtv2", epochs=12, lr=2e-4, rounds=10),
     "coco-res2net": _published("res2net", epochs=20, lr=0.02, rounds=11),
     "coco-hrnet": _published("hrnet", epochs=20, lr=0.02, rounds=11),
     "coco-panoptic": _published("panoptic", epochs=12, lr=0.02, rounds=10),
+    # Not a detector that RF-Next searched. mmdet's schedule, and as many rounds, one every 10 of 300 epochs.
+    "coco-rtmdet": dataclasses.replace(
+        _published("rtmdet", epochs=300, lr=0.004, rounds=11, interval=10), batch=32, validate_every=10
+    ),
     "folder": Config(dataset="folder", image=256),
     "folder-rtmdet": Config(dataset="folder", image=256, detector="rtmdet"),
 }

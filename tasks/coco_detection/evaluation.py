@@ -24,7 +24,7 @@ from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset
 from tasks.coco_detection.detectors import family
 from tasks.coco_detection.layout import PartFiles
-from tasks.coco_detection.loading import own_errors, read_part, test_loader
+from tasks.coco_detection.loading import read_part, test_loader
 from tasks.coco_detection.metrics import metrics_by_config
 from tasks.coco_detection.panoptic_quality import VOID, Ids, PanopticQuality, rgb_to_id
 from tasks.coco_detection.quiet import quiet
@@ -67,9 +67,8 @@ def score(model: nn.Module, dataset: Dataset, part: Part, config: Config) -> dic
         metric = CocoMetric(ann_file=str(files.annotations), metric=kinds)
         evaluator = Evaluator([metric])
         evaluator.dataset_meta = {"classes": dataset.classes}
-        with own_errors():
-            for sample in predict(model, loader):
-                evaluator.process([sample])
+        for sample in predict(model, loader):
+            evaluator.process([sample])
         found = evaluator.evaluate(len(cast(CocoDataset, loader.dataset)))
     # Nothing is reported where nothing was detected, and -1 where there is nothing to detect.
     return {

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rfnext.files import parse_json
+from rfnext.files import parse_json, read_text, reason
 from tasks.coco_detection.annotations import Content, Kind, check_lists, examine
 from tasks.coco_detection.images import check as check_images
 from tasks.spec import Report
 
 log = logging.getLogger(__name__)
+
+LONGEST = 2**33
+"""Bytes of an annotation file; those of COCO have half a gigabyte."""
 
 DOWNLOADS = """from https://cocodataset.org/#download get train2017.zip (18 GB), val2017.zip (1 GB), \
 annotations_trainval2017.zip and, for panoptic detectors, panoptic_annotations_trainval2017.zip, and unpack them there \
@@ -134,13 +137,13 @@ def parse(path: Path, report: Report) -> Content | None:
     try:
         if path.exists() and not path.is_file():
             raise OSError("it is a folder, a pipe or a device")
-        content = parse_json(path.read_text("utf-8-sig"))
+        content = parse_json(read_text(path, LONGEST))
     except FileNotFoundError:
         official = path.stem.endswith("2017")
         report(path, None, "no such file", f"add it; of COCO: {DOWNLOADS}" if official else "add it")
         return None
     except (OSError, UnicodeDecodeError) as error:
-        report(path, None, f"cannot be read ({error})", "make it a readable UTF-8 file")
+        report(path, None, f"cannot be read ({reason(error)})", "make it a readable UTF-8 file")
         return None
     except ValueError as error:
         report(path, None, f"broken JSON ({error})", "was the download cut off? Get it again")

@@ -4,8 +4,6 @@ from rfnext.integrations import compiled_ops
 
 compiled_ops.install()  # before anything of mmdet is imported
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +80,6 @@ class LoadPanoptic(LoadPanopticAnnotations):
         except Exception:
             images.read_bgr(results["seg_map_path"])  # says so if it is at fault
             raise
-
-
-@contextlib.contextmanager
-def own_errors() -> Iterator[None]:
-    """DataErrors of loading processes as those of this one: torch puts their whole traceback into the text."""
-    try:
-        yield
-    except DataError as error:
-        *traceback, last = str(error).strip().splitlines()
-        if not traceback:
-            raise
-        raise DataError(last.split("DataError: ", 1)[-1]) from error
 
 
 def test_loader(dataset: Dataset, files: PartFiles, config: Config) -> DataLoader:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import rfnext
-from rfnext.files import cache_folder
+from rfnext.files import cache_folder, explained
 from rfnext.structure import searched_convs
 from tasks import checkpoint
 from tasks.checkpoint import Checkpoint
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         opened = open_released(row, given.checkpoint, given.structure)
         checkpoint.save(out, TASK.name, opened.config, opened.model, opened.facts)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(explained(error), file=sys.stderr)
         return 1
     reported = ", ".join(f"{name} {value}" for name, value in row.metrics.items())
     print(f"{out}: {given.name}; reported on COCO val2017: {reported}")

@@ -9,7 +9,7 @@ from tasks.coco_detection import detectors
 from tasks.coco_detection.config import Config
 
 LR_BATCH = 16
-"""Images per step that published learning rates are for: 8 GPUs x 2."""
+"""Images per step that the learning rates of the small detectors are for."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Recipe:
 
     def optimizer(self, device: torch.device) -> dict[str, Any]:
         """mmengine's optimizer wrapper; the learning rate is scaled linearly with the batch."""
-        lr = self.config.lr * self.config.batch / LR_BATCH
         if self.config.size != "published":
+            lr = self.config.lr * self.config.batch / LR_BATCH
             return {
                 "type": "OptimWrapper",
                 "optimizer": {"type": "AdamW", "lr": lr, "weight_decay": 0.01},
@@ -35,8 +35,9 @@ class Recipe:
                     "bypass_duplicate": True,  # RTMDet's levels share convs
                 },
             }
-        wrapper = detectors.published(self.config.detector).optim_wrapper.to_dict()
-        wrapper["optimizer"]["lr"] = lr
+        published = detectors.published(self.config.detector)
+        wrapper = published.optim_wrapper.to_dict()
+        wrapper["optimizer"]["lr"] = self.config.lr * self.config.batch / published.auto_scale_lr.base_batch_size
         return without_mixed_precision(wrapper) if device.type == "cpu" else wrapper
 
     def schedule(self, steps: int) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from torch import nn
 from tasks import beside
 from tasks.coco_detection import datasets, detectors, metrics
 from tasks.coco_detection.config import PRESETS, SUITES, Config
-from tasks.spec import Facts, Probe, Run, Split, Task
+from tasks.spec import Facts, Probe, Run, Split, Task, names_in
 
 
 def build(config: Config) -> nn.Module:
@@ -32,8 +32,12 @@ def build(config: Config) -> nn.Module:
 
 
 def rebuild(config: Config, facts: Facts) -> nn.Module:
-    """The detector for data of these facts (`datasets.facts`), without its initial weights."""
-    return detectors.build(config.detector, config.size, len(facts["classes"]), facts["things"])
+    """The detector for data of these facts (`datasets.facts`), without its initial weights; ValueError for impossible
+    ones."""
+    classes, things = len(names_in(facts, "classes")), facts["things"]
+    if config.detector != "panoptic" and classes != things:  # its size depends on the things alone
+        raise ValueError(f"it names {classes} classes, and a network of {things}")
+    return detectors.build(config.detector, config.size, classes, things)
 
 
 def unavailable(config: Config) -> str | None:

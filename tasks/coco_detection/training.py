@@ -35,8 +35,9 @@ from tasks.coco_detection import datasets, recipes
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset
 from tasks.coco_detection.evaluation import score
-from tasks.coco_detection.loading import own_errors, read_part
+from tasks.coco_detection.loading import read_part
 from tasks.coco_detection.quiet import quiet
+from tasks.rounds import check_rounds
 from tasks.spec import SELECTED, Progress, Run, device_of
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
 
     Raises:
         ValueError: if `run.resume` is set and the checkpoint is broken or belongs to another run; if a search has no
-            epochs.
+            epochs, or by rule "paper" no round in them.
         DataError: naming the file, if an image or its annotations cannot be used; none is passed over.
     """
     if config.epochs == 0:
@@ -63,6 +64,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
             raise ValueError("epochs is 0: nothing is searched; give --epochs, or a method without a search")
         model.to(device_of(run.device))
         return
+    check_rounds(run.search, config.epochs, "epochs")
     dataset = datasets.open_fold(config, run.fold)
     device, recipe = device_of(run.device), recipes.recipe(config)
     with quiet():
@@ -102,8 +104,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
             randomness={"seed": run.seed},
             experiment_name=f"{run.folder.name}-{next(_NUMBERS)}",
         )
-        with own_errors():
-            runner.train()
+        runner.train()
 
 
 def _optimizer(model: nn.Module, settings: dict[str, Any], search: Search | None) -> OptimWrapper:

@@ -4,6 +4,7 @@ Every problem is reported with its line. Values are parsed by float(), time stam
 """
 
 import csv
+import io
 import itertools
 import logging
 import math
@@ -11,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rfnext.files import open_file, reason
 from tasks.load_forecasting.series import Series
 from tasks.spec import Report
 
@@ -29,6 +31,12 @@ STEPS = 5_000_000
 
 LARGEST = 1e100
 """Most that a value may be, and the inverse of the least that a column may vary by: squares must stay finite."""
+
+LONGEST = 2**20
+"""Characters of a line."""
+
+LONGEST_NAME = 200
+"""Characters of a column's name."""
 
 RELATIVE = 1e-9
 """Least that a column must vary by, as a share of its values: numbers have 16 digits."""
@@ -61,8 +69,8 @@ def read_csv(path: Path, time: str, target: str, report: Report) -> Series | Non
 
     rows, columns = [], []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = _lines(csv.reader(file, strict=True))
+        with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline="") as file:
+            lines = _lines(csv.reader(_limited(file), strict=True))
             _, columns = next(lines, (1, []))
             if _check_header(columns, time, target, told):
                 few = itertools.islice(lines, STEPS)
@@ -74,7 +82,7 @@ def read_csv(path: Path, time: str, target: str, report: Report) -> Series | Non
     except UnicodeDecodeError:
         told(None, "it is not UTF-8", "save it as UTF-8")
     except (OSError, csv.Error) as error:
-        told(None, f"it cannot be read ({error})", "write it as comma-separated values")
+        told(None, f"it cannot be read ({reason(error)})", "write it as comma-separated values")
     if problems:
         return None
     step = _check_times(rows, told)
@@ -112,6 +120,14 @@ def _mark(column: NDArray[np.float64]) -> str | None:
     return None
 
 
+def _limited(file: TextIO) -> Iterator[str]:
+    """The lines of a file; csv.Error at one without an end, as in a file that was only made long."""
+    while line := file.readline(LONGEST + 1):
+        if len(line) > LONGEST:
+            raise csv.Error(f"a line has more than {LONGEST} characters")
+        yield line
+
+
 def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
     """Lines that are not empty, with their numbers from 1."""
     for cells in reader:
@@ -124,7 +140,10 @@ def _check_header(columns: list[str], time: str, target: str, told) -> bool:
     twice = sorted(name for name, count in Counter(columns).items() if count > 1)
     missing = [name for name in (time, target) if name not in columns]
     unnamed = [number for number, name in enumerate(columns, 1) if not name.strip() and name not in (time, target)]
-    if twice:
+    long = next((number for number, name in enumerate(columns, 1) if len(name) > LONGEST_NAME), None)
+    if long:
+        told(1, f"column {long} has a name of {len(columns[long - 1])} characters", f"give at most {LONGEST_NAME}")
+    elif twice:
         told(1, f"column {twice[0]!r} appears twice", "rename one")
     elif time == target:
         told(1, f"column {time!r} is both time and target", "give two columns by --time and --target")
@@ -138,7 +157,7 @@ def _check_header(columns: list[str], time: str, target: str, told) -> bool:
         )
     elif unnamed:
         told(1, f"column {unnamed[0]} has no name", "name it, or leave it out (pandas: to_csv(..., index=False))")
-    return not twice and time != target and not missing and not unnamed
+    return not long and not twice and time != target and not missing and not unnamed
 
 
 def _row(line: int, cells: list[str], columns: list[str], time: str, told) -> Row | None:

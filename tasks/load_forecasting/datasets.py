@@ -111,7 +111,15 @@ def open_fold(config: Config, fold: int) -> Fold:
 
 @functools.lru_cache(maxsize=2)
 def _open_fold(config: Config, number: int, state: object) -> Fold:
-    fold = split(read(config), known(config), sizes(config), number)
+    found, path = read(config), data_file(config)
+    try:
+        return _cut(found, config, number)
+    except DataError as error:
+        raise DataError(f"{path}: {error}" if path else str(error)) from None
+
+
+def _cut(found: Series, config: Config, number: int) -> Fold:
+    fold = split(found, known(config), sizes(config), number)
     past = max(config.trailing, *metrics.lags(config.horizon, config.seasons))
     if past > fold.ends[0]:
         raise DataError(

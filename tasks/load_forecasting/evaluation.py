@@ -41,11 +41,11 @@ def forecast(model: nn.Module, fold: Fold, part: Part) -> NDArray[np.float64]:
     left as it was.
     """
     where, training = fold.positions(part), model.training
-    x = values(fold.inputs[:, : where.stop], model)
+    x = values(fold.inputs[:, : where.stop])
     model.eval()
     try:
-        with reproducible(x.device):
-            return model(x)[0, :, where].cpu().numpy()
+        with reproducible(next(model.parameters()).device):
+            return model(x)[0, :, where].numpy()
     finally:
         model.train(training)
 
@@ -57,7 +57,7 @@ def probe(model: nn.Module, config: Config, split: Split) -> Probe:
     """
     network, fold = cast(Forecaster, model), open_fold(config, split.fold)
     stop = fold.positions(split.part).stop
-    x = values(fold.inputs[:, max(0, stop - PROBED) : stop], model)
+    x = values(fold.inputs[:, max(0, stop - PROBED) : stop])
     middle = len(QUANTILES) // 2 if config.head == "quantile" else 0
     return Probe(
         forward=lambda x: network.forecast(x)[:, middle : middle + 1],

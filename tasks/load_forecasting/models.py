@@ -1,6 +1,6 @@
 """A causal temporal convolutional network that forecasts at every position."""
 
-from typing import cast
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rfnext import Conv, Structure
 from tasks.load_forecasting import datasets
 from tasks.load_forecasting.config import QUANTILES, Config
-from tasks.spec import Facts
+from tasks.spec import Facts, names_in
 
 KERNEL = 3
 
@@ -39,7 +39,9 @@ class Block(nn.Module):
 class Forecaster(nn.Module):
     """Forecasts from raw values to raw values; the network between them sees normalised ones.
 
-    The statistics are buffers, so a file of the network is complete.
+    The statistics are buffers, so a file of the network is complete. They stay on the CPU wherever the layers are, and
+    values in units are computed with there: in float32 a series far from zero loses its changes, and not every device
+    has float64.
 
     Args:
         columns: of the input, the target's own past first.
@@ -58,8 +60,15 @@ class Forecaster(nn.Module):
         self.register_buffer("centre", torch.zeros(columns, 1, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(columns, 1, dtype=torch.float64))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Forecaster":
+        statistics, self._buffers = self._buffers, {}
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self._buffers = statistics
+
     def calibrate(self, inputs: Tensor) -> None:
-        """Normalise by mean and standard deviation of these inputs, (columns, T), from now on."""
+        """Normalise by mean and standard deviation of these inputs, (columns, T) on the CPU, from now on."""
         inputs, _ = self._level(inputs[None])
         self.centre.copy_(inputs[0].mean(1, keepdim=True))
         # Of equal values, rounding makes a spread that is not zero.
@@ -67,13 +76,13 @@ class Forecaster(nn.Module):
         self.scale.copy_(torch.where(changes, inputs[0].std(1, keepdim=True, correction=0), 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, columns, T) float64 in the series' units -> (B, forecasts, T) float64 in the target's unit."""
+        """(B, columns, T) in the series' units -> (B, forecasts, T) in the target's; both float64, on the CPU."""
         level = self._level(x)[1]
-        return self.forecast(self.normalised(x)).double() * self.scale[0] + self.centre[0] + level
+        return self.forecast(self.normalised(x)).cpu().double() * self.scale[0] + self.centre[0] + level
 
     def normalised(self, x: Tensor) -> Tensor:
-        """What the layers read: (B, columns, T) float64 in the series' units -> the same size in float32."""
-        return ((self._level(x)[0] - self.centre) / self.scale).float()
+        """What the layers read, on their device: (B, columns, T) float64 in the series' units -> the same, float32."""
+        return ((self._level(x)[0] - self.centre) / self.scale).float().to(self.first.weight.device)
 
     def forecast(self, x: Tensor) -> Tensor:
         """The layers alone: (B, columns, T) normalised -> (B, forecasts, T) normalised."""
@@ -104,7 +113,7 @@ def build(config: Config) -> nn.Module:
 
 def rebuild(config: Config, facts: Facts) -> nn.Module:
     """The untrained network for the columns that `facts` names."""
-    model = Forecaster(len(facts["columns"]), config)
+    model = Forecaster(len(names_in(facts, "columns")), config)
     # The searched convs stay at the present by their last tap, whatever dilation they get.
     Structure.read(model, searched, anchor="last").apply(model)
     return model
@@ -115,6 +124,6 @@ def searched(name: str, conv: Conv) -> bool:
     return name.endswith(".dilated")
 
 
-def values(array: NDArray[np.float64], model: nn.Module) -> Tensor:
-    """Inputs (columns, T) as a batch of one on the network's device."""
-    return torch.from_numpy(np.ascontiguousarray(array))[None].to(cast(Forecaster, model).centre.device)
+def values(array: NDArray[np.float64]) -> Tensor:
+    """Inputs (columns, T) as a batch of one."""
+    return torch.from_numpy(np.ascontiguousarray(array))[None]

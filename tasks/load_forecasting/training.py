@@ -33,7 +33,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     network = cast(Forecaster, model)
     end = fold.positions("train").stop
     inputs, targets = torch.from_numpy(fold.inputs[:, :end]), torch.from_numpy(fold.targets[:end])
-    network.calibrate(inputs.to(network.centre.device))
+    network.calibrate(inputs)
     loader: DataLoader[Any] = DataLoader(
         [(inputs, targets)] * config.steps,  # type: ignore[arg-type]  # a sequence will do
         batch_size=1,
@@ -67,6 +67,10 @@ class _Training(Training):
 
     def on_train_epoch_start(self) -> None:
         self.scale_learning_rates(0.5 * (1 + math.cos(math.pi * self.current_epoch / self.span)))
+
+    def transfer_batch_to_device(self, batch: list[Tensor], device: torch.device, dataloader_idx: int) -> list[Tensor]:
+        """The network takes it on the CPU, see `Forecaster`."""
+        return batch
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         torch.manual_seed(derived_seed("dropout", self.run["seed"], self.current_epoch, batch_idx))

@@ -1,9 +1,9 @@
 """Settings of a training, and the named presets."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from rfnext import Bounds, LocalConfig
 from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_names, check_ranges
@@ -30,8 +30,8 @@ RANGES = {
     "lr": POSITIVE,
 }
 
-SEARCH = LocalConfig(interval=8000, rounds=8, spread=0.15, branches=3, bounds=Bounds(1, 64))
-"""The published search of DeepLabV3, counted in iterations: of 80,000, a round every 8,000 until 64,001."""
+SEARCH = LocalConfig(interval=2, rounds=8, spread=0.5, branches=3, bounds=Bounds(1, 64))
+"""The search on own data. It counts epochs, so a training has all its rounds, whatever the size of the data."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ class Config:
     search: LocalConfig = field(
         default_factory=lambda: LocalConfig(interval=50, rounds=8, spread=0.5, branches=3, bounds=Bounds(1, 64))
     )
-    """Local search, counted in iterations (steps of the optimizer), as published; not in epochs as in other tasks."""
+    """Local search."""
+    search_counts: Literal["iterations", "epochs"] = field(default="iterations", metadata={"protocol": "if changed"})
+    """What the local search counts: iterations (steps of the optimizer), as published, or epochs, as in other tasks."""
 
     def __post_init__(self) -> None:
         for name, known in (("dataset", get_args(DatasetName)), ("network", get_args(Network))):
@@ -103,37 +105,40 @@ class Config:
             raise ValueError(f"image is {self.image}; upernet needs 32 pixels, of which its coarsest map has one")
 
 
+PAPER: dict[str, Any] = {
+    "dataset": "folder",
+    "pretrained": True,
+    "largest": 2.0,
+    "batch": 16,
+    "lr": 1e-4,
+    "search_counts": "epochs",
+}
+"""The paper's networks on own data."""
+
+TINY = Config(
+    folds=(1, 2, 3),
+    scenes=100,
+    digits=2,
+    smallest=96.0,
+    width=48,
+    image=64,
+    epochs=10,
+    lr=0.004,
+    search=LocalConfig(interval=15, rounds=5, spread=0.5, branches=3, bounds=Bounds(1, 24)),
+)
+
 PRESETS: dict[str, Config] = {
     # For tests and first tries: seconds per training on one core; the search runs through all its rounds.
-    "tiny": Config(
-        folds=(1, 2, 3),
-        scenes=100,
-        digits=2,
-        smallest=96.0,
-        width=48,
-        image=64,
-        epochs=10,
-        lr=0.004,
-        search=LocalConfig(interval=15, rounds=5, spread=0.5, branches=3, bounds=Bounds(1, 24)),
-    ),
+    "tiny": TINY,
+    "tiny-upernet": replace(TINY, network="upernet"),
     "small": Config(digits=5, width=96, epochs=40),
     "small-upernet": Config(digits=5, width=96, epochs=40, network="upernet"),
-    "folder": Config(dataset="folder", image=256),
-    # The paper's networks on own data, with its settings of the search.
-    "folder-deeplabv3-resnet50": Config(
-        dataset="folder", backbone="resnet50", pretrained=True, image=512, largest=2.0, batch=16, lr=1e-4, search=SEARCH
-    ),
+    "folder": Config(dataset="folder", image=256, search=SEARCH, search_counts="epochs"),
+    # With the published spreads, and rounds at the published shares of the training: 8, one every 8,000 iterations, of
+    # 80,000 with DeepLabV3 and of 160,000 with UPerNet.
+    "folder-deeplabv3-resnet50": Config(**PAPER, backbone="resnet50", image=512, search=replace(SEARCH, spread=0.15)),
     "folder-upernet-convnext": Config(
-        dataset="folder",
-        network="upernet",
-        backbone="convnext_base",
-        width=512,
-        pretrained=True,
-        image=640,
-        largest=2.0,
-        batch=16,
-        lr=1e-4,
-        search=LocalConfig(interval=8000, rounds=8, spread=0.5, branches=3, bounds=Bounds(1, 64)),
+        **PAPER, network="upernet", backbone="convnext_base", width=512, image=640, search=replace(SEARCH, interval=1)
     ),
 }
 

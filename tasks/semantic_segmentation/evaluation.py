@@ -115,6 +115,14 @@ def probe(model: nn.Module, config: Config, split: Split) -> Probe:
         unit="pixels",
         step=(1.0, 1.0),
         output="the logit of the predicted class",
-        # ConvNeXt's patches do not overlap; ResNet's strides come from padded convs.
-        shift=-(8 - 1) / 2 if config.network == "deeplabv3" else 0.0,
+        shift=_shift(network, config),
     )
+
+
+def _shift(network: Any, config: Config) -> float:
+    """`Probe.shift`: of DeepLabV3's one map, or of the finest of UPerNet's, on which it decides."""
+    if config.network == "deeplabv3":
+        return -(8 - 1) / 2
+    stem = next(module for module in network.backbone.modules() if isinstance(module, nn.Conv2d))
+    # Strides of ResNets come from padded convs; ConvNeXt's patches do not overlap.
+    return -(4 - 1) / 2 if stem.kernel_size[0] > stem.stride[0] else 0.0

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rfnext.files import reason
 from tasks.image_files import AGAIN, DEEP, Fault, Header, examined, formats
 from tasks.spec import Report
 
@@ -31,6 +32,9 @@ IGNORED = 255
 ENDINGS = (".jpg", ".jpeg", ".png")
 BYTES = 2**24
 """Most bytes of a list: a sparse file can claim any size."""
+
+LONGEST_NAME = 200
+"""Characters of the name of a class or an image."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,7 +89,12 @@ def read_folder(root: Path, report: Report) -> Folder | None:
         listed = _read_list(root / "test.txt", "name the images of the test part, or remove it", report) or ()
         for line, name in enumerate(listed, 1):
             if name not in images:
-                report(root / "test.txt", line, f"there is no image {name!r}", "write names without .jpg or .png")
+                report(
+                    root / "test.txt",
+                    line,
+                    f"there is no image {name[:LONGEST_NAME]!r}",
+                    "write names without .jpg or .png",
+                )
         test = tuple(name for name in listed if name in samples)
     return Folder(classes, samples, test)
 
@@ -101,7 +110,7 @@ def _read_list(path: Path, fix: str, report: Report) -> tuple[str, ...] | None:
             return None
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        report(path, None, f"cannot be read ({error})", "make it a readable UTF-8 file")
+        report(path, None, f"cannot be read ({reason(error)})", "make it a readable UTF-8 file")
         return None
     while lines and not lines[-1]:
         lines.pop()
@@ -110,6 +119,8 @@ def _read_list(path: Path, fix: str, report: Report) -> tuple[str, ...] | None:
         if not line or line in first:
             what = f"{line:.100} stands in line {first[line]}, too" if line else "is empty"
             report(path, number, what, "every line is a name of its own")
+        elif len(line) > LONGEST_NAME or not line.isprintable():
+            report(path, number, f"{line[:40]!r} is no name", f"write at most {LONGEST_NAME} printable characters")
         first.setdefault(line, number)
     if not lines:
         report(path, None, "is empty", fix)

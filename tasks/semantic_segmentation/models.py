@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rfnext import Conv
 from tasks.semantic_segmentation import datasets
 from tasks.semantic_segmentation.config import SMALL, Config
-from tasks.spec import Facts
+from tasks.spec import Facts, names_in
 
 SMALL_RATES = (2, 3, 5)
 """Dilations of the small network's atrous pooling: those of DeepLabV3, 12, 24 and 36 on maps of 64 x 64 pixels, on maps
@@ -36,7 +36,7 @@ def build(config: Config) -> nn.Module:
 
 def rebuild(config: Config, facts: Facts) -> nn.Module:
     """The network for the classes that `facts` names, not pretrained."""
-    return _network(config, len(facts["classes"]), pretrained=False)
+    return _network(config, len(names_in(facts, "classes")), pretrained=False)
 
 
 def _network(config: Config, classes: int, *, pretrained: bool) -> nn.Module:

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rfnext.files import write_bytes, write_text
+from rfnext.files import read_text, reason, write_bytes, write_text
 from tasks import checkpoint
 from tasks.command_line import add_device, status_of
 from tasks.semantic_segmentation import metrics
 from tasks.semantic_segmentation.evaluation import predict
-from tasks.semantic_segmentation.folder import read_image, read_labels
+from tasks.semantic_segmentation.folder import Pixels, read_image, read_labels
 from tasks.semantic_segmentation.illustrate import palette
 from tasks.spec import device_of, fail
 
@@ -47,25 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(given: argparse.Namespace) -> int:
     opened = checkpoint.load(given.checkpoint, "semantic_segmentation")
     classes = opened.facts["classes"]
-    for path in given.images:
-        read_image(path, fail)  # before anything is written: a broken one would be found after the others
     if given.labels is not None:
         _same_classes(given.labels.parent / "classes.txt", classes, "give labels of the network's classes")
-        for path in given.images:
-            read_labels(given.labels / f"{path.stem}.png", classes, fail)
+    # All are read before anything is computed and written. They are read again then: together they may fill the memory.
+    for path in given.images:
+        _read(path, given.labels, classes)
     _same_classes(given.out / "classes.txt", classes, "give another folder by --out")
     opened.model.to(device_of(given.device))
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     for path in given.images:
-        image = read_image(path, fail)
-        assert image is not None  # `fail` never returns
+        image, labels = _read(path, given.labels, classes)
         found = predict(opened.model, image, opened.config.image)
         picture, buffer = Image.fromarray(found), io.BytesIO()
         picture.putpalette(palette().tobytes())
         picture.save(buffer, "PNG")
         write_bytes(given.out / f"{path.stem}.png", buffer.getvalue())
-        if given.labels is not None:
-            matrix += _compared(given.labels / f"{path.stem}.png", found, classes)
+        if labels is not None:
+            matrix += metrics.confusion(labels, found, len(classes))
     write_text(given.out / "classes.txt", "\n".join(classes) + "\n")
     print(f"{len(given.images)} images: {given.out}")
     if given.labels is not None:
@@ -77,16 +75,28 @@ def _predict(given: argparse.Namespace) -> int:
 
 def _same_classes(path: Path, classes: Sequence[str], fix: str) -> None:
     """Refuse a folder whose values have other names."""
-    if path.exists() and [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()] != [*classes]:
+    if not path.exists():
+        return
+    try:
+        lines = read_text(path).rstrip().splitlines()
+    except (OSError, ValueError) as error:
+        fail(path, None, f"cannot be read ({reason(error)})", fix)
+    if [line.strip() for line in lines] != [*classes]:
         fail(path, None, "has other classes than the network, or another order", fix)
 
 
-def _compared(path: Path, found: np.ndarray, classes: Sequence[str]) -> metrics.Confusion:
-    labels = read_labels(path, classes, fail)
-    assert labels is not None  # `fail` never returns
-    if labels.shape != found.shape:
-        fail(path, None, "is not of the size of its image", "give labels of the size of their image")
-    return metrics.confusion(labels, found, len(classes))
+def _read(path: Path, labels: Path | None, classes: Sequence[str]) -> tuple[Pixels, Pixels | None]:
+    """An image, and its labels, if there is a folder of them. Raises DataError, OSError."""
+    image = read_image(path, fail)
+    assert image is not None  # `fail` never returns
+    if labels is None:
+        return image, None
+    place = labels / f"{path.stem}.png"
+    found = read_labels(place, classes, fail)
+    assert found is not None
+    if found.shape != image.shape[:2]:
+        fail(place, None, "is not of the size of its image", "give labels of the size of their image")
+    return image, found
 
 
 if __name__ == "__main__":

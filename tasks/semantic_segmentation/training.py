@@ -1,7 +1,6 @@
 """Training on one fold; `tasks.lightning_fit` has what all Lightning tasks share."""
 
 import functools
-import logging
 import math
 import random
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
-from rfnext import LocalConfig, LocalSearch
+from rfnext import LocalSearch
 from tasks import checkpoint
 from tasks.ahead import Ahead
 from tasks.lightning_fit import Training, Validation, derived_seed, train
@@ -25,8 +24,6 @@ from tasks.semantic_segmentation.evaluation import normalised, score
 from tasks.semantic_segmentation.folder import IGNORED
 from tasks.spec import SELECTED, Run
 
-log = logging.getLogger(__name__)
-
 AUXILIARY = 0.4
 """Weight of the auxiliary head's loss (Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.3)."""
 
@@ -34,8 +31,8 @@ AUXILIARY = 0.4
 def fit(model: nn.Module, config: Config, run: Run) -> None:
     """Train the network in place on the fold's training part and leave it at its last epoch.
 
-    A local search counts iterations, as published; other searches count epochs. The network of the epoch with the
-    highest mIoU on the validation part goes to `run.folder / SELECTED`. The test part is never read.
+    A local search counts what `config.search_counts` says; other searches count epochs. The network of the epoch with
+    the highest mIoU on the validation part goes to `run.folder / SELECTED`. The test part is never read.
 
     Raises:
         ValueError: if `run.resume` is set and the checkpoint is broken or belongs to another run.
@@ -43,19 +40,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     """
     dataset = open_fold(config, run.fold)
     loader = batches(dataset.train, config, run.seed)
-    if isinstance(run.search, LocalSearch):
-        _warn_of_rounds(run.search.config, config.epochs * len(loader))
     train(_Training(model, config, run), loader, config, run, _Validation(dataset, config, run.folder / SELECTED))
-
-
-def _warn_of_rounds(search: LocalConfig, iterations: int) -> None:
-    """Log that a training is too short for its search, which would seem to have found that nothing has to change."""
-    if iterations < search.interval * search.rounds:
-        log.warning(
-            "the training has %d iterations, so %d of the %d rounds of its search are run, one every %d; "
-            "lower --search.interval or raise --epochs",
-            *(iterations, iterations // search.interval, search.rounds, search.interval),
-        )
 
 
 def batches(samples: Samples, config: Config, seed: int) -> Ahead:
@@ -93,7 +78,7 @@ class _Training(Training):
     def __init__(self, network: nn.Module, config: Config, run: Run) -> None:
         super().__init__(network, run)
         self.config, self.span = config, run.schedule_epochs or config.epochs
-        if isinstance(run.search, LocalSearch):
+        if isinstance(run.search, LocalSearch) and config.search_counts == "iterations":
             self.search_counts = "step"
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

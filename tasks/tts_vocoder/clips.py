@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rfnext.files import read_text
+from rfnext.files import read_text, reason
 from tasks.spec import Report
 from tasks.tts_vocoder.mel import HIGHEST_RATE
 from tasks.tts_vocoder.predicted import Predicted
@@ -129,7 +129,7 @@ def _named(metadata: Path, report: Report) -> dict[str, int]:
     try:
         text = read_text(metadata, LONGEST_LIST)
     except (OSError, ValueError) as error:
-        report(metadata, None, f"cannot be read as text ({error})", "save it as UTF-8, or take it away")
+        report(metadata, None, f"cannot be read as text ({reason(error)})", "save it as UTF-8, or take it away")
         return {}
     lines: dict[str, int] = {}
     for number, line in enumerate(text.rstrip().splitlines(), start=1):

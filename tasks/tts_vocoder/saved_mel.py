@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfnext.files import read_json, write_bytes, write_text
+from rfnext.files import read_json, reason, write_bytes, write_text
 from tasks.npy_files import open_array
 from tasks.spec import Report, fail
 from tasks.tts_vocoder.mel import MelConfig, check_same
@@ -63,9 +63,8 @@ def _open(path: Path, report: Report) -> Any:
     except FileNotFoundError:
         report(path, None, "no such file", "give audio, or a log-mel as .npy")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
         fix = "save the mel with numpy.save as (mels, frames) floats"
-        report(path, None, f"not a readable .npy file ({reason})", fix)
+        report(path, None, f"not a readable .npy file ({reason(error)})", fix)
     return None
 
 
@@ -77,7 +76,7 @@ def _told(path: Path, config: MelConfig, report: Report) -> bool | None:
     try:
         found = MelConfig.from_dict(read_json(sidecar))
     except (OSError, ValueError) as error:
-        report(sidecar, None, f"not a mel configuration ({error})", "write it by --save-mel, or take it away")
+        report(sidecar, None, f"not a mel configuration ({reason(error)})", "write it by --save-mel, or take it away")
         return None
     try:
         check_same(config, found, str(path))

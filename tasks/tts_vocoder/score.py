@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rfnext.files import explained
 from tasks.spec import fail
 from tasks.tts_vocoder import metrics
 from tasks.tts_vocoder.clips import Shape, Wave, list_clips, read_clip
@@ -79,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         scores = score_folders(given.truth, given.output, MelConfig(sample_rate=given.sample_rate))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {explained(error)}")
     print(json.dumps(scores))
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from rfnext import Bounds, LocalConfig, LocalSearch, Structure, keep_branches
+from rfnext.files import explained
 from tasks.ranges import COUNT, THREADS, Range, number_in
 from tasks.tts_vocoder.export import context, merged
 from tasks.tts_vocoder.generators import (
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         factors = real_time_factors(networks, seconds=given.seconds, turns=given.turns)
         streamed = streaming(networks, chunk=given.chunk, turns=given.turns)
     except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {explained(error)}")
     print(
         f"{given.generator}, {given.threads} thread(s), {given.seconds:g} s of speech, least of {given.turns} turns; "
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rfnext.files import write_bytes
+from rfnext.files import explained, write_bytes
 from tasks.spec import fail
 from tasks.tts_vocoder.clips import Shape, read_clip
 from tasks.tts_vocoder.evaluation import synthesise
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_bytes(given.output, buffer.getvalue())
         print(f"written: {given.output}, {len(wave) / network.mel_config.sample_rate:.2f} s")
     except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {explained(error)}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import copy
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -176,5 +176,7 @@ TASK = Task(
     data_files=data_files,
     illustrate=illustrate,
     probe=probe,
+    donor=lambda config: replace(config, width=config.width + 1),
+    roles=lambda model: {"0": "first", "2": "second"},
     suites={"paper": ("missing", "missing-wide"), "both": ("tiny", "wide")},
 )

@@ -212,6 +212,15 @@ def detectors() -> list[Sample]:
     return [{"model.pt": _checkpoint(task.name, config, model, facts)}]
 
 
+def segmenters() -> list[Sample]:
+    """A network of two classes of semantic segmentation."""
+    torch.manual_seed(0)
+    task, facts = tasks.load("semantic_segmentation"), {"classes": ["ground", "square"]}
+    config = task.presets["tiny"]
+    assert task.rebuild is not None
+    return [{"model.pt": _checkpoint(task.name, config, task.rebuild(config, facts), facts)}]
+
+
 def past_detectors() -> list[Sample]:
     """Classes without a bound, none, and other things than classes."""
     changes: list[tuple[str, str, Any]] = [

@@ -26,7 +26,8 @@ INSTANCES, PANOPTIC = "annotations/instances_train2017.json", "annotations/panop
 CATEGORIES = [{"id": THING, "name": "thing", "isthing": 1}, {"id": STUFF, "name": "stuff", "isthing": 0}]
 
 
-def _picture(pixels: np.ndarray, kind: str) -> bytes:
+def picture(pixels: np.ndarray, kind: str) -> bytes:
+    """An image file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
@@ -48,14 +49,14 @@ def scenes() -> list[Sample]:
         shown = [{"id": i + 1, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT} for i in range(count)]
         found, segments = [], []
         for i in range(count):
-            sample[f"{part}/{i}.jpg"] = _picture(np.full((HEIGHT, WIDTH, 3), 90 + count + i, np.uint8), "JPEG")
+            sample[f"{part}/{i}.jpg"] = picture(np.full((HEIGHT, WIDTH, 3), 90 + count + i, np.uint8), "JPEG")
             polygon = [[2, 2, 8, 2, 8, 9, 2, 9]]
             runs = {"size": [HEIGHT, WIDTH], "counts": text if i else columns}
             found += [_annotation(2 * i + 1, i + 1, polygon, [2, 2, 6, 7])]
             found += [_annotation(2 * i + 2, i + 1, runs, [4, 0, 6, 8], crowd=i % 2)]
             pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
             pixels[..., 0], pixels[2:9, 2:8, 0] = 200, 100
-            sample[f"annotations/panoptic_{part}/{i}.png"] = _picture(pixels, "PNG")
+            sample[f"annotations/panoptic_{part}/{i}.png"] = picture(pixels, "PNG")
             listed = [
                 {"id": 100, "category_id": THING, "iscrowd": 0, "bbox": [2, 2, 6, 7], "area": 42},
                 {"id": 200, "category_id": STUFF, "iscrowd": 0, "bbox": [0, 0, WIDTH, HEIGHT], "area": 342},
@@ -105,6 +106,7 @@ def past_scenes() -> list[Sample]:
             content = json.loads(good[file])
             content[key][0]["file_name"] = name
             samples.append(good | {file: json.dumps(content).encode()})
+    samples += [good | {name: SPARSE + struct.pack("<Q", 2**33)} for name in (INSTANCES, PANOPTIC)]
     for name in ("train2017/0.jpg", "annotations/panoptic_train2017/0.png"):
         samples += [good | {name: png(30_000, 30_000)}, good | {name: SPARSE + struct.pack("<Q", 2**33)}]
         samples += each(good, name)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import tyro
 
+import tasks
 from benchmarks.records.places import ROOT
 from tests.faults.outcome import differences, outcome
 
@@ -36,7 +37,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """Family -> its methods. All but the last one run undisturbed before, and leave the search that the last takes over."""
 
-TASKS = ("action_segmentation", "coco_detection", "load_forecasting", "semantic_segmentation", "tts_vocoder")
+TASKS = tuple(tasks.names())
 MOST = 3
 """Kills of one cell."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import tasks
 from tests.faults import kill9
 
 
@@ -17,3 +18,11 @@ def test_a_cell_that_is_killed_and_run_again_is_equal(project: Path, capsys: pyt
     assert status == 0, said
     assert sum(one["kills"] for one in said) == 3
     assert all(one["equal"] for one in said)
+
+
+def test_no_script_lists_the_tasks() -> None:
+    """A new one is picked up."""
+    root = Path(__file__).parents[2]
+    for script in (".ci/run", "tests/faults/kill9.py"):
+        text = (root / script).read_text("utf-8")
+        assert not [name for name in tasks.names() if name in text], script

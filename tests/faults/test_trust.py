@@ -18,6 +18,7 @@ def line(measurement: str, **values: object) -> dict[str, object]:
 LINES = [
     line("kills", kills=5, equal=True),
     line("kills", kills=3, equal=False),
+    line("kills", kills=0, equal=False, error="it failed"),
     line("ranks", name="one_shot", ranks=4, difference=2e-16, equal_structures=True),
     line("ranks", name="local", ranks=2, difference=2e-16, equal_structures=False),
     line("ranks", name="round of 300 layers", ranks=2, ms=3.0),
@@ -28,7 +29,11 @@ LINES = [
 
 def test_counts_are_those_of_the_lines() -> None:
     rows = [row for row in trust.table(LINES).splitlines() if "`python -m tests." in row and row.startswith("|")]
-    assert [row.split("|")[2].strip() for row in rows] == ["5 of 8", "280 of 280", "1 of 2", "998 of 1,000"]
+    assert [row.split("|")[2].strip() for row in rows] == ["5 of 9", "280 of 280", "1 of 2", "998 of 1,000"]
+
+
+def test_a_script_that_was_ended_is_told() -> None:
+    assert "5 of 5, ended early" in trust.table([line("kills", kills=5, equal=True) | {"status": -15}])
 
 
 def test_every_script_is_there() -> None:

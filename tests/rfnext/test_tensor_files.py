@@ -57,10 +57,15 @@ def test_tensors_that_repeat_a_number_are_larger_than_what_is_stored(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_weights_that_are_no_numbers(dtype):
+    model = torch.nn.Linear(2, 1)
+    model.register_buffer("unset", torch.full((3,), torch.nan, dtype=dtype))
+    model.register_buffer("mean", torch.zeros(3, dtype=dtype))
     weights = torch.tensor([0.0, float("inf")], dtype=dtype)  # masks of attention hold infinities
-    tensor_files.check_tensors({"a": weights, "steps": torch.tensor(3)})
-    with pytest.raises(ValueError, match="tensor 'b' has values that are no numbers .NaN.: the training diverged"):
-        tensor_files.check_tensors({"a": weights, "b": weights * 0})
+    state = {"weight": weights, "steps": torch.tensor(3), "unset": weights * 0, "mean": weights}
+    tensor_files.refuse_nan(state, model)
+    for name in ("weight", "mean", "of another network"):
+        with pytest.raises(ValueError, match=f"tensor '{name}' has values that are no numbers .NaN.: the training div"):
+            tensor_files.refuse_nan(state | {name: weights * 0}, model)
 
 
 def test_lists_within_themselves(tmp_path, monkeypatch):

@@ -206,6 +206,20 @@ class TestBadFiles:
         with pytest.raises(ValueError, match=rf"(?s)model\.pt contradicts itself \(layer '{layer}'.*{message}"):
             checkpoint.load(path)
 
+    @pytest.mark.parametrize(
+        ("name", "classes", "message"),
+        [
+            ("detector", ["a", "b", "c"], "it names 3 classes, and a network of 2"),
+            ("detector", "ab", "its classes are no list of names"),
+            ("ms_tcn", ["pour", "stir", 3], "its classes are no list of names"),
+        ],
+    )
+    def test_facts_that_are_not_those_of_the_network(self, path, name, classes, message):
+        task, config, facts, _ = configs()[name]
+        checkpoint.save(path, task, config, network(name), facts | {"classes": classes})
+        with pytest.raises(ValueError, match=rf"model\.pt contradicts itself \({message}"):
+            checkpoint.load(path)
+
     def test_compressed_files(self, path):
         stored = path.with_suffix(".zip")
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(stored, "w", zipfile.ZIP_DEFLATED) as packed:

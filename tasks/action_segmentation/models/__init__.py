@@ -13,7 +13,7 @@ from tasks.action_segmentation.models.layers import DilatedConv
 from tasks.action_segmentation.models.ltcontext import LTContext
 from tasks.action_segmentation.models.multi_stage import ms_tcn, ms_tcn_pp
 from tasks.action_segmentation.models.network import Network
-from tasks.spec import Facts
+from tasks.spec import Facts, names_in
 
 __all__ = [
     "ASRF",
@@ -65,7 +65,7 @@ def build(config: Config) -> Network:
 
 def rebuild(config: Config, facts: Facts) -> Network:
     """The untrained network for data of these facts (`datasets.facts`)."""
-    return NETWORKS[config.model](config, facts["features"], len(facts["classes"]))
+    return NETWORKS[config.model](config, facts["features"], len(names_in(facts, "classes")))
 
 
 def searched(name: str, conv: Conv) -> bool:

@@ -55,6 +55,11 @@ class ASFormer(Network):
         )
         self.encoder, self.decoders = encoder, nn.ModuleList(decoders)
 
+    def stage_of(self, layer: str) -> int:
+        """0 in the encoder, d + 1 in decoder d."""
+        part, number, *_ = layer.split(".")
+        return 0 if part == "encoder" else int(number) + 1
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits of encoder and decoders, (stages, B, classes, T); `Network.forward` says more."""
         mask = None if mask is None or bool(mask.all()) else mask

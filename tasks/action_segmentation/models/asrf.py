@@ -52,6 +52,11 @@ class ASRF(Network):
         )
         self.boundary_factor = 1.0
 
+    def stage_of(self, layer: str) -> int:
+        """0 in the shared part, s + 1 in stage s of each branch."""
+        part, number, *_ = layer.split(".")
+        return 0 if part == "shared" else int(number) + 1
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Class logits of all stages, (stages, B, classes, T); `Network.forward` says more."""
         factors = mask_of(mask, x.dtype)

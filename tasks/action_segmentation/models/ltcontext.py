@@ -47,6 +47,10 @@ class LTContext(Network):
             parts = [Block(width, widths[max(k - 1, 0)], 2**layer, dropout) for layer in range(layers)]
             self.stages.append(Stack(classes if k else feature_size, classes, parts))
 
+    def stage_of(self, layer: str) -> int:
+        """The number in its name."""
+        return int(layer.split(".")[1])
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits of all stages, (stages, B, classes, T); `Network.forward` says more."""
         mask = None if mask is None or bool(mask.all()) else mask

@@ -88,6 +88,10 @@ class MultiStageTCN(Network):
         super().__init__()
         self.stages = nn.ModuleList(stages)
 
+    def stage_of(self, layer: str) -> int:
+        """The number in its name."""
+        return int(layer.split(".")[1])
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits of all stages; the last stage's are the prediction.
 

@@ -35,6 +35,10 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
+    def stage_of(self, layer: str) -> int | None:
+        """Which stage a searched layer belongs to, from 0, as in MS-TCN; None: the network has no such stages."""
+        return None
+
     def prepare(self, labels: Iterable[NDArray[np.int64]]) -> None:
         """Learn from the labels of the training part, one (n) a video, what the loss has to know. Called before each
         training."""

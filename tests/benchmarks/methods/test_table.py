@@ -23,6 +23,7 @@ NAMES = (
     *("baseline", "tuned_single", "stretched_single", "random_single", "baseline_multi"),
     *("kernel_enlargement", "learnable_spacings"),
     *("local_as_searched", "local_single", "local_multi", "local_merge"),
+    "transferred_single",
     *("one_shot_single", "one_shot_ranked_single", "one_shot_to_local_single", "one_shot_to_local_multi"),
     *("genetic_single", "genetic_to_local_single", "genetic_to_local_multi"),
 )

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -140,6 +141,21 @@ def test_another_process_takes_what_was_measured_unless_the_file_is_broken(
     assert " ms" in another_process()
     assert "others may have written it" in caplog.text
     assert another_process().endswith(" (measured before)")
+
+
+def test_what_a_process_that_died_has_left_beside_the_choices_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (written.append(Path(old)), replace(old, new)))
+    kept_choices.keep("one", "taps")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.kill()
+    ended.wait()
+    left = written[0].with_name(written[0].name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+    left.write_text("{")
+    kept_choices.keep("other", "dense")
+    assert not left.exists()
+    assert kept_choices.read() == {"one": "taps", "other": "dense"}
 
 
 def test_measuring_leaves_random_numbers_and_gradients_alone(caplog: pytest.LogCaptureFixture) -> None:

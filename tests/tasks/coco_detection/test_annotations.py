@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tasks.coco_detection import check
 from tasks.coco_detection.annotations import check_lists, examine
 from tasks.coco_detection.check import main
 from tasks.coco_detection.data import open_dataset
@@ -40,6 +41,17 @@ def boxes_alone_as_corners(entry):
 
 def rle(counts, size=(64, 96)):
     return first(segmentation={"size": list(size), "counts": counts})
+
+
+def one_polygon(polygon, of):
+    """A change after which the first objects alone have polygons, this one, and all others run lengths."""
+
+    def change(content):
+        for number, entry in enumerate(content["annotations"]):
+            runs = {"size": [64, 96], "counts": [100, 7, 64 * 96 - 107]}
+            entry["segmentation"] = [polygon] if number < of else runs
+
+    return change
 
 
 def names(name):
@@ -218,6 +230,10 @@ REMARKED = {
     ].append([1, 2, 3, 4]),
     "boxes less than a pixel wide or high, which training skips: 1": first(bbox=[4, 6, 0.5, 20]),
     "boxes of which less than half is where their polygons are: 1": first(segmentation=[[60, 40, 80, 40, 80, 60]]),
+    "boxes of which less than half is where their polygons are: 2": one_polygon([60, 40, 80, 40, 80, 60], of=2),
+    "boxes that are [x1, y1, x2, y2] by their polygons, each taken for [x, y, width, height]: 1": one_polygon(
+        [4, 6, 24, 6, 24, 20], of=1
+    ),
     "boxes that an object of that category and image has already, each of which counts: 12": lambda c: c[
         "annotations"
     ].extend([a | {"id": 1000 + a["id"]} for a in c["annotations"]]),
@@ -236,12 +252,17 @@ def test_what_counts_as_what_is_said_once(own_data, text, capsys, caplog):
     assert caplog.text.count(f"instances_train2017.json: {text}") == 1
 
 
-def test_pictures_of_the_test_part_that_were_learnt(own_data, capsys):
+@pytest.mark.parametrize("share", [0.25, 0.24])
+def test_pictures_of_the_test_part_that_were_learnt(own_data, share, monkeypatch, capsys):
+    """One in four."""
+    monkeypatch.setattr(check, "SHARED", share)
     root = own_data()
     (root / "val2017/001.jpg").write_bytes((root / "train2017/004.jpg").read_bytes())
-    assert main([str(root)]) == 1
-    said = f"{root}/val2017/001.jpg: is the same picture as {root}/train2017/004.jpg, of the training part; take it out"
-    assert said in capsys.readouterr().out
+    assert main([str(root)]) == (share < 0.25)
+    said = "1 of 4 pictures are in the training part, too, byte for byte: 001.jpg as 004.jpg"
+    out = capsys.readouterr().out
+    assert f"{root}/val2017: {said}{'; take them out' if share < 0.25 else chr(10)}" in out
+    assert ("fine: " in out) == (share == 0.25)
 
 
 def written(dataset, part):

@@ -58,7 +58,12 @@ def test_images_of_any_size_are_read() -> None:
 
 
 def test_the_published_schedule_ends_at_a_share_of_the_learning_rate() -> None:
-    """mmdet: from epoch 150 of 300 on a cosine from 0.004 to 0.0002."""
+    """mmdet: 0.004 for 8 x 32 images, and from epoch 150 of 300 on a cosine to 0.0002."""
+    published = PRESETS["coco-rtmdet"]
+    assert (published.epochs, published.lr, published.batch) == (300, 0.004, 32)
+    optimizer = recipes.recipe(published).optimizer(torch.device("cpu"))["optimizer"]
+    assert (optimizer["type"], optimizer["lr"]) == ("AdamW", 0.004 * 32 / 256)
+    assert published.search.interval * published.search.rounds <= 150
     config = replace(CONFIG, size="published", epochs=30, lr=1e-4)
     warmup, cosine = recipes.recipe(config).schedule(1000)
     assert warmup["end"] == 1000

@@ -88,13 +88,13 @@ def own(folder: Path, values: list[float]) -> str | None:
 def test_a_target_that_does_not_change_in_a_training_part_is_refused(tmp_path: Path):
     reason = own(tmp_path, [0.1] * 450 + [float(step % 7) for step in range(550)])
     assert reason is not None
-    assert reason.startswith("the target is 0.1 in the whole training part of fold 1; ")
+    assert reason.startswith(f"{tmp_path}/series.csv: the target is 0.1 in the whole training part of fold 1; ")
 
 
 def test_a_part_that_persistence_forecasts_exactly_is_refused(tmp_path: Path):
     reason = own(tmp_path, [float(step % 7) for step in range(500)] + [0.1] * 500)
     assert reason is not None
-    assert reason.startswith("the test part of fold 2 only repeats older values")
+    assert reason.startswith(f"{tmp_path}/series.csv: the test part of fold 2 only repeats older values")
 
 
 def test_trainings_share_one_copy_of_the_data():

@@ -8,6 +8,7 @@ import rfnext
 from rfnext import Structure
 from tasks.load_forecasting.config import Config
 from tasks.load_forecasting.models import Forecaster, rebuild, searched
+from tests.no_float64 import NoFloat64
 
 COLUMNS = {"columns": ["load", "temperature"]}
 
@@ -103,3 +104,16 @@ def test_a_column_that_never_changes_in_the_training_part_is_no_division_by_zero
     assert model.scale.flatten()[1] == 1
     x[:, 1, 200:] = 0.2
     assert model(x).abs().max() < 100
+
+
+def test_a_device_without_float64_gives_the_digits_of_the_cpu():
+    model, x = network(trailing=5), inputs()
+    model.calibrate(x[0] * 1e9 + 5e12)
+    with torch.no_grad():
+        expected = model(x * 1e9 + 5e12)
+        with NoFloat64():
+            assert torch.equal(model(x * 1e9 + 5e12), expected)
+    model.to("meta")
+    assert (model.centre.device.type, model.normalised(x).device.type) == ("cpu", "meta")
+    assert model.centre.dtype == torch.float64
+    assert model.forecast(model.normalised(x)).shape == (1, 1, 400)

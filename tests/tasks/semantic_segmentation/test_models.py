@@ -1,6 +1,8 @@
 """The networks: published sizes, what is searched, and what they compute."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 
 from rfnext import LocalSearch, Structure, keep_branches, merge
 from tasks.semantic_segmentation.config import PRESETS, Config
-from tasks.semantic_segmentation.evaluation import predict
+from tasks.semantic_segmentation.evaluation import predict, probe
 from tasks.semantic_segmentation.models import rebuild, searched
+from tasks.spec import Split
 
 CLASSES = [str(number) for number in range(7)]
 
@@ -37,10 +40,12 @@ def test_deeplab_has_the_size_of_torchvisions_weights():
 
 
 def test_upernet_has_the_published_size():
-    """Liu et al., "A ConvNet for the 2020s", table 9 (UperNet on ADE20K): 60 M with ConvNeXt-T."""
+    """The page of openmmlab/upernet-convnext-tiny on Hugging Face: 60.3 M numbers, statistics of norms included."""
     with torch.device("meta"):
         model = network(Config(network="upernet", backbone="convnext_tiny", width=512), 150)
-    assert round(parameters(model) / 1e6) == 60
+    numbers = sum(value.numel() for value in model.state_dict().values() if value.is_floating_point())
+    assert numbers == parameters(model) + 2 * (12 * 512 + 256)  # means and variances
+    assert round(numbers / 1e6, 1) == 60.3
     found = Structure.read(model, searched)
     assert [name for name in found if "backbone" in name] == [f"backbone.stages_3.blocks.{k}.conv_dw" for k in range(3)]
     assert len(found) == 3 + 1 + 3 + 1
@@ -74,6 +79,19 @@ def test_upernet_computes_what_the_paper_draws():
     found = model(x)
     for name, own in (("out", out), ("aux", aux)):
         torch.testing.assert_close(found[name], to(own, x), rtol=1e-4, atol=1e-4 * float(own.detach().abs().max()))
+
+
+@pytest.mark.parametrize("backbone", ["small", "resnet18"])
+def test_the_centre_of_a_field_is_that_of_the_finest_map(backbone: str, own_data: Callable[..., Path]):
+    """By the rows of the input that reach a cell of that map, of strides with padding and without."""
+    config = Config(dataset="folder", root=own_data(), network="upernet", backbone=backbone, width=8, image=64)
+    model = network(config).eval()
+    x = torch.randn(4, 3, 64, 64, requires_grad=True)
+    model.backbone(x)[-4][:, :, 8].sum().backward()  # type: ignore[operator]
+    assert x.grad is not None
+    rows = x.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    centre = (8 + 0.5) * 4 - 0.5 + probe(model, config, Split("test", 1)).shift
+    assert float(rows[0] + rows[-1]) / 2 == pytest.approx(centre, abs=0.5)
 
 
 @torch.no_grad()

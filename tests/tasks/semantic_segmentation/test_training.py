@@ -1,6 +1,7 @@
 """Trainings: what a search counts, exact continuation, the loss, what is cut, and scores on own data."""
 
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from sklearn.metrics import jaccard_score
 
 from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch
 from tasks.semantic_segmentation import predict
-from tasks.semantic_segmentation.config import Config
+from tasks.semantic_segmentation.config import PRESETS, Config
 from tasks.semantic_segmentation.data import Sample
 from tasks.semantic_segmentation.evaluation import evaluate, highest
 from tasks.semantic_segmentation.models import build, searched
@@ -55,9 +56,19 @@ def test_a_local_search_counts_iterations_and_goes_on_exactly(
     for name, value in model.state_dict().items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, again.state_dict()[name]), name
+    _, slower = trained(replace(config, epochs=3, search_counts="epochs"), tmp_path / "epochs")
+    assert slower is not None
+    assert [seen.step for seen in slower.history] == [3]
     _, other = trained(replace(config, epochs=1), tmp_path / "one_shot", "one_shot")
     assert other is not None
     assert other.step == 1, "its settings are in epochs"
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("folder")])
+def test_a_training_on_own_data_has_all_rounds_whatever_its_size(preset: str):
+    config = PRESETS[preset]
+    assert config.search_counts == "epochs"
+    assert config.search.interval * config.search.rounds <= config.epochs
 
 
 def test_learns_and_predicts(own_data: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -69,6 +80,11 @@ def test_learns_and_predicts(own_data: Callable[..., Path], tmp_path: Path, caps
     paths = [str(path) for path in sorted((root / "images").iterdir())]
     network = str(tmp_path / "run" / SELECTED)
     given = ["--checkpoint", network, "--out", str(tmp_path / "out"), "--device", "cpu"]
+    shutil.copytree(root / "labels", tmp_path / "cut")
+    Image.new("L", (8, 8)).save(tmp_path / "cut/9.png")
+    assert predict.main([*paths, *given, "--labels", str(tmp_path / "cut")]) == 3
+    assert "cut/9.png: is not of the size of its image" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "nothing is written before all is read"
     assert predict.main([*paths, *given, "--labels", str(root / "labels")]) == 0
     said = capsys.readouterr().out
     found, truth = (

@@ -86,10 +86,12 @@ def test_no_harmonics_are_heard_at_other_frequencies(cycles: float) -> None:
 
 
 def test_parameter_counts_are_the_published_ones() -> None:
-    """14.01 M and 112.4 M, with 100 bands at 24 kHz, the norms' scales not counted."""
+    """The README of NVIDIA/BigVGAN: 14 M and 112 M, with 100 bands at 24 kHz; the norms' scales are not counted. The
+    file of the smaller generator there, of 32-bit numbers, has 56.3 MB."""
     mel = MelConfig(sample_rate=24000, mels=100, fmax=None)
-    for name, published in (("bigvgan_base", 14.01), ("bigvgan", 112.39)):
+    for name, published in (("bigvgan_base", 14), ("bigvgan", 112)):
         with torch.device("meta"):
             network = generators.build(name, mel)
         count = sum(p.numel() for key, p in network.named_parameters() if not key.endswith("original0"))
-        assert round(count / 1e6, 2) == published
+        assert round(count / 1e6) == published
+        assert name == "bigvgan" or round(4 * count / 1e6) == 56
