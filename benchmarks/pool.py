@@ -178,7 +178,9 @@ class Pool:
             log.warning("a worker process died (%s); its item is tried once more", type(error).__name__)
             self._waiting.appendleft(call)
             return None
-        return _fail(call.result, WorkerDied("its worker process died (killed, or out of memory?)"))
+        return _fail(
+            call.result, WorkerDied("its worker process died (killed, no memory, or a crash of compiled code)")
+        )
 
     def _assign(self) -> None:
         for future in [future for future in self._starting if future.done()]:

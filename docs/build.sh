@@ -5,7 +5,7 @@
 #   bash docs/build.sh FOLDER
 #
 # MkDocs is the extra "docs" of pyproject.toml. Where Python has it not, it goes into build/docs, once: 144 MB, half a minute. The exit
-# status is 69 if that cannot be done, as without a network.
+# status is 69 if the index of packages cannot be reached, and 1 at any other failure.
 set -euo pipefail
 folder=${1:-}
 [ -z "$folder" ] || [ "${folder:0:1}" = / ] || folder=$PWD/$folder
@@ -21,9 +21,13 @@ PYTHON
 packages=$PWD/build/docs
 if [ "$wanted" != "$(cat "$packages/wanted" 2>/dev/null)" ]; then
     rm -rf "$packages"
-    if ! "$python" -m pip install --disable-pip-version-check --quiet --target "$packages" $wanted >&2; then
+    log=$(mktemp)
+    trap 'rm -f "$log"' EXIT
+    if ! "$python" -m pip install --disable-pip-version-check --retries 2 --quiet --target "$packages" $wanted 2>&1 | tee "$log" >&2; then
         echo "docs/build.sh: no way to install ${wanted//$'\n'/, }" >&2
-        exit 69
+        # What pip says of each retry where it reaches nothing, whatever the reason: no name, no route, no answer, a proxy.
+        grep -Eq "connection broken|Max retries exceeded|(Connect|Read)TimeoutError|ProxyError" "$log" && exit 69
+        exit 1
     fi
     printf '%s\n' "$wanted" >"$packages/wanted"
 fi

@@ -10,8 +10,8 @@ from rfnext.causal import is_causal
 from rfnext.conv import SearchConv
 from rfnext.dilation import Bounds, Dilation, Rule, expectation, neighbours
 from rfnext.merge import merge, plain_state_dict
-from rfnext.ops.choice import pin_implementation, reproducible
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
+from rfnext.ops.pins import pin_implementation, reproducible
 from rfnext.padding import Anchor, Conv
 from rfnext.plan import LayerPlan, Plan, plan
 from rfnext.published.opening import open_published

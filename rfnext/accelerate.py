@@ -15,13 +15,12 @@ from torch.nn.parameter import UninitializedParameter
 
 from rfnext.ops.branches import is_recorded
 from rfnext.ops.mixed_dilation_conv import Given, geometry_of
-from rfnext.ops.repeated import Repeated, single_operator_of, situation
+from rfnext.ops.repeated import CALLS, Repeated, keep, kept, single_operator_of, situation
 from rfnext.padding import Conv, sides_of
 from rfnext.searchable import Layers, chosen, everything, is_conv
 
 _CONVS = nn.Conv1d, nn.Conv2d, nn.Conv3d
 _DTYPES = torch.float32, torch.float64
-_KNOWN = "rfnext_call"  # attribute of an accelerated conv: its last call
 
 
 def accelerate(model: nn.Module, where: Layers = everything) -> list[str]:
@@ -56,7 +55,7 @@ def decelerate(model: nn.Module) -> None:
     """Make all convs of the model that `accelerate` has changed torch's again. A search does so for what it takes."""
     for module in model.modules():
         if isinstance(module, Accelerated) and "plain_class" in vars(type(module)):
-            vars(module).pop(_KNOWN, None)
+            vars(module).pop(CALLS, None)
             module.__class__ = type(module).plain_class  # type: ignore[assignment]
 
 
@@ -100,9 +99,8 @@ class Accelerated(nn.Module):
         if input.dtype not in _DTYPES or weight.dtype != input.dtype:
             return None
         bias_shape = None if bias is None else bias.shape
-        key = now, input.shape, weight.shape, bias_shape, conv.dilation, conv.padding, conv.stride, conv.groups
-        known = vars(self).get(_KNOWN)
-        if known is not None and known.key == key:
+        key = input.shape, now, weight.shape, bias_shape, conv.dilation, conv.padding, conv.stride, conv.groups
+        if (known := kept(vars(self), key)) is not None:
             return known
         shapes = tuple(input.shape), tuple(weight.shape), None if bias is None else tuple(bias.shape)
         sides, dilations = (tuple(sides_of(conv)),), (tuple(conv.dilation),)
@@ -111,12 +109,13 @@ class Accelerated(nn.Module):
         except ValueError:  # torch says what is wrong
             return None
         operator = single_operator_of(input, weight, bias, _one(input.dtype), geometry)
-        call = vars(self)[_KNOWN] = Repeated(key, geometry, operator)
+        call = Repeated(key, geometry, operator)
+        keep(vars(self), call)
         return call
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so pickle cannot find it by name; it can make it again.
-        state = {name: value for name, value in cast(Any, self.__getstate__()).items() if name != _KNOWN}
+        state = {name: value for name, value in cast(Any, self.__getstate__()).items() if name != CALLS}
         return _remake, (type(self).plain_class,), state
 
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from rfnext.conv import pads_by_dilation
 from rfnext.dilation import searched_axis
 from rfnext.padding import Conv, anchor_of, kernel_to_search, padding_attributes, size_keeping_padding
+from rfnext.set_dilation import pads_by_dilation
 from rfnext.twin import Copying, Searched, generators_restored, trial_size, type_of
 
 _STARTS = (1 / 4, 1 / 2, 3 / 4)

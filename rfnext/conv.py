@@ -1,9 +1,9 @@
 """SearchConv: a convolution that is evaluated at several dilations at once.
 
-A conv is not replaced but taken over in place: its class is changed to one that inherits from both `SearchConv` and the
-conv's own class, and changed back when the search is over. The module object stays the same. So everything that refers
-to it still works: state_dict keys, optimizers, forward hooks, weight parametrisations, modules that are used under
-several names, `isinstance(module, nn.Conv2d)`.
+A conv is not replaced but taken over in place (`rfnext.take_over`): its class is changed to one that inherits from both
+`SearchConv` and the conv's own class, and changed back when the search is over. The module object stays the same. So
+everything that refers to it still works: state_dict keys, optimizers, forward hooks, weight parametrisations, modules
+that are used under several names, `isinstance(module, nn.Conv2d)`.
 
 When a dilation changes, the conv keeps its output size and one tap keeps its place, the anchor: the kernel's centre, or
 its last tap, as convs of causal networks need it (`rfnext.padding`). Nothing in a plain conv says that its network is
@@ -19,78 +19,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from rfnext.accelerate import decelerate
 from rfnext.branch_state import BranchState
-from rfnext.copies import forget_copy, note_copy
-from rfnext.dilation import Dilation, Rule, check_rule, searched_axis
+from rfnext.copies import note_copy
+from rfnext.dilation import Dilation, Rule, searched_axis
 from rfnext.ops.branches import is_recorded
-from rfnext.ops.choice import check_implementation
 from rfnext.ops.mixed_dilation_conv import Given, computed, geometry_of, mixed_dilation_conv
-from rfnext.ops.repeated import Repeated, operator_of, situation
-from rfnext.own_forward import way_to_search, why_not_in_place
-from rfnext.padding import (
-    Anchors,
-    Conv,
-    anchor_of,
-    anchored,
-    kernel_to_search,
-    padding_attributes,
-    size_keeping_padding,
-)
+from rfnext.ops.pins import check_implementation
+from rfnext.ops.repeated import CALLS, Repeated, keep, kept, operator_of, situation
+from rfnext.padding import Conv, anchor_of, kernel_to_search, size_keeping_padding
 from rfnext.redirected import Redirecting
-from rfnext.searchable import is_conv, plain_class, way_of_search
+from rfnext.set_dilation import set_dilation
 from rfnext.twin import Searched
 
 INITIAL_WEIGHT = 0.01
 """Start of every branch weight, from the published code."""
 
-_PADS = "rfnext_pads_by_dilation"  # attribute of a searched conv: what `pads_by_dilation` found before
-
-_KNOWN = "rfnext_call"  # attribute of a searched conv: its last call
-
 _SUCCESSOR = "rfnext_successor"  # attribute of a branch weight that torch has replaced, which tied convs share
-
-
-def set_dilation(conv: Conv, dilation: Dilation) -> None:
-    """Give a conv another dilation and the padding that keeps its output size and the position of its anchor.
-
-    The padding moves with the dilation, as `size_keeping_padding` says, so explicit paddings (0, or those of strided
-    convs) keep their meaning. A padding that differs before and after, or crops, makes padding_mode "zeros" "constant".
-    If the conv's class has a forward() of its own that cannot be tried, the log warns that its place is not verified.
-
-    Raises:
-        ValueError: if `dilation` does not fit the conv's number of axes or is not positive; if an even kernel makes
-            it impossible to keep the size; or if the conv's class pads or crops in a forward() of its own.
-    """
-    if not isinstance(conv, SearchConv):
-        check_plain(conv, dilation)
-    set_checked_dilation(conv, dilation)
-
-
-def set_checked_dilation(conv: Conv, dilation: Dilation) -> None:
-    """What `set_dilation` does, for a dilation that `check_plain` has accepted."""
-    if not pads_by_dilation(conv):
-        set_padding(conv, size_keeping_padding(conv, dilation))
-    conv.dilation = dilation
-
-
-def pads_by_dilation(conv: Conv) -> bool:
-    """Whether the conv's class pads by its dilation in a forward() of its own, so that its padding stays as it is."""
-    known = vars(conv).get(_PADS)
-    return way_to_search(conv, plain_class(conv)).pads if known is None else known
-
-
-def set_padding(conv: Conv, sides: list[tuple[int, int]]) -> None:
-    """Let a conv pad by `sides` (before, after) per axis; negative numbers crop."""
-    for name, value in padding_attributes(conv, sides).items():
-        setattr(conv, name, value)
-
-
-def check_plain(conv: Conv, dilation: Dilation) -> None:
-    """Raise ValueError unless a plain conv can keep the output size of `conv` at another dilation."""
-    size_keeping_padding(conv, dilation)
-    if dilation != tuple(conv.dilation) and (reason := why_not_in_place(conv, plain_class(conv), dilation)):
-        raise ValueError(reason)
 
 
 def check_branches(dilations: Sequence[Dilation], conv: Conv, entries: int) -> None:
@@ -233,17 +177,16 @@ class SearchConv(Searched, nn.Module):
         )
 
     def _call(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Repeated:
-        """The checked arguments of a call, and what computes it: the last ones, if they are the same."""
+        """The checked arguments of a call, and what computes it: kept ones, if they are the same."""
         conv, own, branch_weight = cast(Conv, self), vars(self), self.branch_weight
         now = situation(input, weight, bias, branch_weight)
         key = (
-            *(now, input.shape, weight.shape, None if bias is None else bias.shape, self.implementation),
+            *(input.shape, now, weight.shape, None if bias is None else bias.shape, self.implementation),
             *(self._dilations, conv.dilation, conv.padding, conv.padding_mode, conv.stride, conv.groups),
             *(() if conv.padding_mode == "zeros" else conv._reversed_padding_repeated_twice),
             *(anchor_of(conv), self.rule, self.frozen, branch_weight.shape, self.longest_input),
         )
-        known = own.get(_KNOWN)
-        if known is not None and known.key == key:
+        if (known := kept(own, key)) is not None:
             return known
         self.note_input(input)
         check_implementation(self.implementation)
@@ -253,8 +196,14 @@ class SearchConv(Searched, nn.Module):
         geometry = geometry_of(Given(*shapes, *branches, tuple(conv.stride), paddings, conv.groups, _mode(conv)))
         operator = None
         if now is not None and self.rule == "default" and not self.frozen and self._uses_all_weights():
-            operator = operator_of(self.implementation, input, weight, bias, self.probability, geometry)
-        call = own[_KNOWN] = Repeated((*key[:-1], self.longest_input), geometry, operator)
+            # Without a graph: a checkpoint counts the tensors that are saved, and its repetition takes the kept call.
+            probability = torch.full(
+                branch_weight.shape, 1 / len(self._dilations), dtype=branch_weight.dtype, device="cpu"
+            )
+            probability.requires_grad_(branch_weight.requires_grad)
+            operator = operator_of(self.implementation, input, weight, bias, probability, geometry)
+        call = Repeated((*key[:-1], self.longest_input), geometry, operator)
+        keep(own, call)
         return call
 
     def _uses_all_weights(self) -> bool:
@@ -352,7 +301,7 @@ class SearchConv(Searched, nn.Module):
             missing_keys[:] = [key for key in missing_keys if key not in own]
             like = next(p for name, p in self.named_parameters() if name != "branch_weight")
             if self.branch_weight.is_meta and not like.is_meta:  # assign=True replaced those of the checkpoint alone
-                self.branch_weight = _fresh_weight(self.branch_weight.numel(), like)
+                self.branch_weight = fresh_weight(self.branch_weight.numel(), like)
         missing_keys[:] = dict.fromkeys(missing_keys)
         self._keep_tie(parameter)
 
@@ -368,7 +317,7 @@ class SearchConv(Searched, nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so pickle cannot find it by name; it can make it again.
-        state = {name: value for name, value in cast(Any, self.__getstate__()).items() if name != _KNOWN}
+        state = {name: value for name, value in cast(Any, self.__getstate__()).items() if name != CALLS}
         return _remake, (type(self).plain_class, isinstance(self, Redirecting)), state
 
 
@@ -376,7 +325,7 @@ def _mode(conv: Conv) -> str:
     return "zeros" if conv.padding_mode == "constant" else conv.padding_mode
 
 
-def _fresh_weight(entries: int, like: Tensor) -> nn.Parameter:
+def fresh_weight(entries: int, like: Tensor) -> nn.Parameter:
     """Branch weights as at the start, on a tensor's device, in its dtype or at least float32.
 
     Half precision cannot resolve the small steps that they take.
@@ -386,98 +335,22 @@ def _fresh_weight(entries: int, like: Tensor) -> nn.Parameter:
 
 
 @functools.cache
-def _search_class(plain: type[nn.Module], redirected: bool) -> type[SearchConv]:
+def search_class(plain: type[nn.Module], redirected: bool) -> type[SearchConv]:
+    """The class of a searched conv of class `plain`; redirected: if its forward() convolves by itself."""
     bases = (*([Redirecting] if redirected else []), SearchConv, plain)
     return cast(Any, type)(f"Search{plain.__name__}", bases, {"plain_class": plain, "__module__": __name__})
 
 
-def _parametrised_search_class(plain: type[nn.Module], redirected: bool) -> type[SearchConv]:
-    """The class of a searched conv of a class that torch made for a parametrisation.
+def parametrised_search_class(plain: type[nn.Module], redirected: bool) -> type[SearchConv]:
+    """The same for a class that torch made for a parametrisation.
 
     It is what torch would have made of the searched conv, so that remove_parametrizations() finds what it deletes.
     """
     made = {key: value for key, value in vars(plain).items() if key not in ("__dict__", "__weakref__")}
     own = {"plain_class": plain, "__module__": __name__}
-    return type(f"Search{plain.__name__}", (_search_class(plain.__bases__[0], redirected),), made | own)
+    return type(f"Search{plain.__name__}", (search_class(plain.__bases__[0], redirected),), made | own)
 
 
 def _remake(plain: type[nn.Module], redirected: bool = False) -> SearchConv:
-    cls = _search_class(plain, redirected)
+    cls = search_class(plain, redirected)
     return cls.__new__(cls)
-
-
-def take_over(
-    conv: Conv,
-    dilations: Sequence[Dilation],
-    *,
-    entries: int | None = None,
-    rule: Rule = "default",
-    anchor: Anchors | None = None,
-) -> None:
-    """Turn a conv into a `SearchConv` in place, with the given branches and fresh branch weights.
-
-    The conv's own dilation stays as the centre. If it is a SearchConv already, only the branches, their weights and
-    the rule are replaced.
-
-    Args:
-        conv: any conv for which `rfnext.searchable.unsearchable` is None.
-        dilations: the branches.
-        entries: size of `branch_weight`, at least the number of branches (default: just that).
-        rule: see `SearchConv`.
-        anchor: the tap that stays in place; None leaves it as it is, "centre" in a conv that no search or structure
-            has changed.
-
-    Raises:
-        ValueError: if the conv cannot be searched or a branch does not fit it.
-        TypeError: if it is no conv.
-    """
-    check_rule(rule)
-    if not is_conv(conv):
-        raise TypeError(f"{type(conv).__name__} is no Conv1d, Conv2d or Conv3d")
-    entries = entries or len(dilations)
-    with anchored({type(conv).__name__: conv}, anchor):
-        way = way_of_search(conv)
-        if way.reason:
-            raise ValueError(f"cannot search {conv}: {way.reason}")
-        check_branches(dilations, conv, entries)
-    if not isinstance(conv, SearchConv):
-        decelerate(conv)
-        parametrised = set(conv._modules.get("parametrizations") or ()) & vars(type(conv)).keys()  # type: ignore
-        made = (_parametrised_search_class if parametrised else _search_class)(type(conv), way.redirected)
-        conv.__class__ = made  # type: ignore[assignment]
-        search = cast(SearchConv, conv)
-        vars(conv)[_PADS] = way.pads
-        search.implementation = "auto"
-    search = cast(SearchConv, conv)
-    forget_copy(search)
-    weight = conv._parameters.get("branch_weight")
-    if weight is None or weight.numel() != entries:
-        search.branch_weight = _fresh_weight(entries, next(conv.parameters()))
-    search.rule = rule
-    search.frozen = False
-    search.set_branches(dilations)
-
-
-def release(conv: SearchConv) -> None:
-    """Turn a `SearchConv` back into the plain conv that it was, at its centre's dilation. Branches are dropped.
-
-    Its anchor stays, for what changes its dilation next.
-
-    Raises:
-        ValueError: if a parametrisation was registered after `take_over` (remove it first).
-    """
-    check_release(conv)
-    del conv.branch_weight
-    for name in ("rule", "implementation", "frozen", "longest_input", "_dilations", _PADS, _KNOWN):
-        vars(conv).pop(name, None)
-    conv.__class__ = type(conv).plain_class  # type: ignore[assignment]
-
-
-def check_release(conv: SearchConv) -> None:
-    """Raise ValueError if something changed the conv's class after `take_over`, so that it has no way back."""
-    if hasattr(conv.branch_weight, "full_tensor"):
-        raise ValueError("it is sharded; apply the structure to a fresh model, or load the full state_dict into one")
-    if "plain_class" not in vars(type(conv)):
-        raise ValueError(
-            f"{type(conv).__name__} was changed after the search began (a parametrisation?); undo that first"
-        )

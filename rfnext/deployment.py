@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rfnext.conv import SearchConv, set_dilation
+from rfnext.conv import SearchConv
 from rfnext.padding import Conv
 from rfnext.searchable import is_conv
+from rfnext.set_dilation import set_dilation
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from rfnext.conv import pads_by_dilation
 from rfnext.convolution_call import Call
 from rfnext.dilation import Dilation
 from rfnext.ops.geometry import extend, size_out
 from rfnext.own_forward import own_methods
 from rfnext.padding import Conv, padding_attributes, sides_of
 from rfnext.redirected import Redirected, Redirecting
+from rfnext.set_dilation import pads_by_dilation
 from rfnext.twin import Searched, generators_restored, trial_size, twin_of, type_of
 
 

@@ -11,11 +11,13 @@ from torch import nn
 
 from rfnext import files
 from rfnext.causal import check_parents
-from rfnext.conv import SearchConv, check_plain, check_release, release, set_checked_dilation
+from rfnext.conv import SearchConv
 from rfnext.deployment import guard
 from rfnext.dilation import LARGEST, Dilation
 from rfnext.padding import AnchorOf, Anchors, Conv, anchor_of, anchor_per_axis, anchored, check_dilation, warn_of_causal
 from rfnext.searchable import Layers, chosen, everything, is_conv, unsearchable
+from rfnext.set_dilation import check_plain, set_checked_dilation
+from rfnext.take_over import check_release, release
 
 FORMAT = "rfnext-structure"
 LONGEST_NAME = 500

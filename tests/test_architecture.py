@@ -27,7 +27,7 @@ ABOVE = (
     "dilation files table plots _version",
     "ops",
     "conv branch_state searchable own_forward redirected convolution_call twin padding causal effective "
-    "copies deployment plain_checkpoint accelerate",
+    "copies deployment plain_checkpoint accelerate set_dilation take_over",
     "structure ties",
     "search",
     "",

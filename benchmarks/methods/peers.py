@@ -16,9 +16,9 @@ from benchmarks.methods.method import Found, Outcome
 from benchmarks.methods.training import as_lists, build, fit, own_training, score
 from benchmarks.pool import Pool
 from rfnext import Conv, Dilation, Structure, Where
-from rfnext.conv import set_padding
 from rfnext.dilation import searched_axis
 from rfnext.padding import anchor_of, sides_of
+from rfnext.set_dilation import set_padding
 
 log = logging.getLogger(__name__)
 

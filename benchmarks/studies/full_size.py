@@ -1,6 +1,6 @@
 """What the published protocols cost at their full size: steps, hours, memory and disk of every published row.
 
-    python -m benchmarks.studies.full_size [breakfast 50salads gtea ljspeech] [--labels FOLDER]
+    python -m benchmarks.studies.full_size [breakfast 50salads gtea ljspeech] [--labels FOLDER] [--missing]
 
 Makes data of the published sizes in a temporary folder: the sizes of `tasks.action_segmentation.published_sizes` with
 2,048 features a frame, and 13,100 clips of noise as long as those of LJSpeech. For each network of the published rows,
@@ -71,6 +71,8 @@ class Options:
     """CPU time of the training of a preset's own network."""
     others: float = 1
     """CPU minutes of each search and each other network."""
+    missing: bool = False
+    """Measure only what has no line yet."""
     results: Path = ROOT / "results/full_size"
     """Folder of the measurements and the table."""
 
@@ -207,10 +209,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measurements.read_or_end(options.results, LINE)  # before hours are spent
     logging.getLogger("rfnext").setLevel(logging.WARNING)
     context = multiprocessing.get_context("spawn")
-    for name in options.data or sorted({job.preset for job in every}):
+    known = {Job.of(one) for one in measurements.read_or_end(options.results, LINE)} if options.missing else set()
+    wanted = [job for job in every if job not in known and (not options.data or job.preset in options.data)]
+    for name in dict.fromkeys(job.preset for job in wanted):
         with tempfile.TemporaryDirectory() as folder:
             make_data(name, Path(folder) / name, options.labels)
-            for job in (one for one in every if one.preset == name):
+            for job in (one for one in wanted if one.preset == name):
                 minutes = options.minutes if job.stage == PLAIN and not job.changed else options.others
                 # A process of its own: the largest memory is that of its whole life.
                 with ProcessPoolExecutor(1, context) as process:

@@ -23,6 +23,9 @@ from rfnext.searchable import everything
 from rfnext.structure import Structure, named_convs, searched_convs
 from rfnext.table import aligned
 
+_LARGEST_ONNX = 2_000_000_000
+"""Bytes of weights. Protocol buffers end at 2 GiB, which has to hold the graph, too."""
+
 
 def run_plan(given: Namespace) -> str:
     """What a search would do with a network."""
@@ -106,15 +109,25 @@ def run_export(given: Namespace) -> str:
     if suffix == ".onnx" and importlib.util.find_spec("onnxscript") is None:
         raise ValueError("export to ONNX needs pip install onnx onnxscript")
     model = opened(given.network, given.arguments, given.checkpoint, given.structure)
-    buffer = io.BytesIO()
     with _example(given.input) as example:
-        if suffix == ".onnx":
-            torch.onnx.export(model, (example,), str(given.output), dynamo=True, verbose=False)
-        else:
-            torch.export.save(torch.export.export(model, (example,)), buffer)
-    if suffix == ".pt2":
-        write_bytes(given.output, buffer.getvalue())
+        data = (_onnx if suffix == ".onnx" else _pt2)(model, example)
+    write_bytes(given.output, data)
     return f"{given.output} is written, for inputs of shape {tuple(given.input)}"
+
+
+def _pt2(model: nn.Module, example: Tensor | None) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(model, (example,)), buffer)
+    return buffer.getvalue()
+
+
+def _onnx(model: nn.Module, example: Tensor | None) -> bytes:
+    """All in one: torch itself would put the weights into a second file."""
+    if sum(t.numel() * t.element_size() for t in model.state_dict().values()) > _LARGEST_ONNX:
+        raise ValueError("an .onnx file holds at most 2 GB, and the weights are more; --output NAME.pt2 holds them")
+    program = torch.onnx.export(model, (example,), dynamo=True, verbose=False)
+    assert program is not None  # as torch returns without dynamo
+    return program.model_proto.SerializeToString()
 
 
 def run_convert(given: Namespace) -> str:

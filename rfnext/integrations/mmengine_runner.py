@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from rfnext.files import write_bytes
 from rfnext.integrations.mmengine_checkpoints import checkpoint_globals
-from rfnext.ops.choice import reproducible
+from rfnext.ops.pins import reproducible
 
 
 class ContinuingRunner(Runner):

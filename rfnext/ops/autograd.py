@@ -1,6 +1,7 @@
 """What the implementations with passes of their own share: autograd, autocast and torch.compile.
 
-An implementation gives a forward and a backward pass. `as_operator` makes a differentiable operator of the two.
+An implementation gives `Passes`, a forward and a backward pass. `as_operator` makes a differentiable operator of the
+two. `with_bias` makes passes of simpler ones, which know nothing of bias, temperature and memory layout.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,31 +26,31 @@ Backward = Callable[
 """Gradient of y, x, weight, probability, geometry, which of x, weight, bias, probability need a gradient -> gradients
 of x, weight and probability. Those that are not needed may be given too."""
 
-_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-
-_RunBackward = Callable[[Tensor, Sequence[Any], Geometry, Sequence[bool]], _Gradients]
-"""Gradient of y, (x, weight, bias, probability), geometry, which of the four need a gradient -> their gradients."""
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""Of x, weight, bias and shares. Those that are not needed may be given too, but not of a bias that is None."""
 
 
-class _Passes(NamedTuple):
-    run: Operator
-    run_backward: _RunBackward
+class Passes(NamedTuple):
+    """Both passes of an implementation, for zero padding and in the low precision of autocast.
+
+    run: x, weight, bias, shares, geometry, temperature -> y, stored in memory like x, and what the backward pass wants
+    to have besides these. For shares and temperature see `as_operator`.
+    run_backward: gradient of y, (x, weight, bias, shares), what the backward pass wanted, geometry, temperature, which
+    of the four need a gradient -> their gradients.
+    """
+
+    run: Callable[[Tensor, Tensor, Tensor | None, Tensor, Geometry, float | None], tuple[Tensor, Any]]
+    run_backward: Callable[[Tensor, Sequence[Any], Any, Geometry, float | None, Sequence[bool]], Gradients]
 
 
-def as_operator(name: str, forward: Operator, backward: Backward) -> Exact:
+def as_operator(name: str, passes: Passes) -> Exact:
     """The differentiable operator of an implementation; under torch.compile it is called `rfnext::<name>`.
-
-    Args:
-        name: of the implementation.
-        forward: gets zero padding only, the low precision of autocast, and the bias times the sum of the probabilities.
-        backward: the same arguments without the bias, whose gradient is computed here.
 
     Returns:
         A function of x, weight, bias, shares, geometry and temperature. The shares are the probabilities; or, if there
         is a temperature t, branch weights, and the probabilities are softmax(shares / t): in small layers, a softmax
         outside takes autograd as long as the operator. Its second derivative is that of `branches`.
     """
-    passes = _with_bias(forward, backward)
     compiled = _register(name, passes)
 
     def operator(
@@ -77,15 +78,32 @@ def _probability(shares: Tensor, temperature: float | None) -> Tensor:
     return shares if temperature is None else torch.softmax(shares / temperature, dim=0)
 
 
-def _with_bias(forward: Operator, backward: Backward) -> _Passes:
-    """Both passes with bias and memory layout taken care of."""
+def with_bias(forward: Operator, backward: Backward) -> Passes:
+    """Passes that take care of bias, temperature and memory layout.
 
-    def run(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
+    Args:
+        forward: gets the bias times the sum of the probabilities.
+        backward: the same arguments without the bias, whose gradient is computed here.
+    """
+
+    def run(
+        x: Tensor, weight: Tensor, bias: Tensor | None, shares: Tensor, geometry: Geometry, temperature: float | None
+    ) -> tuple[Tensor, Tensor | None]:
+        probability = _probability(shares, temperature)
         bias = None if bias is None else bias * probability.sum()
-        return laid_out(forward(x, weight, bias, probability, geometry), channels_are_last(x))
+        y = laid_out(forward(x, weight, bias, probability, geometry), channels_are_last(x))
+        return y, None if temperature is None else probability
 
-    def run_backward(g: Tensor, tensors: Sequence[Any], geometry: Geometry, needed: Sequence[bool]) -> _Gradients:
-        x, weight, bias, probability = tensors
+    def run_backward(
+        g: Tensor,
+        tensors: Sequence[Any],
+        softmax: Tensor | None,
+        geometry: Geometry,
+        temperature: float | None,
+        needed: Sequence[bool],
+    ) -> Gradients:
+        x, weight, bias, shares = tensors
+        probability = shares if softmax is None else softmax
         grad_x, grad_weight, grad_probability = backward(g, x, weight, probability, geometry, needed)
         need_x, need_weight, need_bias, need_probability = needed
         grad_bias = None
@@ -94,6 +112,8 @@ def _with_bias(forward: Operator, backward: Backward) -> _Passes:
             if need_probability and grad_probability is not None:
                 grad_probability = grad_probability + (grad_bias * bias).sum(dtype=probability.dtype)
             grad_bias = grad_bias * probability.sum()
+        if softmax is not None and temperature is not None and grad_probability is not None:
+            grad_probability = torch._softmax_backward_data(grad_probability, softmax, 0, softmax.dtype) / temperature  # type: ignore
         return (
             laid_out(grad_x, channels_are_last(x)) if need_x and grad_x is not None else None,
             grad_weight.contiguous() if need_weight and grad_weight is not None else None,
@@ -101,7 +121,7 @@ def _with_bias(forward: Operator, backward: Backward) -> _Passes:
             grad_probability if need_probability else None,
         )
 
-    return _Passes(run, run_backward)
+    return Passes(run, run_backward)
 
 
 class _Exact(torch.autograd.Function):
@@ -115,13 +135,12 @@ class _Exact(torch.autograd.Function):
         bias: Tensor | None,
         shares: Tensor,
         geometry: Geometry,
-        how: tuple[_Passes, float | None],
+        how: tuple[Passes, float | None],
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, shares)
         passes, temperature = how
-        probability = _probability(shares, temperature)
-        ctx.how = geometry, passes.run_backward, temperature, None if temperature is None else probability
-        y = passes.run(x, weight, bias, probability, geometry)
+        y, kept = passes.run(x, weight, bias, shares, geometry, temperature)
+        ctx.how = passes.run_backward, kept, geometry, temperature
         if not y._is_view():
             return y
         # The same memory, but no view: autograd refuses to have views changed in place, as by nn.ReLU(inplace=True).
@@ -138,10 +157,10 @@ class _Exact(torch.autograd.Function):
         return (*_gradients(ctx, g, needed), None, None)
 
 
-def _gradients(ctx: Any, g: Tensor, needed: Sequence[bool]) -> _Gradients:
+def _gradients(ctx: Any, g: Tensor, needed: Sequence[bool]) -> Gradients:
     """Of x, weight, bias and shares."""
     tensors: Sequence[Any] = ctx.saved_tensors
-    geometry, run_backward, temperature, probability = ctx.how
+    run_backward, kept, geometry, temperature = ctx.how
     again = torch.is_grad_enabled()  # create_graph=True
     if again or _is_batched(g):  # by operations that can be differentiated, or batched
         with torch.enable_grad():
@@ -153,12 +172,7 @@ def _gradients(ctx: Any, g: Tensor, needed: Sequence[bool]) -> _Gradients:
         found = iter(torch.autograd.grad(y, inputs, g, create_graph=again))
         grad_x, grad_weight, grad_bias, grad_shares = (next(found) if need else None for need in needed)
         return grad_x, grad_weight, grad_bias, grad_shares
-    if temperature is None:
-        return run_backward(g, tensors, geometry, needed)
-    *others, grad = run_backward(g, (*tensors[:3], probability), geometry, needed)
-    if grad is not None:
-        grad = torch._softmax_backward_data(grad, probability, 0, grad.dtype) / temperature  # type: ignore
-    return (*others, grad)
+    return run_backward(g, tensors, kept, geometry, temperature, needed)
 
 
 def _is_batched(g: Tensor) -> bool:
@@ -176,11 +190,11 @@ _ARGUMENTS = (
 )
 
 
-def _register(name: str, passes: _Passes) -> Callable[..., Tensor]:
+def _register(name: str, passes: Passes) -> Callable[..., Tensor]:
     """The operator `rfnext::<name>`, which takes the geometry as lists of integers."""
 
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, *lists: Any) -> Tensor:
-        return passes.run(x, weight, bias, probability, _from_lists(x, weight, lists))
+        return passes.run(x, weight, bias, probability, _from_lists(x, weight, lists), None)[0]
 
     def fake(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, *lists: Any) -> Tensor:
         geometry = _from_lists(x, weight, lists)
@@ -203,12 +217,13 @@ def _register(name: str, passes: _Passes) -> Callable[..., Tensor]:
     return operator
 
 
-def _register_backward(name: str, passes: _Passes) -> Callable[..., tuple[Tensor, ...]]:
+def _register_backward(name: str, passes: Passes) -> Callable[..., tuple[Tensor, ...]]:
     """The operator `rfnext::<name>_backward`; gradients that are not needed come back empty."""
 
     def backward(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         (x, weight, bias, probability), (*lists, needed) = arguments[:4], arguments[4:]
-        grads = passes.run_backward(g, (x, weight, bias, probability), _from_lists(x, weight, lists), needed)
+        tensors, geometry = (x, weight, bias, probability), _from_lists(x, weight, lists)
+        grads = passes.run_backward(g, tensors, None, geometry, None, needed)
         return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 
     def fake(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:

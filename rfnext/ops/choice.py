@@ -1,17 +1,13 @@
 """Which implementation of the operator computes a layer: a pinned one, by a fixed rule, or the fastest measured."""
 
-import contextlib
-import itertools
 import logging
 import math
-import os
-import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 from rfnext.ops import kept_choices
@@ -20,20 +16,8 @@ from rfnext.ops.dense import by_dense, dense_grid
 from rfnext.ops.geometry import Geometry, is_depthwise, is_thin, merge_equal
 from rfnext.ops.native import by_native
 from rfnext.ops.native import is_for as native_is_for
+from rfnext.ops.pins import RULE, checked_pin
 from rfnext.ops.taps import by_taps
-
-Implementation = Literal["auto", "branches", "taps", "dense", "native", "triton"]
-"""How the operator is computed; all return the same values up to rounding.
-
-"branches": one conv per branch, the reference.
-"taps": mixes the shifted inputs, then multiplies once; keeps only x for the backward pass.
-"dense": folds the branches into one larger kernel; fast if the dilations have a coarse common grid.
-"native": as "taps", by kernels for CPUs that mix and multiply in the cache, in float32 and float64; compiled once per
-    machine, see `rfnext.ops.native_build`. Needs a C compiler.
-"triton": as "taps", by kernels for GPUs that mix in registers; dense and depthwise convs over one or two axes in
-    float32, bfloat16 or float16. Needs a CUDA device and the package triton.
-"auto": the fastest of these on this machine, see `pin_implementation`.
-"""
 
 logger = logging.getLogger(__name__)
 
@@ -70,122 +54,15 @@ IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor | None, Tensor, Geom
 """Functions of x, weight, bias, probability and geometry, by name."""
 
 
-def check_implementation(name: str, origin: str = "") -> None:
-    """Raise ValueError, starting with `origin`, unless this is the name of an implementation or "auto"."""
-    if name not in get_args(Implementation):
-        raise ValueError(f"{origin}unknown implementation {name!r}; known are {', '.join(get_args(Implementation))}")
-
-
-# What the user chose.
-
-_RULE = "the rule"
-"""Pinned, it leaves every choice to `_rule`."""
-
-_PINS = "rfnext.pins"
-"""Key of a thread's open pins in torch's thread state, which the threads of a backward pass take over."""
-
-_serials = itertools.count(1)
-_in_thread = threading.local()
-
-
-class _Pin:
-    """Pins within a `with` block, in the thread that enters it. Of the open ones the newest counts."""
-
-    def __init__(self, implementation: str | None) -> None:
-        self._implementation = implementation
-        self._serial = next(_serials)
-        self._open = False
-
-    def __enter__(self) -> None:
-        if self in _everywhere:  # it was made for this block alone
-            _everywhere.remove(self)
-        self._serial, self._open = next(_serials), True
-        _set_pins((*_pins(), self))
-
-    def __exit__(self, *_: object) -> None:
-        self._open = False
-        _set_pins(tuple(pin for pin in _pins() if pin._open))
-
-
-def _pins() -> tuple[_Pin, ...]:
-    """Those entered in this thread, the newest last."""
-    if not torch.compiler.is_compiling() and torch._C._is_key_in_tls(_PINS):
-        return torch._C._get_obj_in_tls(_PINS)
-    return getattr(_in_thread, "pins", ())  # which torch.compile can trace
-
-
-def _set_pins(pins: tuple[_Pin, ...]) -> None:
-    _in_thread.pins = pins
-    torch._C._stash_obj_in_tls(_PINS, pins)
-
-
-# For the whole process, the newest last. None: the user chose nothing.
-_everywhere = [_Pin(os.environ.get("RFNEXT_IMPLEMENTATION") or None)]
-
-
-def pinned() -> str | None:
-    """What is pinned for this thread: by a block in it or for the whole process, whichever came last."""
-    newest = _everywhere[-1]
-    for pin in _pins():
-        if pin._open and pin._serial > newest._serial:
-            newest = pin
-    return newest._implementation
-
-
-class pin_implementation(_Pin):
-    """Make implementation="auto" mean one implementation, from now on or within a `with` block.
-
-        pin_implementation("taps")  # for the rest of the process; None ends it
-        with pin_implementation("branches"): ...  # in this thread, and in backward passes that it begins
-
-    The environment variable RFNEXT_IMPLEMENTATION does the same from the start of the process; an empty one is ignored.
-
-    Without a pin, "auto" measures. For the first layer of each kind (channels, kernel, stride, number of branches,
-    and powers of two of batch and size), it times a forward and backward pass of each candidate. The fastest is logged
-    and used for the rest of the process, on a CPU by later processes, too (`rfnext.ops.kept_choices`). Two machines, or
-    two runs that measure, may choose differently and then differ in rounding: pin an implementation, or use
-    `reproducible`, for searches that repeat. Nothing is measured, and a fixed rule decides,
-    under torch.compile, under torch.use_deterministic_algorithms and for tensors that are not plain (fake,
-    distributed). Inside torch.func, and where torch.jit.trace, torch.export or torch.onnx records a graph, it is
-    "branches", pinned or not: torch cannot transform or store the others.
-
-    Raises:
-        ValueError: if the name is unknown.
-    """
-
-    def __init__(self, implementation: str | None) -> None:
-        if implementation is not None:
-            check_implementation(implementation)
-        super().__init__(implementation)
-        _everywhere.append(self)
-
-
-def reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Within the block, implementation="auto" follows a fixed rule on a CPU, unless something is pinned, even "auto".
-
-    On CPUs two runs of one seed give equal bits, but not if searched convs choose their implementation by measuring:
-
-        with rfnext.reproducible(torch.device("cpu")):
-            train(...)
-
-    It concerns the thread that enters the block; others go on as they were.
-
-    The rule is "native" if the kernels can be compiled and were written for the layer, else "taps". Equal bits are
-    those of one machine and one number of threads, as with torch's own convs; pin "taps" to depend on no compiler.
-
-    On GPUs it does nothing: there torch.use_deterministic_algorithms(True) makes runs repeat, searched convs included.
-    """
-    return _Pin(_RULE) if device.type == "cpu" and pinned() is None else contextlib.nullcontext()
-
-
 def choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The name of the implementation that "auto" means for these arguments."""
-    if torch._C._are_functorch_transforms_active():  # they cannot differentiate our autograd functions
+    # Neither transforms nor forward-mode differentiation know our autograd functions.
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "branches"
-    name = _checked_pin()
-    if name not in (None, "auto", _RULE):
+    name = checked_pin()
+    if name not in (None, "auto", RULE):
         return name
-    if name == _RULE or not _may_measure(x):
+    if name == RULE or not _may_measure(x):
         return _rule(x, weight, bias, probability, geometry)
     probability, geometry = merge_equal(probability, geometry)
     if len(geometry.dilations) == 1:
@@ -195,20 +72,13 @@ def choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, 
 
 def choose_single(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The same for a conv of one branch: "branches" and "dense" are torch's conv then."""
-    name = _checked_pin()
-    if name not in (None, "auto", _RULE):
+    name = checked_pin()
+    if name not in (None, "auto", RULE):
         return name
-    if name == _RULE or not _may_measure(x):
+    if name == RULE or not _may_measure(x):
         depthwise = is_depthwise(weight, geometry.groups) and max(geometry.stride) == 1
         return "native" if depthwise else "dense"
     return _fastest(x, weight, bias, probability, geometry)
-
-
-def _checked_pin() -> str | None:
-    name = pinned()
-    if name not in (None, _RULE):
-        check_implementation(name, "the environment variable RFNEXT_IMPLEMENTATION asks for an ")
-    return name
 
 
 # The fixed rule.
@@ -227,6 +97,8 @@ def _may_measure(x: Tensor) -> bool:
 
 def _rule(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The choice where nothing can be measured, from shapes and device alone."""
+    if x.is_meta:  # which autocast does not know
+        return "branches"
     if x.device.type == "cpu":
         return "native" if native_is_for(x, weight, bias, probability, geometry) else "taps"
     # On other devices writing and reading the mixed input once per tap costs more than products in low precision.

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from rfnext.ops.branches import CONV, by_branches, is_recorded
-from rfnext.ops.choice import IMPLEMENTATIONS, check_implementation, choose
+from rfnext.ops.choice import IMPLEMENTATIONS, choose
 from rfnext.ops.geometry import Geometry, merge_equal, remembered, size_out
+from rfnext.ops.pins import check_implementation
 
 Padding = Sequence[Sequence[int | tuple[int, int]]]
 """Per branch and per axis: a symmetric int or (before, after). Negative numbers crop."""
@@ -48,7 +49,7 @@ def mixed_dilation_conv(
         groups: as in `torch.nn.Conv2d`.
         padding_mode: "zeros", "reflect", "replicate" or "circular", as in `torch.nn.Conv2d`; paddings as large
             as the input or larger continue the reflection or the wrap (`numpy.pad`) where torch would refuse.
-        implementation: how it is computed, see `rfnext.ops.choice.Implementation`; every choice returns the same values
+        implementation: how it is computed, see `rfnext.ops.pins.Implementation`; every choice returns the same values
             up to rounding. Where torch.jit.trace, torch.export or torch.onnx records a graph it is "branches", which
             consists of torch's own operators, and sizes are not checked.
 

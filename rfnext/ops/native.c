@@ -61,7 +61,7 @@ int64_t most_threads(int64_t wanted)
 
 typedef struct {
     int64_t batch, groups, channel_in, channel_out; /* channels per group */
-    int64_t taps, terms, terms_per_tap, shares;
+    int64_t taps, terms, terms_per_tap, shares, branches;
     int64_t size_in[3], size_out[3], stride[3]; /* padded with leading ones */
 } conv;
 
@@ -194,9 +194,12 @@ static int64_t offset_of(const frame *f, const term *t, int mirrored)
     return offset;
 }
 
-/* Sizes of the scratch space of forward() and backward(): elements, then elements per thread, then int64 per thread. */
+/* Sizes of the scratch space of forward() and backward(): elements, then elements per thread, then int64 per thread, then
+   doubles. */
 static void space(const conv *c, const term *terms, int64_t threads, int64_t lanes, int64_t *forward, int64_t *backward)
 {
+    forward[3] = c->shares;
+    backward[3] = (threads + 1) * c->shares + c->groups * c->channel_out + c->branches;
     if (is_depthwise(c)) {
         const frame f = frame_of(c, terms, 0), b = frame_of(c, terms, 1);
         const int64_t all_terms = up(c->terms, DOTS), rows = c->size_out[0] * c->size_out[1];
@@ -216,6 +219,23 @@ static void space(const conv *c, const term *terms, int64_t threads, int64_t lan
     backward[0] = up(kernels * in * c->channel_out, ALIGNED) + (ranges > 1 ? threads : 1) * up(kernels * in * out_wide, ALIGNED);
     backward[1] = up((2 * in + c->channel_out + out_wide) * TILE + c->terms_per_tap * lanes, ALIGNED);
     forward[2] = backward[2] = up(c->terms_per_tap * (1 + 3 * runs_per_term(c)), ALIGNED);
+}
+
+/* What the gradients of the shares and of the bias make of that of the probabilities, or, if there is a temperature, of that
+   of the weights of which these are the softmax. grad_shares (threads, shares); of_bias: the same for all branches. */
+static void add_up(const conv *c, const int64_t *members, const double *probability, double temperature, int64_t threads,
+                   const double *grad_shares, double of_bias, double *grad)
+{
+    double mean = 0;
+    for (int64_t b = 0; b < c->branches; b++) grad[b] = of_bias;
+    for (int64_t s = 0; s < c->shares; s++, members += 1 + members[0]) {
+        double sum = 0;
+        for (int64_t t = 0; t < threads; t++) sum += grad_shares[t * c->shares + s];
+        for (int64_t m = 1; m <= members[0]; m++) grad[members[m]] += sum;
+    }
+    if (!temperature) return;
+    for (int64_t b = 0; b < c->branches; b++) mean += probability[b] * grad[b];
+    for (int64_t b = 0; b < c->branches; b++) grad[b] = probability[b] * (grad[b] - mean) / temperature;
 }
 
 #define REAL float
@@ -426,12 +446,12 @@ static void NAME(sum_plane)(const int64_t *size, int64_t terms, const int64_t *o
 }
 
 static void NAME(forward_depthwise)(const conv *c, const term *terms, const REAL *shares, const REAL *x,
-                                    const REAL *weight, const REAL *bias, REAL *y, REAL *scratch,
+                                    const REAL *weight, const REAL *bias, REAL total, REAL *y, REAL *scratch,
                                     int64_t *integers, int64_t threads)
 {
     const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out);
     const frame f = frame_of(c, terms, 0);
-    int64_t need[3], unused[3];
+    int64_t need[4], unused[4];
     space(c, terms, threads, LANES, need, unused);
 #pragma omp parallel num_threads(threads)
     {
@@ -446,7 +466,7 @@ static void NAME(forward_depthwise)(const conv *c, const term *terms, const REAL
             for (int64_t t = 0; t < c->terms; t++)
                 factor[t] = shares[terms[t].share] * weight[channel * c->taps + terms[t].tap];
             NAME(into_frame)(x + both * size_in, c->size_in, &f, framed);
-            NAME(sum_plane)(c->size_out, c->terms, offset, factor, framed, &f, bias ? bias[channel] : 0,
+            NAME(sum_plane)(c->size_out, c->terms, offset, factor, framed, &f, bias ? bias[channel] * total : 0,
                             y + both * size_out, rows);
         }
     }
@@ -480,7 +500,7 @@ static void NAME(backward_depthwise)(const conv *c, const term *terms, const REA
     const int64_t row = up(c->size_out[2], LANES), rows_out = c->size_out[0] * c->size_out[1];
     const int64_t widest = larger(up(c->size_in[2], LANES), row);
     const frame f = frame_of(c, terms, 0), b = frame_of(c, terms, 1);
-    int64_t need[3], unused[3];
+    int64_t need[4], unused[4];
     space(c, terms, threads, LANES, unused, need);
 #pragma omp parallel num_threads(threads)
     {
@@ -525,20 +545,15 @@ static void NAME(backward_depthwise)(const conv *c, const term *terms, const REA
     }
 }
 
-/* x (batch, groups, channel_in, *size_in), weight (groups, channel_out, channel_in, taps), bias (groups, channel_out) or null
-   -> y (batch, groups, channel_out, *size_out). terms lie in the order of their taps. */
-void NAME(forward)(const conv *c, const term *terms, const REAL *shares, const REAL *x, const REAL *weight,
-                   const REAL *bias, REAL *y, REAL *scratch, int64_t *integers, int64_t threads)
+static void NAME(forward_products)(const conv *c, const term *terms, const REAL *shares, const REAL *x, const REAL *weight,
+                                   const REAL *bias, REAL total, REAL *y, REAL *scratch, int64_t *integers,
+                                   int64_t threads)
 {
-    if (is_depthwise(c)) {
-        NAME(forward_depthwise)(c, terms, shares, x, weight, bias, y, scratch, integers, threads);
-        return;
-    }
     const int64_t in = c->channel_in, out = c->channel_out, out_rows = up(out, ROWS);
     const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out), stride = c->stride[2];
     const int64_t positions = c->batch * size_out, tile = tile_size(positions, threads, LANES);
     const int64_t tiles = parts_of(positions, tile);
-    int64_t need[3], unused[3];
+    int64_t need[4], unused[4];
     space(c, terms, threads, LANES, need, unused);
 #pragma omp parallel num_threads(threads)
     {
@@ -576,7 +591,7 @@ void NAME(forward)(const conv *c, const term *terms, const REAL *shares, const R
                 length = smaller(size_out - q % size_out, last - q);
                 REAL *to = y + (q / size_out * c->groups + g) * out * size_out + q % size_out;
                 for (int64_t o = 0; o < out; o++) {
-                    const REAL *from = sum + o * width + q - first, start = bias ? bias[g * out + o] : 0;
+                    const REAL *from = sum + o * width + q - first, start = bias ? bias[g * out + o] * total : 0;
                     for (int64_t j = 0; j < length; j++) to[o * size_out + j] = from[j] + start;
                 }
             }
@@ -584,22 +599,16 @@ void NAME(forward)(const conv *c, const term *terms, const REAL *shares, const R
     }
 }
 
-/* The gradient grad_y of y -> grad_x, grad_weight, each unless null, and grad_shares (threads, shares), zero before, to be
-   summed over the threads, unless null. Without grad_weight there must be one of the others. */
-void NAME(backward)(const conv *c, const term *terms, const REAL *shares, const REAL *grad_y, const REAL *x,
-                    const REAL *weight, REAL *grad_x, REAL *grad_weight, double *grad_shares, REAL *scratch,
-                    int64_t *integers, int64_t threads)
+/* grad_shares (threads, shares) is zero before. Without grad_weight there must be grad_x or grad_shares. */
+static void NAME(backward_products)(const conv *c, const term *terms, const REAL *shares, const REAL *grad_y, const REAL *x,
+                                    const REAL *weight, REAL *grad_x, REAL *grad_weight, double *grad_shares,
+                                    REAL *scratch, int64_t *integers, int64_t threads)
 {
-    if (is_depthwise(c)) {
-        NAME(backward_depthwise)(c, terms, shares, grad_y, x, weight, grad_x, grad_weight, grad_shares, scratch,
-                                 integers, threads);
-        return;
-    }
     const int64_t in = c->channel_in, out = c->channel_out, in_rows = up(in, ROWS), out_wide = up(out, LANES);
     const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out), stride = c->stride[2];
     const int64_t kernel_size = in_rows * out_wide, all_kernels = up(c->groups * c->taps * kernel_size, ALIGNED);
     const int need_u = grad_x || grad_shares;
-    int64_t need[3], unused[3], ranges, blocks;
+    int64_t need[4], unused[4], ranges, blocks;
     space(c, terms, threads, LANES, unused, need);
     cut(c, threads, LANES, &ranges, &blocks);
     const int64_t block = up(parts_of(in, blocks), ROWS);
@@ -695,6 +704,94 @@ void NAME(backward)(const conv *c, const term *terms, const REAL *shares, const 
             }
         }
     }
+}
+
+/* shares: of each, the sum of the probabilities of its branches. members: how many these are, and which, share by share.
+   Returns the sum of all probabilities. */
+static double NAME(sum_shares)(const conv *c, const int64_t *members, const double *probability, REAL *shares)
+{
+    double total = 0;
+    for (int64_t b = 0; b < c->branches; b++) total += probability[b];
+    for (int64_t s = 0; s < c->shares; s++, members += 1 + members[0]) {
+        double sum = 0;
+        for (int64_t m = 1; m <= members[0]; m++) sum += probability[members[m]];
+        shares[s] = (REAL)sum;
+    }
+    return total;
+}
+
+/* sums (groups, channel_out) of grad_y, in parts of a row that are short enough to be summed up in low precision. */
+static void NAME(sum_channels)(const conv *c, const REAL *grad_y, double *sums, int64_t threads)
+{
+    const int64_t size = volume(c->size_out), channels = c->groups * c->channel_out;
+#pragma omp parallel for schedule(static) num_threads(threads) if (c->batch * channels * size > 1 << 14)
+    for (int64_t channel = 0; channel < channels; channel++) {
+        sums[channel] = 0;
+        for (int64_t n = 0; n < c->batch; n++) {
+            const REAL *from = grad_y + (n * channels + channel) * size;
+            for (int64_t first = 0, last; first < size; first = last) {
+                VECTOR part = {0};
+                double rest = 0;
+                int64_t j = first;
+                last = smaller(first + 16 * LANES, size);
+                for (; j + LANES <= last; j += LANES) part += LOAD(VECTOR, from + j);
+                for (; j < last; j++) rest += from[j];
+                for (int64_t l = 0; l < LANES; l++) rest += part[l];
+                sums[channel] += rest;
+            }
+        }
+    }
+}
+
+/* x (batch, groups, channel_in, *size_in), weight (groups, channel_out, channel_in, taps), bias (groups, channel_out) or null,
+   probability (branches) -> y (batch, groups, channel_out, *size_out). terms lie in the order of their taps. */
+void NAME(forward)(const conv *c, const term *terms, const int64_t *members, const double *probability, const REAL *x,
+                   const REAL *weight, const REAL *bias, REAL *y, REAL *scratch, int64_t *integers, double *doubles,
+                   int64_t threads)
+{
+    REAL *shares = (REAL *)doubles;
+    const REAL total = NAME(sum_shares)(c, members, probability, shares);
+    if (is_depthwise(c))
+        NAME(forward_depthwise)(c, terms, shares, x, weight, bias, total, y, scratch, integers, threads);
+    else
+        NAME(forward_products)(c, terms, shares, x, weight, bias, total, y, scratch, integers, threads);
+}
+
+/* The gradient grad_y of y -> those of x, weight, bias and the probabilities, each unless null; or, if there is a temperature,
+   of the weights of which the probabilities are the softmax. wide: grad_probability holds doubles, else floats. */
+void NAME(backward)(const conv *c, const term *terms, const int64_t *members, const double *probability, double temperature,
+                    int64_t wide, const REAL *grad_y, const REAL *x, const REAL *weight, const REAL *bias, REAL *grad_x,
+                    REAL *grad_weight, REAL *grad_bias, void *grad_probability, REAL *scratch, int64_t *integers,
+                    double *doubles, int64_t threads)
+{
+    const int64_t channels = c->groups * c->channel_out, all_shares = threads * c->shares;
+    double *grad_shares = grad_probability ? doubles : 0, *sums = doubles + all_shares, *grad = sums + channels;
+    REAL *shares = (REAL *)(grad + c->branches);
+    const REAL total = NAME(sum_shares)(c, members, probability, shares);
+    double of_bias = 0;
+    memset(doubles, 0, all_shares * sizeof(double));
+    if (bias && (grad_bias || grad_probability)) {
+        NAME(sum_channels)(c, grad_y, sums, threads);
+        for (int64_t o = 0; o < channels; o++) {
+            of_bias += sums[o] * bias[o];
+            if (grad_bias) grad_bias[o] = (REAL)sums[o] * total;
+        }
+    }
+    if (grad_x || grad_weight || grad_shares) {
+        if (is_depthwise(c))
+            NAME(backward_depthwise)(c, terms, shares, grad_y, x, weight, grad_x, grad_weight, grad_shares, scratch,
+                                     integers, threads);
+        else
+            NAME(backward_products)(c, terms, shares, grad_y, x, weight, grad_x, grad_weight, grad_shares, scratch,
+                                    integers, threads);
+    }
+    if (!grad_probability) return;
+    add_up(c, members, probability, temperature, threads, grad_shares, of_bias, grad);
+    for (int64_t b = 0; b < c->branches; b++)
+        if (wide)
+            ((double *)grad_probability)[b] = grad[b];
+        else
+            ((float *)grad_probability)[b] = (float)grad[b];
 }
 
 #undef VECTOR

@@ -2,9 +2,10 @@
 
 What `taps` does by calls of torch, `native.c` does in one pass: it mixes the shifted inputs of a tile of positions in
 the core's cache and multiplies them there. This saves the passes over memory and the calls per tap and branch. A step
-takes three products, as that of a plain conv. Sums are taken in a fixed order for a fixed number of threads, and only x
-is kept for the backward pass. Depthwise convs, which have no product to share, take one pass over all taps of all
-branches in registers for each of y, dL/dx and dL/dW.
+takes three products, as that of a plain conv. Bias and gradients of the probabilities are computed there, too: in small
+layers each call of torch takes longer than the products. Sums are taken in a fixed order for a fixed number of threads,
+and only x is kept for the backward pass. Depthwise convs, which have no product to share, take one pass over all taps
+of all branches in registers for each of y, dL/dx and dL/dW.
 
 `rfnext.ops.native_build` compiles the file within two seconds when it is first needed on a machine. Without a C
 compiler, "auto" leaves this implementation out.
@@ -14,15 +15,16 @@ import ctypes
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rfnext.ops import kept_choices, native_build
-from rfnext.ops.autograd import as_operator
+from rfnext.ops.autograd import Gradients, Passes, as_operator
 from rfnext.ops.branches import by_branches
 from rfnext.ops.geometry import Geometry, is_depthwise, is_thin, meets_input, shifts_of_taps
+from rfnext.ops.layout import channels_are_last, laid_out
 from rfnext.ops.native_build import failure, library
 from rfnext.ops.taps import by_taps
 
@@ -82,36 +84,31 @@ def forget() -> None:
 class _Plan(NamedTuple):
     """The arguments of a layer.
 
-    conv and terms: as the structs of these names in the source. member: (shares, branches), which branches sum up to
-    which share; transposed: the same as (branches, shares). forward, backward: sizes of the scratch space, and the
-    functions. threads: how many to ask for.
+    layer: addresses of the structs conv and terms of the source, and of members: per share, of how many branches it is
+    the sum, and of which. arrays: what lies there. forward, backward: the functions. threads: how many to ask for.
     """
 
-    conv: ctypes.Array[ctypes.c_int64]
-    terms: ctypes.Array[ctypes.c_int64]
-    member: Tensor
-    transposed: Tensor
+    layer: tuple[int, ...]
+    arrays: tuple[ctypes.Array[ctypes.c_int64], ...]
     forward: "_Pass"
     backward: "_Pass"
     threads: int
 
 
 class _Pass(NamedTuple):
-    """A function of the library. size: of its scratch space, in elements; integers: where these begin, in bytes."""
+    """A function of the library.
+
+    size: of its scratch space, in elements. integers, doubles: where these begin there, in bytes.
+    """
 
     function: Callable[..., None]
     size: int
     integers: int
+    doubles: int
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(
-    sizes: tuple[int, int, int],
-    geometry: Geometry,
-    dtype: torch.dtype,
-    probability_dtype: torch.dtype,
-    threads: int,
-) -> _Plan:
+def _plan(sizes: tuple[int, int, int], geometry: Geometry, dtype: torch.dtype, threads: int) -> _Plan:
     """sizes: batch, and channels in and out per group."""
     batch, channel_in, channel_out = sizes
     sharers: dict[tuple[int, ...], int] = {}
@@ -125,23 +122,23 @@ def _plan(
                 terms.append((index, sharers.setdefault(branches, len(sharers)), *rest, *shift))
     ones = [1] * len(rest)
     spatial = (*ones, *geometry.size_in, *ones, *geometry.size_out, *ones, *geometry.stride)
-    taps = math.prod(geometry.kernel)
-    conv = _integers((batch, geometry.groups, channel_in, channel_out, taps, len(terms), most, len(sharers), *spatial))
+    taps, numbers = math.prod(geometry.kernel), (len(terms), most, len(sharers), len(geometry.dilations))
+    conv = _integers((batch, geometry.groups, channel_in, channel_out, taps, *numbers, *spatial))
     flat = _integers([n for term in terms for n in term])
-    member = torch.zeros(len(sharers), len(geometry.dilations), dtype=probability_dtype, device="cpu")
-    for branches, place in sharers.items():
-        member[place, list(branches)] = 1
+    members = _integers([n for branches in sharers for n in (len(branches), *branches)])
     threads = library().most_threads(threads)
-    forward, backward = _integers([0] * 3), _integers([0] * 3)
+    forward, backward = _integers([0] * 4), _integers([0] * 4)
     _function("space", dtype)(conv, flat, forward, backward, threads)
     there, back = _pass("forward", dtype, [*forward], threads), _pass("backward", dtype, [*backward], threads)
-    return _Plan(conv, flat, member, member.t().contiguous(), there, back, threads)
+    arrays = conv, flat, members
+    return _Plan((*map(ctypes.addressof, arrays),), arrays, there, back, threads)
 
 
 def _pass(name: str, dtype: torch.dtype, sizes: Sequence[int], threads: int) -> _Pass:
-    """sizes: elements, elements per thread, integers per thread; both kinds come in whole cache lines."""
+    """sizes: elements, elements per thread, integers per thread, doubles; the first three in whole cache lines."""
     integers = (sizes[0] + threads * sizes[1]) * dtype.itemsize
-    return _Pass(_function(name, dtype), (integers + 8 * threads * sizes[2]) // dtype.itemsize, integers)
+    doubles = integers + 8 * threads * sizes[2]
+    return _Pass(_function(name, dtype), (doubles + 8 * sizes[3]) // dtype.itemsize, integers, doubles)
 
 
 def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
@@ -152,59 +149,76 @@ def _integers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(values))(*values)
 
 
-class _Work:
-    """What both passes need: plan, shares, contiguous arguments."""
-
-    def __init__(self, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry) -> None:
-        sizes = x.shape[0], weight.shape[1], weight.shape[0] // geometry.groups
-        self.plan = _plan(sizes, geometry, x.dtype, probability.dtype, torch.get_num_threads())
-        self.x, self.weight = _in_order(x), _in_order(weight)
-        # Sums of probabilities are taken as precisely as they are given.
-        shares = torch.mv(self.plan.member, probability)
-        self.shares = shares if shares.dtype == x.dtype else shares.to(x.dtype)
-
-    def run(self, which: _Pass, *tensors: Tensor | None) -> None:
-        """Call a function of the library for these tensors, in scratch space of its own."""
-        scratch = torch.empty(which.size, dtype=self.x.dtype, device="cpu")
-        start = scratch.data_ptr()
-        pointers = [None if t is None else t.data_ptr() for t in tensors]
-        which.function(self.plan.conv, self.plan.terms, *pointers, start, start + which.integers, self.plan.threads)
+def _plan_of(x: Tensor, weight: Tensor, geometry: Geometry) -> _Plan:
+    sizes = x.shape[0], weight.shape[1], weight.shape[0] // geometry.groups
+    return _plan(sizes, geometry, x.dtype, torch.get_num_threads())
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> Tensor:
-    work = _Work(x, weight, probability, geometry)
-    bias = None if bias is None else _in_order(bias if bias.dtype == x.dtype else bias.to(x.dtype))
+def _probabilities(shares: Tensor, temperature: float | None) -> ctypes.Array[ctypes.c_double]:
+    """In double precision, whatever that of the shares; for temperature see `as_operator`."""
+    values = shares.tolist()
+    if temperature is not None:
+        largest = max(values)
+        values = [math.exp((value - largest) / temperature) for value in values]
+        total = sum(values)
+        values = [value / total for value in values]
+    return (ctypes.c_double * len(values))(*values)
+
+
+def _call(plan: _Plan, which: _Pass, dtype: torch.dtype, numbers: tuple[Any, ...], *tensors: Tensor | None) -> None:
+    """Call a function of the library, in scratch space of its own."""
+    scratch = torch.empty(which.size, dtype=dtype, device="cpu")
+    start, pointers = scratch.data_ptr(), [None if t is None else t.data_ptr() for t in tensors]
+    parts = start, start + which.integers, start + which.doubles
+    which.function(*plan.layer, *numbers, *pointers, *parts, plan.threads)
+
+
+def _run(
+    x: Tensor, weight: Tensor, bias: Tensor | None, shares: Tensor, geometry: Geometry, temperature: float | None
+) -> tuple[Tensor, Any]:
+    plan, probability = _plan_of(x, weight, geometry), _probabilities(shares, temperature)
     y = x.new_empty((x.shape[0], weight.shape[0], *geometry.size_out))
-    work.run(work.plan.forward, work.shares, work.x, work.weight, bias, y)
-    return y
+    _call(plan, plan.forward, x.dtype, (probability,), *_as_read(x, weight, bias), y)
+    return laid_out(y, channels_are_last(x)), probability
 
 
-def _backward(
-    g: Tensor, x: Tensor, weight: Tensor, probability: Tensor, geometry: Geometry, needed: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    need_x, need_weight, _, need_probability = needed
-    if not (need_x or need_weight or need_probability):
-        return None, None, None
+def _run_backward(
+    g: Tensor,
+    tensors: Sequence[Any],
+    probability: ctypes.Array[ctypes.c_double] | None,
+    geometry: Geometry,
+    temperature: float | None,
+    needed: Sequence[bool],
+) -> Gradients:
     if not _is_plain(g):
         kind = f"{type(g).__name__} on {g.device}"
         raise ValueError(f'implementation="native" needs a plain tensor on the CPU as gradient, not {kind}')
-    work, g = _Work(x, weight, probability, geometry), _in_order(g)
-    grad_x = torch.empty_like(work.x) if need_x else None
-    grad_weight = torch.empty_like(work.weight) if need_weight else None
-    grad_shares, threads = None, work.plan.threads
-    if need_probability:
-        grad_shares = torch.zeros(threads * len(work.plan.member), dtype=torch.float64, device="cpu")
-    work.run(work.plan.backward, work.shares, g, work.x, work.weight, grad_x, grad_weight, grad_shares)
-    if grad_shares is None:
-        return grad_x, grad_weight, None
-    if threads > 1:
-        grad_shares = grad_shares.view(threads, -1).sum(0)
-    # In small layers a product of matrices takes longer than all else: torch.mv, not @.
-    return grad_x, grad_weight, torch.mv(work.plan.transposed, grad_shares.to(probability.dtype))
+    x, weight, bias, shares = tensors
+    if probability is None:
+        probability = _probabilities(shares, temperature)
+    plan, read = _plan_of(x, weight, geometry), _as_read(x, weight, bias)
+    grad_x, grad_weight, grad_bias = (
+        torch.empty_like(t) if need and t is not None else None for t, need in zip(read, needed, strict=False)
+    )
+    grad_shares, wide = None, shares.dtype != torch.float32
+    if needed[3]:
+        grad_shares = torch.empty(len(shares), dtype=torch.float64 if wide else torch.float32, device="cpu")
+    grads = grad_x, grad_weight, grad_bias, grad_shares
+    _call(plan, plan.backward, x.dtype, (probability, temperature or 0, wide), _in_order(g), *read, *grads)
+    return (
+        None if grad_x is None else laid_out(grad_x, channels_are_last(x)),
+        *(grad_weight, grad_bias, None if grad_shares is None else grad_shares.to(shares.dtype)),
+    )
+
+
+def _as_read(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x, weight and bias as the library reads them."""
+    bias = None if bias is None else _in_order(bias if bias.dtype == x.dtype else bias.to(x.dtype))
+    return _in_order(x), _in_order(weight), bias
 
 
 def _in_order(tensor: Tensor) -> Tensor:
     return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
 
 
-operator = as_operator("native", _forward, _backward)
+operator = as_operator("native", Passes(_run, _run_backward))

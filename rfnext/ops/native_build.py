@@ -264,8 +264,8 @@ def _load(data: bytes) -> ctypes.CDLL:
     for dtype in ("float", "double"):
         for name, arguments in (
             ("space", [pointer] * 4 + [integer]),
-            ("forward", [pointer] * 9 + [integer]),
-            ("backward", [pointer] * 11 + [integer]),
+            ("forward", [pointer] * 11 + [integer]),
+            ("backward", [pointer] * 4 + [ctypes.c_double, integer] + [pointer] * 11 + [integer]),
         ):
             function = getattr(loaded, f"{name}_{dtype}")
             function.argtypes, function.restype = arguments, None

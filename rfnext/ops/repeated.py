@@ -3,16 +3,22 @@
 In small convs it takes longer to check the arguments and to ask which implementation computes them than to compute.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from rfnext.ops import choice, native, native_build, taps
+from rfnext.ops import choice, native, native_build, pins, taps
 from rfnext.ops.autograd import Exact
 from rfnext.ops.geometry import Geometry, merge_equal
 
 _PLAIN = (Tensor, nn.Parameter)
+
+CALLS = "rfnext_calls"
+"""Attribute of a conv: its last calls that differ, the newest first."""
+
+_MOST = 8  # that are kept: of the sizes of a network's inputs, in training and evaluation
 
 
 class Repeated(NamedTuple):
@@ -21,6 +27,19 @@ class Repeated(NamedTuple):
     key: tuple[object, ...]
     geometry: Geometry
     operator: Exact | None
+
+
+def kept(own: dict[str, Any], key: tuple[object, ...]) -> Repeated | None:
+    """The call of this key that a conv has kept in its `vars`; None if it has not."""
+    for call in own.get(CALLS, ()):
+        if call.key == key:
+            return call
+    return None
+
+
+def keep(own: dict[str, Any], call: Repeated) -> None:
+    """Add a call to those that a conv has kept in its `vars`."""
+    own[CALLS] = (call, *own.get(CALLS, ())[: _MOST - 1])  # a new tuple: other threads may read the old one
 
 
 def situation(x: Tensor, weight: Tensor, bias: Tensor | None, branch_weight: Tensor) -> tuple[object, ...] | None:
@@ -34,6 +53,7 @@ def situation(x: Tensor, weight: Tensor, bias: Tensor | None, branch_weight: Ten
         or (bias is not None and (type(bias), bias.is_cpu) != (nn.Parameter, True))
         or (type(branch_weight), branch_weight.is_cpu) != (nn.Parameter, True)
         or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
     ):
         return None
     return (
@@ -41,7 +61,7 @@ def situation(x: Tensor, weight: Tensor, bias: Tensor | None, branch_weight: Ten
         *((None, None) if bias is None else (bias.dtype, bias.requires_grad)),
         *(branch_weight.dtype, branch_weight.requires_grad, torch.is_grad_enabled(), torch.get_num_threads()),
         torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
-        *(torch.are_deterministic_algorithms_enabled(), choice.pinned(), choice.forgotten, native_build.forgotten),
+        *(torch.are_deterministic_algorithms_enabled(), pins.pinned(), choice.forgotten, native_build.forgotten),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rfnext.ops.autograd import as_operator
+from rfnext.ops.autograd import as_operator, with_bias
 from rfnext.ops.branches import by_branches
 from rfnext.ops.depthwise import thin_backward, thin_forward
 from rfnext.ops.geometry import Geometry, is_thin, shifts_of_taps, span
@@ -45,7 +45,7 @@ def _backward(
     return run(g, x, weight, probability, geometry, needed)
 
 
-operator = as_operator("taps", _forward, _backward)
+operator = as_operator("taps", with_bias(_forward, _backward))
 
 
 class _Box(NamedTuple):

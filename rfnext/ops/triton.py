@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rfnext.ops.autograd import as_operator
+from rfnext.ops.autograd import as_operator, with_bias
 from rfnext.ops.branches import by_branches
 from rfnext.ops.geometry import Geometry, is_depthwise
 from rfnext.ops.layout import channels_are_last, empty
@@ -293,4 +293,4 @@ def _depthwise_gradients(g: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
     return slices.sum(0)
 
 
-_operator = as_operator("triton", _forward, _backward)
+_operator = as_operator("triton", with_bias(_forward, _backward))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rfnext.branch_state import BranchState
 from rfnext.causal import check_by_example
-from rfnext.conv import SearchConv, take_over, whole
+from rfnext.conv import SearchConv, whole
 from rfnext.deployment import guard
 from rfnext.dilation import Dilation, Rule
 from rfnext.padding import AnchorOf, Conv, anchored, warn_of_causal
@@ -23,6 +23,7 @@ from rfnext.search.ranks import check_ranks, check_unwrapped
 from rfnext.search.summary import LayerSummary, Summary
 from rfnext.searchable import Layers
 from rfnext.structure import Structure, named_convs
+from rfnext.take_over import take_over
 from rfnext.ties import Tie, check_ties, share_weights, tied
 
 log = logging.getLogger(__name__)

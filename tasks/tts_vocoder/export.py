@@ -171,7 +171,7 @@ def stream(
     all the frames that it depends on.
 
     Args:
-        generator: `merged(generator)`, the fastest, or any other; in eval mode.
+        generator: any, in eval mode; of one with branches `merged(generator)` may be slower, see `speed`.
         mel: (B, mels, F)
         chunk_frames: frames per chunk, at least 1. Fewer give the first sound earlier and cost more in total.
         around: `context(generator)`, if it was computed before.

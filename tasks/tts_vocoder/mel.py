@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tasks.tts_vocoder.compiled_librosa import compiled
+
 ConventionName = Literal["hifi_gan", "vocos", "parallel_wavegan"]
 
 
@@ -224,10 +226,8 @@ def filters(config: MelConfig) -> Tensor:
 
 
 def _slaney(config: MelConfig) -> Tensor:
-    import librosa  # slow to import
-
     return torch.from_numpy(
-        librosa.filters.mel(
+        compiled().filters.mel(
             sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.mels, fmin=config.fmin, fmax=config.top
         )
     )

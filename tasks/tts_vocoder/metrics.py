@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.spec import Metric
+from tasks.tts_vocoder.compiled_librosa import compiled
 from tasks.tts_vocoder.losses import MultiResolutionSTFT
 from tasks.tts_vocoder.mel import LogMel, MelConfig
 
@@ -83,10 +84,8 @@ def mcd_dtw(truth: NDArray[np.float64], output: NDArray[np.float64]) -> float:
 
     It forgives a shift in time; the frames may differ in number.
     """
-    import librosa
-
     pairs = _frame_mcd(truth[:, :, None] - output[:, None, :])
-    _, path = librosa.sequence.dtw(C=pairs)
+    _, path = compiled().sequence.dtw(C=pairs)
     return float(pairs[path[:, 0], path[:, 1]].mean())
 
 
@@ -115,10 +114,8 @@ _KNOWN: dict[tuple[int, bytes], NDArray[np.float64]] = {}
 
 
 def _f0(samples: Wave, sample_rate: int) -> NDArray[np.float64]:
-    import librosa
-
     frame = 2 * round(0.032 * sample_rate)
-    values, _, _ = librosa.pyin(
+    values, _, _ = compiled().pyin(
         samples,
         fmin=F0_RANGE[0],
         fmax=F0_RANGE[1],

@@ -1,11 +1,14 @@
 """A crash at every single change of the file system, in cells of the toy task.
 
-    python -m tests.faults.points [--method local_merge genetic_single ...]
+    python -m tests.faults.points [--method local_merge genetic_single ...] [--most 3]
 
 A cell that runs undisturbed counts its changes: files opened for writing, renamed or removed, and folders made or
 removed. Then, for each of them, a process runs the cell and ends right before that change, without
 any clean-up; before a rename it ends a second time with half of the new file written. After each crash no file may
 be half-written. The cell runs again, and its record and network must be those of the undisturbed run.
+
+With --most N only N of the changes of each kind are tried, from the first to the last: a kind is what is done to files
+of one name. A cell makes many that differ only in the epoch or the candidate.
 
 The changes are seen from outside, by Python's audit events. Prints one JSON line per method. Exit status: 0 all equal,
 1 a cell differs.
@@ -14,6 +17,7 @@ The changes are seen from outside, by Python's audit events. Prints one JSON lin
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -41,19 +45,22 @@ class Options:
 
     method: tuple[str, ...] = ("local_merge", "genetic_single")
     """Methods; a genetic search is a brief one."""
+    most: int | None = None
+    """Changes of each kind that are tried; None: all."""
 
 
 @dataclass
 class Crash:
     """An audit hook that lists the changes below a folder, and ends the process right before one of them.
 
-    at: number of the change, from 0 on; None: none. half: cut the file that is renamed there to its half.
+    seen: of each change, what is done and the name of the file, without numbers. at: number of the change, from 0 on;
+    None: none. half: cut the file that is renamed there to its half.
     """
 
     folder: Path
     at: int | None = None
     half: bool = False
-    seen: list[str] = field(default_factory=list)
+    seen: list[tuple[str, str]] = field(default_factory=list)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self._changes(event, arguments):
@@ -63,7 +70,7 @@ class Crash:
             if self.half:
                 os.truncate(arguments[0], os.path.getsize(arguments[0]) // 2)
             os._exit(CRASHED)
-        self.seen.append(event)
+        self.seen.append((event, kind_of(arguments[0])))
 
     def _changes(self, event: str, arguments: tuple[Any, ...]) -> bool:
         if event == "open":
@@ -74,6 +81,24 @@ class Crash:
 
     def _below(self, path: Any) -> bool:
         return isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith(f"{self.folder}{os.sep}")
+
+
+def kind_of(path: Any) -> str:
+    """The name of a file without numbers, hashes, and what makes a temporary name unique."""
+    name = re.sub(r"\.[0-9a-f]{8}-\d+-[a-z0-9_]{8}(?=\.tmp$)", "", os.path.basename(os.fsdecode(path)))
+    return re.sub(r"[0-9a-f]{8,}|\d+", "#", name)
+
+
+def chosen(seen: Sequence[Sequence[str]], most: int | None) -> list[tuple[int, bool]]:
+    """The crashes to try: numbers of changes, before renames both whole and half; at most so many changes of a kind."""
+    kinds: dict[tuple[str, ...], list[int]] = {}
+    for at, change in enumerate(seen):
+        kinds.setdefault(tuple(change), []).append(at)
+    kept = set()
+    for places in kinds.values():
+        count = min(len(places), most or len(places))
+        kept |= {places[round(k * (len(places) - 1) / max(1, count - 1))] for k in range(count)}
+    return [(at, half) for at in sorted(kept) for half in (False, True) if not half or seen[at][0] == "os.rename"]
 
 
 def in_fork(work: Callable[[], None]) -> int:
@@ -101,13 +126,13 @@ def run(cell: Cell, crash: Crash, listed: Path | None = None) -> int:
     return in_fork(work)
 
 
-def measure(method: str, scratch: Path) -> dict[str, Any]:
-    """Crash a method's cell everywhere; what came out, as a JSON value."""
+def measure(method: str, scratch: Path, most: int | None = None) -> dict[str, Any]:
+    """Crash a method's cell at the chosen changes; what came out, as a JSON value."""
     start = time.monotonic()
     listed, undisturbed, folder = scratch / "changes.json", scratch / "undisturbed", scratch / "crashed"
     assert run(toy_cell(method, undisturbed), Crash(undisturbed), listed) == 0
     expected, seen = outcome(undisturbed), json.loads(listed.read_text())
-    points = [(at, half) for at, event in enumerate(seen) for half in (False, True) if not half or event == "os.rename"]
+    points = chosen(seen, most)
     faults = []
     for at, half in points:
         cell = toy_cell(method, folder)
@@ -116,12 +141,13 @@ def measure(method: str, scratch: Path) -> dict[str, Any]:
         elif broken := half_written(folder):
             faults.append(f"change {at}: {', '.join(path.name for path in broken)} half-written")
         elif run(cell, Crash(folder)) != 0:
-            faults.append(f"change {at}, {seen[at]}, half {half}: the cell failed")
+            faults.append(f"change {at}, {' '.join(seen[at])}, half {half}: the cell failed")
         elif different := differences(expected, outcome(folder)):
-            faults.append(f"change {at}, {seen[at]}, half {half}: {', '.join(different[:3])} differ")
+            faults.append(f"change {at}, {' '.join(seen[at])}, half {half}: {', '.join(different[:3])} differ")
         shutil.rmtree(folder)
     seconds = round(time.monotonic() - start, 1)
-    return {"method": method, "crashes": len(points), "writes": seen.count("os.rename"), "seconds": seconds} | {
+    writes = sum(event == "os.rename" for event, _ in seen)
+    return {"method": method, "crashes": len(points), "writes": writes, "seconds": seconds} | {
         "equal": not faults,
         "faults": faults,
     }
@@ -138,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for method in options.method:
             # Once here, so that no other process has to import what the first training imports.
             run_cell(toy_cell(method, Path(scratch, method, "imports")))
-            said = measure(method, Path(scratch, method))
+            said = measure(method, Path(scratch, method), options.most)
             print(json.dumps({"test": "points"} | said), flush=True)
             equal = equal and said["equal"]
     return 0 if equal else 1

@@ -1,5 +1,6 @@
 """Nothing is sent: no command and no logger looks a name up or opens a connection, in no process that it starts."""
 
+import functools
 import os
 import re
 import shutil
@@ -58,11 +59,19 @@ with wandb.init(**init_arguments(Path(sys.argv[1]), name="a", group="b")) as run
 """
 
 
+@functools.cache
+def tracer() -> tuple[str, ...]:
+    """strace of all children; where the kernel can choose the calls, they alone stop a process."""
+    quick = ("strace", "-f", "-qq", "--seccomp-bpf")
+    tried = subprocess.run([*quick, "-o", os.devnull, "true"], capture_output=True, check=False)
+    return quick if tried.returncode == 0 else quick[:-1]
+
+
 def connections(folder: Path, *command: str, **environment: str) -> list[str]:
     """The calls by which a command and its children reach out: to all but this machine."""
     calls = folder / "calls.txt"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    traced = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(calls)]
+    traced = [*tracer(), "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(calls)]
     subprocess.run(
         [*traced, sys.executable, *command],
         cwd=ROOT,

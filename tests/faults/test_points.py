@@ -11,18 +11,27 @@ import torch
 
 from benchmarks.records.places import ROOT
 from tests.faults.outcome import differences, half_written
+from tests.faults.points import chosen, kind_of
 
 
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.parametrize("method", ["local_merge", "genetic_single"])
 def test_a_cell_that_crashed_anywhere_is_equal_afterwards(method: str) -> None:
-    line = [sys.executable, "-m", "tests.faults.points", "--method", method]
+    line = [sys.executable, "-m", "tests.faults.points", "--method", method, "--most", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(done.stdout)
-    assert said["crashes"] > said["writes"] > 10
+    assert said["crashes"] > 20
+    assert said["writes"] > 10
+
+
+def test_of_each_kind_the_first_the_last_and_one_between_are_tried() -> None:
+    seen = [("open", kind_of(f"/a/.last.ckpt.0123abcd-77-ab_c{k:04}.tmp")) for k in range(9)]
+    seen += [("os.rename", "x"), ("os.mkdir", kind_of("/a/fold1-seed0")), ("os.mkdir", kind_of("/a/fold2-seed0"))]
+    assert chosen(seen, 3) == [(0, False), (4, False), (8, False), (9, False), (9, True), (10, False), (11, False)]
+    assert len(chosen(seen, None)) == 13
 
 
 def test_half_a_file_is_seen(tmp_path: Path) -> None:

@@ -68,10 +68,20 @@ def torchvision(name: str, path: str = "models", **arguments: Any) -> Callable[[
 
 def feature_pyramid() -> nn.Module:
     """RetinaNet without the selection of its boxes: heads that all levels share."""
-    network = _library("torchvision.models.detection").retinanet_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=4
+    detection = _library("torchvision.models.detection")
+    backbone = detection.backbone_utils.resnet_fpn_backbone(
+        backbone_name="resnet18",
+        weights=None,
+        returned_layers=[2, 3, 4],
+        extra_blocks=_library("torchvision.ops.feature_pyramid_network").LastLevelP6P7(256, 256),
     )
+    network = detection.RetinaNet(backbone, num_classes=4)
     return Part(network, lambda net, x: net.head(list(net.backbone(x).values())))
+
+
+def video() -> nn.Module:
+    resnet = _library("torchvision.models.video.resnet")
+    return resnet.VideoResNet(resnet.BasicBlock, [resnet.Conv2Plus1D] * 4, [1, 1, 1, 1], resnet.R2Plus1dStem)
 
 
 def torchaudio(name: str, call: Callable[..., Any] | None = None, **arguments: Any) -> Callable[[], nn.Module]:

@@ -27,6 +27,7 @@ from tests.rfnext.foreign_makers import (
     torchaudio,
     torchvision,
     transformers,
+    video,
     wan,
     wav2vec2,
 )
@@ -36,7 +37,8 @@ class Foreign(NamedTuple):
     """A network of another library.
 
     make: gives it. sizes: of its inputs. anchor: of its convs. refused: what the error says of a network that no search
-    takes. slow: its test is.
+    takes. slow: its test is. apart: a smaller network here has all its kinds of convs, so only the script that writes
+    the page tries it.
     """
 
     make: Callable[[], nn.Module]
@@ -44,6 +46,7 @@ class Foreign(NamedTuple):
     anchor: Any = None
     refused: str = ""
     slow: bool = False
+    apart: bool = False
 
     def network(self, seed: int = 0) -> nn.Module:
         """A network in float64 and eval mode, whose parameters and statistics are all random."""
@@ -81,18 +84,20 @@ STREAM = ((2, 1, 512),)
 UNET = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2}
 
 NETWORKS: dict[str, Foreign] = {
-    "timm/resnet18": Foreign(timm("resnet18"), IMAGES, slow=True),
+    "timm/resnet18": Foreign(timm("resnet18"), IMAGES, apart=True),
     "timm/test_resnet": Foreign(timm("test_resnet"), IMAGES),
-    "timm/convnext_atto": Foreign(timm("convnext_atto"), IMAGES, slow=True),
+    "timm/convnext_atto": Foreign(timm("convnext_atto"), IMAGES, apart=True),
     "timm/test_convnext": Foreign(timm("test_convnext"), IMAGES),
     "timm/mobilenetv3_small_050": Foreign(timm("mobilenetv3_small_050"), IMAGES, slow=True),
-    "timm/res2net50_14w_8s": Foreign(timm("res2net50_14w_8s"), IMAGES, slow=True),
+    "timm/res2net50_14w_8s, a block per stage": Foreign(
+        timm("res2net50_14w_8s", layers=(1, 1, 1, 1)), IMAGES, slow=True
+    ),
     "timm/resnest14d": Foreign(timm("resnest14d"), IMAGES, slow=True),
     "timm/test_byobnet": Foreign(timm("test_byobnet"), IMAGES),
     "timm/ByobNet of RepVGG's blocks (tied)": Foreign(byobnet("rep"), IMAGES),
     "timm/ByobNet of MobileOne's blocks (tied)": Foreign(byobnet("one"), IMAGES),
-    "timm/repvgg_a0": Foreign(timm("repvgg_a0"), IMAGES, slow=True),
-    "timm/mobileone_s0": Foreign(timm("mobileone_s0"), IMAGES, slow=True),
+    "timm/repvgg_a0": Foreign(timm("repvgg_a0"), IMAGES, apart=True),
+    "timm/mobileone_s0": Foreign(timm("mobileone_s0"), IMAGES, apart=True),
     "timm/repvit_m0_9": Foreign(timm("repvit_m0_9"), IMAGES, slow=True),
     "timm/fastvit_t8": Foreign(timm("fastvit_t8"), IMAGES, slow=True),
     "timm/hrnet_w18_small": Foreign(timm("hrnet_w18_small"), IMAGES, slow=True),
@@ -104,7 +109,7 @@ NETWORKS: dict[str, Foreign] = {
     "timm/test_nfnet (ScaledStdConv2d)": Foreign(timm("test_nfnet"), IMAGES, slow=True),
     "timm/resnetv2 (StdConv2d)": Foreign(bit, IMAGES),
     "timm/tf_mobilenetv3_small_minimal_100 (Conv2dSame)": Foreign(timm("tf_mobilenetv3_small_minimal_100"), IMAGES),
-    "timm/tf_efficientnet_lite0 (Conv2dSame)": Foreign(timm("tf_efficientnet_lite0"), IMAGES, slow=True),
+    "timm/tf_efficientnet_lite0 (Conv2dSame)": Foreign(timm("tf_efficientnet_lite0"), IMAGES, apart=True),
     "torchvision/mobilenet_v3_small": Foreign(torchvision("mobilenet_v3_small"), IMAGES, slow=True),
     "torchvision/shufflenet_v2_x0_5": Foreign(torchvision("shufflenet_v2_x0_5"), IMAGES),
     "torchvision/squeezenet1_1": Foreign(torchvision("squeezenet1_1"), IMAGES),
@@ -116,8 +121,8 @@ NETWORKS: dict[str, Foreign] = {
     "torchvision/lraspp_mobilenet_v3_large": Foreign(
         torchvision("lraspp_mobilenet_v3_large", "models.segmentation"), IMAGES, slow=True
     ),
-    "torchvision/retinanet (shared heads)": Foreign(feature_pyramid, IMAGES, slow=True),
-    "torchvision/r2plus1d_18": Foreign(torchvision("r2plus1d_18", "models.video"), ((2, 3, 4, 32, 32),), slow=True),
+    "torchvision/retinanet on resnet18 (shared heads)": Foreign(feature_pyramid, IMAGES, slow=True),
+    "torchvision/r2plus1d, a block per stage": Foreign(video, ((2, 3, 4, 32, 32),), slow=True),
     "torchaudio/ConvTasNet": Foreign(
         torchaudio("ConvTasNet", enc_num_feats=16, msk_num_feats=8, msk_num_hidden_feats=16), ((2, 1, 512),)
     ),

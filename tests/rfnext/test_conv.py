@@ -9,14 +9,18 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
+from torch.utils.checkpoint import checkpoint
 
 import rfnext
 from rfnext import Conv, SearchConv
-from rfnext.conv import INITIAL_WEIGHT, release, set_dilation, take_over
+from rfnext.conv import INITIAL_WEIGHT
 from rfnext.padding import size_keeping_padding
+from rfnext.set_dilation import set_dilation
 from rfnext.structure import searched_convs
+from rfnext.take_over import release, take_over
 from tests.rfnext.networks import CONFIG, favour_the_widest, network, searched_network
 from tests.rfnext.ops.cases import NATIVE
 
@@ -286,6 +290,31 @@ def test_gradients_with_a_graph_and_many_at_once_of_a_conv_that_is_used_twice(im
     found = torch.autograd.grad(twice(x).sum(), parameters, create_graph=True)
     found = found, torch.autograd.functional.jacobian(twice, x, vectorize=True)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("implementation", ["taps", *NATIVE])
+def test_a_checkpoint_repeats_a_first_call(implementation: str) -> None:
+    """It counts the tensors that are saved, and the repetition finds the checked call of the first."""
+    conv = searching(make(1, {"kernel_size": 3, "padding": 1}), [0.01, 0.02, 0.015])
+    conv.implementation = implementation
+    x = torch.randn(2, 4, 20, dtype=torch.float64)
+    y = checkpoint(conv, x, use_reentrant=False)
+    found = torch.autograd.grad(y.square().sum(), tuple(conv.parameters()))
+    conv.implementation = "branches"
+    torch.testing.assert_close(found, torch.autograd.grad(conv(x).square().sum(), tuple(conv.parameters())))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch on itself
+def test_forward_mode_differentiation_and_the_meta_device_are_left_to_torch() -> None:
+    conv = searching(make(1, {"kernel_size": 3, "padding": 1}), [0.01, 0.02, 0.015])
+    x, direction = torch.randn(2, 2, 4, 20, dtype=torch.float64)
+    with rfnext.reproducible(torch.device("cpu")):
+        conv(x)
+        with forward_ad.dual_level():
+            found = forward_ad.unpack_dual(conv(forward_ad.make_dual(x, direction))).tangent
+        assert copy.deepcopy(conv).to("meta")(x.to("meta")).shape == (2, 8, 20)
+    assert conv.bias is not None
+    torch.testing.assert_close(found, conv(direction) - conv.bias[:, None])  # the conv is linear
 
 
 @pytest.mark.parametrize("rule", ["default", "paper"])

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import rfnext
 from rfnext import Conv
-from rfnext.conv import take_over
 from rfnext.searchable import unsearchable
+from rfnext.take_over import take_over
 
 # Classes that prepare their input, and neither pad nor move it
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 import rfnext
 from rfnext import Conv, SearchConv
-from rfnext.conv import release, set_dilation, take_over
 from rfnext.padding import anchor_of, set_anchor
+from rfnext.set_dilation import set_dilation
+from rfnext.take_over import release, take_over
 from tests.rfnext.ops.cases import pad_by_index
 from tests.rfnext.test_conv import FUNCTION, INPUT, SETTINGS, make, same_with_even_kernel, settings_id
 

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import rfnext
-from rfnext.conv import SearchConv, release, set_dilation, take_over
+from rfnext.conv import SearchConv
 from rfnext.receptive_field import multiply_adds
 from rfnext.searchable import unsearchable
+from rfnext.set_dilation import set_dilation
+from rfnext.take_over import release, take_over
 
 SHARES = [0.5, 0.2, 0.3]
 SIZES = [(17, 20), (24, 13)]

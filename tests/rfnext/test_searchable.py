@@ -11,9 +11,9 @@ from torch.nn.utils import parametrizations
 
 import rfnext
 from rfnext import Conv, SearchConv
-from rfnext.conv import take_over
 from rfnext.searchable import is_conv, unsearchable
 from rfnext.structure import named_convs, searched_convs
+from rfnext.take_over import take_over
 from tests.rfnext.networks import CONFIG, network
 
 

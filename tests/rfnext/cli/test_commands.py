@@ -127,6 +127,7 @@ def test_export_needs_no_rfnext(kind: str, capsys: pytest.CaptureFixture[str]) -
     structure().save("found.json")
     shape = ["--input", "1,3,48,48", "--checkpoint", "plain.pt", "--structure", "found.json"]
     run(capsys, "export", *NETWORK, *shape, "--output", f"net.{kind}")
+    assert [path.name for path in Path().glob("net*")] == [f"net.{kind}"]  # the weights are in it, too
     structure().apply(model)
     if kind == "pt2":
         found = torch.export.load("net.pt2").module()(X)

@@ -9,15 +9,14 @@ from hypothesis import given, settings
 from torch import nn
 from torch.nn import functional as F
 
-from rfnext import mixed_dilation_conv
-from rfnext.ops import choice
+from rfnext import mixed_dilation_conv, pin_implementation
 from tests.rfnext.ops.cases import CONV, IMPLEMENTATIONS, LARGE, SMALL, Case, assert_equal
 from tests.rfnext.ops.drawn_cases import cases
 
 
 @pytest.fixture(autouse=True)
 def _fresh_choices() -> Iterator[None]:
-    with choice.pin_implementation(None):
+    with pin_implementation(None):
         yield
 
 

@@ -24,7 +24,7 @@ from mmengine.registry import HOOKS, RUNNERS, DefaultScope  # noqa: E402
 
 from rfnext import LocalSearch, Structure  # noqa: E402
 from rfnext.integrations.mmengine import RFSearchHook, RFSearchRunner  # noqa: E402
-from rfnext.ops.choice import pin_implementation  # noqa: E402
+from rfnext.ops.pins import pin_implementation  # noqa: E402
 from rfnext.structure import searched_convs  # noqa: E402
 
 # published file, its entries, and why the searchable convs without an entry have none: they are skipped

@@ -20,7 +20,7 @@ from mmengine.model import revert_sync_batchnorm  # noqa: E402
 from mmengine.optim import OptimWrapper  # noqa: E402
 
 import rfnext  # noqa: E402
-from rfnext.ops.choice import pin_implementation  # noqa: E402
+from rfnext.ops.pins import pin_implementation  # noqa: E402
 from rfnext.structure import searched_convs  # noqa: E402
 from tasks.coco_detection import detectors  # noqa: E402
 from tasks.coco_detection.detectors import Detector, Size  # noqa: E402

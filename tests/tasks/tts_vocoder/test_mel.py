@@ -4,13 +4,15 @@ import dataclasses
 import json
 import math
 
-import librosa
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from tasks.tts_vocoder.compiled_librosa import compiled
 from tasks.tts_vocoder.mel import LogMel, MelConfig, check_same
+
+librosa = compiled()
 
 CONFIGS = [
     MelConfig(),

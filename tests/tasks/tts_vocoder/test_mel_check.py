@@ -3,15 +3,16 @@
 import math
 import re
 
-import librosa
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from tasks.tts_vocoder.compiled_librosa import compiled
 from tasks.tts_vocoder.mel import LogMel, MelConfig
 from tasks.tts_vocoder.mel_check import shape_fault, value_fault
 
+librosa = compiled()
 MEL = MelConfig()
 TEN = math.log(10)
 FILTERS = librosa.filters.mel(sr=22050, n_fft=1024, n_mels=80, fmax=8000)
