@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tasks.spec import fail
 
@@ -97,7 +97,7 @@ def examined(path: Path) -> Header | Fault:
     return Header((height, width) if orientation >= 5 else stored, stored, orientation, deep)
 
 
-def _bits(image: Image.Image, path: Path) -> int:
+def _bits(image: ImageFile.ImageFile, path: Path) -> int:
     """Bits of the values of coloured images of two formats whose mode in Pillow does not tell; 0 of others.
 
     Those of a PPM are by the value of white that it names, those of JPEG 2000 in its marker SIZ (ISO 15444-1, A.5.1).
