@@ -15,7 +15,6 @@ from benchmarks.live import duration
 from benchmarks.methods.table import METHODS
 from benchmarks.plan import Plan, PlannedTable, estimate_seconds
 from benchmarks.records.record import Record
-from benchmarks.report import needs
 
 LONGEST = 40.0
 """Seconds that timing a table's steps may take."""
@@ -79,6 +78,8 @@ def show_plan(plan: Plan, records: Sequence[Record], size: int, machine: str | N
 
 def show_needs() -> None:
     """Print what each published row takes, and its command."""
+    from benchmarks.report import needs  # with scipy and the tables, which no other plan needs
+
     print("\nWhat each published row takes (results/full_size/table.md says how it was measured):")
     for title, row, steps, hours, memory, data, gpu, command in needs.rows():
         print(f"{title}, {row}: {steps} steps, core-hours {hours}, memory {memory} GB, data {data}, GPU-hours {gpu}")

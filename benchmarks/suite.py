@@ -32,7 +32,6 @@ from benchmarks.execute import UNAVAILABLE
 from benchmarks.live import duration
 from benchmarks.plan import Plan, Request, make_plan
 from benchmarks.plan_text import show_details, show_needs, show_plan
-from benchmarks.progress import Progress, shortest
 from benchmarks.records.folder import read_all
 from benchmarks.records.lines import Broken
 from benchmarks.records.machine import describe_device
@@ -175,6 +174,8 @@ def _workers(options: Options) -> tuple[pool.Pool, str | None]:
 
 
 def _run(plan: Plan, options: Options, records: Sequence[Record]) -> int:
+    from benchmarks.progress import Progress  # with rich, which --list does not need
+
     workers, machine = _workers(options)
     with workers:
         expected = show_plan(plan, records, workers.size, machine)
@@ -205,6 +206,8 @@ def _run(plan: Plan, options: Options, records: Sequence[Record]) -> int:
 
 def _outcome(results: Sequence[Result], options: Options) -> list[str]:
     """What was found, of the first fold and seed of each table, where things are, and how to upload the curves."""
+    from benchmarks.progress import shortest
+
     said: list[str] = []
     seen = set[tuple[str, ...]]()
     for result in sorted(results, key=lambda one: one.cell.key):

@@ -165,10 +165,13 @@ def parse_json(text: str) -> Any:
 
 def check_depth(value: Any, deepest: int) -> None:
     """Raise ValueError if lists and mappings are within each other in more levels than `deepest`."""
-    level = [value] if isinstance(value, (list, dict)) else []
+    nests = frozenset((list, dict))
+    level = [value] if type(value) in nests else []
     for _ in range(deepest):
-        inside = [node.values() if isinstance(node, dict) else node for node in level]
-        level = [part for parts in inside for part in parts if isinstance(part, (list, dict))]
+        inside = [node.values() if type(node) is dict else node for node in level]
+        # Most of a record are long lists of numbers, which are passed over at once.
+        nesting = [parts for parts in inside if not nests.isdisjoint(map(type, parts))]
+        level = [part for parts in nesting for part in parts if type(part) in nests]
         if not level:
             return
     if level:

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tasks.spec import fail
 
@@ -84,7 +84,7 @@ def examined(path: Path) -> Header | Fault:
             # Pillow's mode of coloured ones is that of 8 bits, what it decodes from is not.
             # Blue, green and red of 5 or 6 bits, as BMPs have, share 16.
             kinds = [str(tile).replace("BGR;16", "") for tile in image.tile]
-            deep = image.mode[0] in "IF" or any(";16" in kind for kind in kinds)
+            deep = image.mode[0] in "IF" or any(";16" in kind for kind in kinds) or _bits(image, path) > 8
     except PermissionError:
         raise
     except Image.DecompressionBombError as error:  # its text has the number of pixels
@@ -95,6 +95,19 @@ def examined(path: Path) -> Header | Fault:
     if width * height > LARGEST:
         return _too_large(width * height)
     return Header((height, width) if orientation >= 5 else stored, stored, orientation, deep)
+
+
+def _bits(image: ImageFile.ImageFile, path: Path) -> int:
+    """Bits of the values of coloured images of two formats whose mode in Pillow does not tell; 0 of others.
+
+    Those of a PPM are by the value of white that it names, those of JPEG 2000 in its marker SIZ (ISO 15444-1, A.5.1).
+    """
+    if image.format == "JPEG2000":
+        with open(path, "rb") as file:
+            _, found, size = file.read(2**16).partition(b"\xff\x4f\xff\x51")
+        return 1 + (size[38] & 0x7F) if found and len(size) > 38 else 0
+    named = [tile.args[-1] for tile in image.tile if tile.codec_name.startswith("ppm") and isinstance(tile.args, tuple)]
+    return max((value.bit_length() for value in named if isinstance(value, int)), default=0)
 
 
 @functools.cache

@@ -74,9 +74,9 @@ MEASUREMENTS = {
         *_equal("refused"),
     ),
     "resume": Measurement(
-        "trainings of the published detection configs, interrupted: tensors of the last checkpoint that are those of "
+        "searches by the published detection configs, interrupted: tensors of the last checkpoint that are those of "
         "an uninterrupted one",
-        "tests.tasks.coco_detection.resume_table",
+        "tests.tasks.coco_detection.resume_table --modes search",
         lambda line: line["tensors"],
         lambda line: line["tensors"] - line["different"],
     ),

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -168,8 +169,12 @@ def test_what_is_kept_may_be_broken_or_refused(
     assert look(root) == before
 
 
-def test_what_has_no_files_here_has_no_identity(look: Identify, toy: ModuleType, root: Path, tmp_path: Path) -> None:
+def test_what_has_no_files_here_has_no_identity(
+    look: Identify, toy: ModuleType, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     assert look(tmp_path / "missing") is None
+    assert not caplog.messages, "nothing is read"
     assert identify(toy.TASK, toy.Config()) is None
     plain = dataclasses.replace(toy.TASK, data_files=None)
     assert identify(plain, toy.Config(root=root)) is None
