@@ -211,8 +211,10 @@ def _measure(
         return min(taken[name], default=math.inf)
 
     def far_behind(name: str, repetition: int) -> bool:
-        # The first few are tried in any case, unless they take long: one of them may have been slow by chance.
-        return least(name) > 2 * min(map(least, taken)) and (repetition > 5 or (repetition > 1 and least(name) > 0.1))
+        # Short ones are tried a few times in any case, and long ones once or twice: one may have been slow by chance.
+        if repetition <= (1 if least(name) > 0.02 else 5):
+            return False
+        return least(name) > (1.5 if repetition > 2 else 2.5) * min(map(least, taken))
 
     # Of hooks on saved tensors only the innermost are called.
     with torch.autograd.graph.saved_tensors_hooks(_same, _same), _disable_current_modes():
@@ -220,7 +222,10 @@ def _measure(
         for repetition in range(_MOST_REPETITIONS):
             if repetition >= _REPETITIONS and time.thread_time() > end:
                 break
-            for name in [name for name in taken if not far_behind(name, repetition)]:
+            going = [name for name in taken if not far_behind(name, repetition)]
+            if repetition > 1 and len(going) == 1:
+                break
+            for name in going:
                 _try(name, repetition, timed, taken)
     return {name: least(name) for name in taken}
 
