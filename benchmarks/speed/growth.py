@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 import matplotlib
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
 from torch import Tensor, nn
 
 from benchmarks.records.machine import commit, describe_device, versions
@@ -168,6 +169,12 @@ def draw(found: Timings, path: Path) -> None:
                 ratios = [timing[SEARCHED].ratio for timing in own.values()]
                 below.plot(x, ratios, marker="o", markersize=3, color=colour)
             above.set(xscale="log", yscale="log", title=axis)
+            # The style reads no formulas, as which matplotlib writes powers of ten.
+            above.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            above.yaxis.set_minor_formatter(NullFormatter())
+            above.xaxis.set_minor_locator(NullLocator())
+            values = sorted({getattr(point, axis) for point in found if point.axis == axis})
+            above.set_xticks(values, [f"{value:,}" for value in values])
             below.axhline(1, color="gray", linewidth=0.8, linestyle=":")
             below.set(xlabel=axis)
             below.set_ylim(bottom=0)
