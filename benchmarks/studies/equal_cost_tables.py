@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.records.statistics import Estimate, Values, estimate, number, paired
 from benchmarks.report.figures import INK, STYLE, svg
 from benchmarks.report.markdown import pipe
+from benchmarks.studies.equal_cost_searches import METHODS
 from rfnext.files import write_bytes, write_text
 from tasks.load_forecasting.datasets import LABELS
 
@@ -62,7 +63,7 @@ class Measured:
     def __init__(self, lines: Iterable[dict[str, Any]]) -> None:
         self.lines = list(lines)
         self.layers = sorted({one["layers"] for one in self.lines})
-        self.methods = max((list(one["methods"]) for one in self.lines), key=len, default=[])
+        self.methods = [name for name in METHODS if any(name in one["methods"] for one in self.lines)]
 
     def entries(self, layers: int, method: str) -> dict[tuple[int, int], dict[str, Any]]:
         """(fold, seed) -> what the method has there."""
@@ -183,7 +184,7 @@ def _verdict(compared: Sequence[Comparison]) -> list[str]:
     decided = [f"{what} {number(found, 1, signed=True)}" for what, found in compared if found.decided]
     if not compared:
         return ["Too few folds for intervals."]
-    chance = f"By chance alone about {len(compared) / 20:.0f} would."
+    chance = f"By chance alone about {len(compared) / 20:.1f} would."
     listed = f": {'; '.join(decided)}" if decided else ""
     return [f"{len(decided)} of {len(compared)} differences have a 95 % interval without 0{listed}. {chance}"]
 

@@ -156,11 +156,13 @@ def test_the_bound_by_length_is_an_eighth_of_the_training_part_and_tuning_reache
     assert cases[4].ends[-1] == 2048
 
 
-@pytest.mark.parametrize("data", ["elecdemand", "births", "taylor", "treering", "calls"])
+@pytest.mark.parametrize("data", DATA)
 def test_what_is_committed_is_not_run_again(data: str) -> None:
-    (line, *_) = measurements.read(ROOT / "results/search_at_equal_cost" / data)
-    one = case_of(Name(data, line["layers"], line["fold"], line["seed"]))
-    assert line["settings"] == fingerprint(settings(one))
+    lines = measurements.read(ROOT / "results/search_at_equal_cost" / data)
+    assert lines
+    for line in lines:
+        one = case_of(Name(data, line["layers"], line["fold"], line["seed"]))
+        assert line["settings"] == fingerprint(settings(one))
 
 
 def test_a_set_without_seasons_has_no_expert() -> None:
@@ -231,6 +233,15 @@ def test_what_is_chosen_on_the_test_part_is_in_no_count() -> None:
     text = table({"taylor": Measured(lines)})
     assert "| oracle " in text
     assert "1 of 1 differences" in text
+
+
+def test_a_method_has_a_row_where_another_line_has_more_methods() -> None:
+    lines = [
+        line("taylor", 2, 1, {"hand": 0.2, "tuned": 0.1, "exhaustive": 0.1}),
+        line("taylor", 3, 1, {"hand": 0.2, "tuned_periods": 0.1}),
+    ]
+    rows = [row.split()[1] for row in table({"taylor": Measured(lines)}).splitlines() if row.startswith("| ")]
+    assert {"hand", "tuned", "exhaustive", "tuned_periods"} <= set(rows)
 
 
 def test_what_is_measured_is_kept_and_the_rest_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
