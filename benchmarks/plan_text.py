@@ -15,6 +15,7 @@ from benchmarks.live import duration
 from benchmarks.methods.table import METHODS
 from benchmarks.plan import Plan, PlannedTable, estimate_seconds
 from benchmarks.records.record import Record
+from tasks.rounds import shortage
 
 LONGEST = 40.0
 """Seconds that timing a table's steps may take."""
@@ -64,6 +65,7 @@ def show_plan(plan: Plan, records: Sequence[Record], size: int, machine: str | N
             for change, count in Counter(table.changed.values()).items()
         ]
         notes += [f"{table}: the data of its kept cells is not here"] if table.unseen and table.kept else []
+        notes += _short_searches(table)
         rows.append(_row(table, left))
     header = ("task", "preset", "cells", "done", "to run", "unavailable", "work left")
     if rows:
@@ -91,6 +93,17 @@ def _row(table: PlannedTable, left: float | None) -> tuple[str, ...]:
     said = "-" if not table.runnable else "unknown" if left is None else duration(left)
     gone = len(table.missing) - runnable
     return table.task, table.preset, str(cells), str(len(table.kept)), str(runnable), str(gone), said
+
+
+def _short_searches(table: PlannedTable) -> list[str]:
+    """What is said of local searches whose training is too short for their rounds, before they are run."""
+    searching = [cell for cell in table.runnable if any(search.rounds for search in cell.method.searches)]
+    if not searching:
+        return []
+    task, config = searching[0].task, searching[0].config
+    length = task.search_length(config) if task.search_length else (config.epochs, "epochs")
+    said = shortage(config.search, *length)
+    return [f"{table}: {said} ({len(searching)} cell{'s' if len(searching) > 1 else ''})"] if said else []
 
 
 def time_elsewhere(cell: Cell) -> Timed:
