@@ -106,7 +106,9 @@ def _bits(image: ImageFile.ImageFile, path: Path) -> int:
         with open(path, "rb") as file:
             _, found, size = file.read(2**16).partition(b"\xff\x4f\xff\x51")
         return 1 + (size[38] & 0x7F) if found and len(size) > 38 else 0
-    named = [tile.args[-1] for tile in image.tile if tile.codec_name.startswith("ppm") and isinstance(tile.args, tuple)]
+    # Before version 11 of Pillow, tiles are plain tuples, whose parts have no names.
+    coded = [settings for codec, _, _, settings in image.tile if codec.startswith("ppm")]
+    named = [settings[-1] for settings in coded if isinstance(settings, tuple)]
     return max((value.bit_length() for value in named if isinstance(value, int)), default=0)
 
 
