@@ -100,6 +100,19 @@ def test_more_than_8_bits_are_refused(tmp_path, kind):
     assert abs(int(images.read(path).max()) - pixels.max()) < 3  # JPEG 2000 is lossy here
 
 
+def test_bits_of_jpeg_2000_are_found_before_a_long_text(tmp_path):
+    import cv2
+
+    path = tmp_path / "a.jp2"
+    text = struct.pack(">I4s", 8 + 2**17, b"xml ") + b" " * 2**17
+    for kind, deep in ((np.uint8, False), (np.uint16, True)):
+        assert cv2.imwrite(str(path), PIXELS.astype(kind))
+        boxes = path.read_bytes()
+        place = boxes.index(b"jp2c") - 4
+        path.write_bytes(boxes[:place] + text + boxes[place:])
+        assert image_files.header(path).deep == deep
+
+
 def test_tiles_of_older_versions_of_pillow_are_read(tmp_path, monkeypatch):
     """Before version 11 they are plain tuples."""
     newer = Image.open
