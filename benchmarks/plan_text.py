@@ -16,6 +16,7 @@ from benchmarks.methods.table import METHODS
 from benchmarks.plan import Plan, PlannedTable, estimate_seconds
 from benchmarks.records.record import Record
 from tasks.rounds import shortage
+from tasks.spec import SearchUnit
 
 LONGEST = 40.0
 """Seconds that timing a table's steps may take."""
@@ -101,7 +102,9 @@ def _short_searches(table: PlannedTable) -> list[str]:
     if not searching:
         return []
     task, config = searching[0].task, searching[0].config
-    length = task.search_length(config) if task.search_length else (config.epochs, "epochs")
+    length: tuple[int, SearchUnit] = (config.epochs, "epochs")
+    if task.search_length is not None:
+        length = task.search_length(config)
     said = shortage(config.search, *length)
     return [f"{table}: {said} ({len(searching)} cell{'s' if len(searching) > 1 else ''})"] if said else []
 
