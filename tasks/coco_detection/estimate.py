@@ -70,7 +70,12 @@ def seconds_per_image(config: Any, size: tuple[int, int, int] | None = None, ste
         panoptic = config.model.type == "PanopticFPN"
         masks = "roi_head" in config.model
         head = config.model.roi_head.mask_head if masks else config.model.bbox_head
-        given = {"num_classes": head.num_classes, "num_items": [7] * batch, "with_mask": masks, "with_semantic": panoptic}
+        given = {
+            "num_classes": head.num_classes,
+            "num_items": [7] * batch,
+            "with_mask": masks,
+            "with_semantic": panoptic,
+        }
         data = demo_mm_inputs(batch, [size] * batch, device=str(device), **given)
         start = 0.0
         for step in range(steps + 1):
