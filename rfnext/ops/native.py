@@ -40,8 +40,15 @@ def is_for(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, 
     of_dtype = autocast_dtype(x) in _SUFFIX and x.dtype == weight.dtype
     fits = of_dtype and (depthwise or not is_thin(weight, geometry.groups))
     # Under torch.compile tensors are of another type, but plain when the compiled program runs.
-    plain = torch.compiler.is_compiling() or all(_is_plain(t) for t in (x, weight, bias, probability) if t is not None)
+    plain = torch.compiler.is_compiling() or (
+        all(_is_plain(t) for t in (x, weight, bias, probability) if t is not None) and not memory_is_fake()
+    )
     return fits and plain and x.device.type == "cpu" and failure() is None
+
+
+def memory_is_fake() -> bool:
+    """Whether new tensors have none: within torch's FakeTensorMode."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -190,10 +197,14 @@ def _run_backward(
     temperature: float | None,
     needed: Sequence[bool],
 ) -> Gradients:
-    if not _is_plain(g):
-        kind = f"{type(g).__name__} on {g.device}"
+    if not _is_plain(g) or memory_is_fake():
+        kind = f"{type(g).__name__} on {g.device}{' in FakeTensorMode' if memory_is_fake() else ''}"
         raise ValueError(f'implementation="native" needs a plain tensor on the CPU as gradient, not {kind}')
     x, weight, bias, shares = tensors
+    for tensor in (x, weight, bias):  # hooks on saved tensors may return others
+        if tensor is not None and not (tensor.is_cpu and tensor.dtype == g.dtype):
+            kind = f"of {tensor.dtype} on {tensor.device}, for a gradient of {g.dtype}"
+            raise ValueError(f'implementation="native" needs the saved tensors as they were, not {kind}')
     if probability is None:
         probability = _probabilities(shares, temperature)
     plan, read = _plan_of(x, weight, geometry), _as_read(x, weight, bias)
