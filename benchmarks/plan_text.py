@@ -16,7 +16,7 @@ from benchmarks.methods.table import METHODS
 from benchmarks.plan import Plan, PlannedTable, estimate_seconds
 from benchmarks.records.record import Record
 from tasks.rounds import shortage
-from tasks.spec import SearchUnit
+from tasks.spec import DataError, SearchUnit
 
 LONGEST = 40.0
 """Seconds that timing a table's steps may take."""
@@ -104,7 +104,10 @@ def _short_searches(table: PlannedTable) -> list[str]:
     task, config = searching[0].task, searching[0].config
     length: tuple[int, SearchUnit] = (config.epochs, "epochs")
     if task.search_length is not None:
-        length = task.search_length(config)
+        try:
+            length = task.search_length(config)
+        except DataError:  # its cells say what is wrong
+            return []
     said = shortage(config.search, *length)
     return [f"{table}: {said} ({len(searching)} cell{'s' if len(searching) > 1 else ''})"] if said else []
 
