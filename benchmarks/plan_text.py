@@ -15,6 +15,8 @@ from benchmarks.live import duration
 from benchmarks.methods.table import METHODS
 from benchmarks.plan import Plan, PlannedTable, estimate_seconds
 from benchmarks.records.record import Record
+from tasks.rounds import shortage
+from tasks.spec import DataError, SearchUnit
 
 LONGEST = 40.0
 """Seconds that timing a table's steps may take."""
@@ -64,6 +66,7 @@ def show_plan(plan: Plan, records: Sequence[Record], size: int, machine: str | N
             for change, count in Counter(table.changed.values()).items()
         ]
         notes += [f"{table}: the data of its kept cells is not here"] if table.unseen and table.kept else []
+        notes += _short_searches(table)
         rows.append(_row(table, left))
     header = ("task", "preset", "cells", "done", "to run", "unavailable", "work left")
     if rows:
@@ -91,6 +94,22 @@ def _row(table: PlannedTable, left: float | None) -> tuple[str, ...]:
     said = "-" if not table.runnable else "unknown" if left is None else duration(left)
     gone = len(table.missing) - runnable
     return table.task, table.preset, str(cells), str(len(table.kept)), str(runnable), str(gone), said
+
+
+def _short_searches(table: PlannedTable) -> list[str]:
+    """What is said of local searches whose training is too short for their rounds, before they are run."""
+    searching = [cell for cell in table.runnable if any(search.rounds for search in cell.method.searches)]
+    if not searching:
+        return []
+    task, config = searching[0].task, searching[0].config
+    length: tuple[int, SearchUnit] = (config.epochs, "epochs")
+    if task.search_length is not None:
+        try:
+            length = task.search_length(config)
+        except DataError:  # its cells say what is wrong
+            return []
+    said = shortage(config.search, *length)
+    return [f"{table}: {said} ({len(searching)} cell{'s' if len(searching) > 1 else ''})"] if said else []
 
 
 def time_elsewhere(cell: Cell) -> Timed:

@@ -148,7 +148,8 @@ def refuse_nan(tensors: Mapping[str, Any], model: nn.Module) -> None:
         tensors: a state_dict; values of other kinds are passed over.
         model: what it is loaded into, as it was built. Its own buffers with NaN are unset by design, and may be so.
     """
-    unset = {name for name, buffer in model.named_buffers() if buffer.dtype in _FLOATS and buffer.isnan().any()}
+    buffers = model.named_buffers(remove_duplicate=False)  # one that is shared has several names
+    unset = {name for name, buffer in buffers if buffer.dtype in _FLOATS and buffer.isnan().any()}
     for name, value in tensors.items():
         if isinstance(value, Tensor) and value.dtype in _FLOATS and name not in unset and value.isnan().any():
             raise ValueError(f"tensor {str(name)[:200]!r} has values that are no numbers (NaN): the training diverged")

@@ -100,13 +100,17 @@ def examined(path: Path) -> Header | Fault:
 def _bits(image: ImageFile.ImageFile, path: Path) -> int:
     """Bits of the values of coloured images of two formats whose mode in Pillow does not tell; 0 of others.
 
-    Those of a PPM are by the value of white that it names, those of JPEG 2000 in its marker SIZ (ISO 15444-1, A.5.1).
+    Those of a PPM are by the value of white that it names, those of JPEG 2000 in its marker SIZ (ISO 15444-1, A.5.1)
+    and, since texts and profiles of any length may come before that, in its box ihdr (I.5.3.1), where 255 is no number.
     """
     if image.format == "JPEG2000":
         with open(path, "rb") as file:
-            _, found, size = file.read(2**16).partition(b"\xff\x4f\xff\x51")
-        return 1 + (size[38] & 0x7F) if found and len(size) > 38 else 0
-    named = [tile.args[-1] for tile in image.tile if tile.codec_name.startswith("ppm") and isinstance(tile.args, tuple)]
+            start = file.read(2**16)
+        told = [start.partition(b"\xff\x4f\xff\x51")[2][38:39], start.partition(b"ihdr")[2][10:11]]
+        return max((1 + (one[0] & 0x7F) for one in told if one and one[0] < 255), default=0)
+    # Before version 11 of Pillow, tiles are plain tuples, whose parts have no names.
+    coded = [settings for codec, _, _, settings in image.tile if codec.startswith("ppm")]
+    named = [settings[-1] for settings in coded if isinstance(settings, tuple)]
     return max((value.bit_length() for value in named if isinstance(value, int)), default=0)
 
 

@@ -29,6 +29,8 @@ def names_in(facts: Facts, name: str) -> Sequence[str]:
 
 Part = Literal["train", "validation", "test"]
 Logger = Literal["none", "csv", "tensorboard", "wandb"]
+SearchUnit = Literal["epochs", "iterations"]
+"""What a local search counts; iterations are steps of the optimizer."""
 
 
 class TaskConfig(Protocol):
@@ -247,6 +249,7 @@ class Task(Generic[Config]):
     metrics_by_config: the metrics of a config, for tasks whose configs have different metrics; None: always `metrics`.
     longest_input: length of the longest input of a searched conv, in the unit of its dilation; genetic searches try no
         larger dilation. None: not known.
+    search_length: how long a full training is, in what a local search counts; None: `config.epochs` epochs.
     leaves_out: names of methods that are not applicable to this task, with the reason, which tables show.
     donor: the config of the network on which method transferred_single searches the structure of a config's own
         network; None: no other network has layers of the same roles. None instead of a function: none ever has.
@@ -275,6 +278,7 @@ class Task(Generic[Config]):
     illustrate: Callable[[nn.Module, Config, Split, Path], list[Path]] | None = None
     metrics_by_config: Callable[[Config], tuple[Metric, ...]] | None = None
     longest_input: Callable[[Config], int] | None = None
+    search_length: Callable[[Config], tuple[int, SearchUnit]] | None = None
     leaves_out: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     donor: Callable[[Config], Config | None] | None = None
     roles: Callable[[nn.Module], Mapping[str, Any]] | None = None

@@ -66,6 +66,7 @@ class SearchStage:
     shared: nothing in it depends on the method, so it is done once per task, preset, fold and seed.
     ranks: it trains candidates, side by side if there are workers.
     powers: it chooses from the powers of two below the longest input.
+    rounds: it ends in a local search with the config's own settings (`TaskConfig.search`).
     donor: it searches on another network, the task's donor for the config (`Task.donor`).
     kind: tuning changes one or two dilations of the hand design, a control draws them at random.
     """
@@ -79,6 +80,7 @@ class SearchStage:
     shared: bool = True
     ranks: bool = False
     powers: bool = False
+    rounds: bool = False
     donor: bool = False
     kind: Kind = "search"
 

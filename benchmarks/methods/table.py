@@ -36,11 +36,12 @@ RANDOM = SearchStage(
     ranks=True,
     kind="control",
 )
-LOCAL = SearchStage("local", "local search", searches.local)
+LOCAL = SearchStage("local", "local search", searches.local, rounds=True)
 TRANSFERRED = SearchStage(
     "transferred",
     "local search on another network, its dilations given to layers of the same role",
     transferred,
+    rounds=True,
     donor=True,
 )
 ONE_SHOT = SearchStage(
@@ -61,7 +62,7 @@ ONE_SHOT_RANKED = SearchStage(
     ranks=True,
 )
 ONE_SHOT_TO_LOCAL = SearchStage(
-    "one_shot_to_local", "one-shot search, then local search", searches.local, start=ONE_SHOT
+    "one_shot_to_local", "one-shot search, then local search", searches.local, start=ONE_SHOT, rounds=True
 )
 GENETIC = SearchStage(
     "genetic",
@@ -73,7 +74,9 @@ GENETIC = SearchStage(
     ranks=True,
     powers=True,
 )
-GENETIC_TO_LOCAL = SearchStage("genetic_to_local", "genetic search, then local search", searches.local, start=GENETIC)
+GENETIC_TO_LOCAL = SearchStage(
+    "genetic_to_local", "genetic search, then local search", searches.local, start=GENETIC, rounds=True
+)
 
 SINGLE = Finish("single", "trained with one dilation per conv", retrain.single, alone="baseline")
 MULTI = Finish("multi", "trained with branches around each dilation", retrain.multi, alone="baseline_multi")

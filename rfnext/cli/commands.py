@@ -123,7 +123,7 @@ def _pt2(model: nn.Module, example: Tensor | None) -> bytes:
 
 def _onnx(model: nn.Module, example: Tensor | None) -> bytes:
     """All in one: torch itself would put the weights into a second file."""
-    if sum(t.numel() * t.element_size() for t in model.state_dict().values()) > _LARGEST_ONNX:
+    if sum(t.nbytes for t in model.state_dict().values() if isinstance(t, Tensor)) > _LARGEST_ONNX:
         raise ValueError("an .onnx file holds at most 2 GB, and the weights are more; --output NAME.pt2 holds them")
     program = torch.onnx.export(model, (example,), dynamo=True, verbose=False)
     assert program is not None  # as torch returns without dynamo

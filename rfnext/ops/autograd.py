@@ -64,14 +64,22 @@ def as_operator(name: str, passes: Passes) -> Exact:
         if geometry.padding_mode != "zeros":
             x, geometry = crop_extended(x, geometry)
         if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight = x.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
+            x, weight = x.to(autocast_dtype(x)), weight.to(autocast_dtype(weight))
+            bias = None if bias is None else bias.to(autocast_dtype(bias))
+        if bias is not None and bias.dtype != x.dtype:  # torch says what is wrong
+            return by_branches(x, weight, bias, _probability(shares, temperature), geometry)
         if torch.compiler.is_compiling():
             return compiled(x, weight, bias, _probability(shares, temperature), *_as_lists(geometry))
         return _Exact.apply(x, weight, bias, shares, geometry, (passes, temperature))
 
     return operator
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype:
+    """In which torch's conv reads a tensor: autocast, where it is enabled, leaves float64 as it is."""
+    device = tensor.device.type
+    lowered = tensor.dtype != torch.float64 and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if lowered else tensor.dtype
 
 
 def _probability(shares: Tensor, temperature: float | None) -> Tensor:

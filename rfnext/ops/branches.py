@@ -40,5 +40,10 @@ def by_branches(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Ten
 
 
 def is_recorded() -> bool:
-    """Whether torch.jit.trace, torch.export or torch.onnx records the call as a graph, for use without this library."""
-    return torch._C._get_tracing_state() is not None or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+    """Whether torch.jit.trace, torch.export, torch.onnx or make_fx records the call, for use without this library."""
+    if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    # make_fx would record our kernels as the empty tensors that they fill.
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None

@@ -59,6 +59,8 @@ def choose(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, 
     # Neither transforms nor forward-mode differentiation know our autograd functions.
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "branches"
+    if x.is_meta:  # which autocast does not know
+        return "branches"
     name = checked_pin()
     if name not in (None, "auto", RULE):
         return name
@@ -97,8 +99,6 @@ def _may_measure(x: Tensor) -> bool:
 
 def _rule(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, geometry: Geometry) -> str:
     """The choice where nothing can be measured, from shapes and device alone."""
-    if x.is_meta:  # which autocast does not know
-        return "branches"
     if x.device.type == "cpu":
         return "native" if native_is_for(x, weight, bias, probability, geometry) else "taps"
     # On other devices writing and reading the mixed input once per tap costs more than products in low precision.

@@ -50,8 +50,8 @@ def mixed_dilation_conv(
         padding_mode: "zeros", "reflect", "replicate" or "circular", as in `torch.nn.Conv2d`; paddings as large
             as the input or larger continue the reflection or the wrap (`numpy.pad`) where torch would refuse.
         implementation: how it is computed, see `rfnext.ops.pins.Implementation`; every choice returns the same values
-            up to rounding. Where torch.jit.trace, torch.export or torch.onnx records a graph it is "branches", which
-            consists of torch's own operators, and sizes are not checked.
+            up to rounding. Where torch.jit.trace, torch.export, torch.onnx or make_fx records a graph it is "branches",
+            which consists of torch's own operators, and sizes are not checked.
 
     Returns:
         (batch, channel_out, *size_out), unbatched like x, in the dtype of the plain conv (autocast included).

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rfnext.ops import kept_choices, native_build
-from rfnext.ops.autograd import Gradients, Passes, as_operator
+from rfnext.ops.autograd import Gradients, Passes, as_operator, autocast_dtype
 from rfnext.ops.branches import by_branches
 from rfnext.ops.geometry import Geometry, is_depthwise, is_thin, meets_input, shifts_of_taps
 from rfnext.ops.layout import channels_are_last, laid_out
@@ -36,12 +36,19 @@ def is_for(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, 
 
     They take plain tensors on a CPU in float32 or float64, and convs that are depthwise and of stride 1, or not thin.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     depthwise = is_depthwise(weight, geometry.groups) and max(geometry.stride) == 1
-    fits = dtype in _SUFFIX and x.dtype == weight.dtype and (depthwise or not is_thin(weight, geometry.groups))
+    of_dtype = autocast_dtype(x) in _SUFFIX and x.dtype == weight.dtype
+    fits = of_dtype and (depthwise or not is_thin(weight, geometry.groups))
     # Under torch.compile tensors are of another type, but plain when the compiled program runs.
-    plain = torch.compiler.is_compiling() or all(_is_plain(t) for t in (x, weight, bias, probability) if t is not None)
+    plain = torch.compiler.is_compiling() or (
+        all(_is_plain(t) for t in (x, weight, bias, probability) if t is not None) and not memory_is_fake()
+    )
     return fits and plain and x.device.type == "cpu" and failure() is None
+
+
+def memory_is_fake() -> bool:
+    """Whether new tensors have none: within torch's FakeTensorMode."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -190,10 +197,14 @@ def _run_backward(
     temperature: float | None,
     needed: Sequence[bool],
 ) -> Gradients:
-    if not _is_plain(g):
-        kind = f"{type(g).__name__} on {g.device}"
+    if not _is_plain(g) or memory_is_fake():
+        kind = f"{type(g).__name__} on {g.device}{' in FakeTensorMode' if memory_is_fake() else ''}"
         raise ValueError(f'implementation="native" needs a plain tensor on the CPU as gradient, not {kind}')
     x, weight, bias, shares = tensors
+    for tensor in (x, weight, bias):  # hooks on saved tensors may return others
+        if tensor is not None and not (tensor.is_cpu and tensor.dtype == g.dtype):
+            kind = f"of {tensor.dtype} on {tensor.device}, for a gradient of {g.dtype}"
+            raise ValueError(f'implementation="native" needs the saved tensors as they were, not {kind}')
     if probability is None:
         probability = _probabilities(shares, temperature)
     plan, read = _plan_of(x, weight, geometry), _as_read(x, weight, bias)
@@ -213,8 +224,7 @@ def _run_backward(
 
 def _as_read(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """x, weight and bias as the library reads them."""
-    bias = None if bias is None else _in_order(bias if bias.dtype == x.dtype else bias.to(x.dtype))
-    return _in_order(x), _in_order(weight), bias
+    return _in_order(x), _in_order(weight), None if bias is None else _in_order(bias)
 
 
 def _in_order(tensor: Tensor) -> Tensor:

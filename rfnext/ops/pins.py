@@ -96,8 +96,9 @@ class pin_implementation(_Pin):
     two runs that measure, may choose differently and then differ in rounding: pin an implementation, or use
     `reproducible`, for searches that repeat. Nothing is measured, and a fixed rule decides,
     under torch.compile, under torch.use_deterministic_algorithms and for tensors that are not plain (fake,
-    distributed). Inside torch.func, in forward-mode differentiation, and where torch.jit.trace, torch.export or
-    torch.onnx records a graph, it is "branches", pinned or not: torch cannot transform or store the others.
+    distributed). Inside torch.func, in forward-mode differentiation, on the meta device, and where torch.jit.trace,
+    torch.export, torch.onnx or make_fx records a graph, it is "branches", pinned or not: torch cannot transform or
+    store the others.
 
     Raises:
         ValueError: if the name is unknown.

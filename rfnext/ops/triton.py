@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rfnext.ops.autograd import as_operator, with_bias
+from rfnext.ops.autograd import as_operator, autocast_dtype, with_bias
 from rfnext.ops.branches import by_branches
 from rfnext.ops.geometry import Geometry, is_depthwise
 from rfnext.ops.layout import channels_are_last, empty
@@ -52,7 +52,7 @@ def refusal(x: Tensor, weight: Tensor, geometry: Geometry) -> str | None:
     """Why the kernels cannot compute this layer, or None if they can."""
     if not (x.is_cuda or INTERPRETED):
         return f"it needs a CUDA device, x is on {x.device}"
-    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    dtype = autocast_dtype(x)
     if dtype not in _DTYPES:
         return f"it computes in float32, bfloat16 or float16, not in {dtype}"
     if INTERPRETED and dtype == torch.bfloat16 and geometry.groups == 1:

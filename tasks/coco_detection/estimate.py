@@ -41,11 +41,22 @@ def describe(config: Any) -> str:
     )
 
 
-def seconds_per_image(config: Any, size: tuple[int, int, int] = SIZE, steps: int = 5) -> float:
+def shape_of(config: Any) -> tuple[int, int, int]:
+    """Shape of the images of a training: what its transforms pad them to, as RTMDet's do, else `SIZE`."""
+    for step in reversed(config.train_dataloader.dataset.pipeline):
+        if step["type"] == "Pad" and step.get("size"):
+            height, width = step["size"]
+            return 3, height, width
+    return SIZE
+
+
+def seconds_per_image(config: Any, size: tuple[int, int, int] | None = None, steps: int = 5) -> float:
     """Mean time of a training step per image on one device, measured over `steps` steps after one that is not.
 
-    Weights are random, so that nothing is downloaded; a structure file that the config names has to exist.
+    Weights are random, so that nothing is downloaded; a structure file that the config names has to exist. size: None:
+    that of the config.
     """
+    size = size or shape_of(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch = config.train_dataloader.batch_size
     with quiet(), DefaultScope.overwrite_default_scope("mmdet"):
@@ -57,8 +68,14 @@ def seconds_per_image(config: Any, size: tuple[int, int, int] = SIZE, steps: int
         model.to(device).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         panoptic = config.model.type == "PanopticFPN"
-        classes = config.model.roi_head.mask_head.num_classes
-        given = {"num_classes": classes, "num_items": [7] * batch, "with_mask": True, "with_semantic": panoptic}
+        masks = "roi_head" in config.model
+        head = config.model.roi_head.mask_head if masks else config.model.bbox_head
+        given = {
+            "num_classes": head.num_classes,
+            "num_items": [7] * batch,
+            "with_mask": masks,
+            "with_semantic": panoptic,
+        }
         data = demo_mm_inputs(batch, [size] * batch, device=str(device), **given)
         start = 0.0
         for step in range(steps + 1):

@@ -17,8 +17,9 @@ from tasks.spec import Facts
 
 log = logging.getLogger(__name__)
 
-OF_CLASSES = ("fc_cls", "fc_reg", "conv_logits")
-"""Layers of heads with outputs for each class; a cascade's fc_reg has four outputs, those of a box, for all."""
+OF_CLASSES = {"fc_cls", "fc_reg", "conv_logits", "rtm_cls"}
+"""Layers of heads with outputs for each class; a cascade's fc_reg has four outputs, those of a box, for all. RTMDet has
+a list of them."""
 
 MASKS = "roi_head.mask_head."
 
@@ -51,7 +52,7 @@ def start_from(model: nn.Module, config: Config, facts: Facts) -> None:
         convs, state = _without_masks(convs), _without_masks(state)
         log.info("%s has masks, which this training does not: its mask heads are left out", path)
     lacking = sorted({name.rpartition(".")[0] for name in fresh})
-    if lacking and config.epochs == 0:
+    if not same and config.epochs == 0:
         raise ValueError(
             f"{path} has other classes ({_some(opened.facts)}) than the data ({_some(facts)}), so that it cannot be "
             "scored without training; give --epochs, or data of its classes in its order"
@@ -65,8 +66,8 @@ def start_from(model: nn.Module, config: Config, facts: Facts) -> None:
 
 
 def _of_classes(name: str, value: Tensor) -> bool:
-    layer = name.split(".")[-2:-1]
-    return bool(layer) and layer[0] in OF_CLASSES and not (layer[0] == "fc_reg" and len(value) == 4)
+    found = OF_CLASSES.intersection(name.split("."))
+    return bool(found) and not ("fc_reg" in found and len(value) == 4)
 
 
 def _without_masks(named: dict[str, Any]) -> dict[str, Any]:

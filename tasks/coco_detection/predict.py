@@ -248,6 +248,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if len({path.stem for path in given.images}) < len(given.images):
         parser.error("two images have the same name, and so would their pictures; predict them one by one")
+    written = {(given.out / f"{path.stem}.png").resolve() for path in given.images}
+    if not written.isdisjoint(path.resolve() for path in given.images):
+        parser.error("argument --out: pictures of predictions would replace the images that are there; give another")
     if given.config is not None and given.published is not None:
         parser.error("--config is for --checkpoint alone: a released detector has its own")
     if given.structure is not None and given.config is None and given.published is None:

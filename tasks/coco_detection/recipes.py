@@ -79,12 +79,11 @@ def recipe(config: Config) -> Recipe:
         published = detectors.published(config.detector)
         # RTMDet's last 20 epochs, which have no mosaics: these keep images of earlier steps, which no checkpoint has.
         plain = _plain(published.get("train_pipeline_stage2") or published.train_dataloader.dataset.pipeline)
-        return Recipe(
-            config,
-            [step | masks if step["type"] == "LoadAnnotations" else step for step in plain],
-            _plain(published.test_dataloader.dataset.pipeline),
-            group_by_aspect_ratio=True,
-        )
+        pipelines = plain, _plain(published.test_dataloader.dataset.pipeline)
+        # In the place of a crop without an object, mmdet takes one of another image, by a random number of its own.
+        changes = {"LoadAnnotations": masks, "RandomCrop": {"allow_negative_crop": True}}
+        train, test = ([step | changes.get(step["type"], {}) for step in steps] for steps in pipelines)
+        return Recipe(config, train, test, group_by_aspect_ratio=True)
     load = (
         {"type": "LoadPanopticAnnotations"}
         if config.detector == "panoptic"

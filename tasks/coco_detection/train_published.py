@@ -7,8 +7,8 @@ CONFIG is one of tasks/coco_detection/configs/, for example. This is for the pub
 
 It checks the data as every training does, and reads copies of the annotations that are as they are meant. It scores
 val2017 after every epoch, as published. The learning rate is scaled linearly with the number of images per
-step of all GPUs, from the 16 that the configs are for. With --estimate it trains a few steps on made-up images of the
-published size and says how long the whole will take here.
+step of all GPUs, from those that the config is for: 16, of RTMDet 256. With --estimate it trains a few steps on made-up
+images of the published size and says how long the whole will take here.
 """
 
 import argparse

@@ -114,7 +114,7 @@ def calls() -> Series:
 
 def births() -> Series:
     """The embedded births per day; DataError if they are missing or another file."""
-    whole, _ = _operands(source("births"), "074207005798faefbc114d7c1bb3d5d9d2d38b481cfa17d9b807d18511f574e1")
+    whole, *_ = _operands(source("births"), "074207005798faefbc114d7c1bb3d5d9d2d38b481cfa17d9b807d18511f574e1")
     values = np.frombuffer(whole, "<i8").reshape(7, -1)[1:2].astype(np.float64)
     return Series(("Births",), values, datetime(1969, 1, 1), 86400.0)
 

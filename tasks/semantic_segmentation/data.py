@@ -50,13 +50,18 @@ def scene_classes(digits: int) -> tuple[str, ...]:
     return (*PHOTOGRAPHS, *(f"digit {digit}" for digit in range(digits)))
 
 
+def held_out(train: int, validation: float) -> int:
+    """How many of the training scenes are the validation part."""
+    return min(max(1, round(validation * train)), train - 1)
+
+
 def open_scenes(fold: int, train: int, test: int, digits: int, smallest: float, validation: float) -> Dataset:
     """The embedded scenes of a fold (`tasks.scenes`); those of training and test share no photograph and no glyph."""
-    held_out = min(max(1, round(validation * train)), train - 1)
+    kept = train - held_out(train, validation)
     sources = [Source.open(fold, held_out=tests, digits=digits, smallest=smallest) for tests in (False, True)]
     whole = [_scene(sources[0], f"digit scenes {fold} train {number}") for number in range(train)]
     tested = [_scene(sources[1], f"digit scenes {fold} test {number}") for number in range(test)]
-    return Dataset(scene_classes(digits), whole[:-held_out], whole[-held_out:], tested)
+    return Dataset(scene_classes(digits), whole[:kept], whole[kept:], tested)
 
 
 def _scene(source: Source, seed: str) -> Sample:

@@ -7,9 +7,9 @@ from typing import Any
 
 from tasks import scenes
 from tasks.semantic_segmentation.config import Config
-from tasks.semantic_segmentation.data import Dataset, open_own, open_scenes, scene_classes
+from tasks.semantic_segmentation.data import Dataset, held_out, open_own, open_scenes, scene_classes
 from tasks.semantic_segmentation.folder import Folder, read_folder
-from tasks.spec import DataError, DataFiles, fail
+from tasks.spec import DataError, DataFiles, SearchUnit, fail
 
 CHECK = "python -m tasks.semantic_segmentation.check"
 PACKAGES = ("lightning", "PIL", "timm", "torchvision")
@@ -83,6 +83,17 @@ def facts(config: Config) -> dict[str, Any]:
 def longest_input(config: Config) -> int:
     """Side of the largest feature map that a searched conv reads."""
     return -(-config.image // (8 if config.network == "deeplabv3" else 4))
+
+
+def search_length(config: Config) -> tuple[int, SearchUnit]:
+    """How long a full training is, in what its local search counts. Raises DataError if own data is unusable."""
+    if config.search_counts == "epochs":
+        return config.epochs, "epochs"
+    if config.dataset == "scenes":  # without composing them
+        images = config.scenes - held_out(config.scenes, config.validation)
+    else:
+        images = len(open_fold(config, 1).train)
+    return config.epochs * max(1, images // config.batch), "iterations"
 
 
 def data_files(config: Config) -> DataFiles | None:

@@ -200,7 +200,7 @@ def read_labels(path: Path, classes: Sequence[str], report: Report) -> Pixels | 
         return report(path, None, *header)  # type: ignore[return-value]
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats()) as image:
-            mode, step = image.mode, SCALED.get(str(image.tile[0].args) if image.tile else "", 1)
+            mode, step = image.mode, SCALED.get(str(image.tile[0][3]) if image.tile else "", 1)
             # Values of a palette's image are its indices, which are the classes.
             found = np.array(image) // step if mode in ("1", "L", "P", "I", "I;16") else None
     except Exception as error:  # bytes of any kind lead Pillow to errors of any kind

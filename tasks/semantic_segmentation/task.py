@@ -43,6 +43,7 @@ TASK = Task(
     data_files=datasets.data_files,
     illustrate=illustrate,
     longest_input=datasets.longest_input,
+    search_length=datasets.search_length,
     probe=evaluation.probe,
     suites=SUITES,
     facts=datasets.facts,

@@ -318,6 +318,7 @@ def _load(network: Generator, found: Released, path: str | Path) -> None:
     if wrong:
         what = f"is {found.name} with {found.sizes}, and does not fit {type(network).__name__}: {wrong[0][:200]!r}"
         raise ValueError(f"{path} {what}; give --generator {found.name} and its sizes")
-    if not all(math.isfinite(float(value.double().sum())) for value in state.values()):
-        raise ValueError(f"{path} holds weights that are not finite; copy it again")
+    for name, value in state.items():
+        if not math.isfinite(float(value.double().sum())):
+            raise ValueError(f"{path}: tensor {name!r} has values that are not finite; copy it again")
     network.load_state_dict(state)

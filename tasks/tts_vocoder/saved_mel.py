@@ -53,7 +53,7 @@ def read_mel(path: Path, config: MelConfig, report: Report = fail) -> Tensor | N
     if fault is not None:
         report(path, None, *fault)
         return None
-    return torch.from_numpy(np.array(values, dtype=np.float32)).clamp(min=float(np.float32(np.log(config.floor))))
+    return torch.from_numpy(np.array(values, dtype=np.float32)).clamp(min=float(np.float32(config.silence)))
 
 
 def _open(path: Path, report: Report) -> Any:

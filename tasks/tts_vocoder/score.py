@@ -79,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     try:
-        scores = score_folders(given.truth, given.output, MelConfig(sample_rate=given.sample_rate))
+        highest = min(8000.0, given.sample_rate / 2)
+        scores = score_folders(given.truth, given.output, MelConfig(sample_rate=given.sample_rate, fmax=highest))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {explained(error)}")
     print(json.dumps(scores))

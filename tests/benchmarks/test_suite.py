@@ -253,6 +253,22 @@ def test_the_compact_plan_is_a_line_per_table(
 
 
 @pytest.mark.usefixtures("only_toy")
+def test_a_plan_says_which_searches_have_too_short_a_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toy has 3 rounds, one an epoch. The baseline searches nothing, the one-shot search has no rounds."""
+    monkeypatch.setattr(plan_text, "time_elsewhere", lambda cell: Timed(2.0, 5, 5, 1.0))
+    line = ["tiny", "--task", "toy", "--folds", "1", "--list", "--results", str(tmp_path)]
+    methods = ["--method", "baseline", "one_shot_single"]
+    assert suite.main([*line, *methods, "local_single", "one_shot_to_local_single", "--", "--epochs", "2"]) == 0
+    said = "the training has 2 epochs, so 2 of the 3 rounds of its search are run, one every 1"
+    assert f"{said}; lower --search.rounds to 2 or raise --epochs (2 cells)\n" in capsys.readouterr().out
+    assert suite.main([*line, *methods, "--", "--epochs", "2"]) == 0
+    assert suite.main([*line, "--method", "local_single"]) == 0
+    assert "rounds of its search" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("only_toy")
 def test_a_suite_whose_data_is_missing_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert suite.main(["paper", "--method", "baseline", "--results", str(tmp_path)]) == 3
     out = capsys.readouterr().out

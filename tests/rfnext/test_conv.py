@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
@@ -295,7 +296,7 @@ def test_gradients_with_a_graph_and_many_at_once_of_a_conv_that_is_used_twice(im
 @pytest.mark.parametrize("implementation", ["taps", *NATIVE])
 def test_a_checkpoint_repeats_a_first_call(implementation: str) -> None:
     """It counts the tensors that are saved, and the repetition finds the checked call of the first."""
-    conv = searching(make(1, {"kernel_size": 3, "padding": 1}), [0.01, 0.02, 0.015])
+    conv = searching(make(1, {"kernel_size": 3, "padding": 1, "groups": 4, "out_channels": 4}), [0.01, 0.02, 0.015])
     conv.implementation = implementation
     x = torch.randn(2, 4, 20, dtype=torch.float64)
     y = checkpoint(conv, x, use_reentrant=False)
@@ -308,13 +309,22 @@ def test_a_checkpoint_repeats_a_first_call(implementation: str) -> None:
 def test_forward_mode_differentiation_and_the_meta_device_are_left_to_torch() -> None:
     conv = searching(make(1, {"kernel_size": 3, "padding": 1}), [0.01, 0.02, 0.015])
     x, direction = torch.randn(2, 2, 4, 20, dtype=torch.float64)
-    with rfnext.reproducible(torch.device("cpu")):
+    with rfnext.pin_implementation("taps"):
         conv(x)
         with forward_ad.dual_level():
             found = forward_ad.unpack_dual(conv(forward_ad.make_dual(x, direction))).tangent
         assert copy.deepcopy(conv).to("meta")(x.to("meta")).shape == (2, 8, 20)
     assert conv.bias is not None
     torch.testing.assert_close(found, conv(direction) - conv.bias[:, None])  # the conv is linear
+
+
+def test_make_fx_records_torchs_convs() -> None:
+    conv = searching(make(1, {"kernel_size": 3, "padding": 1, "groups": 4, "out_channels": 4}), [0.01, 0.02, 0.015])
+    x, other = torch.randn(2, 2, 4, 20, dtype=torch.float64)
+    with rfnext.reproducible(torch.device("cpu")):
+        conv(x)
+        traced = make_fx(conv)(x)
+    torch.testing.assert_close(traced(other), conv(other))
 
 
 @pytest.mark.parametrize("rule", ["default", "paper"])

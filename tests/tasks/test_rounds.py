@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch
-from tasks.rounds import check_rounds
+from tasks.rounds import check_rounds, shortage
 
 SHORT = "the training has {0} epochs, so {1} of the 4 rounds of its search are run, one every 3"
 
@@ -29,6 +29,13 @@ def test_a_short_training_says_how_many_rounds_it_has(length, said, caplog):
     with caplog.at_level(logging.WARNING):
         check_rounds(local(), length, "epochs")
     assert caplog.text.partition("rounds.py")[2].partition(" ")[2].strip() == said
+
+
+def test_where_a_round_cannot_come_sooner_fewer_are_advised():
+    said = "the training has 3 epochs, so 3 of the 4 rounds of its search are run, one every 1; "
+    config = LocalConfig(interval=1, rounds=4)
+    assert shortage(config, 3, "epochs") == said + "lower --search.rounds to 3 or raise --epochs"
+    assert shortage(config, 4, "epochs") is None
 
 
 def test_a_published_search_without_a_round_is_an_error():

@@ -2,7 +2,7 @@
 
 `<detector>_baseline.py` is the detector as mmdet has it; `_search.py` adds the published settings of the local search;
 `_fixed_single_branch.py` and `_fixed_multi_branch.py` train with the structure that the search has left in its default
-work_dir. Learning rates are for 8 GPUs x 2 images (`auto_scale_lr`).
+work_dir. Learning rates are for 8 GPUs x 2 images (`auto_scale_lr`), that of RTMDet for 8 x 32.
 `current/` has detectors that are newer than the published searches.
 """
 

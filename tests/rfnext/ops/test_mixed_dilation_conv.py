@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch import nn
 from torch.nn import functional as F
 
-from rfnext import mixed_dilation_conv, pin_implementation
+from rfnext import mixed_dilation_conv, pin_implementation, reproducible
 from tests.rfnext.ops.cases import CONV, IMPLEMENTATIONS, LARGE, SMALL, Case, assert_equal
 from tests.rfnext.ops.drawn_cases import cases
 
@@ -134,6 +134,21 @@ def test_autocast_gives_the_dtype_and_precision_of_the_plain_conv(
     for one, other in zip((found, *gradients), (expected, *expected_gradients), strict=True):
         assert (one.double() - other).norm() < 4 * torch.finfo(dtype).eps * other.norm()
     assert all(gradient.dtype == torch.float32 for gradient in gradients)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", list(SMALL))
+def test_autocast_leaves_float64_as_it_is(name: str, implementation: str) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_equal(SMALL[name], implementation)
+
+
+@pytest.mark.parametrize("implementation", ["auto", *IMPLEMENTATIONS])
+@pytest.mark.parametrize("name", list(SMALL))
+def test_a_bias_of_another_type_than_the_input_is_an_error(name: str, implementation: str) -> None:
+    *tensors, bias = SMALL[name].tensors(torch.float32)
+    with reproducible(torch.device("cpu")), pytest.raises(RuntimeError, match="bias type"):
+        SMALL[name].call(implementation, *tensors, bias.double())
 
 
 # torch.compile.

@@ -128,6 +128,7 @@ def test_elements_that_lie_elsewhere_are_left_to_torch(implementation: str) -> N
     assert not run(torch._efficientzerotensor(x.shape), weight).any()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert run(mode.from_tensor(x), mode.from_tensor(weight)).shape == expected.shape
+        assert run(x, weight).shape == expected.shape
 
 
 @needs_compiler
@@ -137,6 +138,15 @@ def test_a_weight_of_another_type_than_the_input_is_an_error(implementation: str
     x, weight, p = torch.randn(2, 8, 40), torch.randn(8, 8, 3, dtype=dtype), torch.rand(2)
     with reproducible(torch.device("cpu")), pytest.raises(RuntimeError):
         mixed_dilation_conv(x, weight, None, p, **LAYER, implementation=implementation)
+
+
+@needs_compiler
+def test_hooks_that_return_other_tensors_than_were_saved_are_an_error() -> None:
+    x, weight, p = torch.randn(2, 8, 40, requires_grad=True), torch.randn(8, 8, 3), torch.rand(2)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.half()):
+        y = mixed_dilation_conv(x, weight, None, p, **LAYER, implementation="native")
+    with pytest.raises(ValueError, match="saved tensors as they were, not of torch.float16 on cpu"):
+        y.sum().backward()
 
 
 @needs_compiler

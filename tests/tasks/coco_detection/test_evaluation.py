@@ -123,8 +123,8 @@ NUMBERINGS = {
 }
 
 
-def scores(root, rows, detector="res2net"):
-    config = dataclasses.replace(PRESETS["folder"], root=root, size="tiny", image=64, detector=detector)
+def scores(root, rows, detector="res2net", size="tiny"):
+    config = dataclasses.replace(PRESETS["folder"], root=root, size=size, image=64, detector=detector)
     return score(Predicts(rows), datasets.open_fold(config, 1), "test", config)
 
 
@@ -152,7 +152,8 @@ def test_numbering_cannot_matter(own_data, numbering):
 def test_boxes_alone_have_box_scores_only(own_data):
     root = own_data(lambda content: [entry.pop("segmentation") for entry in content["annotations"]])
     perfect = {name: [(label, 0.9, box) for label, box, _ in rows] for name, rows in truths(root).items()}
-    assert scores(root, perfect, "res2net-boxes") == {"box_mAP": 100, "box_mAP50": 100}
+    for size in ("tiny", "published"):
+        assert scores(root, perfect, "res2net-boxes", size) == {"box_mAP": 100, "box_mAP50": 100}
 
 
 def test_what_is_to_be_ignored_is_not_missed(own_data):

@@ -100,6 +100,36 @@ def test_more_than_8_bits_are_refused(tmp_path, kind):
     assert abs(int(images.read(path).max()) - pixels.max()) < 3  # JPEG 2000 is lossy here
 
 
+def test_bits_of_jpeg_2000_are_found_before_a_long_text(tmp_path):
+    import cv2
+
+    path = tmp_path / "a.jp2"
+    text = struct.pack(">I4s", 8 + 2**17, b"xml ") + b" " * 2**17
+    for kind, deep in ((np.uint8, False), (np.uint16, True)):
+        assert cv2.imwrite(str(path), PIXELS.astype(kind))
+        boxes = path.read_bytes()
+        place = boxes.index(b"jp2c") - 4
+        path.write_bytes(boxes[:place] + text + boxes[place:])
+        assert image_files.header(path).deep == deep
+
+
+def test_tiles_of_older_versions_of_pillow_are_read(tmp_path, monkeypatch):
+    """Before version 11 they are plain tuples."""
+    newer = Image.open
+
+    def older(*given, **settings):
+        image = newer(*given, **settings)
+        image.tile = [tuple(tile) for tile in image.tile]
+        return image
+
+    monkeypatch.setattr(Image, "open", older)
+    for name, depth, deep in (("a.ppm", 255, False), ("b.ppm", 1023, True)):
+        (tmp_path / name).write_bytes(f"P6 1 1 {depth}\n".encode() + b"\0\1" * 3)
+        assert image_files.header(tmp_path / name).deep == deep
+    Image.fromarray(PIXELS).save(tmp_path / "c.png")
+    assert not image_files.header(tmp_path / "c.png").deep
+
+
 def test_colours_that_share_16_bits_are_not_deep(tmp_path):
     """A BMP of one pixel, of 5, 6 and 5 bits, written from the format's description: pure red."""
     header = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0) + struct.pack("<III", 0xF800, 0x7E0, 0x1F)

@@ -68,6 +68,18 @@ def test_as_many_classes_of_other_names_are_other_classes(config, given, monkeyp
     assert not torch.equal(model.state_dict()[name], source.state_dict()[name])
 
 
+def test_of_rtmdet_the_classes_are_told_apart_too(config, tmp_path, monkeypatch):
+    config = dataclasses.replace(config, detector="rtmdet")
+    source, path = task.build(config), tmp_path / "model.pt"
+    checkpoint.save(path, "coco_detection", config, source, task.TASK.facts(config))
+    monkeypatch.setattr("tasks.coco_detection.datasets.facts", lambda config: {"classes": list("abc"), "things": 3})
+    own = task.build(dataclasses.replace(config, init=path)).state_dict()
+    differing = {name for name, value in source.state_dict().items() if not torch.equal(value, own[name])}
+    assert differing == {f"bbox_head.rtm_cls.{level}.weight" for level in range(3)}  # biases start alike
+    with pytest.raises(ValueError, match=r"model.pt has other classes .*cannot be scored without"):
+        task.build(dataclasses.replace(config, init=path, epochs=0))
+
+
 def test_a_detector_without_masks_starts_from_one_with_masks(config, given):
     path, source = given
     model = task.build(dataclasses.replace(config, detector="res2net-boxes", init=path))

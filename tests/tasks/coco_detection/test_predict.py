@@ -168,6 +168,8 @@ class TestBadInput:
         assert "none.pt" in self.fails(capsys, [image, "--checkpoint", tmp_path / "none.pt"])
         assert "none.png" in self.fails(capsys, [tmp_path / "none.png", "--checkpoint", good])
         assert "two images have the same name" in self.is_wrong_usage(capsys, [image, image, "--checkpoint", good])
+        onto_itself = [image, "--checkpoint", good, "--out", folder / "."]
+        assert "pictures of predictions would replace the images" in self.is_wrong_usage(capsys, onto_itself)
         last = self.fails(capsys, [image, "--checkpoint", folder / CHECKPOINT])
         assert "last.pth is not a checkpoint of format" in last
         assert "model.pt" in last

@@ -4,14 +4,16 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
 from rfnext import LocalSearch, Structure, keep_branches, merge
-from tasks.coco_detection import detectors, recipes, task
+from tasks.coco_detection import datasets, detectors, recipes, task
 from tasks.coco_detection.config import PRESETS, Config
+from tasks.coco_detection.loading import pseudo_collate, read_part
 from tasks.coco_detection.quiet import quiet
 from tasks.spec import Run, Split
 
@@ -55,6 +57,21 @@ def test_images_of_any_size_are_read() -> None:
         x = model.data_preprocessor(data, False)["inputs"]  # type: ignore[operator]
         assert x.shape == (1, 3, 64, 64)
         assert [scores.shape[2:] for scores in model(x)[0]] == [(8, 8), (4, 4), (2, 2)]
+
+
+def test_crops_without_an_object_are_trained_on(own_data) -> None:
+    """At the published size, of images with one object near a corner."""
+    root = own_data(lambda content: content.update(annotations=content["annotations"][::2]))
+    config = replace(PRESETS["folder-rtmdet"], root=root, size="published")
+    dataset = datasets.open_fold(config, 1)
+    np.random.seed(0)  # noqa: NPY002  (mmdet draws from it)
+    with quiet():
+        data = read_part(dataset, dataset.train, config, training=True)
+        samples = [data[index % len(data)] for index in range(60)]
+        (empty, *_) = [sample for sample in samples if not len(sample["data_samples"].gt_instances)]
+        model = detectors.build("rtmdet", "tiny", 1, 1).train()
+        losses = model(**model.data_preprocessor(pseudo_collate([empty]), True), mode="loss")  # type: ignore[operator]
+    assert all(torch.isfinite(value).all() for values in losses.values() for value in values)
 
 
 def test_the_published_schedule_ends_at_a_share_of_the_learning_rate() -> None:

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from rfnext import pin_implementation
-from tasks.coco_detection import datasets, estimate, train_published
+from tasks.coco_detection import datasets, detectors, estimate, train_published
 from tasks.coco_detection.configs import load
 from tasks.coco_detection.detectors import model_config
 from tests.checkpoints import differences
@@ -120,6 +120,12 @@ def test_estimate(path, monkeypatch, capsys):
     assert train_published.main([str(path), "--estimate"]) == 0
     # 0.1 s x 117,266 images x 2 epochs
     assert capsys.readouterr().out.startswith("small_search_config: about 7 hours of one ")
+
+
+def test_an_estimate_of_a_detector_without_masks():
+    config = detectors.published("rtmdet")
+    assert estimate.shape_of(config) == (3, 640, 640)
+    assert estimate.seconds_per_image(config, size=(3, 64, 64), steps=1) > 0
 
 
 def test_search_is_part_of_the_estimate(path, monkeypatch):

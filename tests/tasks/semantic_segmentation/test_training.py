@@ -16,6 +16,7 @@ from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch
 from tasks.semantic_segmentation import predict
 from tasks.semantic_segmentation.config import PRESETS, Config
 from tasks.semantic_segmentation.data import Sample
+from tasks.semantic_segmentation.datasets import open_fold, search_length
 from tasks.semantic_segmentation.evaluation import evaluate, highest
 from tasks.semantic_segmentation.models import build, searched
 from tasks.semantic_segmentation.training import Order, batches, cut, fit, loss
@@ -48,6 +49,8 @@ def test_a_local_search_counts_iterations_and_goes_on_exactly(
     assert search.step == 8
     assert [seen.step for seen in search.history] == [3, 6]
     assert "rounds of its search" not in caplog.text
+    assert search_length(config) == (8, "iterations")
+    assert search_length(replace(config, search_counts="epochs")) == (4, "epochs")
     trained(replace(config, epochs=2), tmp_path / "parts", schedule_epochs=4)
     assert "the training has 4 iterations, so 1 of the 2 rounds of its search are run, one every 3" in caplog.text
     again, rest = trained(config, tmp_path / "parts", resume=True)
@@ -62,6 +65,12 @@ def test_a_local_search_counts_iterations_and_goes_on_exactly(
     _, other = trained(replace(config, epochs=1), tmp_path / "one_shot", "one_shot")
     assert other is not None
     assert other.step == 1, "its settings are in epochs"
+
+
+def test_the_length_of_a_search_on_scenes_is_known_without_them():
+    config = replace(PRESETS["tiny"], scenes=12, batch=4, epochs=3)
+    loader = batches(open_fold(config, 1).train, config, 0)
+    assert search_length(config) == (3 * len(loader), "iterations")
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("folder")])

@@ -30,6 +30,9 @@ def test_values_just_below_the_floor_are_raised(tmp_path):
     predicted = np.full((80, 5), -11.9, np.float32)
     np.save(tmp_path / "a.npy", predicted)
     assert read_mel(tmp_path / "a.npy", MEL).unique().tolist() == pytest.approx([np.log(1e-5)])
+    decades = MelConfig(floor=1e-10, convention="parallel_wavegan")
+    write_mel(tmp_path / "a.npy", torch.tensor([[-12.0, -1.0]]).expand(80, 2), decades)
+    assert read_mel(tmp_path / "a.npy", decades).unique().tolist() == [-10, -1], "logarithms to the base 10"
 
 
 def test_its_own_configuration_settles_what_it_is(tmp_path, mel):

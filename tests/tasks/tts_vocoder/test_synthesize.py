@@ -143,6 +143,14 @@ class TestScore:
         assert (scores["mel_l1"], scores["vuv_f1"]) == (0, 100)
         assert "pesq" in scores
 
+    def test_rates_of_telephones(self, tmp_path, capsys):
+        """At 8 kHz there is nothing above 4 kHz, where the bands end then."""
+        (tmp_path / "a").mkdir()
+        tone = 0.5 * np.sin(2 * np.pi * 200 / 8000 * np.arange(8000))
+        soundfile.write(tmp_path / "a/1.wav", tone, 8000)
+        score.main([str(tmp_path / "a"), str(tmp_path / "a"), "--sample-rate", "8000"])
+        assert json.loads(capsys.readouterr().out)["mel_l1"] == 0
+
     def test_subset_and_errors(self, folders):
         truth, output = folders
         (output / "2.wav").unlink()
