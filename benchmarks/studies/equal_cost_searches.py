@@ -56,6 +56,7 @@ class Methods:
         self._trainings: dict[Design, Training] = {}
         self._one_shot: Training | None = None
         self._periods: Training | None = None
+        self._locals: dict[Design, Found] = {}
 
     def trained(self, design: Design, epochs: int | None = None) -> Training:
         """The training of a design, after that many epochs of its schedule or more; by default to the end."""
@@ -151,6 +152,14 @@ class Methods:
         """The local search from what the one-shot search with periods has found."""
         return self._to_local(self.one_shot_periods())
 
+    def one_shot_or_local(self) -> Found:
+        """What the local search after the one-shot search has found only where it is better on validation."""
+        return self._better(self.one_shot(), self.one_shot_to_local())
+
+    def periods_or_local(self) -> Found:
+        """The same after the one-shot search with periods."""
+        return self._better(self.one_shot_periods(), self.periods_to_local())
+
     def exhaustive(self) -> Found | None:
         """The best on validation of all designs of powers of two, each trained to the end. None with more layers."""
         if (designs := self._all_designs()) is None:
@@ -210,8 +219,20 @@ class Methods:
         return Found(best.design, self.case.config.epochs + best.epochs, training.seconds / training.step)
 
     def _to_local(self, start: Found) -> Found:
-        found = self._searched(start.design, self.case.config.search)
+        if start.design not in self._locals:
+            self._locals[start.design] = self._searched(start.design, self.case.config.search)
+        found = self._locals[start.design]
         return Found(found.design, start.epochs + found.epochs, found.step)
+
+    def _better(self, first: Found, then: Found) -> Found:
+        """Both are trained to the end, and the first is kept unless the other has a lower error on validation.
+
+        One of the two trainings is that which every design gets, and the other is counted.
+        """
+        epochs = self.case.config.epochs
+        errors = [self.trained(found.design).best_until(epochs) for found in (first, then)]
+        kept = then if errors[1] < errors[0] else first
+        return Found(kept.design, then.epochs + (epochs if first.design != then.design else 0), then.step)
 
     def _searched(self, start: Design | None, config: SearchConfig) -> Found:
         training = Training(self.case, start, config).to(self.case.steps)
@@ -265,6 +286,8 @@ METHODS: dict[str, Callable[[Methods], Found | None]] = {
     "periods_ranked": Methods.periods_ranked,
     "one_shot_to_local": Methods.one_shot_to_local,
     "periods_to_local": Methods.periods_to_local,
+    "one_shot_or_local": Methods.one_shot_or_local,
+    "periods_or_local": Methods.periods_or_local,
     "exhaustive": Methods.exhaustive,
     "oracle": Methods.oracle,
 }

@@ -38,6 +38,8 @@ SEARCHES = (
     "periods_ranked",
     "one_shot_to_local",
     "periods_to_local",
+    "one_shot_or_local",
+    "periods_or_local",
 )
 """Rows of the tables that come first."""
 

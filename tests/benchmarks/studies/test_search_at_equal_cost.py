@@ -66,6 +66,8 @@ def test_budgets_are_what_the_protocol_says() -> None:
     for name in ("exhaustive", "oracle"):
         assert found.pop(name) is None, "there are 1,000 designs of three layers"
     epochs = {name: cast(Any, one).epochs / 12 for name, one in found.items()}
+    for name in ("one_shot_or_local", "periods_or_local"):
+        assert epochs.pop(name) in (2, 3), "2 where the local search stays where it is"
     for name in ("one_shot_ranked", "periods_ranked"):
         assert epochs.pop(name) <= 3, "fewer where the samples repeat"
     assert epochs == {
@@ -100,6 +102,24 @@ def test_budgets_are_what_the_protocol_says() -> None:
     allowed = {1, 4, 16, *periods(one.open().inputs[0, : one.open().ends[0]], 512, 2)}
     assert len(allowed) == 5
     assert {low, high} <= allowed
+
+
+@pytest.mark.parametrize("first", ["one_shot", "one_shot_periods"])
+def test_what_the_local_search_finds_is_kept_only_where_validation_says_so(first: str) -> None:
+    kept = set()
+    for seed in range(4):
+        one = replace(case(epochs=3), seed=seed)
+        methods = Methods(one)
+        then, rule = {
+            "one_shot": ("one_shot_to_local", "one_shot_or_local"),
+            "one_shot_periods": ("periods_to_local", "periods_or_local"),
+        }[first]
+        before, after, ours = (cast(Any, METHODS[name](methods)) for name in (first, then, rule))
+        errors = {design: error(one, design, 3) for design in (before.design, after.design)}
+        assert ours.design == min(errors, key=errors.__getitem__)
+        assert ours.epochs == 3 * (3 if before.design != after.design else 2)
+        kept.add(ours.design == before.design)
+    assert kept == {True, False}, "both cases are seen"
 
 
 def halved(one: Case, ends: list[int]) -> tuple[int, ...]:
