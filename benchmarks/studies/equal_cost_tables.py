@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.records.statistics import Estimate, Values, estimate, number, paired
 from benchmarks.report.figures import INK, STYLE, svg
 from benchmarks.report.markdown import pipe
-from benchmarks.studies.equal_cost_searches import METHODS
+from benchmarks.studies.equal_cost_searches import ROWS
 from rfnext.files import write_bytes, write_text
 from tasks.load_forecasting.datasets import LABELS
 
@@ -65,7 +65,7 @@ class Measured:
     def __init__(self, lines: Iterable[dict[str, Any]]) -> None:
         self.lines = list(lines)
         self.layers = sorted({one["layers"] for one in self.lines})
-        self.methods = [name for name in METHODS if any(name in one["methods"] for one in self.lines)]
+        self.methods = [name for name in ROWS if any(name in one["methods"] for one in self.lines)]
 
     def entries(self, layers: int, method: str) -> dict[tuple[int, int], dict[str, Any]]:
         """(fold, seed) -> what the method has there."""

@@ -101,9 +101,10 @@ from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.schema import STRICT, Amount, Label, Layers, Real, Seed, Versions, Whole
 from benchmarks.studies import measurements
-from benchmarks.studies.equal_cost_searches import EXHAUSTED, FINALISTS, METHODS, READ_OUTS, RUNGS, Methods
+from benchmarks.studies.equal_cost_forecasting import ForecastingCase
+from benchmarks.studies.equal_cost_searches import EXHAUSTED, FINALISTS, METHODS, READ_OUTS, ROWS, RULES, Methods, ruled
 from benchmarks.studies.equal_cost_tables import write
-from benchmarks.studies.equal_cost_training import ENDS, Case
+from benchmarks.studies.equal_cost_training import ENDS
 from rfnext import Bounds, pin_implementation
 from rfnext.ops import native_build
 from rfnext.receptive_field import multiply_adds
@@ -155,8 +156,8 @@ class Options:
     """Layers to run."""
     seeds: tuple[int, ...] = SEEDS
     """Seeds to run."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Methods to run; what others have measured is kept."""
+    methods: tuple[str, ...] = ROWS
+    """Methods to run, with those that a rule is made of; what others have measured is kept."""
     only_table: bool = False
     """Run nothing; write the table and the figure from the measurements that there are."""
     results: Path = ROOT / "results/search_at_equal_cost"
@@ -164,7 +165,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_ranges(self, {"minutes": NOT_NEGATIVE})
-        check_names(self, {"data": DATA, "layers": LAYERS, "seeds": SEEDS, "methods": METHODS})
+        check_names(self, {"data": DATA, "layers": LAYERS, "seeds": SEEDS, "methods": ROWS})
 
 
 @with_config(STRICT)
@@ -198,7 +199,7 @@ class Line(TypedDict):
 
 
 def _known(line: Line) -> Line:
-    if unknown := ({line["data"]} - set(DATA)) | (line["methods"].keys() - METHODS.keys()):
+    if unknown := ({line["data"]} - set(DATA)) | (line["methods"].keys() - set(ROWS)):
         raise ValueError(f"is of {min(unknown)}, which is none of the data sets and methods")
     for name, entry in line["methods"].items():
         if len(entry["dilations"]) != line["layers"]:
@@ -230,28 +231,36 @@ def config_of(data: str, layers: int) -> Config:
     return replace(preset, layers=layers, **changed)
 
 
-def case_of(name: Name) -> Case:
+def case_of(name: Name) -> ForecastingCase:
     """What a comparison trains on, and how far its searches and tuned designs may reach."""
     config = config_of(name.data, name.layers)
     if not name.data.endswith(EIGHTH):
-        return Case(config, name.fold, name.seed)
+        return ForecastingCase(config, name.fold, name.seed)
     longest = 1 << (open_fold(config, name.fold).ends[0] // 8).bit_length() - 1
     search = replace(config.search, bounds=Bounds(1, longest))
     ends = tuple(round(longest ** (step / 4)) for step in range(5))
-    return Case(replace(config, search=search), name.fold, name.seed, ends)
+    return ForecastingCase(replace(config, search=search), name.fold, name.seed, ends)
 
 
 def applicable(methods: Collection[str], config: Config) -> set[str]:
     """Those that a config can have: an expert needs seasons, and all designs can be trained only with few layers."""
     without = set() if config.seasons else {"expert"}
-    return set(methods) - without - (set() if config.layers <= EXHAUSTED else {"exhaustive", "oracle"})
+    parts = {part for rule in RULES.keys() & set(methods) for part in RULES[rule]}
+    without |= set() if config.layers <= EXHAUSTED else {"exhaustive", "oracle"}
+    return (set(methods) | parts) - without
 
 
-def settings(case: Case) -> dict[str, Any]:
+def settings(case: ForecastingCase) -> dict[str, Any]:
     """What decides a comparison besides its name."""
     config = case.config
     local = asdict(config.search) | {"bounds": [config.search.bounds.min, config.search.bounds.max]}
-    searches = {"local": local, "longest": case.longest, "rungs": RUNGS, "finalists": FINALISTS, "read_outs": READ_OUTS}
+    searches = {
+        "local": local,
+        "longest": case.longest,
+        "rungs": case.rungs,
+        "finalists": FINALISTS,
+        "read_outs": READ_OUTS,
+    }
     names = ("width", "dropout", "trailing", "epochs", "steps", "lr", "horizon", "seasons", "burn_in")
     changed = {} if case.ends == ENDS else {"ends": case.ends}
     return {name: getattr(config, name) for name in names} | {"searches": searches} | changed
@@ -261,6 +270,7 @@ def compare(name: Name, wanted: Collection[str], known: Mapping[str, Any]) -> di
     """The wanted methods on one comparison; those that are known are kept."""
     case = case_of(name)
     methods, entries, start = Methods(case), dict(known), time.process_time()
+    wanted = applicable(wanted, case.config)
     for label, method in METHODS.items():
         if label not in wanted or label in entries or (found := method(methods)) is None:
             continue
@@ -274,11 +284,14 @@ def compare(name: Name, wanted: Collection[str], known: Mapping[str, Any]) -> di
             "step_ms": round(1e3 * training.seconds / training.step, 2),
             "search_step_ms": None if found.step is None else round(1e3 * found.step, 2),
         }
+    for rule in RULES.keys() & wanted:
+        if (entry := ruled(entries, rule, case.config.epochs)) is not None:
+            entries[rule] = entry
     length = 1024
     network = case.network()
     counted = multiply_adds(network, values(case.open().inputs[:, :length])) / length
     about = {"multiply_adds": round(counted), "cpu_seconds": round(time.process_time() - start, 1)}
-    return {**name._asdict(), **about, "methods": {label: entries[label] for label in METHODS if label in entries}}
+    return {**name._asdict(), **about, "methods": {label: entries[label] for label in ROWS if label in entries}}
 
 
 def run(options: Options, known: dict[Name, dict[str, Any]]) -> None:
