@@ -31,6 +31,15 @@ POPULATION, GENERATIONS = 5, 15
 PERIODS = 2
 """Periods of the series that the searches with periods add to the candidates, each alone and doubled."""
 
+SETTINGS = {
+    "finalists": FINALISTS,
+    "read_outs": READ_OUTS,
+    "designs": DESIGNS,
+    "genetic": [POPULATION, GENERATIONS],
+    "periods": PERIODS,
+}
+"""What decides what the methods find, of all this. EXHAUSTED only says where two of them run."""
+
 EXHAUSTED = 2
 """Layers with which all designs are trained; with 3 there are 1,000."""
 

@@ -81,14 +81,15 @@ leave out 0, and how many would by chance.
 
 Order: elecdemand, the hourly sets and calls-eighth with 3 layers and all seeds; then seed 0 of other numbers of layers
 and of the other sets; then the rest. A comparison (data, layers, fold, seed) is one line of <data>/measurements.jsonl,
-written when it ends. One that is there is not run again, unless the settings have changed.
+written when it ends; each method in it has the commit that measured it. What is there is not run again. A line that
+was measured under other settings, or with another torch or numpy, is an error, not a row.
 """
 
 import logging
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -96,15 +97,14 @@ import torch
 from pydantic import AfterValidator, with_config
 from typing_extensions import TypedDict
 
-from benchmarks.records.machine import commit, versions
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.schema import STRICT, Amount, Label, Layers, Real, Seed, Versions, Whole
 from benchmarks.studies import measurements
+from benchmarks.studies.equal_cost_comparisons import check, compare, described, settings_of, with_parts
 from benchmarks.studies.equal_cost_forecasting import ForecastingCase
-from benchmarks.studies.equal_cost_searches import EXHAUSTED, FINALISTS, METHODS, READ_OUTS, ROWS, RULES, Methods, ruled
+from benchmarks.studies.equal_cost_searches import EXHAUSTED, ROWS
 from benchmarks.studies.equal_cost_tables import write
-from benchmarks.studies.equal_cost_training import ENDS
 from rfnext import Bounds, pin_implementation
 from rfnext.ops import native_build
 from rfnext.receptive_field import multiply_adds
@@ -130,9 +130,6 @@ DATA = (FIRST, "births", "taylor", "treering", "calls", *HOURLY, f"calls{EIGHTH}
 LAYERS = (2, 3, 4, 6, 8, 10)
 
 SEEDS = (0, 1, 2)
-
-PACKAGES = ("python", "torch", "numpy")
-"""Those that may change a result."""
 
 
 class Name(NamedTuple):
@@ -180,6 +177,7 @@ class Entry(TypedDict):
     skill: Real
     step_ms: Amount
     search_step_ms: Amount | None
+    commit: Label | None
 
 
 @with_config(STRICT)
@@ -194,7 +192,6 @@ class Line(TypedDict):
     cpu_seconds: Amount
     methods: dict[Label, Entry]
     settings: Label
-    commit: Label | None
     versions: Versions
 
 
@@ -245,72 +242,64 @@ def case_of(name: Name) -> ForecastingCase:
 def applicable(methods: Collection[str], config: Config) -> set[str]:
     """Those that a config can have: an expert needs seasons, and all designs can be trained only with few layers."""
     without = set() if config.seasons else {"expert"}
-    parts = {part for rule in RULES.keys() & set(methods) for part in RULES[rule]}
-    without |= set() if config.layers <= EXHAUSTED else {"exhaustive", "oracle"}
-    return (set(methods) | parts) - without
+    return with_parts(methods) - without - (set() if config.layers <= EXHAUSTED else {"exhaustive", "oracle"})
 
 
 def settings(case: ForecastingCase) -> dict[str, Any]:
     """What decides a comparison besides its name."""
-    config = case.config
-    local = asdict(config.search) | {"bounds": [config.search.bounds.min, config.search.bounds.max]}
-    searches = {
-        "local": local,
-        "longest": case.longest,
-        "rungs": case.rungs,
-        "finalists": FINALISTS,
-        "read_outs": READ_OUTS,
-    }
     names = ("width", "dropout", "trailing", "epochs", "steps", "lr", "horizon", "seasons", "burn_in")
-    changed = {} if case.ends == ENDS else {"ends": case.ends}
-    return {name: getattr(config, name) for name in names} | {"searches": searches} | changed
+    return {name: getattr(case.config, name) for name in names} | {"searches": settings_of(case)}
 
 
-def compare(name: Name, wanted: Collection[str], known: Mapping[str, Any]) -> dict[str, Any]:
+def expected(line: Mapping[str, Any]) -> str:
+    """What a line says of its settings if they are those of the code."""
+    return fingerprint(settings(case_of(Name(*(line[field] for field in Name._fields)))))
+
+
+def measure(name: Name, wanted: Collection[str], known: Mapping[str, Any]) -> dict[str, Any]:
     """The wanted methods on one comparison; those that are known are kept."""
-    case = case_of(name)
-    methods, entries, start = Methods(case), dict(known), time.process_time()
-    wanted = applicable(wanted, case.config)
-    for label, method in METHODS.items():
-        if label not in wanted or label in entries or (found := method(methods)) is None:
-            continue
-        training = methods.trained(found.design)
-        test = training.scores("test")
-        entries[label] = {
-            "dilations": found.design,
-            "epochs": found.epochs,
-            "validation": round(training.best_until(case.config.epochs), 5),
-            **{metric: round(test[metric], 5 if metric != "skill" else 2) for metric in ("mse", "mae", "skill")},
-            "step_ms": round(1e3 * training.seconds / training.step, 2),
-            "search_step_ms": None if found.step is None else round(1e3 * found.step, 2),
-        }
-    for rule in RULES.keys() & wanted:
-        if (entry := ruled(entries, rule, case.config.epochs)) is not None:
-            entries[rule] = entry
+    case, start = case_of(name), time.process_time()
+    entries = compare(case, applicable(wanted, case.config), known, rounded)
     length = 1024
     network = case.network()
     counted = multiply_adds(network, values(case.open().inputs[:, :length])) / length
     about = {"multiply_adds": round(counted), "cpu_seconds": round(time.process_time() - start, 1)}
-    return {**name._asdict(), **about, "methods": {label: entries[label] for label in ROWS if label in entries}}
+    return {**name._asdict(), **about, "methods": entries, "settings": fingerprint(settings(case))}
+
+
+def rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores as they are stored."""
+    return {metric: round(scores[metric], 5 if metric != "skill" else 2) for metric in ("mse", "mae", "skill")}
 
 
 def run(options: Options, known: dict[Name, dict[str, Any]]) -> None:
     """Run what is not known, in the order, until the time is over."""
     end = time.monotonic() + 60 * options.minutes
-    machine = {"commit": commit(), "versions": {name: v for name, v in versions().items() if name in PACKAGES}}
     for name in order():
         if name.data not in options.data or name.layers not in options.layers or name.seed not in options.seeds:
             continue
-        case, before = case_of(name), known.get(name, {})
-        same = {"settings": fingerprint(settings(case))}
-        entries = before.get("methods", {}) if before.items() >= same.items() else {}
-        if entries.keys() >= applicable(options.methods, case.config):
+        entries = known.get(name, {}).get("methods", {})
+        if entries.keys() >= applicable(options.methods, config_of(name.data, name.layers)):
             continue
         if time.monotonic() > end:
             return
-        known[name] = compare(name, options.methods, entries) | same | machine
+        known[name] = measure(name, options.methods, entries) | {"versions": described()}
         measurements.write(options.results / name.data, [one for key, one in known.items() if key.data == name.data])
         log.info("%s: %.0f s", name, known[name]["cpu_seconds"])
+
+
+def read(options: Options) -> dict[Name, dict[str, Any]]:
+    """All measurements.
+
+    Raises:
+        MeasurementError: if one cannot be read, or may not stand beside the others.
+    """
+    known = dict[Name, dict[str, Any]]()
+    for data in DATA:
+        lines = measurements.read(options.results / data, LINE, Name._fields)
+        check(options.results / data, lines, expected, adding=not options.only_table)
+        known |= {Name(*(one[field] for field in Name._fields)): one for one in lines}
+    return known
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -319,8 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)
-    lines = [line for data in DATA for line in measurements.read_or_end(options.results / data, LINE, Name._fields)]
-    known = {Name(*(one[field] for field in Name._fields)): one for one in lines}
+    known = measurements.end_on_error(lambda: read(options))
     if not options.only_table:
         # Equal runs give equal bits.
         with pin_implementation("taps" if native_build.failure() else "native"):
