@@ -1,6 +1,7 @@
 """The study of searches at equal cost: its trainings are the task's, its budgets are kept, its tables are right."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
-from benchmarks.studies import measurements, search_at_equal_cost
+from benchmarks.studies import equal_cost_comparisons, measurements, search_at_equal_cost
 from benchmarks.studies.equal_cost_forecasting import ForecastingCase
 from benchmarks.studies.equal_cost_searches import METHODS, ROWS, Methods, periods, ruled
 from benchmarks.studies.equal_cost_tables import Measured, table
@@ -120,7 +121,7 @@ def test_a_rule_keeps_the_first_structure_unless_validation_prefers_the_other(af
 
 def test_the_parts_of_a_rule_are_run_with_it(tmp_path: Path) -> None:
     name = Name("births", 3, 1, 0)
-    found = search_at_equal_cost.compare(name, ["periods_or_local"], {})["methods"]
+    found = search_at_equal_cost.measure(name, ["periods_or_local"], {})["methods"]
     assert list(found) == ["one_shot_periods", "periods_to_local", "periods_or_local"]
     assert found["periods_or_local"]["validation"] == min(one["validation"] for one in found.values())
 
@@ -267,15 +268,21 @@ def test_a_method_has_a_row_where_another_line_has_more_methods() -> None:
     assert {"hand", "tuned", "exhaustive", "tuned_periods"} <= set(rows)
 
 
+def measured(name: Name, wanted: list[str], known: dict[str, Any]) -> dict[str, Any]:
+    """A comparison without a training."""
+    new = line(name.data, name.layers, name.fold, {method: 0.5 for method in ROWS if method in wanted})
+    entries = {label: entry | {"commit": None} for label, entry in new["methods"].items()}
+    return new | {"methods": known | entries, "settings": fingerprint(settings(case_of(name)))}
+
+
 def test_what_is_measured_is_kept_and_the_rest_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 
-    def compare(name: Name, wanted: list[str], known: dict[str, Any]) -> dict[str, Any]:
+    def measure(name: Name, wanted: list[str], known: dict[str, Any]) -> dict[str, Any]:
         ran.append(name)
-        new = line(name.data, name.layers, name.fold, {method: 0.5 for method in ROWS if method in wanted})
-        return new | {"methods": known | new["methods"]}
+        return measured(name, wanted, known)
 
-    monkeypatch.setattr(search_at_equal_cost, "compare", compare)
+    monkeypatch.setattr(search_at_equal_cost, "measure", measure)
     arguments = ["--results", str(tmp_path), "--data", "taylor", "--layers", "3", "--seeds", "0"]
     assert main([*arguments, "--methods", "hand", "tuned"]) == 0
     assert len(ran) == 5
@@ -288,3 +295,66 @@ def test_what_is_measured_is_kept_and_the_rest_is_run(tmp_path: Path, monkeypatc
     assert main([*arguments, "--layers", "2", "--minutes", "0"]) == 0
     assert len(ran) == 5
     assert (tmp_path / "cost.svg").read_bytes().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda line: line | {"settings": "0123456789"},
+            "taylor/measurements.jsonl:2: was measured under other settings",
+        ),
+        (lambda line: line | {"versions": line["versions"] | {"torch": "1.0"}}, "was measured with torch 1.0, numpy"),
+    ],
+)
+@pytest.mark.parametrize("only_table", [True, False])
+def test_measurements_that_differ_by_more_than_the_method_are_never_mixed(
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    said: str,
+    only_table: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(search_at_equal_cost, "measure", measured)
+    arguments = ["--results", str(tmp_path), "--data", "taylor", "--layers", "3", "--seeds", "0", "--methods", "hand"]
+    assert main(arguments) == 0
+    lines = measurements.read(tmp_path / "taylor")
+    measurements.write(tmp_path / "taylor", [lines[0], change(lines[1]), *lines[2:]])
+    before = (tmp_path / "taylor" / measurements.NAME).read_bytes()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "tuned", *(["--only-table"] if only_table else [])])
+    error = capsys.readouterr().err
+    assert (end.value.code, error.count("\n"), said in error) == (1, 1, True), error
+    assert (tmp_path / "taylor" / measurements.NAME).read_bytes() == before
+
+
+def test_a_line_of_other_versions_can_be_shown_but_not_added_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(search_at_equal_cost, "measure", measured)
+    arguments = ["--results", str(tmp_path), "--data", "taylor", "--layers", "3", "--seeds", "0", "--methods", "hand"]
+    assert main(arguments) == 0
+    lines = measurements.read(tmp_path / "taylor")
+    measurements.write(
+        tmp_path / "taylor", [line | {"versions": line["versions"] | {"torch": "1.0"}} for line in lines]
+    )
+    assert main([*arguments, "--only-table"]) == 0
+    with pytest.raises(SystemExit):
+        main([*arguments, "tuned"])
+    assert "measured with torch 1.0" in capsys.readouterr().err
+
+
+def test_adding_a_method_leaves_the_commit_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = case()
+    known = equal_cost_comparisons.compare(one, ["hand"], {}, search_at_equal_cost.rounded)
+    monkeypatch.setattr(equal_cost_comparisons, "commit", lambda: "0123456789ab")
+    both = equal_cost_comparisons.compare(one, ["hand", "middle"], known, search_at_equal_cost.rounded)
+    assert both["hand"] == known["hand"]
+    assert both["middle"]["commit"] == "0123456789ab" != known["hand"]["commit"]
+
+
+def test_all_that_decides_what_a_search_finds_is_in_its_settings() -> None:
+    known = {"designs": 15, "genetic": [5, 15], "periods": 2, "finalists": 2, "read_outs": 9, "rungs": (2, 5)}
+    assert settings(case())["searches"].items() >= known.items()
