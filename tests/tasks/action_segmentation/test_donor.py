@@ -37,6 +37,7 @@ FOLLOWS = {
 def test_layers_follow_those_of_the_same_stage_and_dilation(model):
     config = replace(PRESETS["tiny"], model=model, stages=2, layers=3, prediction_layers=4, maps=4, smoothing=0.3)
     other = donor(config)
+    assert other is not None
     smoothing = 0.15 if model == "asrf" else 0.3  # ASRF's is another loss
     assert other == replace(config, model="ms_tcn", smoothing=smoothing)
     torch.manual_seed(0)
