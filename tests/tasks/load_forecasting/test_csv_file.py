@@ -134,6 +134,14 @@ def test_every_problem_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [line.split(": ")[0][-2:] for line in capsys.readouterr().out.splitlines()] == [":4", ":6"]
 
 
+def test_of_many_wrong_lines_the_first_ones_and_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write(tmp_path, [line.replace(".", "::") for line in lines(500)])
+    assert main([str(tmp_path)]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 21
+    assert out[-1] == f"{path}: 480 more problems; mend the first ones"
+
+
 def test_good_data_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = write(tmp_path, lines())
     assert main([str(path)]) == 0

@@ -50,6 +50,26 @@ def test_a_list_of_test_images(own_data: Make):
     assert [files.image.stem for files in opened(root).test.files] == ["3", "5"]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ("3\n5\n", "1 of 2 files are in the training part, too, byte for byte: 3.png as 6.png; take them out"),
+        ("3\n6\n", None),
+        (None, "1 of 8 files are there twice, byte for byte: 6.png as 3.png; take out one of each"),
+    ],
+)
+def test_images_that_were_learnt(
+    own_data: Make, listed: str | None, said: str | None, capsys: pytest.CaptureFixture[str]
+):
+    root = own_data()
+    for folder in ("images", "labels"):
+        (root / folder / "6.png").write_bytes((root / folder / "3.png").read_bytes())
+    if listed is not None:
+        (root / "test.txt").write_text(listed)
+    assert main([str(root)]) == (said is not None)
+    assert (f"{root}/images: {said}" if said else "fine: ") in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_turned_upright(tmp_path: Path, orientation: int):
     exif = Image.Exif()
