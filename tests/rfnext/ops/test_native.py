@@ -1,6 +1,6 @@
 """The kernels for CPUs: every path through them against the definition."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -147,6 +147,35 @@ def test_hooks_that_return_other_tensors_than_were_saved_are_an_error() -> None:
         y = mixed_dilation_conv(x, weight, None, p, **LAYER, implementation="native")
     with pytest.raises(ValueError, match="saved tensors as they were, not of torch.float16 on cpu"):
         y.sum().backward()
+
+
+@needs_compiler
+@pytest.mark.parametrize("implementation", ["native", "taps"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda t: t[..., :1] if t.dim() == 3 else t,  # input and kernel
+        lambda t: t[:1] if t.shape == (2, 8, 40) else t,  # the batch
+        lambda t: t[:4] if t.shape == (8,) else t,  # the bias
+        lambda t: t[:1] if t.shape == (2,) else t,  # the probabilities
+    ],
+)
+def test_hooks_that_return_tensors_of_other_shapes_are_an_error(
+    implementation: str, other: Callable[[Tensor], Tensor]
+) -> None:
+    x, weight, bias, p = torch.randn(2, 8, 40, requires_grad=True), torch.randn(8, 8, 3), torch.randn(8), torch.rand(2)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, other):
+        y = mixed_dilation_conv(x, weight, bias, p, **LAYER, implementation=implementation)
+    with pytest.raises(ValueError, match="saved tensors in their shapes"):
+        y.sum().backward()
+
+
+@needs_compiler
+def test_the_compiled_backward_operator_refuses_a_gradient_of_another_shape() -> None:
+    x, weight, p = torch.randn(2, 8, 40), torch.randn(8, 8, 3), torch.rand(2)
+    lists = [1, 2], [1, 1, 2, 2], [1], 1
+    with pytest.raises(ValueError, match="saved tensors in their shapes"):
+        torch.ops.rfnext.native_backward(torch.randn(2, 8, 3), x, weight, None, p, *lists, [True] * 4)
 
 
 @needs_compiler
