@@ -99,7 +99,7 @@ class Wrapper(Tensor):
         return Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)  # type: ignore[attr-defined]
 
     def __init__(self, inner: Tensor) -> None:
-        self.inner = inner
+        self.inner = inner  # type: ignore[method-assign]
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
@@ -109,7 +109,7 @@ class Wrapper(Tensor):
         return function(*bare(arguments), **bare(options or {}))
 
 
-LAYER = {"dilations": [(1,), (2,)]}
+LAYER: dict[str, Any] = {"dilations": [(1,), (2,)]}
 
 
 @needs_compiler
@@ -124,8 +124,8 @@ def test_elements_that_lie_elsewhere_are_left_to_torch(implementation: str) -> N
 
     torch.testing.assert_close(run(Wrapper(x), weight), expected)
     torch.testing.assert_close(run(x, Wrapper(weight)), expected)
-    torch.testing.assert_close(run(torch._neg_view(-x), weight), expected)
-    assert not run(torch._efficientzerotensor(x.shape), weight).any()
+    torch.testing.assert_close(run(torch._neg_view(-x), weight), expected)  # type: ignore[attr-defined]
+    assert not run(torch._efficientzerotensor(x.shape), weight).any()  # type: ignore[attr-defined]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert run(mode.from_tensor(x), mode.from_tensor(weight)).shape == expected.shape
         assert run(x, weight).shape == expected.shape
@@ -185,13 +185,14 @@ def test_a_default_device_elsewhere_changes_nothing() -> None:
     expected = results(tensors, [1, 2], "branches")
     torch.set_default_device("meta")
     try:
-        y = mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="native")
+        y = mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="native")  # type: ignore[call-arg]
         found = torch.autograd.grad(y.square().sum(), tensors)
     finally:
         torch.set_default_device(None)
     torch.testing.assert_close(y, expected[0], rtol=1e-10, atol=1e-10)
     again = torch.autograd.grad(
-        mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="branches").square().sum(), tensors
+        mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="branches").square().sum(),
+        tensors,  # type: ignore[call-arg]
     )
     torch.testing.assert_close(found, again, rtol=1e-10, atol=1e-10)
 
