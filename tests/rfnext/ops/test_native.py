@@ -191,7 +191,7 @@ def test_a_default_device_elsewhere_changes_nothing() -> None:
         torch.set_default_device(None)
     torch.testing.assert_close(y, expected[0], rtol=1e-10, atol=1e-10)
     again = torch.autograd.grad(
-        mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="branches").square().sum(),
+        mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="branches").square().sum(),  # type: ignore[call-arg]
         tensors,  # type: ignore[call-arg]
     )
     torch.testing.assert_close(found, again, rtol=1e-10, atol=1e-10)
