@@ -151,6 +151,15 @@ def test_panoptic_categories_and_maps(layout):
         opened(layout, "panoptic")
 
 
+def test_panoptic_maps_are_pngs_whatever_their_name(layout):
+    """Pixels of a JPEG at the border of two segments could be those of a third one."""
+    path = min(layout.panoptic_maps("train").iterdir())
+    Image.open(path).save(path, "JPEG")
+    with pytest.raises(DataError, match=f"{path.name}: is a JPEG file, which need not hold .*; write it as a PNG anew"):
+        opened(layout, "panoptic")
+    opened(layout)
+
+
 PANOPTIC = {
     lambda c: c["annotations"].pop(0): "image 6 has no panoptic annotation; add it",
     lambda c: c["annotations"].append(c["annotations"][0]): r"annotations\[2\] is a second one of image 6",

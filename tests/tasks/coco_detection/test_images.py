@@ -55,10 +55,10 @@ def test_odd_headers(tmp_path):
     exif = Image.Exif()
     exif[image_files.ORIENTATION] = 77
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
-    assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False)
+    assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False, "JPEG")
     for data in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"?"):
         Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=data)
-        assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False)
+        assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False, "JPEG")
         assert images.read(tmp_path / "a.jpg").shape == (32, 48, 3)
     (tmp_path / "b.jpg").write_bytes(b"no image")
     for read in (image_files.header, images.read):
