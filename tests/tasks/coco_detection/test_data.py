@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tasks.coco_detection import scenes
+from tasks.coco_detection.annotations import Kind
 from tasks.coco_detection.check import main
 from tasks.coco_detection.data import carve_validation, open_dataset
 from tasks.coco_detection.layout import Layout
@@ -30,7 +31,7 @@ def change(path, edit):
     path.write_text(json.dumps(content))
 
 
-def opened(layout, kind="instances"):
+def opened(layout, kind: Kind = "instances"):
     return open_dataset(layout, kind, validation=0.2)
 
 

@@ -119,7 +119,7 @@ def test_tiles_of_older_versions_of_pillow_are_read(tmp_path, monkeypatch):
 
     def older(*given, **settings):
         image = newer(*given, **settings)
-        image.tile = [tuple(tile) for tile in image.tile]
+        vars(image).update(tile=[tuple(tile) for tile in image.tile])
         return image
 
     monkeypatch.setattr(Image, "open", older)
