@@ -93,7 +93,7 @@ class Cell:
 
     def protocol(self, config: Any = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The planned protocol of its record, or that of a part of its work with its own config or settings."""
-        of_part = self.method.settings if settings is None else settings
+        of_part = self.method.settings_of(self.task, self.config) if settings is None else settings
         return protocol(self.task, config or self.config, of_part, self.identity)
 
     @property

@@ -103,7 +103,8 @@ def parse(arguments: Sequence[str], scratch: Path) -> tuple[Cell, Record]:
         raise UsageError(f"{options.record}: {error}; its config is not one of this code's {old.task}") from error
     options, config = parse_both(options, config, arguments, prog=prog, description=f"The cell of {options.record}.")
     identity = identify(task, config)
-    if differing := _differences(old, task, config, protocol(task, config, method.settings, identity)):
+    here = protocol(task, config, method.settings_of(task, config), identity)
+    if differing := _differences(old, task, config, here):
         raise UsageError(f"{options.record}: cannot be run again by this code: {', '.join(differing)}")
     results = options.results or scratch
     record = options.record.resolve()

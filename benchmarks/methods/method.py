@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from benchmarks.records.protocol import overrides
 from benchmarks.records.record import Cost
 from rfnext import Structure
 from tasks.spec import Task
@@ -94,6 +95,11 @@ class SearchStage:
         """Its settings and those of the searches before it."""
         return {name: value for search in self.chain for name, value in search.settings.items()}
 
+    def settings_of(self, task: Task[Any], config: Any) -> dict[str, Any]:
+        """`all_settings`, and as "donor" the fields in which the donor of a task's config differs from the config."""
+        donor = task.donor(config) if task.donor and any(search.donor for search in self.chain) else None
+        return self.all_settings | ({} if donor is None else {"donor": overrides(config, donor)})
+
 
 @dataclass(frozen=True)
 class Finish:
@@ -151,8 +157,12 @@ class Method:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings of its searches and its finish."""
+        """All settings of its searches and its finish that are the same for every config."""
         return {**(self.search.all_settings if self.search else {}), **self.finish.settings}
+
+    def settings_of(self, task: Task[Any], config: Any) -> dict[str, Any]:
+        """All settings of its searches and its finish for a task's config; see `SearchStage.settings_of`."""
+        return {**(self.search.settings_of(task, config) if self.search else {}), **self.finish.settings}
 
     @property
     def ranks(self) -> bool:

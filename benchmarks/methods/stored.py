@@ -35,7 +35,7 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
         live.begin(cell, stage)
         return stage.run(Searching(cell, pool, cell.work, start, stage.all_settings))
     folder = cell.search_folder(stage.name)
-    settings = stage.all_settings
+    settings = stage.settings_of(cell.task, cell.config)
     if start is not None:
         settings["start"] = as_lists(start.structure)
     if any(search.powers for search in stage.chain):

@@ -6,8 +6,9 @@ import dataclasses
 from benchmarks.methods.method import Found
 from benchmarks.methods.searches import local
 from benchmarks.methods.searching import Searching
-from benchmarks.methods.training import as_lists, build
+from benchmarks.methods.training import LAST, as_lists, build
 from rfnext import Structure
+from tasks.spec import SELECTED
 
 
 def transferred(job: Searching) -> Found:
@@ -31,6 +32,8 @@ def transferred(job: Searching) -> Found:
     if not pairs:
         raise ValueError(f"no searched layer of {job.cell.preset} has the role of one of the donor's")
     found = local(dataclasses.replace(job, cell=donor))
+    for name in (LAST, SELECTED):  # the donor's network is not this one
+        (found.folder / name).unlink(missing_ok=True)
 
     def given(searched: Structure) -> Structure:
         return Structure({name: searched[pairs[name]] if name in pairs else own for name, own in designed.items()})

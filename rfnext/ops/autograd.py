@@ -180,7 +180,27 @@ def _gradients(ctx: Any, g: Tensor, needed: Sequence[bool]) -> Gradients:
         found = iter(torch.autograd.grad(y, inputs, g, create_graph=again))
         grad_x, grad_weight, grad_bias, grad_shares = (next(found) if need else None for need in needed)
         return grad_x, grad_weight, grad_bias, grad_shares
+    _check_shapes(g, tensors, geometry)
     return run_backward(g, tensors, kept, geometry, temperature, needed)
+
+
+def _check_shapes(g: Tensor, tensors: Sequence[Any], geometry: Geometry) -> None:
+    """Raise ValueError unless the tensors fit each other: kernels that get addresses would read beyond their ends.
+
+    Hooks on saved tensors may return others, and the compiled backward operator may be called by anyone.
+    """
+    x, weight, bias, shares = tensors
+    out, each = weight.shape[:2]
+    fit = (
+        weight.shape[2:] == geometry.kernel
+        and x.shape == (g.shape[0], each * geometry.groups, *geometry.size_in)
+        and g.shape == (x.shape[0], out, *geometry.size_out)
+        and (bias is None or bias.shape == (out,))
+        and shares.shape == (len(geometry.dilations),)
+    )
+    if not fit:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (g, x, weight, bias, shares) if t is not None)
+        raise ValueError(f"the backward pass needs the saved tensors in their shapes; gradient and tensors: {shapes}")
 
 
 def _is_batched(g: Tensor) -> bool:
@@ -231,6 +251,7 @@ def _register_backward(name: str, passes: Passes) -> Callable[..., tuple[Tensor,
     def backward(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         (x, weight, bias, probability), (*lists, needed) = arguments[:4], arguments[4:]
         tensors, geometry = (x, weight, bias, probability), _from_lists(x, weight, lists)
+        _check_shapes(g, tensors, geometry)
         grads = passes.run_backward(g, tensors, None, geometry, None, needed)
         return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 

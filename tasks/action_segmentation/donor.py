@@ -15,13 +15,14 @@ from tasks.action_segmentation.models.network import network_of
 
 
 def donor(config: Config) -> Config | None:
-    """MS-TCN of the same sizes on the same data, trained likewise, with its own smoothing.
+    """MS-TCN of the same sizes on the same data, trained likewise.
 
-    None for MS-TCN itself, and for C2F-TCN, which has no stages.
+    The smoothing of ASRF is another loss, so that its weight says nothing of MS-TCN's, which is the default then. None
+    for MS-TCN itself, and for C2F-TCN, which has no stages.
     """
     if config.model in ("ms_tcn", "c2f_tcn"):
         return None
-    return replace(config, model="ms_tcn", smoothing=Config.smoothing)
+    return replace(config, model="ms_tcn", smoothing=Config.smoothing if config.model == "asrf" else config.smoothing)
 
 
 def roles(model: nn.Module) -> dict[str, tuple[int | None, int]]:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from benchmarks.cell import Cell
+from benchmarks.execute import run_cell
+from benchmarks.methods.stored import find
 from benchmarks.methods.table import METHODS
 from benchmarks.methods.transferred import transferred
+from benchmarks.pool import in_process
 
 Make = Callable[..., Cell]
 
@@ -49,3 +52,26 @@ def test_a_network_without_a_donor_is_left_out(toy: ModuleType) -> None:
     for task in (dataclasses.replace(toy.TASK, donor=None), dataclasses.replace(toy.TASK, donor=lambda config: None)):
         assert method.unfit(task, config) == "no other network of the task has layers of the same roles"
         assert METHODS["local_single"].unfit(task, config) is None
+
+
+def test_a_record_says_what_the_donor_was(cell: Make, toy: ModuleType) -> None:
+    """And no network of the donor is kept as if it were the cell's."""
+    here = cell("transferred_single")
+    made = run_cell(here)
+    assert made.protocol["settings"] == {"donor": {"width": here.config.width + 1}}
+    assert made.protocol["config"]["width"] == here.config.width
+    folder = here.search_folder("transferred")
+    assert (folder / "found.json").exists()
+    assert not list(folder.glob("*.pt"))
+    assert "donor" not in cell("local_single").protocol()["settings"]
+
+
+def test_a_search_on_another_donor_is_not_taken_over(cell: Make, toy: ModuleType) -> None:
+    """The donor is the task's choice: the config alone does not tell."""
+    stage = METHODS["transferred_single"].search
+    assert stage is not None
+    first = find(cell("transferred_single"), stage, in_process())
+    wider = dataclasses.replace(toy.TASK, donor=lambda config: dataclasses.replace(config, width=config.width + 4))
+    again = find(cell("transferred_single", task=wider), stage, in_process())
+    assert again.cost.seconds != first.cost.seconds
+    assert find(cell("transferred_single", task=wider), stage, in_process()) == again

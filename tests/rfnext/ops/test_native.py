@@ -1,6 +1,6 @@
 """The kernels for CPUs: every path through them against the definition."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -99,7 +99,7 @@ class Wrapper(Tensor):
         return Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)  # type: ignore[attr-defined]
 
     def __init__(self, inner: Tensor) -> None:
-        self.inner = inner
+        self.inner = inner  # type: ignore[method-assign]
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
@@ -109,7 +109,7 @@ class Wrapper(Tensor):
         return function(*bare(arguments), **bare(options or {}))
 
 
-LAYER = {"dilations": [(1,), (2,)]}
+LAYER: dict[str, Any] = {"dilations": [(1,), (2,)]}
 
 
 @needs_compiler
@@ -124,8 +124,8 @@ def test_elements_that_lie_elsewhere_are_left_to_torch(implementation: str) -> N
 
     torch.testing.assert_close(run(Wrapper(x), weight), expected)
     torch.testing.assert_close(run(x, Wrapper(weight)), expected)
-    torch.testing.assert_close(run(torch._neg_view(-x), weight), expected)
-    assert not run(torch._efficientzerotensor(x.shape), weight).any()
+    torch.testing.assert_close(run(torch._neg_view(-x), weight), expected)  # type: ignore[attr-defined]
+    assert not run(torch._efficientzerotensor(x.shape), weight).any()  # type: ignore[attr-defined]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert run(mode.from_tensor(x), mode.from_tensor(weight)).shape == expected.shape
         assert run(x, weight).shape == expected.shape
@@ -150,19 +150,49 @@ def test_hooks_that_return_other_tensors_than_were_saved_are_an_error() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("implementation", ["native", "taps"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda t: t[..., :1] if t.dim() == 3 else t,  # input and kernel
+        lambda t: t[:1] if t.shape == (2, 8, 40) else t,  # the batch
+        lambda t: t[:4] if t.shape == (8,) else t,  # the bias
+        lambda t: t[:1] if t.shape == (2,) else t,  # the probabilities
+    ],
+)
+def test_hooks_that_return_tensors_of_other_shapes_are_an_error(
+    implementation: str, other: Callable[[Tensor], Tensor]
+) -> None:
+    x, weight, bias, p = torch.randn(2, 8, 40, requires_grad=True), torch.randn(8, 8, 3), torch.randn(8), torch.rand(2)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, other):
+        y = mixed_dilation_conv(x, weight, bias, p, **LAYER, implementation=implementation)
+    with pytest.raises(ValueError, match="saved tensors in their shapes"):
+        y.sum().backward()
+
+
+@needs_compiler
+def test_the_compiled_backward_operator_refuses_a_gradient_of_another_shape() -> None:
+    x, weight, p = torch.randn(2, 8, 40), torch.randn(8, 8, 3), torch.rand(2)
+    lists = [1, 2], [1, 1, 2, 2], [1], 1
+    with pytest.raises(ValueError, match="saved tensors in their shapes"):
+        torch.ops.rfnext.native_backward(torch.randn(2, 8, 3), x, weight, None, p, *lists, [True] * 4)
+
+
+@needs_compiler
 def test_a_default_device_elsewhere_changes_nothing() -> None:
     native.forget()
     tensors = arguments(2, (8, 8), (40,), [1, 2])
     expected = results(tensors, [1, 2], "branches")
     torch.set_default_device("meta")
     try:
-        y = mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="native")
+        y = mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="native")  # type: ignore[call-arg]
         found = torch.autograd.grad(y.square().sum(), tensors)
     finally:
         torch.set_default_device(None)
     torch.testing.assert_close(y, expected[0], rtol=1e-10, atol=1e-10)
     again = torch.autograd.grad(
-        mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="branches").square().sum(), tensors
+        mixed_dilation_conv(*tensors, [(1,), (2,)], implementation="branches").square().sum(),  # type: ignore[call-arg]
+        tensors,  # type: ignore[call-arg]
     )
     torch.testing.assert_close(found, again, rtol=1e-10, atol=1e-10)
 
