@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from tasks.lightning_fit import CHECKPOINT, Training, Validation, derived_seed, train
+from tasks.lightning_fit import CHECKPOINT, Training, Validation, derived_seed, seed_step, train
 from tasks.spec import SELECTED, Run
 
 WEIGHTS = torch.tensor([[1.0, -2.0, 3.0]])
@@ -181,3 +181,13 @@ def test_seeds_differ_wherever_their_parts_do():
     assert len(seeds) == 400
     assert all(0 <= seed < 2**32 for seed in seeds)
     assert derived_seed("order", 1, 2) == derived_seed("order", 1, 2)
+
+
+def test_a_step_draws_what_torch_draws_from_the_same_seed():
+    torch.manual_seed(derived_seed("dropout", 3, 1, 4))
+    expected = torch.rand(5)
+    torch.rand(7)
+    seed_step("dropout", 3, 1, 4)
+    assert torch.equal(torch.rand(5), expected)
+    seed_step("dropout", 3, 1, 5)
+    assert not torch.equal(torch.rand(5), expected)
