@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from tasks.action_segmentation.feature_files import read_features
 from tasks.action_segmentation.layout import open_layout, read_fold, read_labels, read_mapping
 from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, fit_lengths, read_shapes, stride_of
-from tasks.spec import Problem, Report
+from tasks.findings import Findings
+from tasks.spec import Report
 
 
 @dataclass(frozen=True)
-class Findings:
+class Checked:
     """What a check found. The counts cover what could be used; feature_size is None if no features could."""
 
-    problems: tuple[Problem, ...]
+    findings: Findings
     videos: int = 0
     frames: int = 0
     feature_size: int | None = None
@@ -34,21 +35,17 @@ class Findings:
     def __str__(self) -> str:
         folds = ", ".join(map(str, self.folds))
         return (
-            f"fine: {self.videos} videos, {self.frames} frames, {self.feature_size} features, "
+            f"{self.videos} videos, {self.frames} frames, {self.feature_size} features, "
             f"{self.classes} classes, folds {folds}"
         )
 
 
-def check(root: str | Path, fold: int | None = None, sampling: Sampling = EVERY_FRAME) -> Findings:
+def check(root: str | Path, fold: int | None = None, sampling: Sampling = EVERY_FRAME) -> Checked:
     """Read everything that the given fold, or all folds, name; raises nothing for bad data."""
-    problems: list[Problem] = []
-
-    def report(path: Path, line: int | None, what: str, fix: str) -> None:
-        problems.append(Problem(path, line, what, fix))
-
+    report = Findings()
     layout = open_layout(root, report)
-    if problems:
-        return Findings(tuple(problems))
+    if report.problems:
+        return Checked(report)
     index = read_mapping(layout, report)
     folds = layout.folds() if fold is None else (fold,)
     if not folds:
@@ -76,7 +73,7 @@ def check(root: str | Path, fold: int | None = None, sampling: Sampling = EVERY_
     fitting = fit_lengths(layout, shapes, labels, sampling, report)
     sizes = {shapes[video][0] for video in fitting}
     frames = sum(labels[video] for video in fitting)
-    return Findings(tuple(problems), len(videos), frames, min(sizes, default=None), len(index), folds)
+    return Checked(report, len(videos), frames, min(sizes, default=None), len(index), folds)
 
 
 def _check_content(path: Path, features: NDArray[np.float32], seen: dict[bytes, str], report: Report) -> None:
@@ -112,9 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sampling = Sampling(feature_stride=stride, tolerance=given.length_tolerance)
     except ValueError as error:
         parser.error(str(error))
-    findings = check(given.path, given.fold, sampling)
-    print(*(findings.problems or [findings]), sep="\n")
-    return 1 if findings.problems else 0
+    found = check(given.path, given.fold, sampling)
+    return found.findings.end(found)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def _predict(config: Config) -> dict[str, float]:
 
 
 def _check(root: Path) -> dict[str, float]:
-    findings = check(root)
+    findings = check(root).findings
     assert not findings.problems, findings.problems[0]
     return {}
 

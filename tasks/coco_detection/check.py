@@ -10,11 +10,8 @@ else than it says is remarked on first. Panoptic annotations are checked where t
 
 import argparse
 import contextlib
-import hashlib
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,106 +24,48 @@ from tasks.coco_detection.annotations import Content, Kind
 from tasks.coco_detection.layout import Layout, PartFiles, read, same_categories
 from tasks.coco_detection.mend import mend
 from tasks.coco_detection.panoptic_quality import VOID, rgb_to_id
-from tasks.spec import Problem, Report
+from tasks.findings import Findings
+from tasks.spec import Report
 
 
-@dataclass
-class Findings:
-    """What a check found; the counts cover what could be read. remarks: what is no problem, but worth knowing."""
-
-    problems: list[Problem] = field(default_factory=list)
-    counts: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return "fine: " + "; ".join(self.counts)
-
-
-def check(layout: Layout, *, panoptic: bool = False, boxes: bool = False, pixels: bool = False) -> Findings:
-    """Read all annotations and the headers of all images; raises nothing for bad data.
+def check(
+    layout: Layout, report: Findings, *, panoptic: bool = False, boxes: bool = False, pixels: bool = False
+) -> str:
+    """Read all annotations and the headers of all images; raises nothing for bad data. Returns what could be read.
 
     panoptic: panoptic annotations must be there. boxes: masks are of no interest. pixels: decode every image and
     panoptic PNG, too, which takes minutes for COCO.
     """
-    found = Findings()
-
-    def report(path: Path, line: int | None, what: str, fix: str) -> None:
-        found.problems.append(Problem(path, line, what, fix))
-
-    def remark(path: Path, what: str) -> None:
-        found.remarks.append(f"{path}: {what}")
-
+    counts: list[str] = []
     if not layout.root.is_dir():
         report(layout.root, None, "no such folder", "give the folder that holds annotations/ and the folders of images")
-        return found
+        return ""
     kinds: list[Kind] = ["boxes" if boxes else "instances"]
     if panoptic or any(layout.panoptic(name).exists() for name in (layout.train, layout.test)):
         kinds.append("panoptic")
     for kind in kinds:
-        contents = [read(layout, kind, name, report, remark) for name in (layout.train, layout.test)]
+        contents = [read(layout, kind, name, report, report.remark) for name in (layout.train, layout.test)]
         train, test = contents
         if train is not None and test is not None:
             same_categories(layout, kind, train, test, report)
             if kind != "panoptic":
-                _check_shared(layout.files(kind, layout.train), train, layout.files(kind, layout.test), test, found)
+                parts = (layout.files(kind, layout.test), test), (layout.files(kind, layout.train), train)
+                report.check_twins(parts[0][0].images, *(_pictures(*part) for part in parts))
         for name, content in zip((layout.train, layout.test), contents, strict=True):
             if content is None:
                 continue
             entries, annotations = len(content["images"]), len(content["annotations"])
-            found.counts.append(
+            counts.append(
                 f"{kind} {name}: {entries} images, {annotations} annotations, {len(content['categories'])} classes"
             )
             # The names of PNGs are sound only where nothing is wrong with their annotations.
-            if pixels and (kind != "panoptic" or not found.problems):
+            if pixels and (kind != "panoptic" or not report.problems):
                 _check_pixels(layout.files(kind, name), content, report)
-    return found
+    return "; ".join(counts)
 
 
-SHARED = 0.01
-"""Largest share of the test part that may be in the training part, too. Learnt by heart, one picture in a hundred
-raises a score by about a hundredth of what it lacks, and the scores of all methods alike."""
-
-NAMED = 10
-"""Pairs of the same picture that are named."""
-
-
-def _check_shared(train: PartFiles, content: Content, test: PartFiles, other: Content, findings: Findings) -> None:
-    """Pictures of the test part that are also in the training part, byte for byte: a remark on few, else a problem."""
-    by_size: dict[int, list[Path]] = {}
-    for path, size in _sizes(train, content):
-        by_size.setdefault(size, []).append(path)
-    digests: dict[int, dict[bytes, Path]] = {}
-    same: list[tuple[Path, Path]] = []
-    for path, size in _sizes(test, other):
-        if size in by_size and size not in digests:
-            digests[size] = {_digest(one): one for one in by_size[size]}
-        if (found := digests.get(size, {}).get(_digest(path) if size in digests else b"")) is not None:
-            same.append((path, found))
-    if not same:
-        return
-    count = len(other["images"])
-    pairs = ", ".join(f"{path.name} as {found.name}" for path, found in same[:NAMED])
-    more = f", and {len(same) - NAMED} more" if len(same) > NAMED else ""
-    what = f"{len(same)} of {count} pictures are in the training part, too, byte for byte: {pairs}{more}"
-    if len(same) > SHARED * count:
-        fix = "take them out of one of the two: a score on what was learnt says nothing"
-        findings.problems.append(Problem(test.images, None, what, fix))
-    else:
-        findings.remarks.append(f"{test.images}: {what}")
-
-
-def _sizes(files: PartFiles, content: Content) -> Iterator[tuple[Path, int]]:
-    for entry in content["images"]:
-        path = files.images / entry["file_name"]
-        with contextlib.suppress(OSError, ValueError):  # reported already
-            if path.is_file():
-                yield path, path.stat().st_size
-
-
-def _digest(path: Path) -> bytes:
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-    return os.urandom(32)  # like no other
+def _pictures(files: PartFiles, content: Content) -> list[Path]:
+    return [files.images / entry["file_name"] for entry in content["images"]]
 
 
 def _check_pixels(files: PartFiles, content: Content, report: Report) -> None:
@@ -182,9 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         print(*changes, f"{given.fix} is written", sep="\n")
         layout = Layout(given.fix, given.train, given.test)
-    found = check(layout, panoptic=given.panoptic, boxes=given.boxes, pixels=given.pixels)
-    print(*found.remarks, *(found.problems or [found]), sep="\n")
-    return 1 if found.problems else 0
+    found = Findings()
+    return found.end(check(layout, found, panoptic=given.panoptic, boxes=given.boxes, pixels=given.pixels))
 
 
 if __name__ == "__main__":

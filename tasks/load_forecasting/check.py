@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.findings import Findings
 from tasks.load_forecasting.csv_file import NAME, read_csv
-from tasks.spec import Problem
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,19 +24,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--time", default="time", help="column of the time stamps; default: time")
     parser.add_argument("--target", default="target", help="column that is forecast; default: target")
     given = parser.parse_args(arguments)
-    problems: list[Problem] = []
+    report = Findings()
     path = given.path / NAME if given.path.is_dir() else given.path
-    found = read_csv(path, given.time, given.target, lambda *problem: problems.append(Problem(*problem)))
-    if problems or found is None:
-        print(*problems, sep="\n")
-        return 1
+    found = read_csv(path, given.time, given.target, report)
+    if found is None:
+        return report.end("")
     columns, steps = found.values.shape
-    print(
-        f"fine: {steps} steps of {found.step:g} s from {found.start}, target {found.columns[0]!r}, "
+    return report.end(
+        f"{steps} steps of {found.step:g} s from {found.start}, target {found.columns[0]!r}, "
         f"{columns - 1} covariates{': ' if columns > 1 else ''}{', '.join(found.columns[1:])}; "
         f"a day has {86400 / found.step:g} steps (--horizon, --seasons)"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,20 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.findings import Findings
 from tasks.semantic_segmentation.folder import IGNORED, read_folder, read_image, read_labels
-from tasks.spec import Problem
 
 
-def check(root: Path) -> tuple[list[Problem], str]:
-    """What is wrong with a data folder, and a summary of what could be read; raises nothing for bad data."""
-    problems: list[Problem] = []
-
-    def report(path: Path, line: int | None, what: str, fix: str) -> None:
-        problems.append(Problem(path, line, what, fix))
-
+def check(root: Path, report: Findings) -> str:
+    """Report what is wrong with a data folder; returns what could be read, and raises nothing for bad data."""
     folder = read_folder(root, report)
     if folder is None:
-        return problems, ""
+        return ""
+    images = {name: files.image for name, files in folder.samples.items()}
+    if folder.test is None:
+        report.check_twins(root / "images", list(images.values()))
+    else:
+        tested = [images.pop(name) for name in folder.test]
+        report.check_twins(root / "images", tested, images.values())
     pixels = np.zeros(IGNORED + 1, np.int64)
     for files in folder.samples.values():
         read_image(files.image, report)
@@ -35,8 +36,7 @@ def check(root: Path) -> tuple[list[Problem], str]:
     shares = (f"{name} {100 * count / known:.1f} %" for name, count in zip(folder.classes, pixels, strict=False))
     test = "a share of them is held out" if folder.test is None else f"{len(folder.test)} for testing"
     ignored = 100 * pixels[IGNORED] / max(1, int(pixels.sum()))
-    summary = f"{len(folder.samples)} images, {test}; {', '.join(shares)}; {ignored:.1f} % of all pixels have no class"
-    return problems, summary
+    return f"{len(folder.samples)} images, {test}; {', '.join(shares)}; {ignored:.1f} % of all pixels have no class"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,12 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "how to fix it, and exits with 1 if there is one.",
     )
     parser.add_argument("path", type=Path, help="the data folder")
-    problems, summary = check(parser.parse_args(arguments).path)
-    if problems:
-        print(*problems, sep="\n")
-        return 1
-    print(f"fine: {summary}")
-    return 0
+    report = Findings()
+    return report.end(check(parser.parse_args(arguments).path, report))
 
 
 if __name__ == "__main__":

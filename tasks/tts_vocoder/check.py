@@ -8,32 +8,20 @@ summary says what a training changes (rate, channels).
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from tasks.spec import Problem
+from tasks.findings import Findings
 from tasks.tts_vocoder.clips import Header, Shape, list_clips, read_clip, read_header, summary
 from tasks.tts_vocoder.mel import MelConfig
 from tasks.tts_vocoder.predicted import Predicted
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What a check found; summary covers the clips whose headers could be read."""
-
-    problems: tuple[Problem, ...]
-    summary: str
-
-
-def check(root: str | Path, shape: Shape) -> Findings:
-    """Read every clip; raises nothing for bad data."""
-    problems: list[Problem] = []
-
-    def report(path: Path, line: int | None, what: str, fix: str) -> None:
-        problems.append(Problem(path, line, what, fix))
-
+def check(root: Path, shape: Shape, report: Findings) -> str:
+    """Read every clip; returns what they are like, and raises nothing for bad data."""
     headers: list[Header] = []
-    for name, path in list_clips(Path(root), report).items():
+    clips = list_clips(root, report)
+    for name, path in clips.items():
         clip = read_clip(name, path, shape, report)
         if clip is None:
             continue
@@ -41,7 +29,8 @@ def check(root: str | Path, shape: Shape) -> Findings:
             report(path, None, clipped, "record it again at a lower level, or take it out")
         if header := read_header(path, shape, report):
             headers.append(header)
-    return Findings(tuple(problems), summary(headers, shape.sample_rate))
+    report.check_twins(root, list(clips.values()))
+    return summary(headers, shape.sample_rate)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,9 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shape = Shape(given.sample_rate, config.top)
     if given.mels is not None:
         shape = replace(shape, loudness="as_is", mels=Predicted(given.mels, config))
-    findings = check(given.path, shape)
-    print(*(findings.problems or [f"fine: {findings.summary}"]), sep="\n")
-    return 1 if findings.problems else 0
+    report = Findings()
+    return report.end(check(given.path, shape, report))
 
 
 if __name__ == "__main__":

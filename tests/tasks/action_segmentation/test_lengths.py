@@ -34,7 +34,7 @@ def make(root, shapes, counts=COUNTS):
 
 def said(root, sampling=EVERY_FRAME):
     """The one problem of a folder, which a training stops at, too."""
-    (problem,) = check(root, sampling=sampling).problems
+    (problem,) = check(root, sampling=sampling).findings.problems
     with pytest.raises(DataError) as caught:
         open_dataset(root, fold=1, sampling=sampling)
     assert str(caught.value) == str(problem)
@@ -93,7 +93,7 @@ class TestTransposed:
         words = shlex.split(problem.fix.partition(": ")[2])
         assert words[:2] == ["python", "-c"]
         subprocess.run([sys.executable, *words[1:3]], check=True)
-        problems = check(root).problems
+        problems = check(root).findings.problems
         assert not any("(frames, features)" in later.what for later in problems)
         assert bool(problems) == (name == "short, too")
         size = 107 if "square" in name else 16
@@ -109,7 +109,7 @@ class TestTransposed:
         assert "--feature-stride" not in said(make(tmp_path / "b", [(n, 24) for n in COUNTS])).fix
 
     def test_the_size_of_the_features_may_be_a_number_of_frames(self, tmp_path):
-        assert not check(make(tmp_path, [(107, n) for n in COUNTS])).problems
+        assert not check(make(tmp_path, [(107, n) for n in COUNTS])).findings.problems
 
 
 class TestStride:
@@ -131,7 +131,7 @@ class TestStride:
         if tolerance is not None:
             assert sampling.tolerance == tolerance
         assert sampling.tolerance < 3 * stride
-        assert not check(root, sampling=sampling).problems
+        assert not check(root, sampling=sampling).findings.problems
 
     def test_features_whose_size_is_like_a_number_of_labels(self, tmp_path):
         assert options(said(make(tmp_path, [(107, -(-n // 4)) for n in COUNTS])).fix) == Sampling(feature_stride=4)
@@ -241,7 +241,7 @@ class TestRates:
         sampling = Sampling(feature_stride=stride_of("0.6"))
         assert "one per 2 frames, not per 5/3 frames" in said(root, sampling).what
         rounded = make(tmp_path / "rounded", [(4, 3 * count // 5) for count in COUNTS])
-        assert not check(rounded, sampling=sampling).problems  # extractors round up or down
+        assert not check(rounded, sampling=sampling).findings.problems  # extractors round up or down
         assert "give them by --feature-rate" in said(rounded).fix
 
     @pytest.mark.parametrize("rate", ["0", "15/0", "nan", "a/b", "-1", "1/1000", ""])

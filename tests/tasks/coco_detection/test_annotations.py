@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tasks.coco_detection import check
+from tasks import findings
 from tasks.coco_detection.annotations import check_lists, examine
 from tasks.coco_detection.check import main
 from tasks.coco_detection.data import open_dataset
@@ -255,11 +255,11 @@ def test_what_counts_as_what_is_said_once(own_data, text, capsys, caplog):
 @pytest.mark.parametrize("share", [0.25, 0.24])
 def test_pictures_of_the_test_part_that_were_learnt(own_data, share, monkeypatch, capsys):
     """One in four."""
-    monkeypatch.setattr(check, "SHARED", share)
+    monkeypatch.setattr(findings, "SHARED", share)
     root = own_data()
     (root / "val2017/001.jpg").write_bytes((root / "train2017/004.jpg").read_bytes())
     assert main([str(root)]) == (share < 0.25)
-    said = "1 of 4 pictures are in the training part, too, byte for byte: 001.jpg as 004.jpg"
+    said = "1 of 4 files are in the training part, too, byte for byte: 001.jpg as 004.jpg"
     out = capsys.readouterr().out
     assert f"{root}/val2017: {said}{'; take them out' if share < 0.25 else chr(10)}" in out
     assert ("fine: " in out) == (share == 0.25)

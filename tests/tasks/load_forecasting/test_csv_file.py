@@ -53,7 +53,7 @@ def changed(number: int, line: str) -> list[str]:
 FAULTS = {
     "a gap": (
         [*lines()[:4], *lines()[6:]],
-        ":5: 2 steps are missing between 2024-01-01 01:00:00 and 2024-01-01 02:30:00",
+        ":5: 2 steps are missing between 2024-01-01 01:00:00 and 2024-01-01 02:30:00; fill them in; if clocks were put",
     ),
     "a repeated time": ([*lines()[:4], lines()[3], *lines()[4:]], ":5: 2024-01-01 01:00:00 is there twice"),
     "an earlier time": (
@@ -132,6 +132,14 @@ def test_every_problem_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[
     write(tmp_path, content)
     assert main([str(tmp_path)]) == 1
     assert [line.split(": ")[0][-2:] for line in capsys.readouterr().out.splitlines()] == [":4", ":6"]
+
+
+def test_of_many_wrong_lines_the_first_ones_and_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write(tmp_path, [line.replace(".", "::") for line in lines(500)])
+    assert main([str(tmp_path)]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 21
+    assert out[-1] == f"{path}: 480 more problems; mend the first ones"
 
 
 def test_good_data_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -50,6 +50,26 @@ def test_a_list_of_test_images(own_data: Make):
     assert [files.image.stem for files in opened(root).test.files] == ["3", "5"]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ("3\n5\n", "1 of 2 files are in the training part, too, byte for byte: 3.png as 6.png; take them out"),
+        ("3\n6\n", None),
+        (None, "1 of 8 files are there twice, byte for byte: 6.png as 3.png; take out one of each"),
+    ],
+)
+def test_images_that_were_learnt(
+    own_data: Make, listed: str | None, said: str | None, capsys: pytest.CaptureFixture[str]
+):
+    root = own_data()
+    for folder in ("images", "labels"):
+        (root / folder / "6.png").write_bytes((root / folder / "3.png").read_bytes())
+    if listed is not None:
+        (root / "test.txt").write_text(listed)
+    assert main([str(root)]) == (said is not None)
+    assert (f"{root}/images: {said}" if said else "fine: ") in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_turned_upright(tmp_path: Path, orientation: int):
     exif = Image.Exif()
@@ -70,10 +90,18 @@ def test_palettes_and_16_bits_hold_classes(tmp_path: Path):
         assert np.array_equal(read_labels(tmp_path / name, "abc", fail), values)  # type: ignore[arg-type]
 
 
-def test_no_class_is_negative(tmp_path: Path):
-    Image.fromarray(np.array([[0, -255]], np.int32)).save(tmp_path / "a.png", "TIFF")
-    with pytest.raises(DataError, match="1 pixels have values beyond the 2 classes, such as -255"):
-        read_labels(tmp_path / "a.png", "ab", fail)
+@pytest.mark.parametrize("kind", ["JPEG", "GIF", "JPEG2000", "TIFF", "WEBP", "BMP"])
+def test_labels_are_pngs_whatever_their_name(own_data: Make, kind: str):
+    """A JPEG's values are near what was written, a GIF's are numbered anew: each could pass for classes."""
+    root = own_data()
+    path = root / "labels" / "2.png"
+    Image.open(path).save(path, kind)
+    with pytest.raises(
+        DataError, match=f"2.png: is a {kind} file, which need not hold the values .*; write it as a PNG"
+    ):
+        read_labels(path, ["ground", "square"], fail)
+    with pytest.raises(DataError, match=f"2.png: is a {kind} file"):
+        read_folder(root, fail)
 
 
 @pytest.mark.parametrize(("depth", "row", "values"), [(1, b"\x40", [0, 1, 0, 0]), (2, b"\x1b", [0, 1, 2, 3])])

@@ -9,10 +9,9 @@ from tasks.tts_vocoder.check import main
 
 @pytest.fixture
 def root(tmp_path):
-    wave = 0.5 * np.sin(np.arange(22050))
     (tmp_path / "wavs").mkdir()
-    for name in "abc":
-        soundfile.write(tmp_path / "wavs" / f"{name}.wav", wave, 22050)
+    for name, level in zip("abc", (0.3, 0.4, 0.5), strict=True):
+        soundfile.write(tmp_path / "wavs" / f"{name}.wav", level * np.sin(np.arange(22050)), 22050)
     (tmp_path / "metadata.csv").write_text("a|x\nb|y\nc|z\n")
     return tmp_path
 
@@ -53,6 +52,14 @@ def test_a_mel_that_cannot_be_is_no_check(root, option, capsys):
         main([str(root), option])
     assert end.value.code == 2
     assert option[2:6] in capsys.readouterr().err.replace("bands from 0.0 to", "fmax")
+
+
+def test_a_recording_that_is_there_twice(root, capsys):
+    """Each clip is in the test part of some fold."""
+    (root / "wavs" / "c.wav").write_bytes((root / "wavs" / "a.wav").read_bytes())
+    assert main([str(root)]) == 1
+    said = "1 of 3 files are there twice, byte for byte: c.wav as a.wav; take out one of each"
+    assert f"{root}: {said}" in capsys.readouterr().out
 
 
 def test_no_folder(tmp_path, capsys):
