@@ -41,6 +41,10 @@ SHAPES = {
     "images": (2, (8, 40), (33, 20), [1, 4]),
     "flat": (3, (8, 8), (1, 70), [1, 3]),
     "volumes": (2, (8, 9), (5, 4, 11), [1, 2]),
+    # More than are mixed at a time, of channels and of branches; rows that are cut, and some longer than a tile.
+    "images of many channels": (3, (140, 17), (9, 10), [1, 2, 3, 4, 5, 6]),
+    "wide images": (2, (9, 8), (5, 150), [1, 3]),
+    "very wide images": (1, (9, 8), (5, 430), [1, 3]),
     # More of a product's widths than fit in one go.
     "many channels": (1, (70, 140), (40,), [2, 3]),
 }
