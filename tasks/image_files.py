@@ -43,12 +43,20 @@ DEEP: Fault = (
 
 class Header(NamedTuple):
     """What an image's header says. size: (width, height) once upright. stored: as stored. orientation: EXIF's. deep:
-    whether its values have more than 8 bits."""
+    whether its values have more than 8 bits. format: Pillow's name of the file's format."""
 
     size: tuple[int, int]
     stored: tuple[int, int]
     orientation: int
     deep: bool = False
+    format: str = "PNG"
+
+    @property
+    def inexact(self) -> Fault | None:
+        """What is wrong with a picture of classes or segments, if its format changes or renumbers values."""
+        if self.format == "PNG":
+            return None
+        return f"is a {self.format} file, which need not hold the values that were written", "write it as a PNG anew"
 
 
 def header(path: Path) -> Header:
@@ -79,7 +87,7 @@ def examined(path: Path) -> Header | Fault:
     try:
         # Pillow warns of large images and odd EXIF data.
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats()) as image:
-            stored = image.size
+            stored, kind = image.size, str(image.format)
             orientation = _orientation(image.info.get("exif", b"")) if image.format in TURNED else 1
             # Pillow's mode of coloured ones is that of 8 bits, what it decodes from is not.
             # Blue, green and red of 5 or 6 bits, as BMPs have, share 16.
@@ -94,7 +102,7 @@ def examined(path: Path) -> Header | Fault:
     width, height = stored
     if width * height > LARGEST:
         return _too_large(width * height)
-    return Header((height, width) if orientation >= 5 else stored, stored, orientation, deep)
+    return Header((height, width) if orientation >= 5 else stored, stored, orientation, deep, kind)
 
 
 def _bits(image: ImageFile.ImageFile, path: Path) -> int:

@@ -3,25 +3,21 @@
 Budgets are counted in epochs; a training has `Config.epochs`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.methods.candidates import as_fitness
 from benchmarks.methods.stretched import stretched_design
-from benchmarks.studies.equal_cost_training import Case, Design, SearchConfig, Training, design_of
+from benchmarks.studies.equal_cost_training import Design, SearchConfig, Training, design_of
 from rfnext import Evolution, EvolutionConfig, OneShotConfig, OneShotSearch, Scored, Structure, powers_of_two
-from tasks.load_forecasting.models import searched
 from tasks.load_forecasting.task import TASK
 
 DESIGNS = 15
 """Short trainings of `tuned`, which has one for each pair of five ends, and of the searches beside it."""
-
-RUNGS = (2, 5)
-"""Epochs of every candidate, and in all of the best of them."""
 
 FINALISTS = 2
 """Candidates that are trained to the second rung. Of 15 designs: 30 + 2 * 3 = 36 epochs, 3 trainings."""
@@ -34,6 +30,15 @@ POPULATION, GENERATIONS = 5, 15
 
 PERIODS = 2
 """Periods of the series that the searches with periods add to the candidates, each alone and doubled."""
+
+SETTINGS = {
+    "finalists": FINALISTS,
+    "read_outs": READ_OUTS,
+    "designs": DESIGNS,
+    "genetic": [POPULATION, GENERATIONS],
+    "periods": PERIODS,
+}
+"""What decides what the methods find, of all this. EXHAUSTED only says where two of them run."""
 
 EXHAUSTED = 2
 """Layers with which all designs are trained; with 3 there are 1,000."""
@@ -51,7 +56,7 @@ class Found(NamedTuple):
 class Methods:
     """The methods on one case. What several of them train is trained once; each counts it in full."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Any) -> None:
         self.case = case
         self._trainings: dict[Design, Training] = {}
         self._one_shot: Training | None = None
@@ -60,12 +65,12 @@ class Methods:
     def trained(self, design: Design, epochs: int | None = None) -> Training:
         """The training of a design, after that many epochs of its schedule or more; by default to the end."""
         if design not in self._trainings:
-            self._trainings[design] = Training(self.case, design)
-        return self._trainings[design].to((epochs or self.case.config.epochs) * self.case.config.steps)
+            self._trainings[design] = self.case.training(design)
+        return self._trainings[design].to((epochs or self.case.config.epochs) * self.case.batches)
 
     def hand(self) -> Found:
         """1, 2, 4, ..."""
-        return Found(design_of(Structure.read(self.case.network(), searched)))
+        return Found(design_of(Structure.read(self.case.network(), self.case.where)))
 
     def expert(self) -> Found | None:
         """What somebody would write who knows the seasons: a day, two days, a week; layers before them double.
@@ -106,7 +111,7 @@ class Methods:
     def genetic(self) -> Found:
         """The genetic search over powers of two, until it has had as many short trainings as `tuned`; then as there."""
         template, rng = (
-            Structure.read(self.case.network(), searched),
+            Structure.read(self.case.network(), self.case.where),
             np.random.default_rng([self.case.seed, self.case.fold]),
         )
         config = EvolutionConfig(POPULATION, GENERATIONS, candidates=self._powers())
@@ -114,7 +119,7 @@ class Methods:
         designs = list[Design]()
         while (asked := evolution.ask()) and len(designs) < DESIGNS:
             asked = asked[: DESIGNS - len(designs)]
-            errors = [self.trained(design_of(one), RUNGS[0]).best_until(RUNGS[0]) for one in asked]
+            errors = [self.trained(design_of(one), self.case.rungs[0]).best_until(self.case.rungs[0]) for one in asked]
             evolution.tell(Scored(one, as_fitness(e, TASK.metrics[0])) for one, e in zip(asked, errors, strict=True))
             designs += [design_of(one) for one in asked]
         return self._best(designs)
@@ -191,11 +196,11 @@ class Methods:
     def _tuned(self, ends: Sequence[int]) -> Found:
         network = self.case.network()
         pairs = [(first, last) for first in ends for last in ends if first <= last]
-        return self._best([design_of(stretched_design(network, searched, *pair)) for pair in pairs])
+        return self._best([design_of(stretched_design(network, self.case.where, *pair)) for pair in pairs])
 
     def _one_shot_over(self, candidates: tuple[int, ...]) -> Training:
         config = OneShotConfig(candidates, interval=self.case.config.epochs)
-        return Training(self.case, None, config).to(self.case.steps)
+        return self.case.training(None, config).to(self.case.steps)
 
     def _ranked(self, training: Training) -> Found:
         search = training.search
@@ -214,7 +219,7 @@ class Methods:
         return Found(found.design, start.epochs + found.epochs, found.step)
 
     def _searched(self, start: Design | None, config: SearchConfig) -> Found:
-        training = Training(self.case, start, config).to(self.case.steps)
+        training = self.case.training(start, config).to(self.case.steps)
         return self._read_out(training, None)
 
     def _read_out(self, training: Training, readout: str | None) -> Found:
@@ -225,7 +230,7 @@ class Methods:
 
     def _best(self, designs: Sequence[Design]) -> Found:
         """Successive halving: the design with the lowest error on validation among the finalists."""
-        short, long = RUNGS
+        short, long = self.case.rungs
         scored = sorted((self.trained(design, short).best_until(short), design) for design in designs)
         finalists = [design for _, design in scored[:FINALISTS]]
         best = min((self.trained(design, long).best_until(long), design) for design in finalists)
@@ -269,3 +274,26 @@ METHODS: dict[str, Callable[[Methods], Found | None]] = {
     "oracle": Methods.oracle,
 }
 """Rows of the tables."""
+
+RULES = {
+    "one_shot_or_local": ("one_shot", "one_shot_to_local"),
+    "periods_or_local": ("one_shot_periods", "periods_to_local"),
+}
+"""Rows that keep the first of two structures unless the second has a lower error on validation."""
+
+ROWS = (*METHODS, *RULES)
+"""Rows of the tables, in their order."""
+
+
+def ruled(entries: Mapping[str, Mapping[str, Any]], rule: str, epochs: int) -> dict[str, Any] | None:
+    """The row of a rule, from those of its two methods; None where one of them is missing.
+
+    Both structures have been trained to the end. One of these trainings is that which every design gets, and the other,
+    of so many epochs, is counted.
+    """
+    first, then = (entries.get(name) for name in RULES[rule])
+    if first is None or then is None:
+        return None
+    kept = then if then["validation"] < first["validation"] else first
+    more = epochs if first["dilations"] != then["dilations"] else 0
+    return {**kept, "epochs": then["epochs"] + more, "search_step_ms": then["search_step_ms"]}

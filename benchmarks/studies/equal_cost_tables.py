@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.records.statistics import Estimate, Values, estimate, number, paired
 from benchmarks.report.figures import INK, STYLE, svg
 from benchmarks.report.markdown import pipe
-from benchmarks.studies.equal_cost_searches import METHODS
+from benchmarks.studies.equal_cost_searches import ROWS
 from rfnext.files import write_bytes, write_text
 from tasks.load_forecasting.datasets import LABELS
 
@@ -26,7 +26,13 @@ BOUND = "oracle"
 """Chosen on the test part: no method, so that it is in no count of decided differences."""
 
 DRAWN = ("hand", "tuned", "random", "local", "one_shot", "one_shot_ranked", "one_shot_to_local")
-"""Lines of the figure."""
+"""Lines of the figure's first panels."""
+
+COMPARED = ("expert", "one_shot_periods", "periods_to_local", "periods_or_local")
+"""Points of its last panel."""
+
+WIDEST = 45
+"""Percent that this panel shows, each way."""
 
 SEARCHES = (
     "genetic",
@@ -38,6 +44,8 @@ SEARCHES = (
     "periods_ranked",
     "one_shot_to_local",
     "periods_to_local",
+    "one_shot_or_local",
+    "periods_or_local",
 )
 """Rows of the tables that come first."""
 
@@ -63,7 +71,7 @@ class Measured:
     def __init__(self, lines: Iterable[dict[str, Any]]) -> None:
         self.lines = list(lines)
         self.layers = sorted({one["layers"] for one in self.lines})
-        self.methods = [name for name in METHODS if any(name in one["methods"] for one in self.lines)]
+        self.methods = [name for name in ROWS if any(name in one["methods"] for one in self.lines)]
 
     def entries(self, layers: int, method: str) -> dict[tuple[int, int], dict[str, Any]]:
         """(fold, seed) -> what the method has there."""
@@ -207,24 +215,42 @@ def _text(values: Values, decimals: int, *, signed: bool = False) -> str:
 
 
 def draw(sets: dict[str, Measured]) -> bytes | None:
-    """Error over cost, one panel per set, one line per method; None where nothing can be compared."""
+    """Error over cost, a panel for each set that has several numbers of layers, and changes against the tuned design, a
+    panel for all sets; None where nothing can be compared."""
     shown = {data: one for data, one in sets.items() if one.entries(REFERENCE_LAYERS, "hand")}
     if not shown:
         return None
+    curves = {data: one for data, one in shown.items() if len(one.layers) > 1}
     with matplotlib.rc_context(STYLE):
-        columns = min(3, len(shown))
-        rows = -(-len(shown) // columns)
-        figure = Figure(figsize=(3.4 * columns, 2.7 * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).flatten()
-        for panel, (data, measured) in zip(panels, shown.items(), strict=False):
+        figure = Figure(figsize=(4.4 * (len(curves) + 1), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(curves) + 1, squeeze=False).flatten()
+        for panel, (data, measured) in zip(panels, curves.items(), strict=False):
             _panel(panel, data, measured)
-        ends = [limit for panel in panels[: len(shown)] for limit in panel.get_xlim()]
-        for panel in panels:
-            panel.set_xlim(min(ends), max(ends))
-        for panel in panels[len(shown) :]:
-            panel.set_visible(False)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(DRAWN))
+            panel.legend(fontsize=6)
+        _forest(panels[-1], sets)
+        panels[-1].legend(fontsize=6)
         return svg(figure)
+
+
+def _forest(panel: Axes, sets: dict[str, Measured]) -> None:
+    """Change of the error against the tuned design, a row per set."""
+    colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    names = list(sets)
+    for index, method in enumerate(COMPARED):
+        points = []
+        for row, measured in enumerate(sets.values()):
+            found = estimate(measured.change((REFERENCE_LAYERS, method), (REFERENCE_LAYERS, "tuned")))
+            if found is not None and found.half_width is not None:
+                points.append((found.mean, row + 0.15 * (index - (len(COMPARED) - 1) / 2), found.half_width))
+        if points:
+            x, y, half = zip(*points, strict=True)
+            panel.errorbar(x, y, xerr=half, fmt="o", label=method, color=colours[index], markersize=3, elinewidth=0.8)
+    panel.axvline(0, color=INK, linewidth=0.5, linestyle="--")
+    panel.set_xlim(-WIDEST, WIDEST)
+    panel.set_yticks(range(len(names)), names)
+    panel.invert_yaxis()
+    panel.set_xlabel("mse against tuned (%); what lies beyond is cut")
+    panel.set_title(f"{REFERENCE_LAYERS} layers, all series")
 
 
 def _panel(panel: Axes, data: str, measured: Measured) -> None:

@@ -2,14 +2,16 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.records.record import said, shortened
 from rfnext.files import parse_json, read_text, reason, write_text
+
+Result = TypeVar("Result")
 
 NAME = "measurements.jsonl"
 """The file in a study's folder. Cells of the suite are in files of another name, see `records.record`."""
@@ -57,8 +59,13 @@ def read(folder: Path, line: Any = dict[str, Any], key: Sequence[str] = ()) -> l
 
 def read_or_end(folder: Path, line: Any, key: Sequence[str] = ()) -> list[dict[str, Any]]:
     """As `read`; an error is said in one line and ends the process with 1."""
+    return end_on_error(lambda: read(folder, line, key))
+
+
+def end_on_error(work: Callable[[], Result]) -> Result:
+    """What a function of measurements gives; an error is said in one line and ends the process with 1."""
     try:
-        return read(folder, line, key)
+        return work()
     except MeasurementError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -74,8 +74,10 @@ def _is_cut_off(data: bytes) -> bool:
     return data.startswith(b"\x89PNG") and data.rfind(b"IEND\xaeB`\x82") < 0
 
 
-def check(folder: Path, entries: Sequence[Mapping[str, Any]], report: Report) -> list[str]:
+def check(folder: Path, entries: Sequence[Mapping[str, Any]], report: Report, *, maps: bool = False) -> list[str]:
     """Report images of another size than their entry says, by their headers; missing files are passed over.
+
+    maps: they hold segments, so their values have to be exact.
 
     Returns the names of those that carry an orientation and are of the right size.
     """
@@ -89,8 +91,8 @@ def check(folder: Path, entries: Sequence[Mapping[str, Any]], report: Report) ->
             continue
         except OSError as error:
             found = f"cannot be read ({error.strerror})", "make it readable"
-        if isinstance(found, Header) and found.deep:
-            found = DEEP
+        if isinstance(found, Header):
+            found = (DEEP if found.deep else found.inexact if maps else None) or found
         if isinstance(found, Header) and found.size == size:
             turned += [entry["file_name"]] if found.orientation > 1 else []
             continue

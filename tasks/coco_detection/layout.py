@@ -128,7 +128,7 @@ def read_files(files: PartFiles, kind: Kind, report: Report, remark: Remark = sa
         sizes = {image["id"]: image for image in content["images"]}
         maps = [sizes[entry["image_id"]] | {"file_name": entry["file_name"]} for entry in content["annotations"]]
         _check_files(files.maps, path, [entry["file_name"] for entry in maps], report)
-        check_images(files.maps, maps, report)
+        check_images(files.maps, maps, report, maps=True)
     return content
 
 

@@ -214,7 +214,8 @@ def _check_times(rows: list[Row], told) -> float | None:
             told(after.line, f"{after.when} is before {before.when}, the line above", "sort the lines by time")
         elif found % usual == 0:
             missing = int(found // usual) - 1
-            told(after.line, f"{missing} steps are missing between {before.when} and {after.when}", "fill them in")
+            fix = "fill them in" + ("" if after.when.tzinfo else "; if clocks were put forward, write times in UTC")
+            told(after.line, f"{missing} steps are missing between {before.when} and {after.when}", fix)
         else:
             told(after.line, f"{found:g} s after the line above, others {usual:g} s", "resample to one step")
     return usual

@@ -176,7 +176,10 @@ def _header(path: Path, *, photograph: bool) -> Header | Fault:
         found = examined(path)
     except OSError as error:
         return f"cannot be read ({error.strerror})", "make it readable"
-    return DEEP if photograph and isinstance(found, Header) and found.deep else found
+    if not isinstance(found, Header):
+        return found
+    fault = (DEEP if found.deep else None) if photograph else found.inexact
+    return fault or found
 
 
 def read_image(path: Path, report: Report) -> Pixels | None:
@@ -209,7 +212,7 @@ def read_labels(path: Path, classes: Sequence[str], report: Report) -> Pixels | 
     if found is None:
         report(path, None, f"has several channels ({mode})", "save one channel: greyscale or a palette")
         return None
-    wrong = (found < 0) | (found >= len(classes)) & (found != IGNORED)
+    wrong = (found >= len(classes)) & (found != IGNORED)
     if wrong.any():
         what = f"{int(wrong.sum())} pixels have values beyond the {len(classes)} classes, such as {found[wrong][0]}"
         report(path, None, what, f"write 0 to {len(classes) - 1}, or {IGNORED} for none; or name more in classes.txt")

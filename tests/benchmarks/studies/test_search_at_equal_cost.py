@@ -1,6 +1,7 @@
 """The study of searches at equal cost: its trainings are the task's, its budgets are kept, its tables are right."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
-from benchmarks.studies import measurements, search_at_equal_cost
-from benchmarks.studies.equal_cost_searches import METHODS, Methods, periods
+from benchmarks.studies import equal_cost_comparisons, measurements, search_at_equal_cost
+from benchmarks.studies.equal_cost_forecasting import ForecastingCase
+from benchmarks.studies.equal_cost_searches import METHODS, ROWS, Methods, periods, ruled
 from benchmarks.studies.equal_cost_tables import Measured, table
-from benchmarks.studies.equal_cost_training import Case, Training
 from benchmarks.studies.search_at_equal_cost import DATA, LAYERS, SEEDS, Name, case_of, config_of, main, order, settings
 from rfnext import Bounds
 from rfnext.receptive_field import theoretical_receptive_field
@@ -24,14 +25,14 @@ from tasks.load_forecasting.training import fit
 from tasks.spec import SELECTED, Run, Split
 
 
-def case(layers: int = 3, epochs: int = 2, **changed: Any) -> Case:
+def case(layers: int = 3, epochs: int = 2, **changed: Any) -> ForecastingCase:
     config = replace(config_of("taylor", layers), epochs=epochs, steps=2, width=4, **changed)
-    return Case(config, fold=2, seed=1)
+    return ForecastingCase(config, fold=2, seed=1)
 
 
 def test_a_training_has_the_weights_that_the_task_gives(tmp_path: Path) -> None:
     one = case(epochs=3)
-    trained = Training(one, (2, 16, 48)).to(2).to(one.steps)
+    trained = one.training((2, 16, 48)).to(2).to(one.steps)
     network = one.network((2, 16, 48))
     fit(network, one.config, Run(seed=one.seed, fold=one.fold, folder=tmp_path, device="cpu"))
     for ours, theirs in zip(trained.network.parameters(), network.parameters(), strict=True):
@@ -43,7 +44,7 @@ def test_a_training_has_the_weights_that_the_task_gives(tmp_path: Path) -> None:
 
 def test_scores_are_of_the_best_epoch() -> None:
     one = case(epochs=4)
-    trained = Training(one).to(one.steps)
+    trained = one.training().to(one.steps)
     assert trained.scores("validation")["mse"] == pytest.approx(trained.best_until(4))
     assert trained.best_until(1) >= trained.best_until(4)
 
@@ -102,16 +103,39 @@ def test_budgets_are_what_the_protocol_says() -> None:
     assert {low, high} <= allowed
 
 
-def halved(one: Case, ends: list[int]) -> tuple[int, ...]:
+@pytest.mark.parametrize("after", [0.3, 0.2, 0.1])
+def test_a_rule_keeps_the_first_structure_unless_validation_prefers_the_other(after: float) -> None:
+    first, then = (line("taylor", 3, 1, {"one_shot": mse, "hand": 1.0})["methods"]["one_shot"] for mse in (0.5, 0.9))
+    first |= {"validation": 0.2, "dilations": [1, 8, 64], "epochs": 12}
+    then |= {"validation": after, "dilations": [1, 9, 80], "epochs": 24, "search_step_ms": 4.0}
+    kept = cast(Any, ruled({"one_shot": first, "one_shot_to_local": then}, "one_shot_or_local", 12))
+    # The test part, 0.5 and 0.9, decides nothing.
+    assert (kept["dilations"], kept["mse"]) == (([1, 9, 80], 0.9) if after == 0.1 else ([1, 8, 64], 0.5))
+    assert kept["epochs"] == 36
+    same = cast(
+        Any, ruled({"one_shot": first, "one_shot_to_local": then | {"dilations": [1, 8, 64]}}, "one_shot_or_local", 12)
+    )
+    assert same["epochs"] == 24, "one structure, one training"
+    assert ruled({"one_shot": first}, "one_shot_or_local", 12) is None
+
+
+def test_the_parts_of_a_rule_are_run_with_it(tmp_path: Path) -> None:
+    name = Name("births", 3, 1, 0)
+    found = search_at_equal_cost.measure(name, ["periods_or_local"], {})["methods"]
+    assert list(found) == ["one_shot_periods", "periods_to_local", "periods_or_local"]
+    assert found["periods_or_local"]["validation"] == min(one["validation"] for one in found.values())
+
+
+def halved(one: ForecastingCase, ends: list[int]) -> tuple[int, ...]:
     """The best geometric design by successive halving."""
     every = [(a, round(math.sqrt(a * b)), b) for a in ends for b in ends if a <= b]
     two = sorted(every, key=lambda design: error(one, design, 2))[:2]
     return min(two, key=lambda design: error(one, design, 5))
 
 
-def error(one: Case, design: tuple[int, ...], epochs: int) -> float:
+def error(one: ForecastingCase, design: tuple[int, ...], epochs: int) -> float:
     """Lowest error on validation in the first epochs."""
-    return Training(one, design).to(epochs * one.config.steps).best_until(epochs)
+    return one.training(design).to(epochs * one.config.steps).best_until(epochs)
 
 
 def test_the_fine_tuning_has_all_powers_of_two_as_ends() -> None:
@@ -124,7 +148,7 @@ def test_the_fine_tuning_has_all_powers_of_two_as_ends() -> None:
 def test_with_two_layers_all_designs_are_trained_and_the_best_is_chosen() -> None:
     one = case(layers=2, search=replace(config_of("taylor", 2).search, bounds=Bounds(1, 4)))
     every = [(a, b) for a in (1, 2, 4) for b in (1, 2, 4)]
-    trained = {design: Training(one, design).to(one.steps) for design in every}
+    trained = {design: one.training(design).to(one.steps) for design in every}
     exhaustive, oracle = Methods(one).exhaustive(), Methods(one).oracle()
     assert exhaustive is not None
     assert oracle is not None
@@ -166,7 +190,7 @@ def test_what_is_committed_is_not_run_again(data: str) -> None:
 
 
 def test_a_set_without_seasons_has_no_expert() -> None:
-    one = Case(config_of("treering", 3), 1, 0)
+    one = ForecastingCase(config_of("treering", 3), 1, 0)
     assert Methods(one).expert() is None
 
 
@@ -244,15 +268,21 @@ def test_a_method_has_a_row_where_another_line_has_more_methods() -> None:
     assert {"hand", "tuned", "exhaustive", "tuned_periods"} <= set(rows)
 
 
+def measured(name: Name, wanted: list[str], known: dict[str, Any]) -> dict[str, Any]:
+    """A comparison without a training."""
+    new = line(name.data, name.layers, name.fold, {method: 0.5 for method in ROWS if method in wanted})
+    entries = {label: entry | {"commit": None} for label, entry in new["methods"].items()}
+    return new | {"methods": known | entries, "settings": fingerprint(settings(case_of(name)))}
+
+
 def test_what_is_measured_is_kept_and_the_rest_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 
-    def compare(name: Name, wanted: list[str], known: dict[str, Any]) -> dict[str, Any]:
+    def measure(name: Name, wanted: list[str], known: dict[str, Any]) -> dict[str, Any]:
         ran.append(name)
-        new = line(name.data, name.layers, name.fold, {method: 0.5 for method in METHODS if method in wanted})
-        return new | {"methods": known | new["methods"]}
+        return measured(name, wanted, known)
 
-    monkeypatch.setattr(search_at_equal_cost, "compare", compare)
+    monkeypatch.setattr(search_at_equal_cost, "measure", measure)
     arguments = ["--results", str(tmp_path), "--data", "taylor", "--layers", "3", "--seeds", "0"]
     assert main([*arguments, "--methods", "hand", "tuned"]) == 0
     assert len(ran) == 5
@@ -265,3 +295,66 @@ def test_what_is_measured_is_kept_and_the_rest_is_run(tmp_path: Path, monkeypatc
     assert main([*arguments, "--layers", "2", "--minutes", "0"]) == 0
     assert len(ran) == 5
     assert (tmp_path / "cost.svg").read_bytes().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda line: line | {"settings": "0123456789"},
+            "taylor/measurements.jsonl:2: was measured under other settings",
+        ),
+        (lambda line: line | {"versions": line["versions"] | {"torch": "1.0"}}, "was measured with torch 1.0, numpy"),
+    ],
+)
+@pytest.mark.parametrize("only_table", [True, False])
+def test_measurements_that_differ_by_more_than_the_method_are_never_mixed(
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    said: str,
+    only_table: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(search_at_equal_cost, "measure", measured)
+    arguments = ["--results", str(tmp_path), "--data", "taylor", "--layers", "3", "--seeds", "0", "--methods", "hand"]
+    assert main(arguments) == 0
+    lines = measurements.read(tmp_path / "taylor")
+    measurements.write(tmp_path / "taylor", [lines[0], change(lines[1]), *lines[2:]])
+    before = (tmp_path / "taylor" / measurements.NAME).read_bytes()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "tuned", *(["--only-table"] if only_table else [])])
+    error = capsys.readouterr().err
+    assert (end.value.code, error.count("\n"), said in error) == (1, 1, True), error
+    assert (tmp_path / "taylor" / measurements.NAME).read_bytes() == before
+
+
+def test_a_line_of_other_versions_can_be_shown_but_not_added_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(search_at_equal_cost, "measure", measured)
+    arguments = ["--results", str(tmp_path), "--data", "taylor", "--layers", "3", "--seeds", "0", "--methods", "hand"]
+    assert main(arguments) == 0
+    lines = measurements.read(tmp_path / "taylor")
+    measurements.write(
+        tmp_path / "taylor", [line | {"versions": line["versions"] | {"torch": "1.0"}} for line in lines]
+    )
+    assert main([*arguments, "--only-table"]) == 0
+    with pytest.raises(SystemExit):
+        main([*arguments, "tuned"])
+    assert "measured with torch 1.0" in capsys.readouterr().err
+
+
+def test_adding_a_method_leaves_the_commit_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = case()
+    known = equal_cost_comparisons.compare(one, ["hand"], {}, search_at_equal_cost.rounded)
+    monkeypatch.setattr(equal_cost_comparisons, "commit", lambda: "0123456789ab")
+    both = equal_cost_comparisons.compare(one, ["hand", "middle"], known, search_at_equal_cost.rounded)
+    assert both["hand"] == known["hand"]
+    assert both["middle"]["commit"] == "0123456789ab" != known["hand"]["commit"]
+
+
+def test_all_that_decides_what_a_search_finds_is_in_its_settings() -> None:
+    known = {"designs": 15, "genetic": [5, 15], "periods": 2, "finalists": 2, "read_outs": 9, "rungs": (2, 5)}
+    assert settings(case())["searches"].items() >= known.items()

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tasks.coco_detection import scenes
+from tasks.coco_detection.annotations import Kind
 from tasks.coco_detection.check import main
 from tasks.coco_detection.data import carve_validation, open_dataset
 from tasks.coco_detection.layout import Layout
@@ -30,7 +31,7 @@ def change(path, edit):
     path.write_text(json.dumps(content))
 
 
-def opened(layout, kind="instances"):
+def opened(layout, kind: Kind = "instances"):
     return open_dataset(layout, kind, validation=0.2)
 
 
@@ -149,6 +150,15 @@ def test_panoptic_categories_and_maps(layout):
     shutil.rmtree(layout.panoptic_maps("train"))
     with pytest.raises(DataError, match="panoptic_train: no such folder"):
         opened(layout, "panoptic")
+
+
+def test_panoptic_maps_are_pngs_whatever_their_name(layout):
+    """Pixels of a JPEG at the border of two segments could be those of a third one."""
+    path = min(layout.panoptic_maps("train").iterdir())
+    Image.open(path).save(path, "JPEG")
+    with pytest.raises(DataError, match=f"{path.name}: is a JPEG file, which need not hold .*; write it as a PNG anew"):
+        opened(layout, "panoptic")
+    opened(layout)
 
 
 PANOPTIC = {

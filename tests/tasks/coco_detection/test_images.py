@@ -55,10 +55,10 @@ def test_odd_headers(tmp_path):
     exif = Image.Exif()
     exif[image_files.ORIENTATION] = 77
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
-    assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False)
+    assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False, "JPEG")
     for data in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"?"):
         Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=data)
-        assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False)
+        assert image_files.header(tmp_path / "a.jpg") == ((48, 32), (48, 32), 1, False, "JPEG")
         assert images.read(tmp_path / "a.jpg").shape == (32, 48, 3)
     (tmp_path / "b.jpg").write_bytes(b"no image")
     for read in (image_files.header, images.read):
@@ -119,7 +119,7 @@ def test_tiles_of_older_versions_of_pillow_are_read(tmp_path, monkeypatch):
 
     def older(*given, **settings):
         image = newer(*given, **settings)
-        image.tile = [tuple(tile) for tile in image.tile]
+        vars(image).update(tile=[tuple(tile) for tile in image.tile])
         return image
 
     monkeypatch.setattr(Image, "open", older)

@@ -53,7 +53,7 @@ def changed(number: int, line: str) -> list[str]:
 FAULTS = {
     "a gap": (
         [*lines()[:4], *lines()[6:]],
-        ":5: 2 steps are missing between 2024-01-01 01:00:00 and 2024-01-01 02:30:00",
+        ":5: 2 steps are missing between 2024-01-01 01:00:00 and 2024-01-01 02:30:00; fill them in; if clocks were put",
     ),
     "a repeated time": ([*lines()[:4], lines()[3], *lines()[4:]], ":5: 2024-01-01 01:00:00 is there twice"),
     "an earlier time": (

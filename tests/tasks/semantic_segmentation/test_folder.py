@@ -90,10 +90,18 @@ def test_palettes_and_16_bits_hold_classes(tmp_path: Path):
         assert np.array_equal(read_labels(tmp_path / name, "abc", fail), values)  # type: ignore[arg-type]
 
 
-def test_no_class_is_negative(tmp_path: Path):
-    Image.fromarray(np.array([[0, -255]], np.int32)).save(tmp_path / "a.png", "TIFF")
-    with pytest.raises(DataError, match="1 pixels have values beyond the 2 classes, such as -255"):
-        read_labels(tmp_path / "a.png", "ab", fail)
+@pytest.mark.parametrize("kind", ["JPEG", "GIF", "JPEG2000", "TIFF", "WEBP", "BMP"])
+def test_labels_are_pngs_whatever_their_name(own_data: Make, kind: str):
+    """A JPEG's values are near what was written, a GIF's are numbered anew: each could pass for classes."""
+    root = own_data()
+    path = root / "labels" / "2.png"
+    Image.open(path).save(path, kind)
+    with pytest.raises(
+        DataError, match=f"2.png: is a {kind} file, which need not hold the values .*; write it as a PNG"
+    ):
+        read_labels(path, ["ground", "square"], fail)
+    with pytest.raises(DataError, match=f"2.png: is a {kind} file"):
+        read_folder(root, fail)
 
 
 @pytest.mark.parametrize(("depth", "row", "values"), [(1, b"\x40", [0, 1, 0, 0]), (2, b"\x1b", [0, 1, 2, 3])])

@@ -1,0 +1,87 @@
+"""What the studies at equal cost share: a comparison of methods, what decides it, and which measurements may stand side
+by side."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from benchmarks.records.machine import commit, versions
+from benchmarks.studies.equal_cost_searches import METHODS, ROWS, RULES, SETTINGS, Methods, ruled
+from benchmarks.studies.equal_cost_training import ENDS, Case
+from benchmarks.studies.measurements import NAME, MeasurementError
+
+DECIDING = ("torch", "numpy")
+"""Packages whose version may change a result. Beyond that, processors and kernels round differently, and what a search
+finds can follow from that; but such results are of equal standing, as those of two seeds are."""
+
+
+def settings_of(case: Case) -> dict[str, Any]:
+    """What decides what the methods find, besides the settings of a training."""
+    search = case.config.search
+    local = {name: getattr(search, name) for name in search.__dataclass_fields__ if name != "bounds"}
+    local |= {"bounds": [search.bounds.min, search.bounds.max]}
+    ends = {} if case.ends == ENDS else {"ends": case.ends}
+    return {"local": local, "longest": case.longest, "rungs": case.rungs, **ends, **SETTINGS}
+
+
+def described() -> dict[str, str | None]:
+    """Versions of what computes here."""
+    return {name: version for name, version in versions().items() if name in ("python", *DECIDING)}
+
+
+def with_parts(wanted: Collection[str]) -> set[str]:
+    """The methods, and those that their rules are made of."""
+    return {*wanted, *(part for rule in RULES.keys() & set(wanted) for part in RULES[rule])}
+
+
+def compare(
+    case: Case, wanted: Collection[str], known: Mapping[str, Any], rounded: Callable[[dict[str, float]], dict[str, Any]]
+) -> dict[str, Any]:
+    """The rows of the wanted methods on one case; those that are known are kept. rounded: scores as they are stored."""
+    methods, entries = Methods(case), dict(known)
+    for label, method in METHODS.items():
+        if label not in wanted or label in entries or (found := method(methods)) is None:
+            continue
+        training = methods.trained(found.design)
+        test = training.scores("test")
+        entries[label] = {
+            "dilations": found.design,
+            "epochs": found.epochs,
+            "validation": round(training.best_until(case.config.epochs), 5),
+            **rounded(test),
+            "step_ms": round(1e3 * training.seconds / training.step, 2),
+            "search_step_ms": None if found.step is None else round(1e3 * found.step, 2),
+            "commit": commit(),
+        }
+    for rule in RULES.keys() & set(wanted):
+        if (entry := ruled(entries, rule, case.config.epochs)) is not None:
+            entries[rule] = entry
+    return {label: entries[label] for label in ROWS if label in entries}
+
+
+def check(folder: Any, lines: Sequence[Mapping[str, Any]], expected: Callable[[Any], str], *, adding: bool) -> None:
+    """Refuse measurements that may not stand side by side.
+
+    Args:
+        folder: of the measurements.
+        lines: all of them.
+        expected: line -> fingerprint of the settings that the code has for it now.
+        adding: whether more are to be measured here.
+
+    Raises:
+        MeasurementError: if a line is of other settings than the code has now, or of other versions than the line
+            before it or, if more are to be measured, than those here.
+    """
+    here = {name: described()[name] for name in DECIDING} if adding else None
+    for number, line in enumerate(lines, 1):
+        where = f"{folder / NAME}:{number}"
+        if line["settings"] != expected(line):
+            what = "was measured under other settings than the code has now, and rows of both would be compared"
+            raise MeasurementError(f"{where}: {what}; delete the line, or give another folder by --results")
+        versions = {name: line["versions"].get(name) for name in DECIDING}
+        if versions != (here := here or versions):
+            what = f"was measured with {_text(versions)}, not {_text(here)}, and rows of both would be compared"
+            raise MeasurementError(f"{where}: {what}; delete the line, or give another folder by --results")
+
+
+def _text(versions: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,0 +1,299 @@
+"""Action segmentation with few layers: searches and tuned designs at equal budgets.
+
+    python -m benchmarks.studies.segmentation_at_equal_cost [--layers 3] [--results results/segmentation_at_equal_cost]
+
+The protocol, written before any number of a test part was seen, but for one training of the hand design with 3 and one
+with 6 layers (fold 1, seed 0), which timed the study. It is the study `search_at_equal_cost` on another task; the
+methods, their budgets and their settings are its own, unchanged.
+
+Data: the embedded wrist recordings (`tasks.action_segmentation`), 7 exercises, 10 subjects; 5 folds, two subjects left
+out in each, two more for validation; every 4th frame. Three seeds.
+
+Network: MS-TCN of one stage of 32 maps, with 3, 4, 6 or 10 layers of kernel 3. One training is 24 epochs of 9 steps,
+otherwise as in the preset "tiny": Adam at 0.003, a tenth of it from epoch 18. Every second epoch the validation part is
+scored; the mean of the five metrics selects the epoch and ranks designs. No setting was chosen by results.
+
+Methods, with the trainings that finding the design takes: hand (1, 2, 4, ...), 0; tuned, 3: 15 geometric designs, first
+and last dilation from 1, 3, 11, 38, 128; random, 3: 15 designs of powers of two to 128; genetic, 3; local, 1: from the
+hand design; one_shot, 1: over powers of two to 128; one_shot_argmax, 1; one_shot_ranked, 3; one_shot_to_local, 2; and
+one_shot_or_local, 3: the better on validation of the structures before and after the local search.
+
+The one primary comparison: one_shot_or_local against tuned, F1@25, 3 layers, 5 folds, 3 seeds. It is the search that
+chooses by the task's metrics at the end, at the same cost; one-shot and local search follow the frame-wise training
+loss. All else is secondary: other metrics, methods and numbers of layers. Differences are in points, of the same fold
+and seed; means and 95 % intervals are over folds, seeds of a fold averaged first. Tables count how many intervals leave
+out 0, and how many would by chance.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from pydantic import AfterValidator, with_config
+from typing_extensions import TypedDict
+
+from benchmarks.records.places import ROOT
+from benchmarks.records.protocol import fingerprint
+from benchmarks.records.schema import STRICT, Amount, Label, Layers, Percent, Seed, Versions, Whole
+from benchmarks.records.statistics import Estimate, Values, estimate, number, paired
+from benchmarks.report.markdown import pipe
+from benchmarks.studies import measurements
+from benchmarks.studies.equal_cost_comparisons import check, compare, described, settings_of, with_parts
+from benchmarks.studies.equal_cost_segmentation import SegmentationCase
+from rfnext import pin_implementation
+from rfnext.files import write_text
+from rfnext.ops import native_build
+from tasks.action_segmentation.config import TINY, Config
+from tasks.action_segmentation.task import TASK
+from tasks.command_line import parse_or_end
+from tasks.ranges import NOT_NEGATIVE, check_names, check_ranges
+
+log = logging.getLogger(__name__)
+
+LAYERS = (3, 4, 6, 10)
+
+SEEDS = (0, 1, 2)
+
+METHODS = (
+    "hand",
+    "tuned",
+    "random",
+    "genetic",
+    "local",
+    "one_shot",
+    "one_shot_argmax",
+    "one_shot_ranked",
+    "one_shot_to_local",
+    "one_shot_or_local",
+)
+"""Rows of the tables."""
+
+REFERENCES = ("hand", "tuned")
+"""What every method is compared with."""
+
+METRICS = tuple(metric.name for metric in TASK.metrics)
+
+ENDS = (1, 3, 11, 38, 128)
+"""First and last dilations of the tuned design: in equal ratios up to the searches' bound."""
+
+RUNGS = (4, 10)
+"""Epochs of every candidate of a ranking, and in all of the best: 15 * 4 + 2 * 6 = 72, three trainings."""
+
+
+class Name(NamedTuple):
+    """One comparison."""
+
+    layers: int
+    fold: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """Searches and tuned designs of action segmentation at equal budgets."""
+
+    minutes: float = 1e9
+    """No comparison is begun later than this."""
+    layers: tuple[int, ...] = LAYERS
+    """Layers to run."""
+    seeds: tuple[int, ...] = SEEDS
+    """Seeds to run."""
+    methods: tuple[str, ...] = METHODS
+    """Methods to run, with those that a rule is made of; what others have measured is kept."""
+    only_table: bool = False
+    """Run nothing; write the table from the measurements that there are."""
+    results: Path = ROOT / "results/segmentation_at_equal_cost"
+    """Folder of the measurements and the table."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"minutes": NOT_NEGATIVE})
+        check_names(self, {"layers": LAYERS, "seeds": SEEDS, "methods": METHODS})
+
+
+@with_config(STRICT)
+class Entry(TypedDict):
+    """What a method found, and what it scores."""
+
+    dilations: Layers
+    epochs: Whole
+    validation: Amount
+    scores: dict[Label, Percent]
+    step_ms: Amount
+    search_step_ms: Amount | None
+    commit: Label | None
+
+
+@with_config(STRICT)
+class Line(TypedDict):
+    """One comparison."""
+
+    layers: Whole
+    fold: Whole
+    seed: Seed
+    cpu_seconds: Amount
+    methods: dict[Label, Entry]
+    settings: Label
+    versions: Versions
+
+
+def _known(line: Line) -> Line:
+    if unknown := line["methods"].keys() - set(METHODS):
+        raise ValueError(f"is of {min(unknown)}, which is none of the methods")
+    for name, entry in line["methods"].items():
+        if len(entry["dilations"]) != line["layers"]:
+            raise ValueError(f"{name} has {len(entry['dilations'])} dilations for {line['layers']} layers")
+        if entry["scores"].keys() != set(METRICS):
+            raise ValueError(f"{name} lacks a metric, or has one that is none")
+    return line
+
+
+LINE = Annotated[Line, AfterValidator(_known)]
+
+
+def order(options: Options) -> Iterator[Name]:
+    """The comparisons, layers after layers."""
+    for layers in options.layers:
+        for seed in options.seeds:
+            yield from (Name(layers, fold, seed) for fold in TINY.folds)
+
+
+def case_of(name: Name) -> SegmentationCase:
+    """What a comparison trains on."""
+    search = replace(TINY.search, interval=1)
+    config = replace(TINY, stages=1, layers=name.layers, epochs=24, lr_drop_epoch=18, validate_every=2, batch=4)
+    return SegmentationCase(replace(config, search=search), name.fold, name.seed, ENDS, RUNGS)
+
+
+def expected(line: Mapping[str, Any]) -> str:
+    """What a line says of its settings if they are those of the code."""
+    return fingerprint(settings(case_of(Name(*(line[field] for field in Name._fields)))))
+
+
+def settings(case: SegmentationCase) -> dict[str, Any]:
+    """What decides a comparison besides its name."""
+    config: Config = case.config
+    names = ("dataset", "stride", "validation", "group", "last_segment", "model", "stages", "maps", "dropout", "epochs")
+    names += ("batch", "lr", "lr_drop_epoch", "smoothing", "validate_every")
+    return {name: getattr(config, name) for name in names} | {"searches": settings_of(case)}
+
+
+def rounded(scores: Mapping[str, float]) -> dict[str, Any]:
+    """Scores as they are stored."""
+    return {"scores": {metric: round(scores[metric], 2) for metric in METRICS}}
+
+
+def run(options: Options, known: dict[Name, dict[str, Any]]) -> None:
+    """Run what is not known, until the time is over."""
+    end = time.monotonic() + 60 * options.minutes
+    for name in order(options):
+        entries = known.get(name, {}).get("methods", {})
+        if entries.keys() >= with_parts(options.methods):
+            continue
+        if time.monotonic() > end:
+            return
+        case, start = case_of(name), time.process_time()
+        found = compare(case, with_parts(options.methods), entries, rounded)
+        about = {"cpu_seconds": round(time.process_time() - start, 1), "methods": found}
+        of = {"settings": fingerprint(settings(case)), "versions": described()}
+        known[name] = {**name._asdict(), **about, **of}
+        measurements.write(options.results, known.values())
+        log.info("%s: %.0f s", name, known[name]["cpu_seconds"])
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Scores and differences, for each number of layers."""
+    parts = [SAID, ""]
+    for layers in sorted({line["layers"] for line in lines}):
+        same = [line for line in lines if line["layers"] == layers]
+        parts += [f"## {layers} layers", "", _scores(same), ""]
+        parts += [part for reference in REFERENCES for part in _differences(same, reference)]
+    return "\n".join(parts)
+
+
+SAID = (
+    "# Action segmentation with few layers, at equal cost: the numbers\n\n"
+    "Made by `python -m benchmarks.studies.segmentation_at_equal_cost`, whose first lines are the protocol. MS-TCN of "
+    "one stage on the embedded wrist recordings; test part, epoch chosen on validation, in percent. Means ± half width "
+    "of the 95 % interval by Student's t over folds, seeds of a fold averaged first. Differences are in points, of the "
+    "same fold and seed; above 0 is better. Look-back: inputs of the network on each side that an output reads. n "
+    "counts pairs of fold and seed."
+)
+
+
+def values(lines: Sequence[Mapping[str, Any]], method: str, metric: str) -> Values:
+    """(fold, seed) -> score of the test part."""
+    measured = [line for line in lines if method in line["methods"]]
+    return {(line["fold"], line["seed"]): line["methods"][method]["scores"][metric] for line in measured}
+
+
+def _scores(lines: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for method in METHODS:
+        entries = [line["methods"][method] for line in lines if method in line["methods"]]
+        if entries:
+            scores = [_text(estimate(values(lines, method, metric))) for metric in METRICS]
+            back = fmean(sum(entry["dilations"]) for entry in entries)
+            epochs = fmean(entry["epochs"] for entry in entries)
+            rows.append([method, *scores, f"{back:.0f}", f"{epochs:.0f}", str(len(entries))])
+    return pipe(["method", *(f"{metric} ↑" for metric in METRICS), "look-back", "search epochs", "n"], rows)
+
+
+def _differences(lines: Sequence[Mapping[str, Any]], reference: str) -> list[str]:
+    rows, found = list[list[str]](), list[Estimate]()
+    # Hand against tuned is tuned against hand.
+    for method in (name for name in METHODS if name not in (reference, "hand")):
+        changes = [
+            estimate(paired(values(lines, method, metric), values(lines, reference, metric))) for metric in METRICS
+        ]
+        if any(changes):
+            rows.append([method, *(_text(one, signed=True) for one in changes)])
+            found += [one for one in changes if one is not None and one.half_width is not None]
+    decided = [one.mean for one in found if one.decided]
+    better = sum(mean > 0 for mean in decided)
+    verdict = (
+        f"Points against {reference}: {better} of {len(found)} are decided for the method, {len(decided) - better} "
+        f"against it; by chance alone about {len(found) / 40:.1f} would be, each way."
+    )
+    return [verdict, "", pipe(["method", *METRICS], rows), ""] if rows else []
+
+
+def _text(found: Estimate | None, *, signed: bool = False) -> str:
+    return "–" if found is None else number(found, 1, signed=signed)
+
+
+def read(options: Options) -> dict[Name, dict[str, Any]]:
+    """All measurements.
+
+    Raises:
+        MeasurementError: if one cannot be read, or may not stand beside the others.
+    """
+    lines = measurements.read(options.results, LINE, Name._fields)
+    check(options.results, lines, expected, adding=not options.only_table)
+    return {Name(*(one[field] for field in Name._fields)): one for one in lines}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    options = parse_or_end(Options, arguments, description=__doc__)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
+    torch.set_num_threads(1)
+    known = measurements.end_on_error(lambda: read(options))
+    if not options.only_table:
+        # Equal runs give equal bits.
+        with pin_implementation("taps" if native_build.failure() else "native"):
+            run(options, known)
+    text = table(list(known.values()))
+    write_text(options.results / "table.md", text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
