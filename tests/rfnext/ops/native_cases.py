@@ -21,8 +21,9 @@ def arguments(
 
 def results(tensors: list[Tensor], dilations: list[int], implementation: str, **options: int) -> list[Tensor]:
     """Output and gradients."""
-    axes = tensors[0].dim() - 2
-    y = mixed_dilation_conv(*tensors, [(d,) * axes for d in dilations], implementation=implementation, **options)
+    x, weight, bias, p = tensors
+    all_axes = [(d,) * (x.dim() - 2) for d in dilations]
+    y = mixed_dilation_conv(x, weight, bias, p, all_axes, implementation=implementation, **options)
     g = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
     return [y, *torch.autograd.grad(y, tensors, g)]
 
