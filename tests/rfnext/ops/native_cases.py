@@ -1,5 +1,7 @@
 """Arguments of the operator that the tests of the compiled kernels share, and the comparison with the reference."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ def arguments(
     return [t.requires_grad_() for t in (x, weight, torch.randn(len(weight), dtype=torch.float64), p)]
 
 
-def results(tensors: list[Tensor], dilations: list[int], implementation: str, **options: int) -> list[Tensor]:
+def results(tensors: list[Tensor], dilations: list[int], implementation: str, **options: Any) -> list[Tensor]:
     """Output and gradients."""
     x, weight, bias, p = tensors
     all_axes = [(d,) * (x.dim() - 2) for d in dilations]
@@ -28,7 +30,7 @@ def results(tensors: list[Tensor], dilations: list[int], implementation: str, **
     return [y, *torch.autograd.grad(y, tensors, g)]
 
 
-def assert_as_branches(tensors: list[Tensor], dilations: list[int], **options: int) -> None:
+def assert_as_branches(tensors: list[Tensor], dilations: list[int], **options: Any) -> None:
     found = results(tensors, dilations, "native", **options)
     torch.testing.assert_close(found, results(tensors, dilations, "branches", **options), rtol=1e-10, atol=1e-10)
 
