@@ -166,7 +166,8 @@ def followed(model: nn.Module, convs: Mapping[str, Conv]) -> list[str]:
 
 def _is_container(module: nn.Module) -> bool:
     """Whether it pads nothing itself; the module that holds it may, for the convs in it."""
-    return type(module).forward in (nn.Sequential.forward, nn.Module.forward)
+    forward = getattr(type(module), "forward", None)  # scripted modules have none
+    return forward in (nn.Sequential.forward, nn.Module.forward)
 
 
 def _children(parent: nn.Module) -> Iterator[nn.Module]:
