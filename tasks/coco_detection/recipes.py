@@ -27,7 +27,7 @@ class Recipe:
             lr = self.config.lr * self.config.batch / LR_BATCH
             return {
                 "type": "OptimWrapper",
-                "optimizer": {"type": "AdamW", "lr": lr, "weight_decay": 0.01},
+                "optimizer": {"type": "AdamW", "lr": lr, "weight_decay": 0.01, "fused": True},
                 "clip_grad": {"max_norm": 5.0},
                 "paramwise_cfg": {
                     "norm_decay_mult": 0.0,
