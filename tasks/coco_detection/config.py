@@ -68,9 +68,9 @@ class Config:
     """Epochs of one training; 0: the network of init is scored as it is."""
     batch: int = 8
     """Images per step."""
-    lr: float = 0.012
+    lr: float | None = 0.012
     """Learning rate for 16 images a step, as in mmdet's configs (RTMDet at its published size: for 256); scaled
-    linearly with the batch."""
+    linearly with the batch. None: 0.012 of a small detector, the published one at the size "published"."""
     validate_every: int = 5
     """Epochs between two scorings of the validation part, from which the best epoch is chosen."""
     workers: int = field(default=0, metadata={"protocol": False})
@@ -148,8 +148,8 @@ PRESETS: dict[str, Config] = {
     "coco-rtmdet": dataclasses.replace(
         _published("rtmdet", epochs=300, lr=0.004, rounds=11, interval=10), batch=32, validate_every=10
     ),
-    "folder": Config(dataset="folder", image=256),
-    "folder-rtmdet": Config(dataset="folder", image=256, detector="rtmdet"),
+    "folder": Config(dataset="folder", image=256, lr=None),
+    "folder-rtmdet": Config(dataset="folder", image=256, lr=None, detector="rtmdet"),
 }
 
 SUITES = {

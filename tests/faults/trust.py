@@ -126,16 +126,24 @@ def _counted(line: Line) -> Line:
 LINE = Annotated[Line, AfterValidator(_counted)]
 
 
+def _commit() -> str:
+    """The commit, and -dirty if tracked files differ from it, besides those that the measurements before wrote."""
+
+    def said(*command: str) -> str:
+        done = subprocess.run(["git", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = said("status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){FOLDER.relative_to(ROOT)}")
+    return said("describe", "--always") + ("-dirty" if changed else "")
+
+
 def run(name: str) -> list[Line]:
     """The lines of one script. What it says on standard error goes on."""
     command = MEASUREMENTS[name].command
     done = subprocess.run(
         [sys.executable, "-m", *shlex.split(command)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
     )
-    head = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-    ).stdout.strip()
-    about = {"measurement": name, "command": command, "commit": head, "date": date.today().isoformat()}
+    about = {"measurement": name, "command": command, "commit": _commit(), "date": date.today().isoformat()}
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     for line in found:
         line.pop("kept", None)  # a folder of this machine
