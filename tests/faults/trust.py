@@ -178,8 +178,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(given.name) - MEASUREMENTS.keys():
         parser.error(f"unknown measurement {min(unknown)!r}; known: {names}")
     measurements.read_or_end(given.folder, LINE)  # before hours are spent
+    refused = False
     for name in given.name or MEASUREMENTS:
         taken = run(name)
+        try:
+            list(map(_counted, taken))
+        except ValueError as error:  # the script could not measure: for want of a compiler, say
+            print(f"{name}: a line of its script {error}; what was measured before is kept", file=sys.stderr)
+            refused = True
+            continue
         kept = [line for line in measurements.read_or_end(given.folder, LINE) if line["measurement"] != name]
         if taken:
             measurements.write(given.folder, [*kept, *taken])
@@ -189,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_text(given.folder / "table.md", table(lines))
     print(table(lines))
     wrong = [line for line in lines if (one := MEASUREMENTS[line["measurement"]]).count(line) != one.right(line)]
-    return int(bool(wrong))
+    return int(bool(wrong) or refused)
 
 
 if __name__ == "__main__":
