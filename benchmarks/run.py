@@ -123,7 +123,8 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
     if len(names) < 2:
         raise UsageError(f"give a METHOD after the task: {', '.join(METHODS)}")
     if reason := METHODS[names[1]].unfit(task, config):
-        raise UsageError(f"{names[1]} is not for {task.name}: {reason}")
+        where = task.name if names[1] in task.leaves_out else f"{task.name} with preset {base}"
+        raise UsageError(f"{names[1]} is not for {where}: {reason}")
     _check(options)
     folds = task.folds(config)
     fold = folds[0] if options.fold is None else options.fold
@@ -239,9 +240,12 @@ def _estimate(cell: Cell) -> int:
         return 1
     count, folds = trainings(cell.method), len(cell.task.folds(cell.config))
     whole = timed.training * count
+    donor = any(search.donor for search in cell.method.searches)
+    of_donor = "; the search is on another network, and is counted as on this one" if donor else ""
     print(
         f"{cell.method.name} costs {count:g} training{'s' if count != 1 else ''} (a step that searches takes up to 1.4 "
         f"times as long): about {live.duration(whole)} for this fold, {live.duration(whole * folds)} for all {folds}"
+        f"{of_donor}"
     )
     return 0
 

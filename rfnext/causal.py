@@ -152,15 +152,31 @@ def followed(model: nn.Module, convs: Mapping[str, Conv]) -> list[str]:
     """The convs whose parent would feed them an input of another size, or give another, at another of their dilations.
 
     It pads by `conv.dilation`, say. A copy of the parent is called in eval mode, on a small random input. A parent that
-    does not take one such tensor is not tried, nor are containers, sharded, lazy, compiled and scripted modules.
+    does not take one such tensor is not tried, nor are sharded, lazy, compiled and scripted modules.
     """
     names = {id(conv): name for name, conv in convs.items()}
     found = []
     for parent in model.modules():
-        own = {names[id(child)]: cast(Conv, child) for child in parent.children() if id(child) in names}
-        if own and _can_be_tried(parent):
-            found += _followed_by(parent, own)
-    return found
+        if not _is_container(parent):
+            own = {names[id(child)]: cast(Conv, child) for child in _children(parent) if id(child) in names}
+            if own and _can_be_tried(parent):
+                found += _followed_by(parent, own)
+    return list(dict.fromkeys(found))  # a conv may have several parents
+
+
+def _is_container(module: nn.Module) -> bool:
+    """Whether it pads nothing itself; the module that holds it may, for the convs in it."""
+    forward = getattr(type(module), "forward", None)  # scripted modules have none
+    return forward in (nn.Sequential.forward, nn.Module.forward)
+
+
+def _children(parent: nn.Module) -> Iterator[nn.Module]:
+    """Those of a module and of the containers in it."""
+    for child in parent.children():
+        if _is_container(child):
+            yield from _children(child)
+        else:
+            yield child
 
 
 def check_parents(model: nn.Module, convs: Mapping[str, Conv]) -> None:
@@ -170,8 +186,6 @@ def check_parents(model: nn.Module, convs: Mapping[str, Conv]) -> None:
 
 
 def _can_be_tried(parent: nn.Module) -> bool:
-    if isinstance(parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-        return False
     strange = (Searched, torch.jit.ScriptModule)
     # "_orig_mod": torch.compile would compile it for this one call.
     return not any(isinstance(part, strange) or "_orig_mod" in part._modules for part in parent.modules()) and all(

@@ -1,7 +1,6 @@
 """What a search would do with a network, found out before anything is touched."""
 
 import copy
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,7 +26,8 @@ from rfnext.twin import Copying
 Example = Tensor | Sequence[Any] | Mapping[str, Any]
 """An input of a network: its one tensor, its arguments in order, or its arguments by name."""
 
-_STEPS = 3
+_STEPS, _MOST_STEPS = 3, 50
+_SECONDS = 1.0  # after which _STEPS are enough: short ones vary more
 
 
 @dataclass(frozen=True)
@@ -194,32 +194,40 @@ def _calls(model: nn.Module, convs: Mapping[str, Conv], example: Example) -> dic
 def _step_times(
     model: nn.Module, picked: Sequence[str], config: LocalConfig | OneShotConfig, example: Example, anchor: AnchorOf
 ) -> tuple[float | None, float | None]:
-    """Seconds of a step of a copy of the model before a search and in it."""
+    """Seconds of a step of a copy of the model before a search and in it; None if its output has no gradient.
+
+    The least of some steps in turns, since on a busy machine most wait for others; after one each that chooses
+    implementations.
+    """
     with Copying():
-        twin = copy.deepcopy(model).eval()
-    if (plain := _time(twin, example)) is None:
+        plain, searched = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
+    if _time(plain, example) is None:
         return None, None
     names = set(picked)
     search = LocalSearch if isinstance(config, LocalConfig) else OneShotSearch
-    search(twin, cast(Any, config), where=lambda name, _: name in names, anchor=anchor)
-    return plain, _time(twin, example)
+    search(searched, cast(Any, config), where=lambda name, _: name in names, anchor=anchor)
+    _time(searched, example)
+    times: list[tuple[float | None, float | None]] = []
+    end = time.perf_counter() + _SECONDS
+    while len(times) < _STEPS or (len(times) < _MOST_STEPS and time.perf_counter() < end):
+        times.append((_time(plain, example), _time(searched, example)))
+    before, within = (min(t for t in column if t is not None) for column in zip(*times, strict=True))
+    return before, within
 
 
 def _time(model: nn.Module, example: Example) -> float | None:
-    """The median of some steps, after one that chooses implementations; None if the output has no gradient."""
-    times = []
-    for _ in range(_STEPS + 1):
-        _synchronise(model)
-        start = time.perf_counter()
-        with torch.enable_grad():
-            outputs = [y for y in _tensors(_call(model, example)) if y.requires_grad]
-        if not outputs:
-            return None
-        torch.autograd.backward([y.float().square().mean() for y in outputs])
-        _synchronise(model)
-        times.append(time.perf_counter() - start)
-        model.zero_grad()
-    return statistics.median(times[1:])
+    """Seconds of a step; None if the output has no gradient."""
+    _synchronise(model)
+    start = time.perf_counter()
+    with torch.enable_grad():
+        outputs = [y for y in _tensors(_call(model, example)) if y.requires_grad]
+    if not outputs:
+        return None
+    torch.autograd.backward([y.float().square().mean() for y in outputs])
+    _synchronise(model)
+    taken = time.perf_counter() - start
+    model.zero_grad()
+    return taken
 
 
 def _synchronise(model: nn.Module) -> None:

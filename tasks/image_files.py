@@ -106,14 +106,18 @@ def examined(path: Path) -> Header | Fault:
 
 
 def _bits(image: ImageFile.ImageFile, path: Path) -> int:
-    """Bits of the values of coloured images of two formats whose mode in Pillow does not tell; 0 of others.
+    """Bits of the values of coloured images of three formats whose mode in Pillow does not tell; 0 of others.
 
     Those of a PPM are by the value of white that it names, those of JPEG 2000 in its marker SIZ (ISO 15444-1, A.5.1)
     and, since texts and profiles of any length may come before that, in its box ihdr (I.5.3.1), where 255 is no number.
+    Those of an AVIF are in the third byte of its box av1C: bit 6 means more than 8 (AV1 in ISOBMFF, 2.3).
     """
-    if image.format == "JPEG2000":
+    if image.format in ("JPEG2000", "AVIF"):
         with open(path, "rb") as file:
             start = file.read(2**16)
+        if image.format == "AVIF":
+            configuration = start.partition(b"av1C")[2][:3]
+            return 10 if len(configuration) == 3 and configuration[2] & 0x40 else 8
         told = [start.partition(b"\xff\x4f\xff\x51")[2][38:39], start.partition(b"ihdr")[2][10:11]]
         return max((1 + (one[0] & 0x7F) for one in told if one and one[0] < 255), default=0)
     # Before version 11 of Pillow, tiles are plain tuples, whose parts have no names.

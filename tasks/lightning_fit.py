@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
@@ -192,6 +193,17 @@ def train(
 def derived_seed(*parts: str | int) -> int:
     """A seed of 32 bits, all that torch's CPU generator takes, that differs wherever the parts do."""
     return random.Random("/".join(map(str, parts))).getrandbits(32)
+
+
+def seed_step(*parts: str | int) -> None:
+    """Seed the random numbers of a step, so that a resumed training draws those of one that was not interrupted.
+
+    As torch.manual_seed, which also takes notes of the call stack for devices that are not in use: 4 ms.
+    """
+    seed = derived_seed(*parts)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 class _Progress(pl.Callback):

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from benchmarks.records import schema
 from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import of_files
-from rfnext.files import parse_json, reason, write_text
+from rfnext.files import parse_json, read_text, reason, write_text
 from tasks.spec import Metric
 
 SCHEMA = 2
@@ -204,13 +204,7 @@ def read(path: Path) -> Record:
     """
     text = ""
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no file")
-        with open(path, "rb") as file:
-            data = file.read(LONGEST + 1)
-        if len(data) > LONGEST:
-            raise ValueError(f"it has more than {LONGEST} bytes")
-        text = data.decode("utf-8")
+        text = read_text(path, LONGEST)
         record = checked(parse_json(text), text)
     except FileNotFoundError:
         raise

@@ -125,4 +125,8 @@ def search_cost(every: Sequence[Gathered]) -> Across:
                 names = (found.task, found.title, method, "; ".join(machines(searched)))
                 rows.append(Row(names, costs(found, method)[:4], cells=found.name))
     names = ("task", "preset", "method", "machine")
-    return Across("search_cost", Table("search_cost", "Search cost", COST_CAPTION, names, COST[:4], tuple(rows)))
+    caption = (
+        f"{COST_CAPTION} Seconds are of the wall clock: where other work shared the machine during one of the two, a "
+        "ratio is far from that of the epochs, and says nothing."
+    )
+    return Across("search_cost", Table("search_cost", "Search cost", caption, names, COST[:4], tuple(rows)))

@@ -6,7 +6,7 @@ Ink is the colour of the text around a figure, so that a file and the page show 
 import io
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -22,6 +22,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.schema import Round
 from benchmarks.records.statistics import Estimate, estimate
 from benchmarks.report.content import Column
+from benchmarks.report.figure_layout import arrange, grid, width
 from benchmarks.report.gathered import BASELINE, Gathered, Verdict, comparisons, scores
 
 INK = "#123456"
@@ -46,6 +47,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # else the ticks' labels are measured to find a place
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
@@ -86,14 +88,8 @@ def svg(figure: Figure) -> bytes:
     """A figure as a file that follows its reader's light or dark theme."""
     for patch in (figure.patch, *(panel.patch for panel in figure.axes)):
         patch.set(facecolor="none", edgecolor="none")
-    # As savefig does, which draws everything a second time only to have the layout made.
-    canvas, layout, resolution = FigureCanvasSVG(figure), figure.get_layout_engine(), figure.dpi
-    assert layout is not None
-    layout.execute(figure)
-    figure.set_layout_engine("none")
-    figure.dpi = resolution  # of what is an image in it; laying out has set that of the text
     buffer = io.BytesIO()
-    canvas.print_svg(buffer, metadata={"Date": None})
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     text = buffer.getvalue().decode().replace(INK, "currentColor")
     return text.replace('<style type="text/css">', f'<style type="text/css">{THEME}', 1).encode()
 
@@ -109,11 +105,11 @@ def score_figure(found: Gathered) -> Figure | None:
     verdicts: dict[tuple[str, str], Verdict | None] = {
         (one.method, one.metric.name): one.verdict for one in comparisons(found)
     }
-    figure, panels = _grid(len(found.metrics), 0.6 + 0.17 * len(methods), same_rows=True)
+    figure, panels = _rows(len(found.metrics), methods)
     for panel, metric in zip(panels, found.metrics, strict=True):
         values = [estimate(scores(found, method)[metric.name]) for method in methods]
         decided: list[Verdict | None] = [verdicts.get((method, metric.name)) for method in methods]
-        _intervals(panel, methods, values, decided)
+        _intervals(panel, values, decided)
         if methods[0] == BASELINE and values[0] is not None:
             panel.axvline(values[0].mean, color=INK, linewidth=0.6, linestyle="--")
         panel.set_title(Column.of(metric).title)
@@ -126,42 +122,42 @@ def difference_figure(found: Gathered) -> Figure | None:
     if not compared:
         return None
     methods = list(dict.fromkeys(one.method for one in compared))
-    figure, panels = _grid(len(found.metrics), 0.6 + 0.17 * len(methods), same_rows=True)
+    figure, panels = _rows(len(found.metrics), methods)
     for panel, metric in zip(panels, found.metrics, strict=True):
         mine = {one.method: one for one in compared if one.metric == metric}
         verdicts: list[Verdict | None] = [mine[method].verdict if method in mine else None for method in methods]
         values = [mine[method].difference if method in mine else None for method in methods]
-        _intervals(panel, methods, values, verdicts)
+        _intervals(panel, values, verdicts)
         panel.axvline(0, color=INK, linewidth=0.6, linestyle="--")
         panel.set_title(f"{Column.of(metric).title}, minus baseline")
     return figure
 
 
-def _grid(count: int, height: float, *, same_rows: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels of equal size, three in a row; same_rows: their vertical axes are the same."""
-    columns = min(3, count)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(max(3.4 * columns, 3.6), height * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=same_rows).flat)
-    for panel in panels[count:]:
-        panel.remove()
-    return figure, panels[:count]
+def _rows(count: int, labels: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels of the same rows, which have these labels, from top to bottom."""
+    figure, panels = grid(count, 0.6 + 0.17 * len(labels), same_rows=True)
+    arrange(figure, panels, 0.1 + width(labels), 0.15, 0.27, 0.2)
+    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    for panel in panels:
+        panel.tick_params(axis="y", length=0, labelsize=7)
+        panel.yaxis.set_visible(panel in panels[::3])
+        panel.xaxis.set_major_locator(MaxNLocator(5))
+    return figure, panels
 
 
-def _intervals(
-    panel: Axes, labels: Sequence[str], values: Sequence[Estimate | None], verdicts: Sequence[Verdict | None]
-) -> None:
-    """Means with their intervals, one row each, from top to bottom."""
-    for place, (value, verdict) in enumerate(zip(values, verdicts, strict=True)):
-        if value is None:
-            continue
-        half = value.half_width or 0
-        panel.plot((value.mean - half, value.mean + half), (place, place), color=COLOURS[verdict], linewidth=1)
-        panel.scatter([value.mean], [place], 12, COLOURS[verdict], marker=MARKERS[verdict])
-    panel.set_yticks(range(len(labels)), labels)
-    panel.set_ylim(len(labels) - 0.5, -0.5)
-    panel.tick_params(axis="y", length=0, labelsize=7)
-    panel.xaxis.set_major_locator(MaxNLocator(5))
+def _intervals(panel: Axes, values: Sequence[Estimate | None], verdicts: Sequence[Verdict | None]) -> None:
+    """Means with their intervals, one row each."""
+    for verdict, colour in COLOURS.items():
+        rows = [
+            (place, value.mean, value.half_width or 0)
+            for place, (value, said) in enumerate(zip(values, verdicts, strict=True))
+            if value is not None and said == verdict
+        ]
+        if rows:
+            places, means, halves = map(np.array, zip(*rows, strict=True))
+            panel.hlines(places, means - halves, means + halves, colors=colour, linewidth=1)
+            panel.plot(means, places, MARKERS[verdict], color=colour, markersize=math.sqrt(12))
 
 
 def dilation_figure(found: Gathered) -> Figure | None:
@@ -171,7 +167,7 @@ def dilation_figure(found: Gathered) -> Figure | None:
     if designed is None or not searched:
         return None
     layers = list(designed)
-    figure = Figure(figsize=(max(7.0, min(16.0, 2.2 + 0.11 * len(layers))), 3.2), layout="constrained")
+    figure = Figure(figsize=(max(7.0, min(16.0, 2.2 + 0.11 * len(layers))), 3.2))
     panel = figure.subplots()
     places = range(1, len(layers) + 1)
     before = [statistics.fmean(designed[name]) for name in layers]
@@ -183,8 +179,14 @@ def dilation_figure(found: Gathered) -> Figure | None:
     panel.set_title("Dilation of each searched layer, before and after")
     panel.set_xlabel("searched layers in the order of the network")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside right upper")
+    _legend(figure, panel, ["hand design", *searched])
     return figure
+
+
+def _legend(figure: Figure, panel: Axes, labels: Iterable[str]) -> None:
+    """Place the only panel of a figure, and to the right of it the legend."""
+    arrange(figure, [panel], 0.55, 0.65 + width(labels), 0.45)
+    figure.legend(loc="upper right")
 
 
 def _log2(panel: Axes) -> None:
@@ -251,14 +253,15 @@ def structure_figure(found: Gathered) -> Figure | None:
     ratios = np.array([[_log_ratio(one[name], designed[name]) for name in designed] for _, one in rows])
     most = max(1.0, float(np.abs(ratios).max()))
     size = (max(7.0, min(16.0, 3 + 0.12 * len(designed))), 1.2 + 0.17 * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size)
     panel = figure.subplots()
+    arrange(figure, [panel], 0.1 + width(label for label, _ in rows), 0.35, 0.27)
     mesh = panel.pcolormesh(ratios, cmap="PuOr_r", vmin=-most, vmax=most, edgecolors="none")
     panel.set_yticks([place + 0.5 for place in range(len(rows))], [label for label, _ in rows])
     panel.invert_yaxis()
     panel.tick_params(axis="y", length=0, labelsize=7)
     panel.set_title("log2 of the dilation over the hand design's, layer by layer")
-    figure.colorbar(mesh, ax=panel, fraction=0.03)
+    figure.colorbar(mesh, ax=panel, fraction=0.03, pad=0.02)
     return figure
 
 
@@ -271,7 +274,8 @@ def trajectory_figure(found: Gathered) -> Figure | None:
     stages = trajectories(found)
     if not stages:
         return None
-    figure, panels = _grid(len(stages), 2.4)
+    figure, panels = grid(len(stages), 2.4)
+    arrange(figure, panels, 0.5, 0.1, 0.45, 0.6)
     for panel, (title, stage) in zip(panels, stages.items(), strict=True):
         layers = [name for name in stage[0]["structure"] if all(name in entry["structure"] for entry in stage)]
         steps = [entry["step"] for entry in stage]
@@ -324,14 +328,14 @@ def receptive_field_figure(found: Gathered) -> Figure | None:
     }
     if not measured:
         return None
-    figure = Figure(figsize=(7.0, 3.2), layout="constrained")
+    figure = Figure(figsize=(7.0, 3.2))
     panel = figure.subplots()
     others = [method for method in measured if method != BASELINE]
-    colours = {BASELINE: INK} | {method: _series(place)["color"] for place, method in enumerate(others)}
+    labels, colours = [], {BASELINE: INK} | {method: _series(place)["color"] for place, method in enumerate(others)}
     for method, axes in measured.items():
         curve = mean_curve([within(axis) for axis in axes])
         radius = statistics.fmean(axis["radius"]["0.95"] for axis in axes)
-        label = f"{method}: 95 % within {radius:.3g}"
+        labels.append(label := f"{method}: 95 % within {radius:.3g}")
         style = "--" if method == BASELINE else ("-", "-.", ":")[others.index(method) % 3]
         panel.plot([*curve], [100 * share for share in curve.values()], style, color=colours[method], label=label)
         panel.plot(radius, 95, "o", color=colours[method], markersize=3)
@@ -341,7 +345,7 @@ def receptive_field_figure(found: Gathered) -> Figure | None:
     panel.set_title("Effective receptive field")
     panel.set_xlabel(f"distance from the centre ({unit})")
     panel.set_ylabel("share of the gradient within (%)")
-    figure.legend(loc="outside right upper")
+    _legend(figure, panel, labels)
     return figure
 
 

@@ -79,7 +79,10 @@ def jobs() -> list[Job]:
         for line in (line for line in table.lines if line.method):
             for stage in (PLAIN, *_stages(METHODS[line.method or ""])):
                 found[_job(table, line, stage)] = None
-    return sorted(found, key=lambda job: ([*tasks.load(job.task).presets].index(job.preset), job.changed, job.stage))
+    return sorted(
+        found,
+        key=lambda job: (job.task, [*tasks.load(job.task).presets].index(job.preset), job.changed, job.stage),
+    )
 
 
 @functools.cache

@@ -199,7 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{datetime.date.today()}: {describe_device(torch.device('cpu'))['name']}, torch {versions()['torch']}, commit "
         f"{commit()}."
     )
-    paths = [options.results / f"growth.{suffix}" for suffix in ("md", "csv", "svg")]
+    name = "growth-quick" if options.quick else "growth"  # a part takes the place of no whole measurement
+    paths = [options.results / f"{name}.{suffix}" for suffix in ("md", "csv", "svg")]
     write_text(paths[0], markdown(found, heading))
     write_text(paths[1], numbers(found))
     draw(found, paths[2])

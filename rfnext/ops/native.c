@@ -5,6 +5,8 @@
    m_k = sum_i p_i shift(x, k d_i). Positions (batch, *size_out) are flattened and cut into tiles. For each tile and tap the
    mixed input is summed up in a buffer that stays in the core's cache, and multiplied from there; the backward pass does the
    same with u_k = W_k^T g, whose elements meet those of x once: to mix, for the gradient of the shares, and for that of x.
+   Rows of images are too short for vectors that end where they do: they are first copied between zeros, for some channels at
+   a time, so that each shift is an offset and all terms of a tap are summed up in registers.
 
    Depthwise convs have nothing to share. There each plane of the input is copied into a frame of zeros, where every shift is
    an offset, and all taps of all branches are summed up in registers.
@@ -51,6 +53,9 @@ int64_t most_threads(int64_t wanted)
 #define COLUMNS 3
 #define TOGETHER 4 /* rows of a depthwise conv's output that are summed up at a time, COLUMNS vectors of each */
 #define DOTS 8     /* and terms whose products with the gradient are */
+
+#define DEPTH 64   /* channels that are mixed at a time */
+#define TERMS 4    /* and terms of a tap whose sums are in registers then */
 
 #define TILE 192 /* positions; a multiple of COLUMNS vectors of floats, in all cases above */
 #define ALIGNED 64 /* elements: each part of the scratch space starts on a cache line of its own */
@@ -128,6 +133,90 @@ static int64_t find_all(const conv *c, const term *terms, int64_t number, int64_
         total += counts[t];
     }
     return total;
+}
+
+/* Short rows, and those read in steps, are copied between zeros first, where every shift is an offset. A copy has `slots` of
+   `size` elements for a channel, one for each row of the input that a tile reads; the first is of zeros. A slot has the
+   elements 0, s, 2 s, ... of its row, for a stride s, then 1, s + 1, ..., `pitch` from one such part to the next, with
+   `before` zeros before it. Those behind it are the ones before the next. */
+typedef struct {
+    int64_t before, pitch, size, slots, rows, segments;
+} lines;
+
+/* Of a tile: rows of the input and their slots, pieces of rows of the output, and where each reads what. */
+typedef struct {
+    int64_t slots, segments, first_sample;
+    int64_t *row, *slot, *to, *length, *used, *offset; /* used (terms), offset (segments, terms) */
+} reading;
+
+static int64_t floor_of(int64_t a, int64_t b) { return a >= 0 ? a / b : -parts_of(-a, b); }
+static int64_t copies_of(const lines *l, int64_t channels, int64_t slots) { return l->before + channels * slots * l->size; }
+
+static int in_lines(const conv *c)
+{
+    return c->size_out[2] <= TILE && (c->size_out[0] * c->size_out[1] > 1 || c->stride[2] > 1);
+}
+
+static lines lines_of(const conv *c, const term *terms, int64_t lanes)
+{
+    const int64_t stride = c->stride[2], length = parts_of(c->size_in[2], stride), out = volume(c->size_out);
+    int64_t before = 0, after = 0;
+    for (int64_t t = 0; t < c->terms; t++) {
+        const int64_t shift = floor_of(terms[t].shift[2], stride);
+        before = larger(before, -shift);
+        after = larger(after, c->size_out[2] + shift - length);
+    }
+    lines l = {.before = before, .pitch = larger(length + larger(before, after), up(c->size_out[2], lanes / 2)), .segments = TILE / c->size_out[2] + 2};
+    l.size = l.pitch * stride;
+    l.rows = smaller(c->batch, TILE / larger(out, 1) + 2) * c->size_in[0] * c->size_in[1];
+    l.slots = 1 + smaller(l.rows, l.segments * c->terms);
+    return l;
+}
+
+static int64_t integers_of_lines(const conv *c, const lines *l)
+{
+    return l->rows + l->slots + 2 * l->segments + c->terms * (1 + l->segments);
+}
+
+static reading reading_in(const conv *c, const lines *l, int64_t *integers)
+{
+    reading r = {.slot = integers, .row = integers + l->rows};
+    r.to = r.row + l->slots, r.length = r.to + l->segments, r.used = r.length + l->segments, r.offset = r.used + c->terms;
+    return r;
+}
+
+/* What a tile of the positions first to last reads. */
+static void find_lines(const conv *c, const lines *l, const term *terms, int64_t first, int64_t last, reading *r)
+{
+    const int64_t *in = c->size_in, *out = c->size_out, *stride = c->stride, rows = in[0] * in[1];
+    r->slots = 1, r->segments = 0, r->first_sample = first / volume(out);
+    memset(r->slot, 0, l->rows * sizeof(int64_t));
+    memset(r->used, 0, c->terms * sizeof(int64_t));
+    for (int64_t q = first, length; q < last; q += length) {
+        const int64_t w = q % out[2], row = q / out[2];
+        const int64_t h = row % out[1], slice = row / out[1], n = slice / out[0];
+        int64_t *offset = r->offset + r->segments * c->terms;
+        length = smaller(out[2] - w, last - q);
+        r->to[r->segments] = q - first, r->length[r->segments++] = length;
+        for (int64_t t = 0; t < c->terms; t++) {
+            const int64_t *shift = terms[t].shift;
+            const int64_t i = slice % out[0] * stride[0] + shift[0], j = h * stride[1] + shift[1];
+            offset[t] = 0; /* zeros */
+            if (i < 0 || i >= in[0] || j < 0 || j >= in[1]) continue;
+            int64_t *slot = r->slot + (n - r->first_sample) * rows + i * in[1] + j;
+            if (!*slot) r->row[*slot = r->slots++] = slot - r->slot;
+            const int64_t step = floor_of(shift[2], stride[2]), phase = shift[2] - step * stride[2];
+            offset[t] = *slot * l->size + phase * l->pitch + l->before + step + w;
+            r->used[t] = 1;
+        }
+    }
+}
+
+static int is_used(const reading *r, int64_t first, int64_t number)
+{
+    for (int64_t t = first; t < first + number; t++)
+        if (r->used[t]) return 1;
+    return 0;
 }
 
 static int64_t terms_of_tap(const conv *c, const term *terms, int64_t t)
@@ -215,10 +304,16 @@ static void space(const conv *c, const term *terms, int64_t threads, int64_t lan
     int64_t ranges, blocks;
     cut(c, threads, lanes, &ranges, &blocks);
     forward[0] = up(kernels * out * c->channel_in, ALIGNED);
-    forward[1] = up((in + out) * TILE, ALIGNED);
+    forward[1] = up((in + out) * TILE + lanes, ALIGNED); /* rows of vectors may end behind the last */
     backward[0] = up(kernels * in * c->channel_out, ALIGNED) + (ranges > 1 ? threads : 1) * up(kernels * in * out_wide, ALIGNED);
-    backward[1] = up((2 * in + c->channel_out + out_wide) * TILE + c->terms_per_tap * lanes, ALIGNED);
+    backward[1] = up((2 * in + c->channel_out + out_wide) * TILE + (c->terms_per_tap + 1) * lanes, ALIGNED);
     forward[2] = backward[2] = up(c->terms_per_tap * (1 + 3 * runs_per_term(c)), ALIGNED);
+    if (!in_lines(c)) return;
+    const lines l = lines_of(c, terms, lanes);
+    const int64_t copied = up(copies_of(&l, smaller(c->channel_in, DEPTH), l.slots) + c->terms + 2 * lanes, ALIGNED);
+    forward[1] += copied;
+    backward[1] += 2 * copied;
+    forward[2] = backward[2] = up(integers_of_lines(c, &l), ALIGNED);
 }
 
 /* What the gradients of the shares and of the bias make of that of the probabilities, or, if there is a temperature, of that
@@ -239,11 +334,14 @@ static void add_up(const conv *c, const int64_t *members, const double *probabil
 }
 
 #define REAL float
+#define MASK int32_t
 #define NAME(name) JOIN(name, _float)
 #include "native.c"
 #undef REAL
+#undef MASK
 #undef NAME
 #define REAL double
+#define MASK int64_t
 #define NAME(name) JOIN(name, _double)
 #include "native.c"
 
@@ -251,6 +349,8 @@ static void add_up(const conv *c, const int64_t *members, const double *probabil
 
 typedef REAL NAME(vector) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 typedef REAL NAME(half) __attribute__((vector_size(VECTOR_BYTES / 2), aligned(sizeof(REAL)), may_alias));
+typedef MASK NAME(mask) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+typedef MASK NAME(half_mask) __attribute__((vector_size(VECTOR_BYTES / 2), aligned(sizeof(REAL)), may_alias));
 #define VECTOR NAME(vector)
 #define HALF NAME(half)
 #define LANES ((int64_t)(VECTOR_BYTES / sizeof(REAL)))
@@ -266,7 +366,10 @@ INLINE void NAME(product)(const int columns, int64_t depth, const REAL *a, const
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 3
-        for (int v = 0; v < columns; v++) sum[r][v] = add ? LOAD(VECTOR, c + r * c_row + v * LANES) : (VECTOR){0};
+        for (int v = 0; v < columns; v++) {
+            sum[r][v] = (VECTOR){0};
+            if (add) __builtin_prefetch(c + r * c_row + v * LANES, 1);
+        }
     for (int64_t d = 0; d < depth; d++, a += a_column, b += b_row) {
         VECTOR x[COLUMNS];
 #pragma GCC unroll 3
@@ -281,7 +384,11 @@ INLINE void NAME(product)(const int columns, int64_t depth, const REAL *a, const
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 3
-        for (int v = 0; v < columns; v++) STORE(VECTOR, c + r * c_row + v * LANES, sum[r][v]);
+        for (int v = 0; v < columns; v++) {
+            REAL *to = c + r * c_row + v * LANES;
+            if (add) sum[r][v] += LOAD(VECTOR, to);
+            STORE(VECTOR, to, sum[r][v]);
+        }
 }
 
 /* The same for a width of any number of vectors, in the most equal parts. packed: a lies column by column; else a_row. */
@@ -312,9 +419,9 @@ static void NAME(outer_product)(int64_t width, int64_t depth, const REAL *a, int
     NAME(wide_product)(0, width, depth, a, a_row, b, width, c, width, 1);
 }
 
-/* Panels (groups, taps, rows / ROWS, depth, ROWS) of a weight of the given steps from element to element. */
+/* Panels (groups, taps, depth / block, rows / ROWS, block, ROWS) of a weight of the given steps from element to element. */
 static void NAME(pack)(const conv *c, const REAL *weight, int64_t rows, int64_t row_step, int64_t depth, int64_t depth_step,
-                       REAL *packed)
+                       int64_t block, REAL *packed)
 {
     const int64_t taps = c->taps, panels = parts_of(rows, ROWS), group = rows * depth * taps;
 #pragma omp for schedule(static)
@@ -322,7 +429,9 @@ static void NAME(pack)(const conv *c, const REAL *weight, int64_t rows, int64_t 
         const int64_t g = both / panels, panel = both % panels, filled = smaller(ROWS, rows - panel * ROWS);
         for (int64_t d = 0; d < depth; d++)
             for (int64_t k = 0; k < taps; k++) {
-                REAL *to = packed + (((g * taps + k) * panels + panel) * depth + d) * ROWS;
+                const int64_t start = d / block * block, length = smaller(block, depth - start);
+                if (row_step == taps) __builtin_prefetch(weight + g * group + panel * ROWS * row_step + (d + 8) * depth_step + k * ROWS);
+                REAL *to = packed + (((g * taps + k) * depth + start) * panels + panel * length + d - start) * ROWS;
                 const REAL *from = weight + g * group + panel * ROWS * row_step + d * depth_step + k;
                 for (int64_t r = 0; r < ROWS; r++) to[r] = r < filled ? from[r * row_step] : 0;
             }
@@ -367,6 +476,110 @@ INLINE void NAME(meet_run)(REAL *restrict to, const REAL *restrict x, const REAL
         if (to) to[j] += share * x[j * stride];
         if (grad_x) grad_x[j * stride] += share * u[j];
         dots[0] += x[j * stride] * u[j];
+    }
+}
+
+static const MASK NAME(ones)[2 * VECTOR_BYTES / sizeof(REAL)] = {[0 ... VECTOR_BYTES / sizeof(REAL) - 1] = -1};
+
+/* For a piece of a row, number terms: to = or += sum of share * x; and unless u is null, dots += x * u. */
+#define MIX_LINE(name, TYPE, MASKS)                                                                                      \
+    INLINE void name(const int number, const int64_t *offset, const REAL *share, const REAL *x, REAL *to, int add,       \
+                     const REAL *u, int64_t length, VECTOR *dots)                                                        \
+    {                                                                                                                    \
+        const int64_t lanes = sizeof(TYPE) / sizeof(REAL);                                                               \
+        const MASKS mask = LOAD(MASKS, NAME(ones) + LANES - smaller(length, lanes));                                     \
+        const TYPE of_u = u ? (TYPE)(LOAD(MASKS, u) & mask) : (TYPE){0};                                                 \
+        TYPE sum = add ? LOAD(TYPE, to) : (TYPE){0};                                                                     \
+        for (int t = 0; t < number; t++) {                                                                               \
+            const TYPE a = (TYPE)(LOAD(MASKS, x + offset[t]) & mask);                                                    \
+            sum += a * share[t];                                                                                         \
+            if (u) *(TYPE *)(dots + t) += a * of_u;                                                                      \
+        }                                                                                                                \
+        STORE(TYPE, to, sum);                                                                                            \
+    }
+MIX_LINE(NAME(mix_line), VECTOR, NAME(mask))
+MIX_LINE(NAME(mix_line_half), HALF, NAME(half_mask))
+
+/* The same for all pieces of a tile. offset (segments, terms). */
+INLINE void NAME(mix_pieces)(const int number, const reading *r, const int64_t *offset, int64_t terms, const REAL *share,
+                             const REAL *x, REAL *to, int add, const REAL *u, REAL *dots)
+{
+    VECTOR sums[TERMS];
+    for (int t = 0; t < number && u; t++) sums[t] = LOAD(VECTOR, dots + t * LANES);
+    for (int64_t s = 0; s < r->segments; s++, offset += terms) {
+        const int64_t length = r->length[s], at = r->to[s];
+        int64_t j = 0;
+        for (; j + LANES / 2 < length; j += LANES)
+            NAME(mix_line)(number, offset, share, x + j, to + at + j, add, u ? u + at + j : 0, length - j, sums);
+        if (j < length)
+            NAME(mix_line_half)(number, offset, share, x + j, to + at + j, add, u ? u + at + j : 0, length - j, sums);
+    }
+    for (int t = 0; t < number && u; t++) STORE(VECTOR, dots + t * LANES, sums[t]);
+}
+
+static void NAME(mix_lines)(int64_t number, const reading *r, const int64_t *offset, int64_t terms, const REAL *share,
+                            const REAL *x, REAL *to)
+{
+    for (int64_t t = 0, n; t < number; t += n, offset += n, share += n) {
+        n = smaller(number - t, TERMS);
+        if (n == 4) NAME(mix_pieces)(4, r, offset, terms, share, x, to, t > 0, 0, 0);
+        if (n == 3) NAME(mix_pieces)(3, r, offset, terms, share, x, to, t > 0, 0, 0);
+        if (n == 2) NAME(mix_pieces)(2, r, offset, terms, share, x, to, t > 0, 0, 0);
+        if (n == 1) NAME(mix_pieces)(1, r, offset, terms, share, x, to, t > 0, 0, 0);
+    }
+}
+
+static void NAME(meet_lines)(int64_t number, const reading *r, const int64_t *offset, int64_t terms, const REAL *share,
+                             const REAL *x, REAL *to, const REAL *u, REAL *dots)
+{
+    for (int64_t t = 0, n; t < number; t += n, offset += n, share += n, dots += n * LANES) {
+        n = smaller(number - t, TERMS);
+        if (n == 4) NAME(mix_pieces)(4, r, offset, terms, share, x, to, t > 0, u, dots);
+        if (n == 3) NAME(mix_pieces)(3, r, offset, terms, share, x, to, t > 0, u, dots);
+        if (n == 2) NAME(mix_pieces)(2, r, offset, terms, share, x, to, t > 0, u, dots);
+        if (n == 1) NAME(mix_pieces)(1, r, offset, terms, share, x, to, t > 0, u, dots);
+    }
+}
+
+/* x += share * u, where a term reads x. */
+static void NAME(add_line)(const reading *r, const int64_t *offset, int64_t terms, REAL share, const REAL *u, REAL *x)
+{
+    for (int64_t s = 0; s < r->segments; s++, offset += terms) {
+        const int64_t length = r->length[s];
+        const REAL *from = u + r->to[s];
+        REAL *to = x + *offset;
+        int64_t j = 0;
+        for (; j + LANES / 2 < length; j += LANES) {
+            const NAME(mask) mask = LOAD(NAME(mask), NAME(ones) + LANES - smaller(length - j, LANES));
+            STORE(VECTOR, to + j, LOAD(VECTOR, to + j) + (VECTOR)(LOAD(NAME(mask), from + j) & mask) * share);
+        }
+        if (j < length) {
+            const NAME(half_mask) mask = LOAD(NAME(half_mask), NAME(ones) + LANES - (length - j));
+            STORE(HALF, to + j, LOAD(HALF, to + j) + (HALF)(LOAD(NAME(half_mask), from + j) & mask) * share);
+        }
+    }
+}
+
+/* Copy rows of channels of x (batch, groups, channel_in, *size_in), from an offset on, into their slots; or add these. */
+static void NAME(copy_lines)(const conv *c, const lines *l, const reading *r, int64_t offset, int64_t channels, REAL *x,
+                             REAL *slots, int add)
+{
+    const int64_t length = c->size_in[2], stride = c->stride[2], rows = c->size_in[0] * c->size_in[1];
+    for (int64_t i = 0; i < channels; i++, slots += r->slots * l->size) {
+        if (!add) memset(slots + l->before, 0, l->size * sizeof(REAL));
+        for (int64_t s = 1; s < r->slots; s++) {
+            const int64_t n = r->first_sample + r->row[s] / rows;
+            REAL *row = x + offset + ((n * c->groups * c->channel_in + i) * rows + r->row[s] % rows) * length;
+            for (int64_t phase = 0; phase < stride; phase++) {
+                REAL *slot = slots + l->before + s * l->size + phase * l->pitch;
+                if (add)
+                    for (int64_t j = phase, k = 0; j < length; j += stride, k++) row[j] += slot[k];
+                else if (stride == 1)
+                    memcpy(slot, row, length * sizeof(REAL));
+                else
+                    for (int64_t j = phase, k = 0; j < length; j += stride, k++) slot[k] = row[j];
+            }
+        }
     }
 }
 
@@ -545,6 +758,13 @@ static void NAME(backward_depthwise)(const conv *c, const term *terms, const REA
     }
 }
 
+/* Before the first tile: zeros beside the rows, and the shares of all terms. */
+static void NAME(clear_lines)(const conv *c, const lines *l, const term *terms, const REAL *shares, REAL *of_terms, REAL *slots)
+{
+    for (int64_t t = 0; t < c->terms; t++) of_terms[t] = shares[terms[t].share];
+    memset(slots, 0, (copies_of(l, smaller(c->channel_in, DEPTH), l->slots) + LANES) * sizeof(REAL));
+}
+
 static void NAME(forward_products)(const conv *c, const term *terms, const REAL *shares, const REAL *x, const REAL *weight,
                                    const REAL *bias, REAL total, REAL *y, REAL *scratch, int64_t *integers,
                                    int64_t threads)
@@ -553,38 +773,53 @@ static void NAME(forward_products)(const conv *c, const term *terms, const REAL 
     const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out), stride = c->stride[2];
     const int64_t positions = c->batch * size_out, tile = tile_size(positions, threads, LANES);
     const int64_t tiles = parts_of(positions, tile);
+    const int lined = in_lines(c);
+    const lines l = lined ? lines_of(c, terms, LANES) : (lines){0};
+    const int64_t depth = lined ? DEPTH : in;
     int64_t need[4], unused[4];
     space(c, terms, threads, LANES, need, unused);
 #pragma omp parallel num_threads(threads)
     {
         REAL *packed = scratch, *mixed = scratch + need[0] + omp_get_thread_num() * need[1];
-        REAL *sum = mixed + up(in, ROWS) * TILE;
+        REAL *sum = mixed + up(in, ROWS) * TILE + LANES, *of_terms = sum + out_rows * TILE, *slots = of_terms + c->terms;
         int64_t *counts = integers + omp_get_thread_num() * need[2];
         const run *runs = (const run *)(counts + c->terms_per_tap);
-        NAME(pack)(c, weight, out, in * c->taps, in, c->taps, packed);
+        reading r = reading_in(c, &l, integers + omp_get_thread_num() * need[2]);
+        if (lined) NAME(clear_lines)(c, &l, terms, shares, of_terms, slots);
+        NAME(pack)(c, weight, out, in * c->taps, in, c->taps, depth, packed);
 #pragma omp for schedule(static)
         for (int64_t unit = 0; unit < c->groups * tiles; unit++) {
             const int64_t g = unit / tiles, first = unit % tiles * tile, last = smaller(first + tile, positions);
             const int64_t width = up(last - first, LANES);
             const REAL *source = x + g * in * size_in;
             int add = 0;
-            for (int64_t t = 0, number; t < c->terms; t += number) {
-                number = terms_of_tap(c, terms, t);
-                if (!find_all(c, terms + t, number, first, last, counts)) continue;
-                for (int64_t i = 0; i < in; i++) {
-                    REAL *row = mixed + i * width;
-                    memset(row, 0, width * sizeof(REAL));
-                    for (int64_t n = 0; n < number; n++) {
-                        const run *r = runs + n * runs_per_term(c);
-                        const REAL share = shares[terms[t + n].share];
-                        for (int64_t k = 0; k < counts[n]; k++)
-                            NAME(mix_run)(row + r[k].to, source + i * size_in + r[k].from, share, r[k].length, stride);
+            if (lined) find_lines(c, &l, terms, first, last, &r);
+            for (int64_t i_first = 0; i_first < in; i_first += depth) {
+                const int64_t channels = smaller(depth, in - i_first);
+                if (lined) NAME(copy_lines)(c, &l, &r, (g * in + i_first) * size_in, channels, (REAL *)x, slots, 0);
+                for (int64_t t = 0, number; t < c->terms; t += number) {
+                    number = terms_of_tap(c, terms, t);
+                    if (lined ? !is_used(&r, t, number) : !find_all(c, terms + t, number, first, last, counts)) continue;
+                    for (int64_t i = 0; i < channels; i++) {
+                        REAL *row = mixed + i * width;
+                        if (lined) {
+                            NAME(mix_lines)(number, &r, r.offset + t, c->terms, of_terms + t, slots + i * r.slots * l.size, row);
+                            continue;
+                        }
+                        memset(row, 0, width * sizeof(REAL));
+                        for (int64_t n = 0; n < number; n++) {
+                            const run *piece = runs + n * runs_per_term(c);
+                            const REAL share = shares[terms[t + n].share];
+                            for (int64_t k = 0; k < counts[n]; k++)
+                                NAME(mix_run)(row + piece[k].to, source + i * size_in + piece[k].from, share,
+                                              piece[k].length, stride);
+                        }
                     }
+                    const REAL *kernel = packed + (g * c->taps + terms[t].tap) * out_rows * in + i_first * out_rows;
+                    for (int64_t o = 0; o < out_rows; o += ROWS)
+                        NAME(panel_product)(width, channels, kernel + o * channels, mixed, sum + o * width, add);
+                    add = 1;
                 }
-                const REAL *kernel = packed + (g * c->taps + terms[t].tap) * out_rows * in;
-                for (int64_t o = 0; o < out_rows; o += ROWS)
-                    NAME(panel_product)(width, in, kernel + o * in, mixed, sum + o * width, add);
-                add = 1;
             }
             if (!add) memset(sum, 0, out_rows * width * sizeof(REAL));
             for (int64_t q = first, length; q < last; q += length) {
@@ -607,7 +842,8 @@ static void NAME(backward_products)(const conv *c, const term *terms, const REAL
     const int64_t in = c->channel_in, out = c->channel_out, in_rows = up(in, ROWS), out_wide = up(out, LANES);
     const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out), stride = c->stride[2];
     const int64_t kernel_size = in_rows * out_wide, all_kernels = up(c->groups * c->taps * kernel_size, ALIGNED);
-    const int need_u = grad_x || grad_shares;
+    const int need_u = grad_x || grad_shares, lined = in_lines(c);
+    const lines l = lined ? lines_of(c, terms, LANES) : (lines){0};
     int64_t need[4], unused[4], ranges, blocks;
     space(c, terms, threads, LANES, unused, need);
     cut(c, threads, LANES, &ranges, &blocks);
@@ -619,12 +855,15 @@ static void NAME(backward_products)(const conv *c, const term *terms, const REAL
     {
         const int64_t me = omp_get_thread_num(), copies = ranges > 1 ? omp_get_num_threads() : 1;
         REAL *grad_kernels = first_kernels + (ranges > 1 ? me : 0) * all_kernels;
-        REAL *mixed = scratch + need[0] + me * need[1], *u = mixed + in_rows * TILE; /* (channel_in, positions) */
+        REAL *mixed = scratch + need[0] + me * need[1], *u = mixed + in_rows * TILE + LANES; /* (channel_in, positions) */
         REAL *g_tile = u + in_rows * TILE, *g_columns = g_tile + out * TILE;         /* and its transpose */
-        REAL *dots = g_columns + out_wide * TILE;
+        REAL *dots = g_columns + out_wide * TILE, *of_terms = dots + c->terms_per_tap * LANES;
+        REAL *slots = of_terms + c->terms, *grads = slots + copies_of(&l, smaller(in, DEPTH), l.slots) + LANES;
+        reading r = reading_in(c, &l, integers + me * need[2]);
+        if (lined) NAME(clear_lines)(c, &l, terms, shares, of_terms, slots);
         int64_t *counts = integers + me * need[2];
         const run *runs = (const run *)(counts + c->terms_per_tap);
-        if (need_u) NAME(pack)(c, weight, in, c->taps, out, in * c->taps, packed);
+        if (need_u) NAME(pack)(c, weight, in, c->taps, out, in * c->taps, out, packed);
         if (grad_weight) memset(g_columns, 0, out_wide * TILE * sizeof(REAL));
         if (grad_weight && ranges > 1) memset(grad_kernels, 0, all_kernels * sizeof(REAL));
 #pragma omp for schedule(static)
@@ -655,37 +894,60 @@ static void NAME(backward_products)(const conv *c, const term *terms, const REAL
                         for (int64_t j = 0; j < last - first; j++)
                             for (int64_t r = o; r < smaller(o + ROWS, out); r++)
                                 g_columns[j * out_wide + r] = g_tile[r * width + j];
-                for (int64_t t = 0, number; t < c->terms; t += number) {
-                    number = terms_of_tap(c, terms, t);
-                    if (!find_all(c, terms + t, number, first, last, counts)) continue;
-                    const int64_t kernel = g * c->taps + terms[t].tap;
-                    if (need_u)
-                        for (int64_t i = 0; i < rows; i += ROWS)
-                            NAME(panel_product)(width, out, packed + (kernel * in_rows + i_first + i) * out, g_tile,
-                                                u + i * width, 0);
-                    memset(dots, 0, number * LANES * sizeof(REAL));
-                    for (int64_t i = 0; i < rows; i++) {
-                        REAL *row = grad_weight ? mixed + i * width : 0;
-                        if (row) memset(row, 0, width * sizeof(REAL));
-                        for (int64_t n = 0; n < number; n++) {
-                            const run *r = runs + n * runs_per_term(c);
-                            const REAL share = shares[terms[t + n].share];
-                            for (int64_t k = 0; k < counts[n]; k++) {
-                                const int64_t from = offset + i * size_in + r[k].from, to = r[k].to;
+                if (lined) find_lines(c, &l, terms, first, last, &r);
+                const int64_t depth = lined ? DEPTH : rows;
+                for (int64_t i_part = 0; i_part < rows; i_part += depth) {
+                    const int64_t channels = smaller(depth, rows - i_part), from_part = offset + i_part * size_in;
+                    if (lined) {
+                        NAME(copy_lines)(c, &l, &r, from_part, channels, (REAL *)x, slots, 0);
+                        if (grad_x) memset(grads, 0, (copies_of(&l, channels, r.slots) + LANES) * sizeof(REAL));
+                    }
+                    for (int64_t t = 0, number; t < c->terms; t += number) {
+                        number = terms_of_tap(c, terms, t);
+                        if (lined ? !is_used(&r, t, number) : !find_all(c, terms + t, number, first, last, counts)) continue;
+                        const int64_t kernel = g * c->taps + terms[t].tap;
+                        if (need_u)
+                            for (int64_t i = 0; i < channels; i += ROWS)
+                                NAME(panel_product)(width, out, packed + (kernel * in_rows + i_first + i_part + i) * out,
+                                                    g_tile, u + i * width, 0);
+                        memset(dots, 0, number * LANES * sizeof(REAL));
+                        for (int64_t i = 0; i < channels; i++) {
+                            REAL *row = grad_weight || lined ? mixed + i * width : 0;
+                            if (lined) {
+                                const REAL *of_u = u + i * width;
                                 if (need_u)
-                                    NAME(meet_run)(row ? row + to : 0, x + from, u + i * width + to,
-                                                   grad_x ? grad_x + from : 0, dots + n * LANES, share, r[k].length, stride);
+                                    NAME(meet_lines)(number, &r, r.offset + t, c->terms, of_terms + t, slots + i * r.slots * l.size,
+                                                     row, of_u, dots);
                                 else
-                                    NAME(mix_run)(row + to, x + from, share, r[k].length, stride);
+                                    NAME(mix_lines)(number, &r, r.offset + t, c->terms, of_terms + t, slots + i * r.slots * l.size,
+                                                    row);
+                                for (int64_t n = t; n < t + number && grad_x; n++)
+                                    NAME(add_line)(&r, r.offset + n, c->terms, of_terms[n], of_u, grads + i * r.slots * l.size);
+                                continue;
+                            }
+                            if (row) memset(row, 0, width * sizeof(REAL));
+                            for (int64_t n = 0; n < number; n++) {
+                                const run *piece = runs + n * runs_per_term(c);
+                                const REAL share = shares[terms[t + n].share];
+                                for (int64_t k = 0; k < counts[n]; k++) {
+                                    const int64_t from = from_part + i * size_in + piece[k].from, to = piece[k].to;
+                                    if (need_u)
+                                        NAME(meet_run)(row ? row + to : 0, x + from, u + i * width + to,
+                                                       grad_x ? grad_x + from : 0, dots + n * LANES, share,
+                                                       piece[k].length, stride);
+                                    else
+                                        NAME(mix_run)(row + to, x + from, share, piece[k].length, stride);
+                                }
                             }
                         }
+                        for (int64_t n = 0; n < number * LANES && grad_shares; n++)
+                            grad_shares[me * c->shares + terms[t + n / LANES].share] += dots[n];
+                        if (grad_weight)
+                            for (int64_t i = 0; i < channels; i += ROWS)
+                                NAME(outer_product)(out_wide, last - first, mixed + i * width, width, g_columns,
+                                                    grad_kernels + kernel * kernel_size + (i_first + i_part + i) * out_wide);
                     }
-                    for (int64_t n = 0; n < number * LANES && grad_shares; n++)
-                        grad_shares[me * c->shares + terms[t + n / LANES].share] += dots[n];
-                    if (grad_weight)
-                        for (int64_t i = 0; i < rows; i += ROWS)
-                            NAME(outer_product)(out_wide, last - first, mixed + i * width, width, g_columns,
-                                                grad_kernels + kernel * kernel_size + (i_first + i) * out_wide);
+                    if (lined && grad_x) NAME(copy_lines)(c, &l, &r, from_part, channels, grad_x, grads, 1);
                 }
             }
         }
@@ -696,6 +958,7 @@ static void NAME(backward_products)(const conv *c, const term *terms, const REAL
                 for (int64_t i = 0; i < in; i++)
                     for (int64_t k = 0; k < c->taps; k++) {
                         const REAL *from = first_kernels + (g * c->taps + k) * kernel_size + i * out_wide + o;
+                        __builtin_prefetch(from + 8 * out_wide);
                         VECTOR sum = LOAD(VECTOR, from);
                         for (int64_t copy = 1; copy < copies; copy++) sum += LOAD(VECTOR, from + copy * all_kernels);
                         REAL *to = grad_weight + ((g * out + o) * in + i) * c->taps + k;

@@ -228,7 +228,13 @@ def _as_read(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Te
 
 
 def _in_order(tensor: Tensor) -> Tensor:
-    return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
+    tensor = tensor.resolve_neg() if tensor.is_neg() else tensor
+    many = tensor.dim() > 2 and tensor.numel() >= _MANY * tensor.shape[0]
+    return laid_out(tensor, False) if many and channels_are_last(tensor) else tensor.contiguous()
+
+
+_MANY = 3600
+"""Elements of a matrix from which on torch transposes it block by block."""
 
 
 operator = as_operator("native", Passes(_run, _run_backward))

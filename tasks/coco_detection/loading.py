@@ -102,4 +102,5 @@ def read_part(dataset: Dataset, files: PartFiles, config: Config, *, training: b
             pipeline=[ours[step["type"]]() if step["type"] in ours else step for step in pipeline],
             filter_cfg={"filter_empty_gt": True} if training else None,
             test_mode=not training,
+            serialize_data=config.workers > 0,  # saves memory where processes share it, and takes a second
         )

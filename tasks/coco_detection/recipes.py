@@ -11,6 +11,9 @@ from tasks.coco_detection.config import Config
 LR_BATCH = 16
 """Images per step that the learning rates of the small detectors are for."""
 
+SMALL_LR = 0.012
+"""Of small detectors, where the config names none."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -24,10 +27,10 @@ class Recipe:
     def optimizer(self, device: torch.device) -> dict[str, Any]:
         """mmengine's optimizer wrapper; the learning rate is scaled linearly with the batch."""
         if self.config.size != "published":
-            lr = self.config.lr * self.config.batch / LR_BATCH
+            lr = (self.config.lr or SMALL_LR) * self.config.batch / LR_BATCH
             return {
                 "type": "OptimWrapper",
-                "optimizer": {"type": "AdamW", "lr": lr, "weight_decay": 0.01},
+                "optimizer": {"type": "AdamW", "lr": lr, "weight_decay": 0.01, "fused": True},
                 "clip_grad": {"max_norm": 5.0},
                 "paramwise_cfg": {
                     "norm_decay_mult": 0.0,
@@ -37,7 +40,8 @@ class Recipe:
             }
         published = detectors.published(self.config.detector)
         wrapper = published.optim_wrapper.to_dict()
-        wrapper["optimizer"]["lr"] = self.config.lr * self.config.batch / published.auto_scale_lr.base_batch_size
+        lr = self.config.lr or published.optim_wrapper.optimizer.lr
+        wrapper["optimizer"]["lr"] = lr * self.config.batch / published.auto_scale_lr.base_batch_size
         return without_mixed_precision(wrapper) if device.type == "cpu" else wrapper
 
     def schedule(self, steps: int) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,13 +29,15 @@ PATIENCE = 300
 
 @functools.cache
 def compiled() -> Any:
-    """The module librosa, with what this task calls compiled or read from the folder `numba` in the cache folder.
+    """The module librosa, with what this task calls compiled, or read from the folder that NUMBA_CACHE_DIR names; else
+    from `numba` in the cache folder.
 
     Where that folder cannot be kept safe (`native_cache`), or another process keeps it for too long, the process
     compiles for itself. So does one that has imported numba before.
     """
     try:
-        folder = native_cache.private_folder(cache_folder() / "numba")
+        named = os.environ.get("NUMBA_CACHE_DIR")
+        folder = native_cache.private_folder(Path(named) if named else cache_folder() / "numba")
         with native_cache.scratch_space(folder, PATIENCE) as turn:
             if turn is not None:
                 return _compile(str(folder))

@@ -78,6 +78,12 @@ def test_a_method_that_the_task_leaves_out_is_refused(
     assert capsys.readouterr().err == "error: local_multi is not for toy: it is a toy\n"
 
 
+def test_a_method_that_a_preset_is_unfit_for_is_refused_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["action_segmentation", "transferred_single", "--preset", "small"]) == 2
+    said = "error: transferred_single is not for action_segmentation with preset small: no other network"
+    assert capsys.readouterr().err.startswith(said)
+
+
 def test_without_the_environment_one_line_says_how_to_get_it() -> None:
     # Without site, Python finds no installed package.
     command = [sys.executable, "-S", "-m", "benchmarks.run", "--help"]

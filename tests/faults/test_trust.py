@@ -53,3 +53,11 @@ def test_a_script_that_finds_something_ends_it_with_1(
     monkeypatch.setattr(trust, "run", lambda name: [line(name, crashes=3, equal=equal)])
     assert trust.main(["points", "--folder", str(tmp_path)]) == (0 if equal else 1)
     assert measurements.read(tmp_path) == [line("points", crashes=3, equal=equal)]
+
+
+def test_a_line_that_counts_nothing_leaves_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = line("kernels", calls=3, wrong=0, reports=0)
+    measurements.write(tmp_path, [good])
+    monkeypatch.setattr(trust, "run", lambda name: [line(name, reports=0)])  # the compiler was too slow
+    assert trust.main(["kernels", "--folder", str(tmp_path)]) == 1
+    assert measurements.read(tmp_path) == [good]

@@ -126,16 +126,24 @@ def _counted(line: Line) -> Line:
 LINE = Annotated[Line, AfterValidator(_counted)]
 
 
+def _commit() -> str:
+    """The commit, and -dirty if tracked files differ from it, besides those that the measurements before wrote."""
+
+    def said(*command: str) -> str:
+        done = subprocess.run(["git", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = said("status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){FOLDER.relative_to(ROOT)}")
+    return said("describe", "--always") + ("-dirty" if changed else "")
+
+
 def run(name: str) -> list[Line]:
     """The lines of one script. What it says on standard error goes on."""
     command = MEASUREMENTS[name].command
     done = subprocess.run(
         [sys.executable, "-m", *shlex.split(command)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
     )
-    head = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-    ).stdout.strip()
-    about = {"measurement": name, "command": command, "commit": head, "date": date.today().isoformat()}
+    about = {"measurement": name, "command": command, "commit": _commit(), "date": date.today().isoformat()}
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     for line in found:
         line.pop("kept", None)  # a folder of this machine
@@ -170,8 +178,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(given.name) - MEASUREMENTS.keys():
         parser.error(f"unknown measurement {min(unknown)!r}; known: {names}")
     measurements.read_or_end(given.folder, LINE)  # before hours are spent
+    refused = False
     for name in given.name or MEASUREMENTS:
         taken = run(name)
+        try:
+            list(map(_counted, taken))
+        except ValueError as error:  # the script could not measure: for want of a compiler, say
+            print(f"{name}: a line of its script {error}; what was measured before is kept", file=sys.stderr)
+            refused = True
+            continue
         kept = [line for line in measurements.read_or_end(given.folder, LINE) if line["measurement"] != name]
         if taken:
             measurements.write(given.folder, [*kept, *taken])
@@ -181,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_text(given.folder / "table.md", table(lines))
     print(table(lines))
     wrong = [line for line in lines if (one := MEASUREMENTS[line["measurement"]]).count(line) != one.right(line)]
-    return int(bool(wrong))
+    return int(bool(wrong) or refused)
 
 
 if __name__ == "__main__":

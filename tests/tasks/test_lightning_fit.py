@@ -4,13 +4,14 @@ import logging
 import os
 import signal
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from tasks.lightning_fit import CHECKPOINT, Training, Validation, derived_seed, train
+from tasks.lightning_fit import CHECKPOINT, Training, Validation, derived_seed, seed_step, train
 from tasks.spec import SELECTED, Run
 
 WEIGHTS = torch.tensor([[1.0, -2.0, 3.0]])
@@ -52,7 +53,7 @@ def start(folder, epochs=4, network=None, validation=None, marks=None, **setting
     network = network or nn.Linear(3, 1)
     run = Run(**{"seed": 3, "fold": 1, "folder": folder, "device": "cpu"} | settings)
     module = Regression(network, run, **(marks or {}))
-    loader = DataLoader(INPUTS, batch_size=4, generator=torch.Generator())
+    loader = DataLoader(cast(Any, INPUTS), batch_size=4, generator=torch.Generator())
     train(module, loader, SimpleNamespace(epochs=epochs), run, validation or Recorded(folder, [0.0] * 9))
     return network
 
@@ -119,7 +120,8 @@ def test_a_resumed_run_knows_the_best_value_before(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     start(tmp_path, epochs=1)
-    for settings in ({"seed": 9}, {"fold": 2}, {"marks": {"recipe": "gan"}}):
+    others: list[dict[str, Any]] = [{"seed": 9}, {"fold": 2}, {"marks": {"recipe": "gan"}}]
+    for settings in others:
         with pytest.raises(ValueError, match=r"cannot resume.*'seed': 3.*give another folder"):
             start(tmp_path, resume=True, **settings)
 
@@ -181,3 +183,13 @@ def test_seeds_differ_wherever_their_parts_do():
     assert len(seeds) == 400
     assert all(0 <= seed < 2**32 for seed in seeds)
     assert derived_seed("order", 1, 2) == derived_seed("order", 1, 2)
+
+
+def test_a_step_draws_what_torch_draws_from_the_same_seed():
+    torch.manual_seed(derived_seed("dropout", 3, 1, 4))
+    expected = torch.rand(5)
+    torch.rand(7)
+    seed_step("dropout", 3, 1, 4)
+    assert torch.equal(torch.rand(5), expected)
+    seed_step("dropout", 3, 1, 5)
+    assert not torch.equal(torch.rand(5), expected)

@@ -1,5 +1,6 @@
 """Figures: which of them the records hold, what they show, and that the files are sound."""
 
+import itertools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from benchmarks.records.folder import read_all
 from benchmarks.records.record import Cost, Record
 from benchmarks.report import figures
+from benchmarks.report.figure_layout import arrange, grid, width
 from benchmarks.report.gathered import Gathered, gather
 
 DESIGNED = {"stages.0.conv.0": [1], "stages.0.conv.1": [2], "stages.1.conv.0": [4, 4], "stages.1.conv.1": [8, 2]}
@@ -53,6 +55,18 @@ def test_scores_are_drawn_where_there_are_intervals(write: Callable[..., Record]
     assert set(drawn) == {"scores", "differences"}
     assert {"baseline", "local_single", "accuracy (%) ↑", "loss (nats) ↓"} <= set(texts(drawn["scores"]))
     assert "baseline" not in texts(drawn["differences"])
+
+
+def test_panels_lie_beside_each_other_with_room_for_their_labels() -> None:
+    for labels, room in ((["baseline"] * 2, 0.3), (["b" * 40] * 9, 1.5), (["b" * 400] * 9, 1.5)):  # the last is cut
+        figure, panels = grid(4, 2.0, same_rows=True)
+        arrange(figure, panels, 0.1 + width(labels), 0.15, 0.27, 0.2)
+        across, high = figure.get_size_inches()
+        boxes = [panel.get_position() for panel in panels]
+        assert boxes[0].x0 * across >= room
+        assert all(left.x1 + 0.1 / across < right.x0 for left, right in itertools.pairwise(boxes[:3]))
+        assert boxes[3].y1 + 0.5 / high < boxes[0].y0, "a title and ticks' labels between the rows"
+        assert all(0 < box.x0 < box.x1 < 1 and 0 < box.y0 < box.y1 < 1 for box in boxes)
 
 
 def test_every_search_is_drawn_once_and_rankings_of_candidates_are_none(found: Callable[..., Gathered]) -> None:

@@ -28,6 +28,11 @@ def test_a_step_is_timed_at_every_point(tmp_path: Path, monkeypatch: pytest.Monk
     assert all(int(row["rounds"]) >= 5 and float(row["ratio"]) > 0 for row in rows)
     assert (tmp_path / "growth.md").read_text("utf-8").count("\n| ") == 1 + len(rows)
     assert "2 threads" in (tmp_path / "growth.svg").read_text("utf-8")
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with reproducible(torch.device("cpu")):
+        assert growth.main(["--quick", "--seconds", "0.001", "--results", str(tmp_path)]) == 0
+    assert {path: path.read_bytes() for path in whole} == whole, "the whole measurement stays"
+    assert len(list(tmp_path.iterdir())) == 2 * len(whole)
 
 
 def test_a_searched_step_has_the_branches_of_its_point() -> None:

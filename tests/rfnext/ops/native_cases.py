@@ -1,5 +1,7 @@
 """Arguments of the operator that the tests of the compiled kernels share, and the comparison with the reference."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -19,15 +21,16 @@ def arguments(
     return [t.requires_grad_() for t in (x, weight, torch.randn(len(weight), dtype=torch.float64), p)]
 
 
-def results(tensors: list[Tensor], dilations: list[int], implementation: str, **options: int) -> list[Tensor]:
+def results(tensors: list[Tensor], dilations: list[int], implementation: str, **options: Any) -> list[Tensor]:
     """Output and gradients."""
-    axes = tensors[0].dim() - 2
-    y = mixed_dilation_conv(*tensors, [(d,) * axes for d in dilations], implementation=implementation, **options)
+    x, weight, bias, p = tensors
+    all_axes = [(d,) * (x.dim() - 2) for d in dilations]
+    y = mixed_dilation_conv(x, weight, bias, p, all_axes, implementation=implementation, **options)
     g = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
     return [y, *torch.autograd.grad(y, tensors, g)]
 
 
-def assert_as_branches(tensors: list[Tensor], dilations: list[int], **options: int) -> None:
+def assert_as_branches(tensors: list[Tensor], dilations: list[int], **options: Any) -> None:
     found = results(tensors, dilations, "native", **options)
     torch.testing.assert_close(found, results(tensors, dilations, "branches", **options), rtol=1e-10, atol=1e-10)
 
@@ -41,6 +44,10 @@ SHAPES = {
     "images": (2, (8, 40), (33, 20), [1, 4]),
     "flat": (3, (8, 8), (1, 70), [1, 3]),
     "volumes": (2, (8, 9), (5, 4, 11), [1, 2]),
+    # More than are mixed at a time, of channels and of branches; rows that are cut, and some longer than a tile.
+    "images of many channels": (3, (140, 17), (9, 10), [1, 2, 3, 4, 5, 6]),
+    "wide images": (2, (9, 8), (5, 150), [1, 3]),
+    "very wide images": (1, (9, 8), (5, 430), [1, 3]),
     # More of a product's widths than fit in one go.
     "many channels": (1, (70, 140), (40,), [2, 3]),
 }

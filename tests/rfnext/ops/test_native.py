@@ -52,6 +52,19 @@ def test_groups_equal_the_definition(groups: int) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(9, 13), (3, 5, 6), (40,)])
+def test_what_is_no_number_spreads_no_further_than_by_the_definition(size: tuple[int, ...], stride: int) -> None:
+    tensors = arguments(2, (70, 9), size, [1, 2])
+    with torch.no_grad():
+        tensors[0][0, 3].view(-1)[[0, 17, -1]] = torch.tensor([torch.nan, torch.inf, torch.nan], dtype=torch.float64)
+    expected = results(tensors, [1, 2], "branches", stride=stride)
+    for found, right in zip(results(tensors, [1, 2], "native", stride=stride)[:3], expected[:3], strict=True):
+        assert torch.equal(found.isfinite(), right.isfinite())
+        torch.testing.assert_close(found[right.isfinite()], right[right.isfinite()], rtol=1e-10, atol=1e-10)
+
+
+@needs_compiler
 def test_a_network_of_many_branches_is_no_limit() -> None:
     dilations = list(range(1, 101))
     assert_as_branches(arguments(1, (8, 8), (300,), dilations), dilations)

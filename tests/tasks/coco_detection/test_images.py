@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from tasks import image_files
 from tasks.coco_detection import datasets, images
@@ -128,6 +128,22 @@ def test_tiles_of_older_versions_of_pillow_are_read(tmp_path, monkeypatch):
         assert image_files.header(tmp_path / name).deep == deep
     Image.fromarray(PIXELS).save(tmp_path / "c.png")
     assert not image_files.header(tmp_path / "c.png").deep
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_an_avif_of_10_bits_is_deep(tmp_path):
+    """Pillow writes none: the boxes that say how many bits there are are changed. It opens it as 8 bits."""
+    path = tmp_path / "a.avif"
+    Image.new("RGB", (16, 16)).save(path)
+    assert not image_files.header(path).deep
+    data = bytearray(path.read_bytes())
+    data[data.index(b"av1C") + 6] |= 0x40
+    start = data.index(b"pixi") + 9
+    data[start : start + 3] = b"\n" * 3
+    path.write_bytes(data)
+    with Image.open(path) as image:
+        assert image.mode == "RGB"
+    assert image_files.header(path).deep
 
 
 def test_colours_that_share_16_bits_are_not_deep(tmp_path):

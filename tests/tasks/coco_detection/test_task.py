@@ -31,6 +31,19 @@ def test_every_preset_comes_for_every_detector():
     assert {name for name in PRESETS if name.startswith("coco")} == {*datasets.PUBLISHED, "coco-rtmdet"}
 
 
+@pytest.mark.parametrize("detector", ["res2net", "pvtv2", "rtmdet"])
+def test_own_data_has_the_learning_rate_of_the_size(detector):
+    def rate(**settings) -> float:
+        config = dataclasses.replace(PRESETS["folder"], detector=detector, **settings)
+        return recipes.recipe(config).optimizer(torch.device("cpu"))["optimizer"]["lr"]
+
+    published = detectors.published(detector)
+    share = 16 / published.auto_scale_lr.base_batch_size
+    assert rate(batch=16) == 0.012
+    assert rate(batch=16, size="published") == published.optim_wrapper.optimizer.lr * share
+    assert rate(batch=16, size="published", lr=0.5) == 0.5 * share
+
+
 @pytest.mark.parametrize("preset", datasets.PUBLISHED)
 def test_published_presets_are_mmdets_schedule_and_the_published_search(preset):
     config = PRESETS[preset]
@@ -43,6 +56,7 @@ def test_published_presets_are_mmdets_schedule_and_the_published_search(preset):
     assert optimizer["optimizer"]["lr"] == config.lr
     assert optimizer["type"] == "OptimWrapper"
     half = dataclasses.replace(config, epochs=config.epochs // 2, batch=8)
+    assert config.lr is not None
     assert recipes.recipe(half).optimizer(torch.device("cuda"))["optimizer"]["lr"] == config.lr / 2
     (milestones,) = [s["milestones"] for s in recipe.schedule(1000) if "milestones" in s]
     assert milestones == list(published.param_scheduler[-1].milestones)

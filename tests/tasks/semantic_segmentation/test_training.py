@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ import torch
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch
+from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, Structure, keep_branches, merge
+from tasks import checkpoint
 from tasks.semantic_segmentation import predict
-from tasks.semantic_segmentation.config import PRESETS, Config
+from tasks.semantic_segmentation.config import PRESETS, Config, Network
 from tasks.semantic_segmentation.data import Sample
 from tasks.semantic_segmentation.datasets import open_fold, search_length
 from tasks.semantic_segmentation.evaluation import evaluate, highest
@@ -65,6 +67,32 @@ def test_a_local_search_counts_iterations_and_goes_on_exactly(
     _, other = trained(replace(config, epochs=1), tmp_path / "one_shot", "one_shot")
     assert other is not None
     assert other.step == 1, "its settings are in epochs"
+
+
+@pytest.mark.parametrize("network", get_args(Network))
+def test_each_network_is_searched_retrained_and_opened_again(
+    own_data: Callable[..., Path], tmp_path: Path, network: Network
+):
+    """And its branches are kept, trained and merged, and score as before."""
+    config = replace(CONFIG, root=own_data(), network=network, epochs=3)
+    _, search = trained(config, tmp_path / "search")
+    assert search is not None
+    found = search.structure()
+    assert found != search.initial
+
+    again, multi = build(config), build(config)
+    found.apply(again)
+    fit(again, config, Run(seed=0, fold=1, folder=tmp_path / "again", device="cpu"))
+    opened = checkpoint.load(tmp_path / "again" / SELECTED, "semantic_segmentation")
+    assert type(opened.model) is type(again)
+    assert Structure.read(opened.model, searched) == found
+    assert all(0 <= value <= 100 for value in evaluate(opened.model, config, Split("test", 1)).values())
+
+    keep_branches(multi, found, SEARCH)
+    fit(multi, config, Run(seed=0, fold=1, folder=tmp_path / "multi", device="cpu"))
+    scores = evaluate(multi, config, Split("test", 1))
+    merge(multi)
+    assert evaluate(multi, config, Split("test", 1)) == pytest.approx(scores, abs=0.1)
 
 
 def test_the_length_of_a_search_on_scenes_is_known_without_them():

@@ -41,6 +41,7 @@ def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path, monkeypatch:
     used: list[str] = []
     monkeypatch.setattr(compiled_librosa, "_compile", used.append)
     monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     folder = tmp_path / "numba"
     for mode in (0o700, 0o777):
         folder.mkdir(exist_ok=True)
@@ -49,3 +50,12 @@ def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path, monkeypatch:
     assert used[0] == str(folder)
     assert Path(used[1]).is_dir()
     assert tmp_path not in Path(used[1]).parents
+
+
+def test_the_folder_that_a_user_named_for_numba_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    monkeypatch.setattr(compiled_librosa, "_compile", used.append)
+    monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "own"))
+    compiled_librosa.compiled.__wrapped__()
+    assert used == [str(tmp_path / "own")]

@@ -42,7 +42,7 @@ def batch(lengths):
     return Batch(x, torch.where(mask[:, 0], torch.randint(0, 4, (len(lengths), max(lengths))), IGNORED), mask)
 
 
-@pytest.fixture(params=[model for model in MODELS if model != "ms_tcn_pp"])
+@pytest.fixture(params=MODELS)
 def model(request):
     return request.param
 
