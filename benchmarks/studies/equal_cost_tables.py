@@ -226,9 +226,10 @@ def draw(sets: dict[str, Measured]) -> bytes | None:
         panels = figure.subplots(1, len(curves) + 1, squeeze=False).flatten()
         for panel, (data, measured) in zip(panels, curves.items(), strict=False):
             _panel(panel, data, measured)
-            panel.legend(fontsize=6)
         _forest(panels[-1], sets)
-        panels[-1].legend(fontsize=6)
+        for panel in panels:
+            if panel.get_legend_handles_labels()[0]:  # an empty legend is a warning
+                panel.legend(fontsize=6)
         return svg(figure)
 
 
