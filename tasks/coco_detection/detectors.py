@@ -68,7 +68,8 @@ def initialise(detector: nn.Module) -> None:
 def model_config(name: Detector | BoxDetector, size: Size, classes: int, things: int) -> Any:
     """mmdet's model config: the published one, or small with the same modules and losses.
 
-    At the size "tiny" a cascade is cut to its first stage: each stage costs a fifth of a step.
+    At the size "tiny" a cascade is cut to its first stage, since each stage costs a fifth of a step, and the loss of
+    the masks weighs three times as much, from which boxes are learnt faster, too.
     """
     model = copy.deepcopy(published(name).model)
     if size != "published":
@@ -138,6 +139,8 @@ def _shrink(name: str, model: Any, size: Size) -> None:
         head.update(in_channels=channels, fc_out_channels=2 * channels)
         if "conv_out_channels" in head:
             head.update(conv_out_channels=channels, num_shared_convs=2, norm_cfg=norm)
+    if size == "tiny":
+        roi.mask_head.loss_mask.loss_weight = 3.0
     if size == "tiny" and "num_stages" in roi:
         roi.update(num_stages=1, stage_loss_weights=roi.stage_loss_weights[:1], bbox_head=roi.bbox_head[:1])
         model.train_cfg.rcnn = model.train_cfg.rcnn[:1]

@@ -16,6 +16,7 @@ STUDIES = {
     "genetic_cost": "benchmarks.studies.genetic_cost",
     "search_time": "benchmarks.studies.search_time",
     "search_at_equal_cost": "benchmarks.studies.search_at_equal_cost",
+    "segmentation_at_equal_cost": "benchmarks.studies.segmentation_at_equal_cost",
     "full_size": "benchmarks.studies.full_size",
     "trust": "tests.faults.trust",
 }
@@ -25,6 +26,7 @@ READS_FIRST = {
     "planted_truth": ["--seeds", "1"],
     "genetic_cost": ["--seeds", "1"],
     "search_at_equal_cost": ["--only-table"],
+    "segmentation_at_equal_cost": ["--only-table"],
     "search_time": ["--task", "action_segmentation", "--preset", "tiny"],
     "full_size": ["gtea"],
 }
@@ -86,6 +88,7 @@ ODD: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("planted_truth", lambda line: line | {"seed": "0"}),
     ("planted_truth", a_layer_less),
     ("search_at_equal_cost", a_layer_less),
+    ("segmentation_at_equal_cost", a_layer_less),
     ("search_time", lambda line: line | {"seconds": line["seconds"] | {"search, native": [1.0]}}),
     ("planted_truth", lambda line: line | {"lags": [0, *line["lags"][1:]]}),
     ("full_size", lambda line: line | {"preset": "gtea-2"}),
