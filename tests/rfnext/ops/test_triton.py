@@ -353,6 +353,8 @@ def test_auto_survives_kernels_that_fail(monkeypatch: pytest.MonkeyPatch, caplog
 
     monkeypatch.setitem(choice.IMPLEMENTATIONS, "triton", fail)
     monkeypatch.setattr(choice, "triton_is_for", lambda *arguments: True)
+    monkeypatch.setattr(choice.kept_choices, "read", dict)  # what an earlier run has kept
+    monkeypatch.setattr(choice.kept_choices, "keep", lambda *arguments: None)
     x, weight, p = torch.randn(2, 8, 30), torch.randn(8, 8, 3), torch.rand(2)
     with caplog.at_level(logging.INFO, logger="rfnext.ops.choice"), pin_implementation("auto"):
         found = mixed_dilation_conv(x, weight, None, p, [(1,), (3,)])
