@@ -1,6 +1,7 @@
 """Timing several ways to compute the same thing in turns, and the memory that each takes."""
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -68,16 +69,19 @@ def peak(run: Callable[[], object]) -> int:
 
 
 def measure(ways: Ways, seconds: float) -> dict[str, Timing]:
-    """Time all ways in turns, for about `seconds` but at least 5 rounds."""
+    """Time all ways in turns, for about `seconds` but at least 5 rounds, each in an order of its own.
+
+    What ran before a way leaves caches and free memory to it, so in a fixed order each way would have its own luck.
+    """
     memory = {}
     for name, run in ways.items():
         run()  # libraries set themselves up, and "auto" makes its choice
         memory[name] = peak(run)
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
+    names, order = list(ways), random.Random(0)
     end = time.perf_counter() + seconds
     while len(taken[PLAIN]) < 5 or (time.perf_counter() < end and len(taken[PLAIN]) < 200):
-        names = names[1:] + names[:1]  # so that none always comes first
+        order.shuffle(names)
         for name in names:
             start = time.perf_counter()
             ways[name]()
