@@ -261,7 +261,8 @@ def structure_figure(found: Gathered) -> Figure | None:
     panel.invert_yaxis()
     panel.tick_params(axis="y", length=0, labelsize=7)
     panel.set_title("log2 of the dilation over the hand design's, layer by layer")
-    figure.colorbar(mesh, ax=panel, fraction=0.03, pad=0.02)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(mesh, ax=panel, fraction=0.03, pad=0.02, ticks=MaxNLocator(integer=True))  # -0.75 would be cut
     return figure
 
 

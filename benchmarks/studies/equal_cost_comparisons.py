@@ -76,11 +76,11 @@ def check(folder: Any, lines: Sequence[Mapping[str, Any]], expected: Callable[[A
         where = f"{folder / NAME}:{number}"
         if line["settings"] != expected(line):
             what = "was measured under other settings than the code has now, and rows of both would be compared"
-            raise MeasurementError(f"{where}: {what}; delete the line, or give another folder by --results")
+            raise MeasurementError(f"{where}: {what}; give a folder of your own by --results, or delete the line")
         versions = {name: line["versions"].get(name) for name in DECIDING}
         if versions != (here := here or versions):
             what = f"was measured with {_text(versions)}, not {_text(here)}, and rows of both would be compared"
-            raise MeasurementError(f"{where}: {what}; delete the line, or give another folder by --results")
+            raise MeasurementError(f"{where}: {what}; give a folder of your own by --results, or delete the line")
 
 
 def _text(versions: Mapping[str, str | None]) -> str:

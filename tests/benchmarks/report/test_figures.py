@@ -8,7 +8,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
+from benchmarks.methods.table import METHODS
 from benchmarks.records.folder import read_all
 from benchmarks.records.record import Cost, Record
 from benchmarks.report import figures
@@ -67,6 +70,20 @@ def test_panels_lie_beside_each_other_with_room_for_their_labels() -> None:
         assert all(left.x1 + 0.1 / across < right.x0 for left, right in itertools.pairwise(boxes[:3]))
         assert boxes[3].y1 + 0.5 / high < boxes[0].y0, "a title and ticks' labels between the rows"
         assert all(0 < box.x0 < box.x1 < 1 and 0 < box.y0 < box.y1 < 1 for box in boxes)
+
+
+def test_no_method_is_longer_than_the_room_for_it() -> None:
+    # The font that figures name first, and one of the widest.
+    font = FontProperties(family="DejaVu Sans")
+    for name in (*METHODS, *(f"{name}, fold 5, seed 2" for name in METHODS)):
+        measured = TextPath((0, 0), name, size=7, prop=font).get_extents().width / 72
+        assert measured < width([name]), name
+
+
+def test_ticks_of_structures_are_whole(found: Callable[..., Gathered]) -> None:
+    said = texts(figures.draw(found(local_single=LOCAL))["structures"])
+    assert {"−1", "0", "1"} <= set(said)
+    assert not [text for text in said if "." in text]
 
 
 def test_every_search_is_drawn_once_and_rankings_of_candidates_are_none(found: Callable[..., Gathered]) -> None:
