@@ -200,12 +200,17 @@ class TestScore:
         assert {s["id"]: s["category_id"] for s in segments} == {1: 10, 1001: 10, 1003: 30, 4: 40}
 
 
-@pytest.mark.parametrize("detector", [*get_args(Detector), "res2net-boxes", "pvtv2-boxes"])
-def test_every_detector_searches_trains_and_predicts(config, detector, tmp_path):
-    """One epoch of two steps: every weight that is trained moves, branches among them; scores are finite."""
-    config = dataclasses.replace(
-        config, detector=detector, epochs=1, search=dataclasses.replace(config.search, interval=2)
-    )
+TINY = [*get_args(Detector), "res2net-boxes", "pvtv2-boxes"]
+
+
+@pytest.mark.parametrize(("detector", "size"), [*((name, "tiny") for name in TINY), ("res2net", "small")])
+def test_every_detector_searches_trains_and_predicts(config, detector, size, tmp_path):
+    """One epoch of two steps: every weight that is trained moves, branches among them; scores are finite.
+
+    At the size small, a cascade has all of its stages.
+    """
+    rounds = dataclasses.replace(config.search, interval=2)
+    config = dataclasses.replace(config, detector=detector, size=size, epochs=1, search=rounds)
     model, search = network(config, searching=True)
     before = {name: value.clone() for name, value in model.named_parameters()}
     fit(model, config, Run(3, 1, tmp_path, search=search, device="cpu"))
