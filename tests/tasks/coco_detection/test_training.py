@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from typing import get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -28,13 +28,13 @@ def dataset(config):
     return datasets.open_fold(config, 1)
 
 
-def network(config, searching=False):
+def network(config, searching=False) -> tuple[Any, Any]:
     torch.manual_seed(0)
     model = task.build(config)
     return model, LocalSearch(model, config.search, searched) if searching else None
 
 
-def train(config, folder, searching=False, model=None, **settings):
+def train(config, folder, searching=False, model=None, **settings) -> tuple[Any, Any]:
     made, search = network(config, searching)
     folder.mkdir(exist_ok=True)
     run = Run(**{"seed": 3, "fold": 1, "folder": folder, "device": "cpu", "search": search} | settings)
@@ -105,10 +105,11 @@ class TestResume:
     def test_refuses_another_run_and_a_broken_checkpoint(self, config, tmp_path):
         config = dataclasses.replace(config, epochs=1)
         train(config, tmp_path)
-        for settings, message in (
+        others: list[tuple[dict[str, Any], str]] = [
             ({"seed": 4}, "cannot resume: .*last.pth is of a training with the seed 3, this one has 4"),
             ({"searching": True}, "cannot resume: the checkpoint holds no local search"),
-        ):
+        ]
+        for settings, message in others:
             with pytest.raises(ValueError, match=message):
                 train(config, tmp_path, resume=True, **settings)
         (tmp_path / CHECKPOINT).write_bytes(b"x" * 300)
@@ -173,7 +174,7 @@ class TestScore:
             ):
                 box = [left, top, right - left, bottom - top]
                 rows.append({"image_id": sample.img_id, "category_id": category[label], "score": mark, "bbox": box})
-        evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
+        evaluation = COCOeval(truth, truth.loadRes(cast(Any, rows)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
