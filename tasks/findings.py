@@ -60,14 +60,15 @@ class Findings:
         Few are a remark, more than `SHARED` of the test part a problem.
 
         Args:
-            folder: which the problem is of.
+            folder: which the problem is of; files are named from there.
             tested: the files of the test part.
             trained: those of the training part. None: the parts are cut from `tested`, in more than one way.
         """
         same = _twins(tested, trained)
         if not same:
             return
-        pairs = ", ".join(f"{path.name} as {found.name}" for path, found in same[:NAMED])
+        named = [[os.path.relpath(path, folder) for path in pair] for pair in same[:NAMED]]
+        pairs = ", ".join(f"{path} as {found}" for path, found in named)
         more = f", and {len(same) - NAMED} more" if len(same) > NAMED else ""
         where = "there twice" if trained is None else "in the training part, too"
         what = f"{len(same)} of {len(tested)} files are {where}, byte for byte: {pairs}{more}"

@@ -48,8 +48,8 @@ class Header(NamedTuple):
     size: tuple[int, int]
     stored: tuple[int, int]
     orientation: int
-    deep: bool = False
-    format: str = "PNG"
+    deep: bool
+    format: str
 
     @property
     def inexact(self) -> Fault | None:
@@ -87,7 +87,7 @@ def examined(path: Path) -> Header | Fault:
     try:
         # Pillow warns of large images and odd EXIF data.
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats()) as image:
-            stored, kind = image.size, str(image.format)
+            stored, name = image.size, str(image.format)
             orientation = _orientation(image.info.get("exif", b"")) if image.format in TURNED else 1
             # Pillow's mode of coloured ones is that of 8 bits, what it decodes from is not.
             # Blue, green and red of 5 or 6 bits, as BMPs have, share 16.
@@ -102,7 +102,7 @@ def examined(path: Path) -> Header | Fault:
     width, height = stored
     if width * height > LARGEST:
         return _too_large(width * height)
-    return Header((height, width) if orientation >= 5 else stored, stored, orientation, deep, kind)
+    return Header((height, width) if orientation >= 5 else stored, stored, orientation, deep, name)
 
 
 def _bits(image: ImageFile.ImageFile, path: Path) -> int:

@@ -1,8 +1,8 @@
 """What the tasks that train with Lightning share: the trainer, its checkpoints, resuming, selection and loggers.
 
 A run that is killed and resumed ends with the weights of an uninterrupted one, bit for bit on CPUs. For that, no
-random number may depend on what was drawn before: a task seeds every draw by `derived_seed` of the run's seed, the
-epoch and the batch.
+random number may depend on what was drawn before: a task seeds every draw by the run's seed, the epoch and the batch,
+with `Training.seed_step` or `derived_seed`.
 """
 
 import contextlib
@@ -71,6 +71,18 @@ class Training(pl.LightningModule):
         """
         for group in (group for optimizer in self.trainer.optimizers for group in optimizer.param_groups):
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+    def seed_step(self, purpose: str, batch_idx: int) -> None:
+        """Seed all that a training step draws, on the CPU and on the device of the network.
+
+        Call it at the start of the step: a resumed training then draws what an uninterrupted one does.
+        """
+        seed = derived_seed(purpose, self.run["seed"], self.current_epoch, batch_idx)
+        if self.device.type == "cpu":
+            # torch.manual_seed would also note the call stack for each kind of device that is not in use: 4 ms.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store which run the checkpoint belongs to."""
@@ -193,17 +205,6 @@ def train(
 def derived_seed(*parts: str | int) -> int:
     """A seed of 32 bits, all that torch's CPU generator takes, that differs wherever the parts do."""
     return random.Random("/".join(map(str, parts))).getrandbits(32)
-
-
-def seed_step(*parts: str | int) -> None:
-    """Seed the random numbers of a step, so that a resumed training draws those of one that was not interrupted.
-
-    As torch.manual_seed, which also takes notes of the call stack for devices that are not in use: 4 ms.
-    """
-    seed = derived_seed(*parts)
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
 
 
 class _Progress(pl.Callback):

@@ -1,7 +1,7 @@
 """Check a data folder in the MS-TCN layout: `python -m tasks.action_segmentation.check PATH [--fold N]`.
 
-Prints every problem found, one a line, as "file:line: problem; how to fix it", and exits with 1; or a summary, and 0.
-Give it the `--feature-stride` and `--length-tolerance` that the training is to get.
+Prints every problem found, of one file the first 20, one a line, as "file:line: problem; how to fix it", and exits with
+1; or a summary, and 0. Give it the `--feature-stride` and `--length-tolerance` that the training is to get.
 """
 
 import argparse

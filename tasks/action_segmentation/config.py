@@ -134,6 +134,7 @@ TINY = Config(
     lr_drop_epoch=24,
     search=LocalConfig(interval=2, rounds=12, spread=0.5, branches=3, bounds=Bounds(1, 128)),
 )
+"""Small, on the embedded data: how the networks after MS-TCN are trained. `tiny`, of the main job, has fewer epochs."""
 
 SALADS = Config(dataset="50salads", stride=2, group=r"rgb-\d+", length_tolerance=5)
 

@@ -17,7 +17,7 @@ from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.evaluation import score
 from tasks.action_segmentation.models.network import Network, network_of
 from tasks.ahead import Ahead
-from tasks.lightning_fit import Training, Validation, derived_seed, seed_step, train
+from tasks.lightning_fit import Training, Validation, derived_seed, train
 from tasks.spec import SELECTED, Run
 
 
@@ -64,7 +64,7 @@ class _Training(Training):
         self.scale_learning_rates(0.1 if drop is not None and self.current_epoch >= drop else 1.0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        seed_step("dropout", self.run["seed"], self.current_epoch, batch_idx)
+        self.seed_step("dropout", batch_idx)
         value = network_of(self.network).objective(batch, self.config.smoothing)
         self.log("loss", value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.labels))
         return value

@@ -49,8 +49,8 @@ def check(
         if train is not None and test is not None:
             same_categories(layout, kind, train, test, report)
             if kind != "panoptic":
-                parts = (layout.files(kind, layout.test), test), (layout.files(kind, layout.train), train)
-                report.check_twins(parts[0][0].images, *(_pictures(*part) for part in parts))
+                here, there = layout.files(kind, layout.test), layout.files(kind, layout.train)
+                report.check_twins(here.images, _pictures(here, test), _pictures(there, train))
         for name, content in zip((layout.train, layout.test), contents, strict=True):
             if content is None:
                 continue

@@ -6,13 +6,10 @@ from typing import Any, get_args
 import torch
 
 from tasks.coco_detection import detectors
-from tasks.coco_detection.config import Config
+from tasks.coco_detection.config import SMALL_LR, Config
 
 LR_BATCH = 16
 """Images per step that the learning rates of the small detectors are for."""
-
-SMALL_LR = 0.012
-"""Of small detectors, where the config names none."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Check a series of one's own: `python -m tasks.load_forecasting.check PATH [--time COLUMN] [--target COLUMN]`.
 
-Prints every problem found, one a line, as "file:line: problem; how to fix it", and exits with 1; or a summary, and 0.
+Prints every problem found, of one file the first 20, one a line, as "file:line: problem; how to fix it", and exits with
+1; or a summary, and 0.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tasks import checkpoint
-from tasks.lightning_fit import Training, Validation, seed_step, train
+from tasks.lightning_fit import Training, Validation, train
 from tasks.load_forecasting import datasets
 from tasks.load_forecasting.config import QUANTILES, Config
 from tasks.load_forecasting.data import Fold
@@ -73,7 +73,7 @@ class _Training(Training):
         return batch
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        seed_step("dropout", self.run["seed"], self.current_epoch, batch_idx)
+        self.seed_step("dropout", batch_idx)
         inputs, targets = batch
         scale = self.forecaster[0].scale[0]
         start = self.config.burn_in

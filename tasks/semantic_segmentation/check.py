@@ -1,7 +1,7 @@
 """Check own data: `python -m tasks.semantic_segmentation.check PATH`.
 
-Reads every pixel. Prints every problem found, one a line, as "file:line: problem; how to fix it", and exits with 1; or
-a summary with the share of each class, and 0.
+Reads every pixel. Prints every problem found, of one file the first 20, one a line, as "file:line: problem; how to fix
+it", and exits with 1; or a summary with the share of each class, and 0.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def check(root: Path, report: Findings) -> str:
     if folder.test is None:
         report.check_twins(root / "images", list(images.values()))
     else:
-        tested = [images.pop(name) for name in folder.test]
+        tested = [images.pop(name) for name in dict.fromkeys(folder.test)]  # a name that is listed twice is reported
         report.check_twins(root / "images", tested, images.values())
     pixels = np.zeros(IGNORED + 1, np.int64)
     for files in folder.samples.values():

@@ -122,15 +122,16 @@ TINY = Config(
     smallest=96.0,
     width=48,
     image=64,
-    epochs=10,
+    epochs=8,
     lr=0.004,
+    validate_every=4,
     search=LocalConfig(interval=15, rounds=5, spread=0.5, branches=3, bounds=Bounds(1, 24)),
 )
 
 PRESETS: dict[str, Config] = {
     # For tests and first tries: seconds per training on one core; the search runs through all its rounds.
-    "tiny": replace(TINY, epochs=8, validate_every=4),
-    "tiny-upernet": replace(TINY, network="upernet"),
+    "tiny": TINY,
+    "tiny-upernet": replace(TINY, network="upernet", epochs=10, validate_every=5),
     "small": Config(digits=5, width=96, epochs=40),
     "small-upernet": Config(digits=5, width=96, epochs=40, network="upernet"),
     "folder": Config(dataset="folder", image=256, search=SEARCH, search_counts="epochs"),

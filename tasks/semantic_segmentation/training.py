@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 from rfnext import LocalSearch
 from tasks import checkpoint
 from tasks.ahead import Ahead
-from tasks.lightning_fit import Training, Validation, derived_seed, seed_step, train
+from tasks.lightning_fit import Training, Validation, derived_seed, train
 from tasks.semantic_segmentation import datasets
 from tasks.semantic_segmentation.config import Config
 from tasks.semantic_segmentation.data import Dataset, Sample, Samples
@@ -88,7 +88,7 @@ class _Training(Training):
         self.scale_learning_rates(0.5 * (1 + math.cos(math.pi * self.current_epoch / self.span)))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        seed_step("dropout", self.run["seed"], self.current_epoch, batch_idx)
+        self.seed_step("dropout", batch_idx)
         images, labels = batch
         value = loss(self.network(images), labels)
         self.log("loss", value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))

@@ -1,8 +1,8 @@
 """Check a folder of recordings: `python -m tasks.tts_vocoder.check PATH`.
 
-Prints every problem found, one a line, as "file:line: problem; how to fix it", and exits with 1; or a summary, and 0.
-It is stricter than a training in one point: clipped clips are problems here, while a training warns and uses them. The
-summary says what a training changes (rate, channels).
+Prints every problem found, of one file the first 20, one a line, as "file:line: problem; how to fix it", and exits with
+1; or a summary, and 0. It is stricter than a training in two points: clipped clips, which a training warns of and uses,
+and recordings that are there twice. The summary says what a training changes (rate, channels).
 """
 
 import argparse

@@ -29,8 +29,8 @@ PATIENCE = 300
 
 @functools.cache
 def compiled() -> Any:
-    """The module librosa, with what this task calls compiled, or read from the folder that NUMBA_CACHE_DIR names; else
-    from `numba` in the cache folder.
+    """The module librosa. What this task calls is compiled, or read from the folder that keeps it: the one that
+    NUMBA_CACHE_DIR names, else `numba` in the cache folder.
 
     Where that folder cannot be kept safe (`native_cache`), or another process keeps it for too long, the process
     compiles for itself. So does one that has imported numba before.

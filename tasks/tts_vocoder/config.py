@@ -171,21 +171,29 @@ TINY = Config(
     mel=AT_16_KHZ,
     generator="source_filter",
     recipe="stft",
-    epochs=8,
+    epochs=6,
     batch=8,
     segments_per_clip=2,
     lr=2e-3,
     lr_decay=0.9,
-    validate_every=4,
+    validate_every=3,
     search=LocalConfig(interval=1, rounds=5, spread=0.5, branches=3, bounds=Bounds(1, 32)),
 )
 
-TINY_GAN = replace(TINY, folds=(1,), channels=32, epochs=4, segments_per_clip=1, search=replace(TINY.search, rounds=3))
+TINY_GAN = replace(
+    TINY,
+    folds=(1,),
+    channels=32,
+    epochs=4,
+    segments_per_clip=1,
+    validate_every=4,
+    search=replace(TINY.search, rounds=3),
+)
 """Seconds of training for a generator that makes samples by upsampling, which learns to speak in hours."""
 
 PRESETS = {
     # Words are understood after seconds of training on one core; the search runs through all its rounds.
-    "tiny": replace(TINY, epochs=6, validate_every=3),
+    "tiny": TINY,
     "tiny-bigvgan": replace(TINY_GAN, generator="bigvgan_base"),
     "tiny-causal": replace(TINY_GAN, generator="causal_hifi_gan"),
     # A published network on all of the embedded speech, without discriminators.

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rfnext.files import write_bytes
 from tasks import checkpoint
 from tasks.ahead import Ahead
-from tasks.lightning_fit import Training, Validation, derived_seed, seed_step, train
+from tasks.lightning_fit import Training, Validation, derived_seed, train
 from tasks.spec import SELECTED, Run
 from tasks.tts_vocoder import losses
 from tasks.tts_vocoder.config import Config
@@ -107,7 +107,7 @@ class _Training(Training):
 
     def training_step(self, batch: Tensor | list[Tensor], batch_idx: int) -> None:
         """batch: (B, segment), or with mels beside the recordings, these and (B, mels, segment / hop)"""
-        seed_step("step", self.run["seed"], self.current_epoch, batch_idx)
+        self.seed_step("step", batch_idx)
         wave, mel = (batch, self.log_mel(batch)) if isinstance(batch, Tensor) else batch
         real = wave[:, None]
         fake = self.network(mel).float()

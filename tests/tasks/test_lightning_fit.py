@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from tasks.lightning_fit import CHECKPOINT, Training, Validation, derived_seed, seed_step, train
+from tasks.lightning_fit import CHECKPOINT, Training, Validation, derived_seed, train
 from tasks.spec import SELECTED, Run
 
 WEIGHTS = torch.tensor([[1.0, -2.0, 3.0]])
@@ -28,7 +28,7 @@ class Regression(Training):
         self.scale_learning_rates(0.5**self.current_epoch)
 
     def training_step(self, batch, batch_idx):
-        torch.manual_seed(derived_seed(self.run["seed"], self.current_epoch, batch_idx))
+        self.seed_step("dropout", batch_idx)
         return (self.network(nn.functional.dropout(batch, 0.2)) - batch @ WEIGHTS.T).square().mean()
 
 
@@ -185,11 +185,21 @@ def test_seeds_differ_wherever_their_parts_do():
     assert derived_seed("order", 1, 2) == derived_seed("order", 1, 2)
 
 
-def test_a_step_draws_what_torch_draws_from_the_same_seed():
-    torch.manual_seed(derived_seed("dropout", 3, 1, 4))
+def test_a_step_draws_what_torch_draws_from_the_same_seed(tmp_path):
+    module = Regression(nn.Linear(3, 1), Run(seed=3, fold=1, folder=tmp_path, device="cpu"))
+    torch.manual_seed(derived_seed("dropout", 3, 0, 4))
     expected = torch.rand(5)
     torch.rand(7)
-    seed_step("dropout", 3, 1, 4)
+    module.seed_step("dropout", 4)
     assert torch.equal(torch.rand(5), expected)
-    seed_step("dropout", 3, 1, 5)
+    module.seed_step("dropout", 5)
     assert not torch.equal(torch.rand(5), expected)
+
+
+def test_a_step_on_another_device_seeds_that_one_too(tmp_path, monkeypatch):
+    """Only torch.manual_seed knows the generators of all kinds of devices, those of mps and xpu among them."""
+    module = Regression(nn.Linear(3, 1), Run(seed=3, fold=1, folder=tmp_path, device="cpu")).to("meta")
+    seeds: list[int] = []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    module.seed_step("dropout", 4)
+    assert seeds == [derived_seed("dropout", 3, 0, 4)]

@@ -259,7 +259,7 @@ def test_pictures_of_the_test_part_that_were_learnt(own_data, share, monkeypatch
     root = own_data()
     (root / "val2017/001.jpg").write_bytes((root / "train2017/004.jpg").read_bytes())
     assert main([str(root)]) == (share < 0.25)
-    said = "1 of 4 files are in the training part, too, byte for byte: 001.jpg as 004.jpg"
+    said = "1 of 4 files are in the training part, too, byte for byte: 001.jpg as ../train2017/004.jpg"
     out = capsys.readouterr().out
     assert f"{root}/val2017: {said}{'; take them out' if share < 0.25 else chr(10)}" in out
     assert ("fine: " in out) == (share == 0.25)

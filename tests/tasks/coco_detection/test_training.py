@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from typing import get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -28,13 +28,13 @@ def dataset(config):
     return datasets.open_fold(config, 1)
 
 
-def network(config, searching=False):
+def network(config, searching=False) -> tuple[Any, Any]:
     torch.manual_seed(0)
     model = task.build(config)
     return model, LocalSearch(model, config.search, searched) if searching else None
 
 
-def train(config, folder, searching=False, model=None, **settings):
+def train(config, folder, searching=False, model=None, **settings) -> tuple[Any, Any]:
     made, search = network(config, searching)
     folder.mkdir(exist_ok=True)
     run = Run(**{"seed": 3, "fold": 1, "folder": folder, "device": "cpu", "search": search} | settings)
@@ -105,10 +105,11 @@ class TestResume:
     def test_refuses_another_run_and_a_broken_checkpoint(self, config, tmp_path):
         config = dataclasses.replace(config, epochs=1)
         train(config, tmp_path)
-        for settings, message in (
+        others: list[tuple[dict[str, Any], str]] = [
             ({"seed": 4}, "cannot resume: .*last.pth is of a training with the seed 3, this one has 4"),
             ({"searching": True}, "cannot resume: the checkpoint holds no local search"),
-        ):
+        ]
+        for settings, message in others:
             with pytest.raises(ValueError, match=message):
                 train(config, tmp_path, resume=True, **settings)
         (tmp_path / CHECKPOINT).write_bytes(b"x" * 300)
@@ -173,7 +174,7 @@ class TestScore:
             ):
                 box = [left, top, right - left, bottom - top]
                 rows.append({"image_id": sample.img_id, "category_id": category[label], "score": mark, "bbox": box})
-        evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
+        evaluation = COCOeval(truth, truth.loadRes(cast(Any, rows)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -200,12 +201,17 @@ class TestScore:
         assert {s["id"]: s["category_id"] for s in segments} == {1: 10, 1001: 10, 1003: 30, 4: 40}
 
 
-@pytest.mark.parametrize("detector", [*get_args(Detector), "res2net-boxes", "pvtv2-boxes"])
-def test_every_detector_searches_trains_and_predicts(config, detector, tmp_path):
-    """One epoch of two steps: every weight that is trained moves, branches among them; scores are finite."""
-    config = dataclasses.replace(
-        config, detector=detector, epochs=1, search=dataclasses.replace(config.search, interval=2)
-    )
+TINY = [*get_args(Detector), "res2net-boxes", "pvtv2-boxes"]
+
+
+@pytest.mark.parametrize(("detector", "size"), [*((name, "tiny") for name in TINY), ("res2net", "small")])
+def test_every_detector_searches_trains_and_predicts(config, detector, size, tmp_path):
+    """One epoch of two steps: every weight that is trained moves, branches among them; scores are finite.
+
+    At the size small, a cascade has all of its stages.
+    """
+    rounds = dataclasses.replace(config.search, interval=2)
+    config = dataclasses.replace(config, detector=detector, size=size, epochs=1, search=rounds)
     model, search = network(config, searching=True)
     before = {name: value.clone() for name, value in model.named_parameters()}
     fit(model, config, Run(3, 1, tmp_path, search=search, device="cpu"))

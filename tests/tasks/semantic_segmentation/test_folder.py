@@ -158,6 +158,7 @@ FAULTS = [
     ("labels/3.png", lambda p: Image.new("L", (36, 32), 7).save(p), "1152 pixels have values beyond .*, such as 7"),
     ("labels/3.png", cut, "labels/3.png: cannot be read"),
     ("images/3.jpg", lambda p: Image.new("L", (36, 32)).save(p), "images/3.png: has the name of 3.jpg"),
+    ("test.txt", lambda p: p.write_text("1\n1\n"), "test.txt:2: 1 stands in line 1, too"),
     ("test.txt", lambda p: p.write_text("1\n3.png\n"), "test.txt:2: there is no image '3.png'; write names without"),
 ]
 

@@ -58,7 +58,7 @@ def test_a_recording_that_is_there_twice(root, capsys):
     """Each clip is in the test part of some fold."""
     (root / "wavs" / "c.wav").write_bytes((root / "wavs" / "a.wav").read_bytes())
     assert main([str(root)]) == 1
-    said = "1 of 3 files are there twice, byte for byte: c.wav as a.wav; take out one of each"
+    said = "1 of 3 files are there twice, byte for byte: wavs/c.wav as wavs/a.wav; take out one of each"
     assert f"{root}: {said}" in capsys.readouterr().out
 
 
