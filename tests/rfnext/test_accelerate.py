@@ -100,17 +100,6 @@ def test_inference_before_training_other_types_and_what_looks_at_a_network() -> 
     assert rfnext.accelerate(left_out) == []
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning", "ignore:`torch.jit.script:DeprecationWarning")
-def test_scripting_needs_torchs_convs() -> None:
-    model = nn.Sequential(nn.Conv1d(8, 8, 3, groups=8))
-    rfnext.accelerate(model)
-    with pytest.raises(TypeError, match=r"AcceleratedConv1d\(8, 8, .*: call rfnext.decelerate\(model\) first"):
-        torch.jit.script(model)
-    rfnext.decelerate(model)
-    x = torch.randn(1, 8, 9)
-    torch.testing.assert_close(torch.jit.script(model)(x), model(x))
-
-
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning", "ignore:`torch.jit.trace:DeprecationWarning")
 def test_where_picks_and_copies_and_graphs_are_of_torchs_convs() -> None:
     model = network()[:5]

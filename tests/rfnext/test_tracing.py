@@ -127,3 +127,14 @@ def test_scripting_says_what_to_script_instead() -> None:
         torch.jit.script(model)
     rfnext.merge(model)
     torch.testing.assert_close(torch.jit.script(model)(images()), model(images()))
+
+
+@jit_is_deprecated
+def test_scripting_an_accelerated_network_says_how_to_undo_it() -> None:
+    model = nn.Sequential(nn.Conv1d(8, 8, 3, groups=8))
+    rfnext.accelerate(model)
+    with pytest.raises(TypeError, match=r"AcceleratedConv1d\(8, 8, .*: call rfnext.decelerate\(model\) first"):
+        torch.jit.script(model)
+    rfnext.decelerate(model)
+    x = torch.randn(1, 8, 9)
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))
