@@ -91,6 +91,11 @@ class Accelerated(nn.Module):
                 return call.operator(input, weight, bias, _one(input.dtype), call.geometry)
         return cast(Any, super())._conv_forward(input, weight, bias)
 
+    def __prepare_scriptable__(self) -> Any:
+        raise TypeError(
+            f"torch.jit.script cannot compile an accelerated conv: {self!r}: call rfnext.decelerate(model) first"
+        )
+
     def _call(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Repeated | None:
         """The arguments of a call and what computes it; None where it is torch's."""
         conv, now = cast(Conv, self), situation(input, weight, bias, weight)

@@ -209,6 +209,12 @@ class SearchConv(Searched, nn.Module):
     def _uses_all_weights(self) -> bool:
         return 1 < len(self._dilations) == self.branch_weight.numel()
 
+    def __prepare_scriptable__(self) -> Any:
+        raise TypeError(
+            f"torch.jit.script cannot compile a searched conv: {self!r}: apply the "
+            "structure found, or merge the branches, and script that; torch.jit.trace records a network as it is"
+        )
+
     def reset_parameters(self) -> None:
         """What torch's conv does, and the branch weights as at the start."""
         cast(Any, super()).reset_parameters()

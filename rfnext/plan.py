@@ -60,7 +60,7 @@ class Plan:
 
     layers: all convs.
     step, searched_step: seconds of a training step of the example, forward and backward in eval mode, before the search
-        and in it; None without an example, or where the output has no gradient.
+        and in it, each the least of some in turns; None without an example, or where the output has no gradient.
     """
 
     layers: Sequence[LayerPlan]
@@ -116,7 +116,7 @@ def plan(
         print(rfnext.plan(model, "layer4", rfnext.LocalConfig(), torch.randn(1, 3, 224, 224)))
 
     Nothing of the model is changed. With an example, sizes and multiply-adds are read from a forward pass in eval mode,
-    and the cost of a step is measured on a copy of the model, which takes some seconds.
+    and the cost of a step is measured on two copies of the model, which takes some seconds.
 
     Args:
         model: any network that is not searched yet.
@@ -194,7 +194,7 @@ def _calls(model: nn.Module, convs: Mapping[str, Conv], example: Example) -> dic
 def _step_times(
     model: nn.Module, picked: Sequence[str], config: LocalConfig | OneShotConfig, example: Example, anchor: AnchorOf
 ) -> tuple[float | None, float | None]:
-    """Seconds of a step of a copy of the model before a search and in it; None if its output has no gradient.
+    """Seconds of a step of copies of the model before a search and in it; None if its output has no gradient.
 
     The least of some steps in turns, since on a busy machine most wait for others; after one each that chooses
     implementations.

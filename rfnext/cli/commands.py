@@ -123,11 +123,16 @@ def _pt2(model: nn.Module, example: Tensor | None) -> bytes:
 
 def _onnx(model: nn.Module, example: Tensor | None) -> bytes:
     """All in one: torch itself would put the weights into a second file."""
-    if sum(t.nbytes for t in model.state_dict().values() if isinstance(t, Tensor)) > _LARGEST_ONNX:
+    if _size_of_weights(model) > _LARGEST_ONNX:
         raise ValueError("an .onnx file holds at most 2 GB, and the weights are more; --output NAME.pt2 holds them")
     program = torch.onnx.export(model, (example,), dynamo=True, verbose=False)
     assert program is not None  # as torch returns without dynamo
     return program.model_proto.SerializeToString()
+
+
+def _size_of_weights(model: nn.Module) -> int:
+    """Bytes; tied weights are in a file once."""
+    return sum({t.data_ptr(): t.nbytes for t in model.state_dict().values() if isinstance(t, Tensor)}.values())
 
 
 def run_convert(given: Namespace) -> str:

@@ -180,27 +180,31 @@ def _gradients(ctx: Any, g: Tensor, needed: Sequence[bool]) -> Gradients:
         found = iter(torch.autograd.grad(y, inputs, g, create_graph=again))
         grad_x, grad_weight, grad_bias, grad_shares = (next(found) if need else None for need in needed)
         return grad_x, grad_weight, grad_bias, grad_shares
-    _check_shapes(g, tensors, geometry)
+    _check_shapes(tensors, geometry, g)
     return run_backward(g, tensors, kept, geometry, temperature, needed)
 
 
-def _check_shapes(g: Tensor, tensors: Sequence[Any], geometry: Geometry) -> None:
-    """Raise ValueError unless the tensors fit each other: kernels that get addresses would read beyond their ends.
+def _check_shapes(tensors: Sequence[Any], geometry: Geometry, g: Tensor | None = None) -> None:
+    """Raise ValueError unless the tensors, and the gradient of y, fit each other.
 
-    Hooks on saved tensors may return others, and the compiled backward operator may be called by anyone.
+    Kernels that get addresses would read beyond their ends. Hooks on saved tensors may return others, and the compiled
+    operators may be called by anyone.
     """
     x, weight, bias, shares = tensors
     out, each = weight.shape[:2]
     fit = (
         weight.shape[2:] == geometry.kernel
-        and x.shape == (g.shape[0], each * geometry.groups, *geometry.size_in)
-        and g.shape == (x.shape[0], out, *geometry.size_out)
+        and out % geometry.groups == 0
+        and x.shape[1:] == (each * geometry.groups, *geometry.size_in)
         and (bias is None or bias.shape == (out,))
         and shares.shape == (len(geometry.dilations),)
+        and (g is None or g.shape == (x.shape[0], out, *geometry.size_out))
     )
     if not fit:
-        shapes = ", ".join(str(tuple(t.shape)) for t in (g, x, weight, bias, shares) if t is not None)
-        raise ValueError(f"the backward pass needs the saved tensors in their shapes; gradient and tensors: {shapes}")
+        shapes = ", ".join(str(tuple(t.shape)) for t in (*tensors, g) if t is not None)
+        whose = "" if g is None else "the backward pass needs the saved tensors in their shapes: "
+        after = "" if g is None else " and gradient"
+        raise ValueError(f"{whose}input, weight, bias, shares{after} do not fit each other: {shapes}")
 
 
 def _is_batched(g: Tensor) -> bool:
@@ -222,7 +226,9 @@ def _register(name: str, passes: Passes) -> Callable[..., Tensor]:
     """The operator `rfnext::<name>`, which takes the geometry as lists of integers."""
 
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, *lists: Any) -> Tensor:
-        return passes.run(x, weight, bias, probability, _from_lists(x, weight, lists), None)[0]
+        geometry = _from_lists(x, weight, lists)
+        _check_shapes((x, weight, bias, probability), geometry)
+        return passes.run(x, weight, bias, probability, geometry, None)[0]
 
     def fake(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Tensor, *lists: Any) -> Tensor:
         geometry = _from_lists(x, weight, lists)
@@ -251,7 +257,7 @@ def _register_backward(name: str, passes: Passes) -> Callable[..., tuple[Tensor,
     def backward(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         (x, weight, bias, probability), (*lists, needed) = arguments[:4], arguments[4:]
         tensors, geometry = (x, weight, bias, probability), _from_lists(x, weight, lists)
-        _check_shapes(g, tensors, geometry)
+        _check_shapes(tensors, geometry, g)
         grads = passes.run_backward(g, tensors, None, geometry, None, needed)
         return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 

@@ -166,7 +166,8 @@ static lines lines_of(const conv *c, const term *terms, int64_t lanes)
         before = larger(before, -shift);
         after = larger(after, c->size_out[2] + shift - length);
     }
-    lines l = {.before = before, .pitch = larger(length + larger(before, after), up(c->size_out[2], lanes / 2)), .segments = TILE / c->size_out[2] + 2};
+    lines l = {.before = before, .segments = TILE / c->size_out[2] + 2};
+    l.pitch = larger(length + larger(before, after), up(c->size_out[2], lanes / 2));
     l.size = l.pitch * stride;
     l.rows = smaller(c->batch, TILE / larger(out, 1) + 2) * c->size_in[0] * c->size_in[1];
     l.slots = 1 + smaller(l.rows, l.segments * c->terms);
@@ -430,9 +431,10 @@ static void NAME(pack)(const conv *c, const REAL *weight, int64_t rows, int64_t 
         for (int64_t d = 0; d < depth; d++)
             for (int64_t k = 0; k < taps; k++) {
                 const int64_t start = d / block * block, length = smaller(block, depth - start);
-                if (row_step == taps) __builtin_prefetch(weight + g * group + panel * ROWS * row_step + (d + 8) * depth_step + k * ROWS);
                 REAL *to = packed + (((g * taps + k) * depth + start) * panels + panel * length + d - start) * ROWS;
-                const REAL *from = weight + g * group + panel * ROWS * row_step + d * depth_step + k;
+                const REAL *row = weight + g * group + panel * ROWS * row_step + d * depth_step, *from = row + k;
+                /* Of a transpose: the taps of a panel lie together for each d, and far from those of the next. */
+                if (row_step == taps) __builtin_prefetch(row + 8 * depth_step + k * ROWS);
                 for (int64_t r = 0; r < ROWS; r++) to[r] = r < filled ? from[r * row_step] : 0;
             }
     }

@@ -16,7 +16,7 @@ from rfnext.ops.geometry import Geometry, merge_equal
 _PLAIN = (Tensor, nn.Parameter)
 
 CALLS = "rfnext_calls"
-"""Attribute of a conv: its last calls that differ, the newest first."""
+"""Attribute of a conv: its last calls that differ, roughly the newest first."""
 
 _MOST = 8  # that are kept: of the sizes of a network's inputs, in training and evaluation
 
@@ -31,8 +31,11 @@ class Repeated(NamedTuple):
 
 def kept(own: dict[str, Any], key: tuple[object, ...]) -> Repeated | None:
     """The call of this key that a conv has kept in its `vars`; None if it has not."""
-    for call in own.get(CALLS, ()):
+    calls = own.get(CALLS, ())
+    for place, call in enumerate(calls):
         if call.key == key:
+            if place >= _MOST // 2:  # before others push it out; not always, since this takes time
+                own[CALLS] = (call, *calls[:place], *calls[place + 1 :])
             return call
     return None
 

@@ -118,3 +118,23 @@ def test_transforms_of_torch_func(pinned: str | None) -> None:
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         torch.testing.assert_close(both[1], model(2 * x), rtol=1e-5, atol=1e-6)
+
+
+@jit_is_deprecated
+def test_scripting_says_what_to_script_instead() -> None:
+    model = searched()
+    with pytest.raises(TypeError, match=r"cannot compile a searched conv: SearchConv2d\(3, 4, .*: apply the structure"):
+        torch.jit.script(model)
+    rfnext.merge(model)
+    torch.testing.assert_close(torch.jit.script(model)(images()), model(images()))
+
+
+@jit_is_deprecated
+def test_scripting_an_accelerated_network_says_how_to_undo_it() -> None:
+    model = nn.Sequential(nn.Conv1d(8, 8, 3, groups=8))
+    rfnext.accelerate(model)
+    with pytest.raises(TypeError, match=r"AcceleratedConv1d\(8, 8, .*: call rfnext.decelerate\(model\) first"):
+        torch.jit.script(model)
+    rfnext.decelerate(model)
+    x = torch.randn(1, 8, 9)
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))

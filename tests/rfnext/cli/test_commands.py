@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import rfnext
+from rfnext.cli.commands import _size_of_weights
 from rfnext.cli.main import main
 from rfnext.description import restore
 from rfnext.structure import named_convs, searched_convs
@@ -136,6 +137,13 @@ def test_export_needs_no_rfnext(kind: str, capsys: pytest.CaptureFixture[str]) -
         (array,) = session.run(None, {session.get_inputs()[0].name: X.numpy()})
         found = torch.from_numpy(array)
     torch.testing.assert_close(found, output(model), rtol=1e-3, atol=1e-4)
+
+
+def test_tied_weights_count_once() -> None:
+    model = nn.Sequential(nn.Conv1d(4, 4, 3, bias=False), nn.Conv1d(4, 4, 3, bias=False))
+    assert _size_of_weights(model) == 2 * 4 * 4 * 3 * 4
+    model[1].weight = model[0].weight
+    assert _size_of_weights(model) == 4 * 4 * 3 * 4
 
 
 def test_convert_goes_to_the_published_form_and_back(capsys: pytest.CaptureFixture[str]) -> None:

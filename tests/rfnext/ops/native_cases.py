@@ -26,7 +26,7 @@ def results(tensors: list[Tensor], dilations: list[int], implementation: str, **
     x, weight, bias, p = tensors
     all_axes = [(d,) * (x.dim() - 2) for d in dilations]
     y = mixed_dilation_conv(x, weight, bias, p, all_axes, implementation=implementation, **options)
-    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
+    g = torch.empty_like(y).copy_(torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype))
     return [y, *torch.autograd.grad(y, tensors, g)]
 
 

@@ -60,7 +60,7 @@ def draw(rng: random.Random) -> Case:
         stride=tuple(1 if depthwise and rng.random() < 0.8 else rng.choice((1, 1, 2, 3, 7)) for _ in range(3)),
         batch=rng.choice((0, 1, 1, 2, 3, 5)),
         groups=rng.randint(1, 9 if depthwise else 3),
-        channels=(1, 1) if depthwise else (rng.choice((1, 8, 8, 9, 17, 33)), rng.choice((1, 8, 8, 9, 16, 31))),
+        channels=(1, 1) if depthwise else (rng.choice((1, 8, 8, 9, 17, 33, 70)), rng.choice((1, 8, 8, 9, 16, 31))),
         bias=rng.random() < 0.5,
     )
 

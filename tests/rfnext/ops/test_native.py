@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from rfnext import mixed_dilation_conv, reproducible
 from rfnext.ops import native
+from rfnext.ops.layout import channels_are_last
 from tests.rfnext.ops.native_cases import DEPTHWISE, SHAPES, arguments, assert_as_branches, needs_compiler, results
 
 
@@ -49,6 +50,16 @@ def test_depthwise_convs_equal_the_definition(name: str, stride: int) -> None:
 @pytest.mark.parametrize("groups", [2, 5])
 def test_groups_equal_the_definition(groups: int) -> None:
     assert_as_branches(arguments(2, (8, 9), (30, 9), [1, 3], groups), [1, 3], groups=groups)
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(9, 8), (20, 20), (5, 9, 8)])  # from 3600 elements on, torch would copy them slowly
+def test_channels_last_equals_the_definition(size: tuple[int, ...]) -> None:
+    tensors = arguments(2, (17, 9), size, [1, 2])
+    last = [t.detach().movedim(1, -1).contiguous().movedim(-1, 1) if t.dim() > 1 else t.detach() for t in tensors]
+    found = results([t.requires_grad_() for t in last], [1, 2], "native")
+    torch.testing.assert_close(found, results(tensors, [1, 2], "branches"), rtol=1e-10, atol=1e-10)
+    assert all(channels_are_last(t) for t in found[:2])
 
 
 @needs_compiler
@@ -189,6 +200,14 @@ def test_the_compiled_backward_operator_refuses_a_gradient_of_another_shape() ->
     lists = [1, 2], [1, 1, 2, 2], [1], 1
     with pytest.raises(ValueError, match="saved tensors in their shapes"):
         torch.ops.rfnext.native_backward(torch.randn(2, 8, 3), x, weight, None, p, *lists, [True] * 4)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("shape", "groups"), [((8, 16, 3), 1), ((8, 8, 3), 2), ((9, 4, 3), 2)])
+def test_the_compiled_operator_refuses_tensors_that_do_not_fit(shape: tuple[int, ...], groups: int) -> None:
+    lists = [1, 2], [1, 1, 2, 2], [1], groups
+    with pytest.raises(ValueError, match=r"do not fit each other: \(2, 8, 40\)"):
+        torch.ops.rfnext.native(torch.randn(2, 8, 40), torch.randn(shape), None, torch.rand(2), *lists)
 
 
 @needs_compiler
