@@ -124,7 +124,7 @@ from benchmarks.studies import measurements
 from benchmarks.studies.equal_cost_comparisons import check, compare, described, settings_of, with_parts
 from benchmarks.studies.equal_cost_forecasting import ForecastingCase
 from benchmarks.studies.equal_cost_searches import EXHAUSTED, ROWS
-from benchmarks.studies.equal_cost_tables import write
+from benchmarks.studies.equal_cost_tables import CONFIRMING, write
 from rfnext import Bounds, pin_implementation
 from rfnext.ops import native_build
 from rfnext.receptive_field import multiply_adds
@@ -141,9 +141,6 @@ FIRST = "elecdemand"
 
 HOURLY = ("departures", "motorway", "stops")
 """Sets that were added together."""
-
-CONFIRMING = ("sunspots", "ridership", "temperature", "tweets")
-"""Sets of the confirmation."""
 
 EIGHTH = "-eighth"
 """Ends the name of a set whose searches are bound by the length of the training part."""
