@@ -138,8 +138,10 @@ def _label(data: str) -> str:
 
 
 def _overview(sets: dict[str, Measured], opponent: str) -> list[str]:
-    """All searches on all sets, with the number of layers that most is measured with; nothing without intervals."""
+    """The searches on the sets that have the opponent, with the number of layers that most is measured with; nothing
+    without intervals."""
     layers, rows, found = REFERENCE_LAYERS, list[list[str]](), list[Estimate]()
+    sets = {data: one for data, one in sets.items() if one.entries(layers, opponent)}
     for method in SEARCHES:
         changes = [one.change((layers, method), (layers, opponent)) for one in sets.values()]
         rows.append([method, *(_text(one, 1, signed=True) for one in changes)])

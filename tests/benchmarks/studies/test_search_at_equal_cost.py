@@ -180,10 +180,14 @@ def test_the_bound_by_length_is_an_eighth_of_the_training_part_and_tuning_reache
     assert cases[4].ends[-1] == 2048
 
 
+NOT_RUN = ("temperature", "tweets")
+"""Sets of the confirmation that the page calls unfinished."""
+
+
 @pytest.mark.parametrize("data", DATA)
 def test_what_is_committed_is_not_run_again(data: str) -> None:
     lines = measurements.read(ROOT / "results/search_at_equal_cost" / data)
-    assert lines
+    assert bool(lines) == (data not in NOT_RUN)
     for line in lines:
         one = case_of(Name(data, line["layers"], line["fold"], line["seed"]))
         assert line["settings"] == fingerprint(settings(one))
@@ -257,7 +261,7 @@ def confirming(data: str, tuned: float, expert: float, skill: float, folds: int 
         for seed in SEEDS:
             shift = 0.001 * fold
             rest = {"tuned": tuned + shift, "expert": expert + shift, "hand": 2.0, "periods_to_local": 1.0}
-            one = line(data, 3, fold, {**rest, "periods_or_local": 1.0}) | {"seed": seed}
+            one: dict[str, Any] = line(data, 3, fold, {**rest, "periods_or_local": 1.0}) | {"seed": seed}
             one["methods"]["periods_or_local"] |= {"skill": skill}
             lines.append(one)
     return Measured(lines)
