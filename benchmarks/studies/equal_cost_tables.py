@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.records.statistics import Estimate, Values, estimate, number, paired
+from benchmarks.records.statistics import FEWEST, Estimate, Values, estimate, number, paired
 from benchmarks.report.figures import INK, STYLE, svg
 from benchmarks.report.markdown import pipe
 from benchmarks.studies.equal_cost_searches import ROWS
@@ -56,6 +56,15 @@ OPPONENTS = {
     "expert": "the design of an expert, who is told the seasons",
 }
 """What searches are compared with in those tables."""
+
+CONFIRMING = ("sunspots", "ridership", "temperature", "tweets")
+"""Sets of the confirmation."""
+
+CONFIRMED = "periods_or_local"
+"""The rule that is tested on them."""
+
+WHOLE = 15
+"""Pairs of fold and seed that a set of the confirmation must have to be counted."""
 
 REFERENCE_LAYERS = 3
 """The figure shows errors in percent of those of the hand design with so many layers."""
@@ -113,6 +122,7 @@ def table(sets: dict[str, Measured]) -> str:
     """All sets, as Markdown."""
     parts = ["# Search at equal cost: the numbers", "", SAID, "", "![cost.svg](cost.svg)", ""]
     parts += [part for opponent in OPPONENTS for part in _overview(sets, opponent)]
+    parts += _confirmation({data: sets[data] for data in CONFIRMING if data in sets})
     for data, measured in sets.items():
         parts += [f"## {data}: {_label(data)}", ""]
         compared: list[Comparison] = []
@@ -128,8 +138,10 @@ def _label(data: str) -> str:
 
 
 def _overview(sets: dict[str, Measured], opponent: str) -> list[str]:
-    """All searches on all sets, with the number of layers that most is measured with; nothing without intervals."""
+    """The searches on the sets that have the opponent, with the number of layers that most is measured with; nothing
+    without intervals."""
     layers, rows, found = REFERENCE_LAYERS, list[list[str]](), list[Estimate]()
+    sets = {data: one for data, one in sets.items() if one.entries(layers, opponent)}
     for method in SEARCHES:
         changes = [one.change((layers, method), (layers, opponent)) for one in sets.values()]
         rows.append([method, *(_text(one, 1, signed=True) for one in changes)])
@@ -146,6 +158,40 @@ def _overview(sets: dict[str, Measured], opponent: str) -> list[str]:
     names = [f"{data}, n = {count}" for data, count in zip(sets, counts, strict=True)]
     heading = f"## Searches with {layers} layers against {OPPONENTS[opponent]}"
     return [heading, "", f"Change of the mse in percent. {verdict}", "", pipe(["search", *names], rows), ""]
+
+
+def _confirmation(sets: dict[str, Measured]) -> list[str]:
+    """The rule on the sets that were named for it, and its mean over those that are whole."""
+    ours, rows, means = (REFERENCE_LAYERS, CONFIRMED), list[list[str]](), dict[tuple[int, int], float]()
+    for data, measured in sets.items():
+        tuned, expert, hand = (
+            measured.change(ours, (REFERENCE_LAYERS, other)) for other in ("tuned", "expert", "hand")
+        )
+        without = measured.change((REFERENCE_LAYERS, "periods_to_local"), (REFERENCE_LAYERS, "tuned"))
+        skill, first, second = measured.values(*ours, "skill"), estimate(tuned), estimate(expert)
+        if first is None or second is None:
+            continue
+        counts = "unfinished"
+        if len(tuned) == len(expert) == WHOLE:
+            means[len(means), 0] = first.mean
+            counts = "yes" if _counts(first, second, fmean(skill.values())) else "no"
+        changes = [_text(one, 1, signed=True) for one in (tuned, expert, hand, without)]
+        rows.append([data, *changes, _text(skill, 1), str(len(tuned)), counts])
+    if not rows:
+        return []
+    if len(means) >= FEWEST:
+        rows.append([f"mean of {len(means)} sets", _text(means, 1, signed=True), *[""] * 6])
+    header = ["set", "against tuned", "against expert", "against hand", "without the rule, against tuned"]
+    said = (
+        f"{CONFIRMED} with {REFERENCE_LAYERS} layers, change of the mse in percent, on the sets that the protocol "
+        "names for it. A set counts if the interval against tuned is below 0, that against the expert is not above 0, "
+        "and the mean skill is above 0. The units of the mean's interval are the sets."
+    )
+    return ["## The confirmation", "", said, "", pipe([*header, "skill (%)", "n", "counts"], rows), ""]
+
+
+def _counts(tuned: Estimate, expert: Estimate, skill: float) -> bool:
+    return tuned.decided and tuned.mean < 0 and not (expert.decided and expert.mean > 0) and skill > 0
 
 
 SAID = (

@@ -8,7 +8,21 @@ from rfnext import Bounds, LocalConfig
 from tasks.ranges import COUNT, DROPOUT, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 
 DatasetName = Literal[
-    "elecdemand", "taylor", "calls", "births", "departures", "motorway", "stops", "treering", "etth1", "etth2", "folder"
+    "elecdemand",
+    "taylor",
+    "calls",
+    "births",
+    "departures",
+    "motorway",
+    "stops",
+    "treering",
+    "sunspots",
+    "ridership",
+    "temperature",
+    "tweets",
+    "etth1",
+    "etth2",
+    "folder",
 ]
 Head = Literal["mse", "quantile"]
 
@@ -42,8 +56,10 @@ class Config:
     half-hourly demand of England and Wales. calls: embedded calls to a bank per five minutes. births: embedded births
     in the United States per day. departures: embedded flights that left New York per hour. motorway: embedded
     emissions of the cars on a motorway per hour. stops: embedded stops by police per hour. treering: embedded
-    widths of tree rings per year, which have no season. etth1, etth2: hourly oil temperature of two transformers.
-    folder: your own series.csv (`python -m tasks.load_forecasting.check PATH` validates it)."""
+    widths of tree rings per year, which have no season. sunspots: embedded sunspots per month. ridership: embedded
+    passengers of a station in Chicago per day. temperature: embedded temperature at an airport per hour. tweets:
+    embedded tweets by Donald Trump per hour. etth1, etth2: hourly oil temperature of two transformers. folder: your
+    own series.csv (`python -m tasks.load_forecasting.check PATH` validates it)."""
     root: Path | None = field(default=None, metadata={"protocol": False})
     """Data folder; by default $RFNEXT_DATA/<dataset>, or data/<dataset> in this repository."""
     time: str = "time"
@@ -120,6 +136,9 @@ ETT = Config(
 HOURLY = Config(horizon=24, seasons=(24, 168), burn_in=336)
 """Hourly data of a year."""
 
+DAILY = Config(dataset="births", horizon=7, seasons=(7, 364), burn_in=728, trailing=364)
+"""Daily data of many years, over which the level drifts."""
+
 PRESETS = {
     # For tests and first tries: a few seconds per training on one core; the search runs through all its rounds.
     "tiny": Config(
@@ -128,12 +147,17 @@ PRESETS = {
     "small": Config(),
     "taylor": Config(dataset="taylor", burn_in=336),
     "calls": Config(dataset="calls", horizon=169, seasons=(169, 845), burn_in=1690),
-    # The level drifts over the twenty years.
-    "births": Config(dataset="births", horizon=7, seasons=(7, 364), burn_in=728, trailing=364),
+    "births": DAILY,
     "departures": replace(HOURLY, dataset="departures"),
     "motorway": replace(HOURLY, dataset="motorway"),
     "stops": replace(HOURLY, dataset="stops"),
     "treering": Config(dataset="treering", horizon=1, seasons=(), burn_in=512),
+    # A year, and a cycle of eleven.
+    "sunspots": Config(dataset="sunspots", horizon=12, seasons=(12, 132), burn_in=264),
+    "ridership": replace(DAILY, dataset="ridership"),
+    # Weather has no week. The level drifts over the year, as that of the transformers does.
+    "temperature": replace(HOURLY, dataset="temperature", seasons=(24, 72), trailing=168),
+    "tweets": replace(HOURLY, dataset="tweets"),
     "etth1": replace(ETT, dataset="etth1"),
     "etth2": replace(ETT, dataset="etth2"),
     "folder": Config(dataset="folder"),

@@ -34,6 +34,10 @@ LABELS = {
     "motorway": "emissions of the cars on a Swiss motorway per hour, 2004 (embedded)",
     "stops": "stops by police in Minneapolis per hour, 2017 (embedded)",
     "treering": "widths of tree rings per year (embedded)",
+    "sunspots": "sunspots per month, 1749 to 2013 (embedded)",
+    "ridership": "passengers of a station in Chicago per day, 2001 to 2016 (embedded)",
+    "temperature": "temperature at an airport of New York per hour, 2013 (embedded)",
+    "tweets": "tweets by Donald Trump per hour, 2013 (embedded)",
     "etth1": "ETTh1, hourly oil temperature of a transformer",
     "etth2": "ETTh2, hourly oil temperature of a transformer",
 }

