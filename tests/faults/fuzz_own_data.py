@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.findings import Findings
 from tasks.load_forecasting import datasets as forecasting
 from tasks.load_forecasting.config import Config as Forecasting
 from tasks.load_forecasting.csv_file import read_csv
@@ -66,8 +67,9 @@ def past_labelled() -> list[Sample]:
 
 def read_labelled(folder: Path, told: Any) -> None:
     """Check the folder, and read all that training, validation and scoring would."""
-    problems, summary = check_images(folder)
-    told(problems or [summary])
+    report = Findings()
+    summary = check_images(folder, report)
+    told(report.problems or [summary])
     dataset = segmentation.open_fold(Segmentation(dataset="folder", root=folder), 1)
     for part in (dataset.train, dataset.validation, dataset.test):
         for index in range(len(part)):

@@ -19,6 +19,7 @@ from tasks.action_segmentation import predict as segmenting
 from tasks.action_segmentation import score as scoring
 from tasks.action_segmentation.check import check as check_videos
 from tasks.action_segmentation.lengths import Sampling
+from tasks.findings import Findings
 from tasks.plain import plain, rebuild
 from tasks.tts_vocoder import released, saved_mel
 from tasks.tts_vocoder.check import check as check_clips
@@ -82,7 +83,7 @@ def _told(problems: Any) -> None:
 
 
 def _videos(folder: Path) -> None:
-    _told(check_videos(folder).problems)
+    _told(check_videos(folder).findings.problems)
     dataset = videos.open_dataset(folder, fold=1, validation=0.3)
     for part in (dataset.train, dataset.validation, dataset.test):
         list(part)
@@ -95,7 +96,9 @@ def _predictions(folder: Path) -> None:
 
 
 def _clips(folder: Path) -> None:
-    _told(check_clips(folder, Shape(16000, 4000.0, trim=True)).problems)
+    report = Findings()
+    check_clips(folder, Shape(16000, 4000.0, trim=True), report)
+    _told(report.problems)
 
 
 def _mel(folder: Path) -> None:

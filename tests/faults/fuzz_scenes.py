@@ -17,6 +17,7 @@ from tasks.coco_detection.annotations import Kind
 from tasks.coco_detection.check import check
 from tasks.coco_detection.data import open_dataset
 from tasks.coco_detection.layout import Layout
+from tasks.findings import Findings
 from tests.faults.fuzz_mutations import SPARSE, Sample
 from tests.faults.fuzz_samples import DEEP, HUGE, each
 
@@ -127,9 +128,9 @@ def read_scenes(folder: Path, told: Any) -> None:
     """Check the folder; open what has no problem, and decode all masks and pixels of it."""
     layout = Layout(folder)
     os.environ["RFNEXT_CACHE"] = str(folder / "cache")
-    found = check(layout, panoptic=True, pixels=True)
-    told(found.problems)
-    str(found), [str(remark) for remark in found.remarks]
+    report = Findings()
+    summary = check(layout, report, panoptic=True, pixels=True)
+    told([*report.remarks, *(report.problems or [summary])])
     for kind in get_args(Kind):
         dataset = open_dataset(layout, kind, validation=0.4)
         for part in (dataset.train, dataset.validation, dataset.test):

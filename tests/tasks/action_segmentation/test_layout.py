@@ -209,7 +209,7 @@ def test_bad_data_is_one_error_for_the_reader_and_one_line_for_the_check(root, m
         read_everything(root)
     message = str(caught.value)
     assert message.startswith(str(root / expected))
-    assert message in [str(problem) for problem in check(root).problems]
+    assert message in [str(problem) for problem in check(root).findings.problems]
     assert not (root / "unpickled").exists()
 
 

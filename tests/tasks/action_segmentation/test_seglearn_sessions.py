@@ -22,11 +22,11 @@ class Evil:
 
 
 def test_is_a_valid_data_folder(embedded):
-    findings = check(embedded)
-    assert findings.problems == ()
-    assert (findings.videos, findings.feature_size, findings.classes) == (60, 12, 7)
-    assert findings.folds == seglearn_sessions.FOLDS
-    tested = [open_dataset(embedded, fold=fold).test.names for fold in findings.folds]
+    found = check(embedded)
+    assert found.findings.problems == []
+    assert (found.videos, found.feature_size, found.classes) == (60, 12, 7)
+    assert found.folds == seglearn_sessions.FOLDS
+    tested = [open_dataset(embedded, fold=fold).test.names for fold in found.folds]
     assert len({name for names in tested for name in names}) == sum(map(len, tested)) == 60
 
 
@@ -79,7 +79,7 @@ def test_several_builders_do_not_disturb_each_other(tmp_path, monkeypatch):
     with ThreadPoolExecutor(3) as pool:
         folders = {future.result() for future in [pool.submit(seglearn_sessions.prepare) for _ in range(3)]}
     assert [*tmp_path.iterdir()] == [*folders]
-    assert check(folders.pop(), fold=1).problems == ()
+    assert check(folders.pop(), fold=1).findings.problems == []
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):

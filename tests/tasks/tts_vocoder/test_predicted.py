@@ -8,6 +8,7 @@ import soundfile
 import torch
 
 from rfnext import Bounds, LocalConfig, LocalSearch
+from tasks.findings import Findings
 from tasks.spec import DataError, Run, Split, fail
 from tasks.tts_vocoder import check
 from tasks.tts_vocoder.clips import Shape
@@ -92,7 +93,9 @@ class TestReading:
         np.save(path, edit(np.load(path)))
         with pytest.raises(DataError, match=rf"c1\.npy: .*({message})"):
             opened(folder).train[0]
-        assert [problem.path for problem in check.check(folder, shape(folder)).problems] == [path]
+        report = Findings()
+        check.check(folder, shape(folder), report)
+        assert [problem.path for problem in report.problems] == [path]
 
     def test_missing(self, folder):
         (folder / "mels" / "c5.npy").unlink()
