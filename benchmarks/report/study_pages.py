@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from benchmarks.report.content import Column, Entry, Row, Table
 
-OPENING = ("planted_truth", "does_search_pay")
+OPENING = ("planted_truth", "search_at_equal_cost", "does_search_pay")
 """Folders of the studies that the page shows, in this order; the others are linked."""
 
 
