@@ -1,13 +1,19 @@
 """What the studies at equal cost share: a comparison of methods, what decides it, and which measurements may stand side
 by side."""
 
+import logging
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from benchmarks.records.machine import commit, versions
 from benchmarks.studies.equal_cost_searches import METHODS, ROWS, RULES, SETTINGS, Methods, ruled
 from benchmarks.studies.equal_cost_training import ENDS, Case
-from benchmarks.studies.measurements import NAME, MeasurementError
+from benchmarks.studies.measurements import NAME, MeasurementError, end_on_error
+from rfnext import pin_implementation
+from rfnext.ops import native_build
 
 DECIDING = ("torch", "numpy")
 """Packages whose version may change a result. Beyond that, processors and kernels round differently, and what a search
@@ -56,6 +62,21 @@ def compare(
         if (entry := ruled(entries, rule, case.config.epochs)) is not None:
             entries[rule] = entry
     return {label: entries[label] for label in ROWS if label in entries}
+
+
+def lines_of_study(
+    read: Callable[[], dict[Any, dict[str, Any]]], run: Callable[[dict[Any, dict[str, Any]]], None] | None
+) -> list[dict[str, Any]]:
+    """All measurements of a study, those that `run` adds included; ends the process on those that cannot be read."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
+    torch.set_num_threads(1)
+    known = end_on_error(read)
+    if run is not None:
+        # Equal runs give equal bits.
+        with pin_implementation("taps" if native_build.failure() else "native"):
+            run(known)
+    return list(known.values())
 
 
 def check(folder: Any, lines: Sequence[Mapping[str, Any]], expected: Callable[[Any], str], *, adding: bool) -> None:

@@ -7,6 +7,7 @@ itself here. `equal_cost_forecasting` and `equal_cost_segmentation` say what a t
 import copy
 import math
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ RUNGS = (2, 5)
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(ABC):
     """What every method of a comparison shares: the settings of a training, the fold, the seed, and how a design is
     tuned."""
 
@@ -45,27 +46,27 @@ class Case:
         return self.config.search.bounds.max
 
     @property
+    @abstractmethod
     def where(self) -> Where:
         """The searched layers."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def batches(self) -> int:
         """Steps of an epoch."""
-        raise NotImplementedError
 
     @property
     def steps(self) -> int:
         """Of one training, in which budgets are counted."""
         return self.config.epochs * self.batches
 
+    @abstractmethod
     def untrained(self) -> nn.Module:
         """The network, by torch's seed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def training(self, design: Design | None = None, config: SearchConfig | None = None) -> "Training":
         """A training that has not begun; see `Training`."""
-        raise NotImplementedError
 
     def network(self, design: Design | None = None) -> Any:
         """The untrained network, with the same initial weights whatever its dilations; by default, they double."""
@@ -77,7 +78,7 @@ class Case:
         return network
 
 
-class Training:
+class Training(ABC):
     """One training, as far as it has come.
 
     Args:
@@ -99,30 +100,30 @@ class Training:
         self._optimizer = torch.optim.Adam(groups, lr=case.config.lr, fused=True)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
 
+    @abstractmethod
     def prepare(self) -> None:
         """Read the data, and tell the network what it has to know of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rate(self, epoch: int) -> float:
         """Share of the learning rate in an epoch, counted from 0."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, epoch: int, batch: int) -> Tensor:
         """Of a batch of an epoch, both counted from 0; seeds what is random in it."""
-        raise NotImplementedError
 
     def scores(self, part: Part) -> dict[str, float]:
         """Of the epoch that is best on the validation part."""
         self.network.load_state_dict(self._weights)
         return self.measure(part)
 
+    @abstractmethod
     def measure(self, part: Part) -> dict[str, float]:
         """Scores of the network as it is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def error(self, scores: dict[str, float]) -> float:
         """What the validation part ranks by; lower is better."""
-        raise NotImplementedError
 
     def to(self, step: int) -> "Training":
         """Train on, up to a step of the whole schedule; keeps the best epoch's weights if nothing is searched."""

@@ -113,7 +113,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import torch
 from pydantic import AfterValidator, with_config
 from typing_extensions import TypedDict
 
@@ -121,12 +120,11 @@ from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.schema import STRICT, Amount, Label, Layers, Real, Seed, Versions, Whole
 from benchmarks.studies import measurements
-from benchmarks.studies.equal_cost_comparisons import check, compare, described, settings_of, with_parts
+from benchmarks.studies.equal_cost_comparisons import check, compare, described, lines_of_study, settings_of, with_parts
 from benchmarks.studies.equal_cost_forecasting import ForecastingCase
 from benchmarks.studies.equal_cost_searches import EXHAUSTED, ROWS
 from benchmarks.studies.equal_cost_tables import CONFIRMING, write
-from rfnext import Bounds, pin_implementation
-from rfnext.ops import native_build
+from rfnext import Bounds
 from rfnext.receptive_field import multiply_adds
 from tasks.command_line import parse_or_end
 from tasks.load_forecasting.config import ORIGINS, PRESETS, Config
@@ -325,15 +323,8 @@ def read(options: Options) -> dict[Name, dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     options = parse_or_end(Options, arguments, description=__doc__)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
-    torch.set_num_threads(1)
-    known = measurements.end_on_error(lambda: read(options))
-    if not options.only_table:
-        # Equal runs give equal bits.
-        with pin_implementation("taps" if native_build.failure() else "native"):
-            run(options, known)
-    print(write(options.results, list(known.values())))
+    lines = lines_of_study(lambda: read(options), None if options.only_table else lambda known: run(options, known))
+    print(write(options.results, lines))
     return 0
 
 

@@ -34,7 +34,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, NamedTuple
 
-import torch
 from pydantic import AfterValidator, with_config
 from typing_extensions import TypedDict
 
@@ -44,11 +43,9 @@ from benchmarks.records.schema import STRICT, Amount, Label, Layers, Percent, Se
 from benchmarks.records.statistics import Estimate, Values, estimate, number, paired
 from benchmarks.report.markdown import pipe
 from benchmarks.studies import measurements
-from benchmarks.studies.equal_cost_comparisons import check, compare, described, settings_of, with_parts
+from benchmarks.studies.equal_cost_comparisons import check, compare, described, lines_of_study, settings_of, with_parts
 from benchmarks.studies.equal_cost_segmentation import SegmentationCase
-from rfnext import pin_implementation
 from rfnext.files import write_text
-from rfnext.ops import native_build
 from tasks.action_segmentation.config import TINY, Config
 from tasks.action_segmentation.task import TASK
 from tasks.command_line import parse_or_end
@@ -281,15 +278,8 @@ def read(options: Options) -> dict[Name, dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     options = parse_or_end(Options, arguments, description=__doc__)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
-    torch.set_num_threads(1)
-    known = measurements.end_on_error(lambda: read(options))
-    if not options.only_table:
-        # Equal runs give equal bits.
-        with pin_implementation("taps" if native_build.failure() else "native"):
-            run(options, known)
-    text = table(list(known.values()))
+    lines = lines_of_study(lambda: read(options), None if options.only_table else lambda known: run(options, known))
+    text = table(lines)
     write_text(options.results / "table.md", text)
     print(text)
     return 0
