@@ -56,7 +56,8 @@ from benchmarks.records.schema import STRICT, Amount, Label, Layers, Percent, Se
 from benchmarks.records.statistics import Estimate, Values, estimate, number, paired
 from benchmarks.report.markdown import pipe
 from benchmarks.studies import measurements
-from benchmarks.studies.equal_cost_comparisons import check, compare, described, lines_of_study, settings_of, with_parts
+from benchmarks.studies.equal_cost_comparisons import check, compare, described, lines_of_study, settings_of, to_measure
+from benchmarks.studies.equal_cost_searches import RULES
 from benchmarks.studies.equal_cost_segmentation import SegmentationCase
 from rfnext.files import write_text
 from tasks.action_segmentation.config import TINY, Config
@@ -153,7 +154,7 @@ class Line(TypedDict):
 
 
 def _known(line: Line) -> Line:
-    if unknown := line["methods"].keys() - set(METHODS):
+    if unknown := line["methods"].keys() - (set(METHODS) - RULES.keys()):
         raise ValueError(f"is of {min(unknown)}, which is none of the methods")
     for name, entry in line["methods"].items():
         if len(entry["dilations"]) != line["layers"]:
@@ -203,12 +204,12 @@ def run(options: Options, known: dict[Name, dict[str, Any]]) -> None:
     end = time.monotonic() + 60 * options.minutes
     for name in order(options):
         entries = known.get(name, {}).get("methods", {})
-        if entries.keys() >= with_parts(options.methods):
+        if entries.keys() >= to_measure(options.methods):
             continue
         if time.monotonic() > end:
             return
         case, start = case_of(name), time.process_time()
-        found = compare(case, with_parts(options.methods), entries, rounded)
+        found = compare(case, to_measure(options.methods), entries, rounded)
         about = {"cpu_seconds": round(time.process_time() - start, 1), "methods": found}
         of = {"settings": fingerprint(settings(case)), "versions": described()}
         known[name] = {**name._asdict(), **about, **of}
