@@ -269,7 +269,7 @@ def test_bad_input_is_one_line(
     torch.save({"weight": torch.zeros(2)}, "small.pt")
     torch.save({"convs": {}, "state_dict": {"a": torch.tensor(torch.nan)}}, "diverged.pt")
     torch.save(create().state_dict() | {"fc.bias": torch.ones(1000, dtype=torch.int8)}, "rounded.pt")
-    (folder / "a.safetensors").write_bytes(b'\x02\0\0\0\0\0\0\0{}')
+    (folder / "a.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     before = sorted(path.name for path in folder.iterdir())
     assert said in refused(capsys, *arguments)
     assert sorted(path.name for path in folder.iterdir()) == before
