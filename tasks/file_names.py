@@ -1,4 +1,4 @@
-"""Names of files that look the same and are not: an accented letter is one character (NFC) or two (NFD, as macOS writes).
+"""Names of files that look the same and are not: an accented letter is one character (NFC) or two (NFD, as of macOS).
 
 A file that was copied from there is not found by a list that was typed elsewhere.
 """

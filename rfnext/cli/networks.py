@@ -90,7 +90,7 @@ def open_checkpoint(model: nn.Module, path: Path) -> None:
 
 
 def _without_owner(tensors: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-    """The tensors by the network's own names, where it was an attribute of what was saved: of a LightningModule, say."""
+    """The tensors by the network's own names, where it was an attribute of what was saved, a LightningModule say."""
     owners = {key.partition(".")[0] + "." for key in tensors}
     own = list(model.state_dict())
     if len(owners) > 1 or any(key.startswith(tuple(owners)) for key in own):

@@ -38,8 +38,10 @@ class Stored(NamedTuple):
 
 
 def read(path: str | Path) -> Stored:
-    """The tensors of a checkpoint, on the CPU: of a bare state_dict, of one under "state_dict" or "model", or of the only
-    one that is in the file. The log names others, such as an average (EMA), that are left out.
+    """The tensors of a checkpoint, on the CPU.
+
+    They are those of a bare state_dict, of one under "state_dict" or "model", or of the only one in the file. The log
+    names others, such as an average (EMA), that are left out.
 
     Raises:
         ValueError: naming the file, if it is broken, is no checkpoint, or names a function that touches the system.

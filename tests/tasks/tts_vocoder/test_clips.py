@@ -24,7 +24,9 @@ def write(path, wave, rate=RATE, **settings):
 
 
 def read(path, shape=SHAPE):
-    return read_clip(path.stem, path, shape, fail)
+    clip = read_clip(path.stem, path, shape, fail)
+    assert clip is not None  # `fail` raises
+    return clip
 
 
 class TestBadClips:
@@ -70,7 +72,7 @@ class TestBadClips:
     def test_a_constant_offset_is_no_sound(self, tmp_path, offset):
         path = write(tmp_path / "a.wav", np.full(RATE, offset), subtype="FLOAT")
         self.refused(path, f"silent: its samples stay within .* of full scale around {offset}")
-        assert read(write(tmp_path / "b.wav", tone(level=0.01) + offset)) is not None
+        assert len(read(write(tmp_path / "b.wav", tone(level=0.01) + offset)).wave) == RATE
 
     @pytest.mark.parametrize("level", [0.0, 9e-4])
     def test_silent(self, tmp_path, level):
