@@ -107,9 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--network", required=True, metavar="MODULE:FUNCTION", help="builds the network as designed"
-    )
+    parser.add_argument("--network", required=True, metavar="MODULE:FUNCTION", help="builds the network as designed")
     parser.add_argument("--arguments", metavar="JSON", help='arguments of that function, as in {"num_classes": 4}')
 
 
