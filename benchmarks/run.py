@@ -53,8 +53,8 @@ class Options:
     preset: str = "tiny"
     """Named config of the task."""
     name: str | None = None
-    """Name of the results, where fields of the preset are changed or the data is your own. By default the preset's name,
-    with a hash of the changes, and for own data with its folder and a hash of it."""
+    """Name of the results, where fields of the preset are changed or the data is your own. By default the preset's
+    name, with a hash of the changes, and for own data with its folder and a hash of it."""
     fold: int | None = None
     """Fold to run; by default the first one."""
     seed: int = 0

@@ -68,8 +68,8 @@ class Options:
     folds: tuple[int, ...] = ()
     """Only these folds; by default all."""
     name: str | None = None
-    """Name of the results, where fields of the preset are changed or the data is your own. By default the preset's name,
-    with a hash of the changes, and for own data with its folder and a hash of it."""
+    """Name of the results, where fields of the preset are changed or the data is your own. By default the preset's
+    name, with a hash of the changes, and for own data with its folder and a hash of it."""
     workers: int | Literal["auto"] = "auto"
     """Cells that run at a time. auto: one per GPU, or one per core with one thread each; on a cluster, all that fit."""
     ray_address: str | None = None
