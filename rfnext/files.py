@@ -139,6 +139,14 @@ def read_text(path: str | Path, longest: int = LONGEST_TEXT) -> str:
     return data.decode("utf-8-sig")
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, without blank ones at its end.
+
+    Not str.splitlines(): it also splits at separators that a sentence may hold, such as U+2028 or U+0085.
+    """
+    return re.split("\r\n|\r|\n", text.rstrip()) if text.strip() else []
+
+
 def read_json(path: str | Path) -> Any:
     """The value of a JSON file from outside; raises ValueError as `parse_json`, OSError as `read_text`."""
     return parse_json(read_text(path))

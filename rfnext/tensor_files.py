@@ -69,7 +69,13 @@ def check(file: BinaryIO) -> None:
             raise ValueError("its parts are larger than the file")
     else:
         file.seek(0)
-        if file.read(1) != b"\x80":
+        start = file.read(9)
+        if start[8:] == b"{":  # after the length of a header in JSON
+            raise ValueError(
+                "it is a safetensors file; make it one of torch: torch.save(safetensors.torch.load_file(FILE), "
+                '"weights.pt")'
+            )
+        if start[:1] != b"\x80":
             raise ValueError("it does not start as a file that torch wrote")
     names, texts = set[str](), set[str]()
     for count, (operation, argument, _) in enumerate(operations(file)):
@@ -140,16 +146,33 @@ def check_tensors(tensors: Mapping[str, Any]) -> None:
             raise ValueError(f"tensor {str(name)[:200]!r} is larger than what is stored of it")
 
 
-def refuse_nan(tensors: Mapping[str, Any], model: nn.Module) -> None:
-    """Raise ValueError, naming it, for a tensor with values that are no numbers (NaN): a network with such weights
-    answers without an error, and whatever it is asked.
+def refuse_wrong_values(tensors: Mapping[str, Any], model: nn.Module) -> None:
+    """Raise ValueError, naming it, for a tensor that a network would take without an error and answer wrongly by.
+
+    That is one of integers, booleans or complex numbers where the network has real ones, as quantised weights are; and
+    one with values that are no numbers (NaN) or, but for buffers, infinite.
 
     Args:
         tensors: a state_dict; values of other kinds are passed over.
-        model: what it is loaded into, as it was built. Its own buffers with NaN are unset by design, and may be so.
+        model: what it is loaded into, as it was built. Its own tensors with such values are so by design.
     """
-    buffers = model.named_buffers(remove_duplicate=False)  # one that is shared has several names
-    unset = {name for name, buffer in buffers if buffer.dtype in _FLOATS and buffer.isnan().any()}
+    buffers = dict(model.named_buffers(remove_duplicate=False))  # one that is shared has several names
+    own = dict(model.named_parameters(remove_duplicate=False)) | buffers
     for name, value in tensors.items():
-        if isinstance(value, Tensor) and value.dtype in _FLOATS and name not in unset and value.isnan().any():
-            raise ValueError(f"tensor {str(name)[:200]!r} has values that are no numbers (NaN): the training diverged")
+        if not isinstance(value, Tensor):
+            continue
+        built, shown = own.get(name), repr(str(name)[:200])
+        if built is not None and built.is_floating_point() and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"tensor {shown} holds {kind}, the network {str(built.dtype).removeprefix('torch.')}, which would be "
+                "other values; if it was quantised, give the weights of before"
+            )
+        if value.dtype not in _FLOATS:
+            continue
+        known = built if built is not None and built.dtype in _FLOATS and not built.is_meta else value.new_zeros(())
+        if value.isnan().any() and not known.isnan().any():
+            raise ValueError(f"tensor {shown} has values that are no numbers (NaN): the training diverged")
+        # Not of buffers: masks of attention hold infinities.
+        if name not in buffers and value.isinf().any() and not known.isinf().any():
+            raise ValueError(f"tensor {shown} has infinite values: the training diverged, or half precision overflowed")

@@ -102,7 +102,7 @@ def load(path: str | Path, task: str | None = None) -> Checkpoint:
         config = rebuild(kind, _filled(content["config"], plain(kind(), "config")))
         with as_large_as(content["state_dict"]):
             model = owner.build(config) if owner.rebuild is None else owner.rebuild(config, content["facts"])
-    _refuse_nan(path, content, model)
+    _refuse_wrong_values(path, content, model)
     with _consistent(path):
         restore(model, content["convs"], content["state_dict"])
     return Checkpoint(name, config, content["facts"], model.eval())
@@ -117,9 +117,9 @@ def _consistent(path: str | Path) -> Iterator[None]:
         raise ValueError(f"{path} contradicts itself ({error}); {FIX}") from error
 
 
-def _refuse_nan(path: str | Path, content: Mapping[str, Any], model: nn.Module) -> None:
+def _refuse_wrong_values(path: str | Path, content: Mapping[str, Any], model: nn.Module) -> None:
     try:
-        tensor_files.refuse_nan(content["state_dict"], model)
+        tensor_files.refuse_wrong_values(content["state_dict"], model)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; {FIX}") from None
 
@@ -132,7 +132,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         OSError: if it cannot be read.
     """
     content = _read(path)
-    _refuse_nan(path, content, model)
+    _refuse_wrong_values(path, content, model)
     try:
         load_into(model, content["convs"], content["state_dict"])
     except CONTRADICTIONS as error:

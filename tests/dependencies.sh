@@ -14,7 +14,7 @@ case "${1:-}" in
     *) echo "usage: bash tests/dependencies.sh oldest|newest [TESTS]" >&2; exit 2 ;;
 esac
 which=$1 tests=${2:-tests/rfnext}
-extras=(--extra dev --extra lightning --extra plots)
+extras=(--extra dev --extra lightning --extra plots --extra transformers)
 [ "$tests" = tests/rfnext ] || extras=(--all-extras)
 
 folder=$(mktemp -d)

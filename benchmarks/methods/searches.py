@@ -1,5 +1,6 @@
 """The searches that take one or two trainings: local, one-shot, random, and the tuned hand design."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from benchmarks.methods.method import Found
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import Training, as_lists, build, fit, load_network, save_network
 from rfnext import (
-    LocalConfig,
     LocalSearch,
     OneShotConfig,
     OneShotSearch,
@@ -135,26 +135,21 @@ def random(job: Searching) -> Found:
     rng = np.random.default_rng([cell.seed, cell.fold])
     model = build(cell)
     count = min(job.settings["candidates"], cell.config.epochs)
-    structures = [draw_structure(model, cell.task.where, cell.config.search, rng) for _ in range(count)]
+    structures = [draw_structure(model, cell.task.where, powers(cell), rng) for _ in range(count)]
     return best_structure(job, structures, cell.config.epochs)
 
 
-def draw_structure(model: nn.Module, where: Where, config: LocalConfig, rng: np.random.Generator) -> Structure:
-    """A structure with every searched axis drawn uniformly from the powers of two.
+def draw_structure(model: nn.Module, where: Where, candidates: Sequence[int], rng: np.random.Generator) -> Structure:
+    """A structure with every searched axis drawn uniformly from the candidates.
 
-    The powers run up to the network's largest hand-designed dilation (or, where that is 1, up to the search's upper
-    bound) and stay within the search's bounds. Axes whose kernel is 1 or even keep their dilation.
+    Axes whose kernel is 1 or even keep their dilation.
 
     Raises:
-        ValueError: if no power of two is left to draw.
+        ValueError: if there is no candidate.
     """
-    designed = Structure.read(model, where)
-    largest = max(max(dilation) for dilation in designed.values())
-    limit = largest if largest > 1 else (config.bounds.max or 1)
-    powers = [2**k for k in range(limit.bit_length()) if config.bounds.clip(2**k) == 2**k]
-    if not powers:
-        raise ValueError(f"no power of two up to {limit} lies within the search's {config.bounds}")
-    return redesigned(model, where, lambda d: int(rng.choice(powers)))
+    if not candidates:
+        raise ValueError("no power of two lies within the search's bounds and is shorter than the longest input")
+    return redesigned(model, where, lambda d: int(rng.choice(candidates)))
 
 
 def _round(seen: Round) -> dict[str, Any]:

@@ -27,6 +27,9 @@ PLAIN, SEARCH = "training", "search"
 ON_GPU = "not measured"
 """GPU-hours of every row: no row was run on a GPU."""
 
+ROUGH = 0.1
+"""Share of two epochs: hours that follow from a smaller one have a "~"."""
+
 IMAGES = 16
 """Images of a step of a detector."""
 
@@ -53,12 +56,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Need:
-    """What a row takes. hours: of one core, None if unknown. memory: GB. disk: GB of the data, unpacked."""
+    """What a row takes. hours: of one core, None if unknown. memory: GB. disk: GB of the data, unpacked.
+
+    rough: hours follow from less than `ROUGH` of two epochs.
+    """
 
     steps: int
     hours: float | None
     memory: float | None
     disk: float | None
+    rough: bool = False
 
 
 def _job(table: Published, line: Line, stage: str) -> Job:
@@ -110,6 +117,7 @@ def need(table: Published, line: Line, measured: Sequence[Mapping[str, Any]] | N
         hours=cells * seconds / 3600,
         memory=max(one["peak_gib"] for one in trainings) * 2**30 / 1e9,
         disk=plain["data_gb"],
+        rough=min(map(_measured_share, trainings)) < ROUGH,
     )
 
 
@@ -144,7 +152,7 @@ def rows(measured: Sequence[Mapping[str, Any]] | None = None) -> list[tuple[str,
         for line in (line for line in table.lines if line.method):
             one = need(table, line, measured)
             numbers = [f"{one.steps:,}" if one.steps else "?"]
-            numbers += ["not measured" if one.hours is None else rounded(one.hours)]
+            numbers += ["not measured" if one.hours is None else "~" * one.rough + rounded(one.hours)]
             numbers += ["?" if one.memory is None else rounded(one.memory)]
             numbers += [table.needs if one.disk is None else f"{rounded(one.disk)} GB"]
             found.append((table.title, ", ".join(line.words), *numbers, ON_GPU, table.command(line)))
@@ -155,11 +163,12 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: what each row takes, and what was measured for it."""
     about = (
         "What it takes to reproduce each published row: all folds and three seeds of action segmentation and speech, "
-        "one run of a detector. Core-hours: CPU time on one core of the machine below, the seconds of a measured step "
-        "x the steps of the row's preset, scoring included, the wait for the disk not. All networks of action "
-        "segmentation are trained by one schedule, 65 epochs, which need not be that of their authors. Memory: of one "
-        "cell, on the CPU; for detectors 8 times the published GPU memory of 2 images. GPU-hours: no row was run on a "
-        "GPU. A row that searches is counted with its search; rows of one data set share that."
+        "one run of a detector. Core-hours: CPU time on one core of the machine below, the seconds of a measured step"
+        " x the steps of the row's preset, scoring included, the wait for the disk not; ~: from less than a tenth of "
+        "two epochs. All networks of action segmentation are trained by one schedule, 65 epochs, which need not be "
+        "that of their authors. Memory: of one cell, on the CPU; for detectors 8 times the published GPU memory of 2 "
+        "images. GPU-hours: no row was run on a GPU. A row that searches is counted with its search; rows of one data"
+        " set share that."
     )
     head = ("data", "network", "stage", "steps of an epoch", "measured steps", "seconds a step", "validation, s")
     head += ("test, s", "peak, GiB", "parameters", "test scores after these steps, made-up features")
@@ -191,7 +200,12 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _measured_share(one: Mapping[str, Any]) -> float:
+    """How much of the two epochs was run."""
+    return one["measured_steps"] / (2 * one["steps"])
+
+
 def _share(one: Mapping[str, Any]) -> str:
     """How much of the two epochs was run, if not all."""
-    share = one["measured_steps"] / (2 * one["steps"])
+    share = _measured_share(one)
     return "" if share >= 1 else f" ({100 * share:.2g} % of two epochs)"

@@ -117,6 +117,8 @@ def _work(table: Published, line: Line, notes: Notes) -> str:
     said = (
         "CPU time of one core, from steps measured at full size: results/full_size/table.md. GPU-hours: not measured."
     )
+    if one.rough:
+        said += " From less than a tenth of two epochs."
     return f"about {rounded(one.hours)} core-hours {notes.mark(said)}"
 
 

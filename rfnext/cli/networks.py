@@ -78,15 +78,26 @@ def open_checkpoint(model: nn.Module, path: Path) -> None:
             state = content["state_dict"]
             if isinstance(state, Mapping):
                 tensor_files.check_tensors(state)
-                tensor_files.refuse_nan(state, model)
+                tensor_files.refuse_wrong_values(state, model)
             return restore(model, content["convs"], state)
-        tensors = read(path).tensors
-        tensor_files.refuse_nan(tensors, model)
+        tensors = _without_owner(read(path).tensors, model)
+        tensor_files.refuse_wrong_values(tensors, model)
         _take_over(model, tensors)
         model.load_state_dict(tensors)
     except (KeyError, RuntimeError, ValueError) as error:
         first = " ".join(str(error).splitlines()[:3])[:400]
         raise ValueError(first if str(path) in first else f"{path}: {first}") from None
+
+
+def _without_owner(tensors: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """The tensors by the network's own names, where it was an attribute of what was saved, a LightningModule say."""
+    owners = {key.partition(".")[0] + "." for key in tensors}
+    own = list(model.state_dict())
+    if len(owners) > 1 or any(key.startswith(tuple(owners)) for key in own):
+        return tensors
+    (owner,) = owners
+    inner = {key.removeprefix(owner): value for key, value in tensors.items()}
+    return inner if all(key in inner for key in own) else tensors
 
 
 def _take_over(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

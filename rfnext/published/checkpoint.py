@@ -5,6 +5,7 @@ every class and function that such a file names is replaced by an inert one, and
 """
 
 import _compat_pickle
+import logging
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -23,6 +24,11 @@ MOST_NAMES = 200
 
 _WRAPPERS = ("state_dict", "model")
 
+COUNT = "n_averaged"
+"""What torch's AveragedModel counts beside the weights of its "module"."""
+
+log = logging.getLogger(__name__)
+
 
 class Stored(NamedTuple):
     """tensors: the state_dict by canonical names. meta: what mmcv and mmengine write about the training, if any."""
@@ -32,7 +38,10 @@ class Stored(NamedTuple):
 
 
 def read(path: str | Path) -> Stored:
-    """The tensors of a checkpoint, on the CPU: of a bare state_dict, or of one under "state_dict" or "model".
+    """The tensors of a checkpoint, on the CPU.
+
+    They are those of a bare state_dict, of one under "state_dict" or "model", or of the only one in the file. The log
+    names others, such as an average (EMA), that are left out.
 
     Raises:
         ValueError: naming the file, if it is broken, is no checkpoint, or names a function that touches the system.
@@ -44,19 +53,20 @@ def read(path: str | Path) -> Stored:
         except Exception as error:  # broken bytes raise errors of any kind in torch
             ours = str(error) if type(error) is ValueError else type(error).__name__
             reason = next((line.strip() for line in str(error).splitlines() if "is blocked" in line), ours)
-            raise ValueError(
-                f"{path} is not a readable checkpoint ({reason}); "
-                "a download that broke off ends like this: compare its size, and fetch it again"
-            ) from error
+            again = "; a download that broke off ends like this: compare its size, and fetch it again"
+            again = "" if "safetensors" in reason else again
+            raise ValueError(f"{path} is not a readable checkpoint ({reason}){again}") from error
     wrapped = content if isinstance(content, Mapping) else {}
-    state = next((wrapped[key] for key in _WRAPPERS if isinstance(wrapped.get(key), Mapping)), wrapped)
     tensors: dict[str, Tensor] = {}
+    state = _state_of(wrapped, path)
     for key, value in state.items():
         if not isinstance(value, Tensor) or not isinstance(key, str):
             raise ValueError(f"{path}: entry {str(key)[:80]!r} is no tensor; give a checkpoint with a 'state_dict'")
         if canonical(key) in tensors:
             raise ValueError(f"{path}: entry {canonical(key)!r} appears twice, with and without a wrapper's name")
         tensors[canonical(key)] = value
+    if COUNT in tensors and all(key.startswith("module.") for key in state if key != COUNT):
+        del tensors[COUNT]
     if not tensors:
         raise ValueError(f"{path} holds no weights; give a checkpoint with a 'state_dict'")
     try:
@@ -65,6 +75,29 @@ def read(path: str | Path) -> Stored:
         raise ValueError(f"{path}: {error}; fetch it again") from None
     meta = wrapped.get("meta")
     return Stored(tensors, meta if isinstance(meta, Mapping) else {})
+
+
+def _state_of(content: Mapping[Any, Any], path: str | Path) -> Mapping[Any, Any]:
+    """The state_dict of a file's content; raises ValueError if it holds several and none has the usual name."""
+    held = [key for key, value in content.items() if _is_state(value) and not str(key).endswith("_extra_state")]
+    usual = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    if usual is None and len(held) > 1:
+        names = ", ".join(repr(str(key)[:80]) for key in held[:8])
+        raise ValueError(
+            f"{path} holds several state_dicts, {names}; save the one that is meant: "
+            f'torch.save(torch.load(FILE)[{str(held[0])[:80]!r}], "weights.pt")'
+        )
+    chosen = usual if usual is not None else held[0] if held else None
+    if others := [str(key)[:80] for key in held if key != chosen]:
+        log.warning("%s: opened its %r; it also holds %s", path, chosen, ", ".join(map(repr, others[:8])))
+    return content if chosen is None else content[chosen]
+
+
+def _is_state(value: Any) -> bool:
+    """Whether it is a mapping of names to tensors, numbers among them: states of random generators are bytes."""
+    return isinstance(value, Mapping) and any(
+        isinstance(key, str) and isinstance(entry, Tensor) and entry.is_floating_point() for key, entry in value.items()
+    )
 
 
 class _Inert(list[Any]):

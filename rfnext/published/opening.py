@@ -16,7 +16,7 @@ from rfnext.published.training import check_training
 from rfnext.set_dilation import set_checked_dilation
 from rfnext.structure import canonical, searched_convs
 from rfnext.take_over import take_over
-from rfnext.tensor_files import refuse_nan
+from rfnext.tensor_files import refuse_wrong_values
 
 
 def open_published(model: nn.Module, checkpoint: str | Path, structure: str | Path | None = None) -> None:
@@ -53,7 +53,7 @@ def open_published(model: nn.Module, checkpoint: str | Path, structure: str | Pa
         _check_convs(model, opened)
         state = _matched(model, tensors, opened)
         branches = {f"{name}.branch_weight": conv.weights for name, conv in opened.items()}
-        refuse_nan({**state, **branches}, model)
+        refuse_wrong_values({**state, **branches}, model)
     except ValueError as error:
         raise ValueError(f"{checkpoint}: {error}") from error
     for conv in opened.values():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.file_names import mend_missing
 from tasks.npy_files import NotWhole, open_array
 from tasks.spec import Report
 
@@ -27,7 +28,7 @@ def open_features(path: Path, report: Report) -> NDArray | None:
     try:
         features = open_array(path, MOST_VALUES)
     except FileNotFoundError:
-        report(path, None, "no such file", f"add it or take {path.stem} out of the bundles")
+        report(path, None, "no such file", mend_missing(path, f"add it or take {path.stem} out of the bundles"))
     except NotWhole as error:
         fix = "extract or copy the features of this video again"
         report(path, None, f"not a readable .npy file ({error})", fix)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfnext import files
+from tasks import file_names
 from tasks.spec import Report
 
 LONGEST_NAME = 255
@@ -146,7 +147,7 @@ def _shown(text: str) -> str:
 def _read_lines(path: Path, report: Report, mend_missing: str = "add it") -> list[str] | None:
     """Stripped lines without the blank ones at the end; None, once reported, if the file cannot be read."""
     text = read_text(path, report, mend_missing)
-    return None if text is None else [line.strip() for line in text.rstrip().splitlines()]
+    return None if text is None else [line.strip() for line in files.lines_of(text)]
 
 
 def read_text(path: Path, report: Report, mend_missing: str = "add it") -> str | None:
@@ -158,7 +159,7 @@ def read_text(path: Path, report: Report, mend_missing: str = "add it") -> str |
             return text
         report(path, None, f"it has more than {MOST_LINES} lines", "cut the video into shorter ones")
     except FileNotFoundError:
-        report(path, None, "no such file", mend_missing)
+        report(path, None, "no such file", file_names.mend_missing(path, mend_missing))
     except ValueError as error:
         report(path, None, f"not a text file of labels or names ({error})", "save it as UTF-8, one name a line")
     except OSError as error:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from rfnext.files import parse_json, read_text, reason
 from tasks.coco_detection.annotations import Content, Kind, check_lists, examine
 from tasks.coco_detection.images import check as check_images
+from tasks.file_names import mend_missing
 from tasks.spec import Report
 
 log = logging.getLogger(__name__)
@@ -178,9 +179,11 @@ def _check_files(folder: Path, annotations: Path, names: Iterable[str], report: 
     first = f"{lost[0]:.200}"
     if len(lost) == len(wanted):
         fix = "are these annotations of another part?" if there else "unpack its files there"
+        fix = mend_missing(folder / lost[0], fix)
         report(folder, None, f"none of the {len(wanted)} files that {annotations.name} names, such as {first}", fix)
     else:
         fix = "was the download cut off? Get them again, or take them out of the annotations"
+        fix = mend_missing(folder / lost[0], fix)
         report(folder, None, f"{len(lost)} of the {len(wanted)} files of {annotations.name} are missing: {first}", fix)
 
 

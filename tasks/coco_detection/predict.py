@@ -170,7 +170,7 @@ def load_with_branches(model: nn.Module, state: Mapping[str, Tensor], path: Path
         entries = state[f"{name}.branch_weight"].numel()
         take_over(conv, own.branches, entries=entries, rule=own.rule, anchor=own.anchor)
     try:
-        tensor_files.refuse_nan(state, model)
+        tensor_files.refuse_wrong_values(state, model)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     try:

@@ -42,6 +42,9 @@ RELATIVE = 1e-9
 """Least that a column must vary by, as a share of its values: numbers have 16 digits."""
 
 
+MONTHS = "; months and years differ in length: number them by equal steps, one day each for example"
+
+
 class Row(NamedTuple):
     """One line of the file, from 1: when, and the values in the order of the columns."""
 
@@ -217,5 +220,9 @@ def _check_times(rows: list[Row], told) -> float | None:
             fix = "fill them in" + ("" if after.when.tzinfo else "; if clocks were put forward, write times in UTC")
             told(after.line, f"{missing} steps are missing between {before.when} and {after.when}", fix)
         else:
-            told(after.line, f"{found:g} s after the line above, others {usual:g} s", "resample to one step")
+            told(
+                after.line,
+                f"{found:g} s after the line above, others {usual:g} s",
+                "resample to one step" + MONTHS * (found > 27 * 86400),
+            )
     return usual

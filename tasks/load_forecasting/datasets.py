@@ -1,6 +1,7 @@
 """The data sets that a config can name: where they are, and what tables call them."""
 
 import functools
+import logging
 import os
 import shlex
 from datetime import timedelta
@@ -15,6 +16,8 @@ from tasks.load_forecasting.csv_file import NAME, read_csv
 from tasks.load_forecasting.data import Fold, Sizes, sizes_of, split
 from tasks.load_forecasting.series import Series
 from tasks.spec import DataError, DataFiles, fail
+
+log = logging.getLogger(__name__)
 
 EMBEDDED = {name: getattr(series, name) for name in series.PLACES}
 KNOWN = {"elecdemand": ("WorkDay",)}
@@ -136,6 +139,10 @@ def _cut(found: Series, config: Config, number: int) -> Fold:
             f"the target is {target[0]:g} in the whole training part of fold {number}; leave fold {number} out, or cut "
             "the series"
         )
+    seen = fold.inputs[1:, : fold.positions("train").stop]
+    if still := [name for name, row in zip(found.columns[1:], seen, strict=True) if row.min() == row.max()]:
+        told = "covariates that do not change in the training part of fold %d are left out of its forecasts: %s"
+        log.warning(told, number, ", ".join(still))
     for part in ("validation", "test"):
         if metrics.best_persistence(fold, part, config.seasons) == 0:
             raise DataError(

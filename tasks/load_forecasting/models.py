@@ -14,6 +14,9 @@ from tasks.spec import Facts, names_in
 
 KERNEL = 3
 
+UNSEEN = 1e300
+"""Scale of a covariate that does not change in the training part: what it is divided by makes any value zero."""
+
 
 class Block(nn.Module):
     """x + W relu(dropout(conv(x))), where the conv reads the present and the past.
@@ -68,12 +71,18 @@ class Forecaster(nn.Module):
             self._buffers = statistics
 
     def calibrate(self, inputs: Tensor) -> None:
-        """Normalise by mean and standard deviation of these inputs, (columns, T) on the CPU, from now on."""
+        """Normalise by mean and standard deviation of these inputs, (columns, T) on the CPU, from now on.
+
+        A covariate that does not change in them is left out: nothing is learnt of it, so that a later change would
+        reach the forecast by weights as they began.
+        """
         inputs, _ = self._level(inputs[None])
         self.centre.copy_(inputs[0].mean(1, keepdim=True))
         # Of equal values, rounding makes a spread that is not zero.
         changes = inputs[0].amax(1, keepdim=True) > inputs[0].amin(1, keepdim=True)
-        self.scale.copy_(torch.where(changes, inputs[0].std(1, keepdim=True, correction=0), 1.0))
+        self.scale.copy_(torch.where(changes, inputs[0].std(1, keepdim=True, correction=0), UNSEEN))
+        if not changes[0]:
+            self.scale[0] = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, columns, T) in the series' units -> (B, forecasts, T) in the target's; both float64, on the CPU."""

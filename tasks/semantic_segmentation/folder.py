@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rfnext.files import reason
+from rfnext.files import lines_of, reason
+from tasks.file_names import mend_missing
 from tasks.image_files import AGAIN, DEEP, Fault, Header, examined, formats
 from tasks.spec import Report
 
@@ -81,7 +82,8 @@ def read_folder(root: Path, report: Report) -> Folder | None:
     for name, path in images.items():
         labels = root / "labels" / f"{name}.png"
         if not labels.exists():
-            report(path, None, f"has no labels: there is no {labels}", "add them, or take the image out")
+            fix = mend_missing(labels, "add them, or take the image out")
+            report(path, None, f"has no labels: there is no {labels}", fix)
         elif _same_size(path, labels, report):
             samples[name] = Files(path, labels)
     test = None
@@ -89,12 +91,9 @@ def read_folder(root: Path, report: Report) -> Folder | None:
         listed = _read_list(root / "test.txt", "name the images of the test part, or remove it", report) or ()
         for line, name in enumerate(listed, 1):
             if name not in images:
-                report(
-                    root / "test.txt",
-                    line,
-                    f"there is no image {name[:LONGEST_NAME]!r}",
-                    "write names without .jpg or .png",
-                )
+                mends = (mend_missing(root / "images" / f"{name}{ending}", "") for ending in ENDINGS)
+                fix = next(filter(None, mends), "write names without .jpg or .png")
+                report(root / "test.txt", line, f"there is no image {name[:LONGEST_NAME]!r}", fix)
         test = tuple(name for name in listed if name in samples)
     return Folder(classes, samples, test)
 
@@ -108,7 +107,7 @@ def _read_list(path: Path, fix: str, report: Report) -> tuple[str, ...] | None:
         if path.stat().st_size > BYTES:
             report(path, None, f"has more than {BYTES:,} bytes", fix)
             return None
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+        lines = [line.strip() for line in lines_of(path.read_text("utf-8-sig"))]
     except (OSError, UnicodeDecodeError) as error:
         report(path, None, f"cannot be read ({reason(error)})", "make it a readable UTF-8 file")
         return None

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rfnext.files import read_text, reason, write_bytes, write_text
+from rfnext.files import lines_of, read_text, reason, write_bytes, write_text
 from tasks import checkpoint
 from tasks.command_line import add_device, status_of
 from tasks.semantic_segmentation import metrics
@@ -78,7 +78,7 @@ def _same_classes(path: Path, classes: Sequence[str], fix: str) -> None:
     if not path.exists():
         return
     try:
-        lines = read_text(path).rstrip().splitlines()
+        lines = lines_of(read_text(path))
     except (OSError, ValueError) as error:
         fail(path, None, f"cannot be read ({reason(error)})", fix)
     if [line.strip() for line in lines] != [*classes]:

@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rfnext.files import read_text, reason
+from rfnext.files import lines_of, read_text, reason
+from tasks.file_names import mend_missing
 from tasks.spec import Report
 from tasks.tts_vocoder.mel import HIGHEST_RATE
 from tasks.tts_vocoder.predicted import Predicted
@@ -114,7 +115,9 @@ def list_clips(root: Path, report: Report) -> dict[str, Path]:
     lines = _named(metadata, report)
     for name, line in lines.items():
         if name not in files:
-            report(metadata, line, f"there is no clip {name} in {folder}", "add the file or take the line out")
+            mends = (mend_missing(folder / f"{name}{suffix}", "") for suffix in SUFFIXES)
+            fix = next(filter(None, mends), "add the file or take the line out")
+            report(metadata, line, f"there is no clip {name} in {folder}", fix)
     if unnamed := [name for name in files if name not in lines]:
         log.info("%s does not name %d of %d clips, %s first; they are left out", metadata, *_counts(unnamed, files))
     return {name: path for name, path in files.items() if name in lines}
@@ -132,7 +135,7 @@ def _named(metadata: Path, report: Report) -> dict[str, int]:
         report(metadata, None, f"cannot be read as text ({reason(error)})", "save it as UTF-8, or take it away")
         return {}
     lines: dict[str, int] = {}
-    for number, line in enumerate(text.rstrip().splitlines(), start=1):
+    for number, line in enumerate(lines_of(text), start=1):
         name = line.partition("|")[0].strip().removesuffix(".wav")
         if not name or name.startswith("/") or ".." in Path(name).parts or len(name) > 255:
             report(metadata, number, f"{line[:40]!r} names no clip", "write <clip>|text a line")
@@ -192,6 +195,10 @@ def _header_fault(info: Any) -> tuple[str, str] | None:
         return "its header does not know its length, as one written to a pipe", "convert it into a new file"
     if cut:
         return f"truncated: {cut[2]} of {cut[1]} bytes are there", again
+    if rest := _uncounted(info.extra_info):
+        return f"{rest} bytes follow that its header does not count, as in a recording that was not closed", (
+            "convert it by a tool that ignores the length in the header (ffmpeg -ignore_length 1), or take it out"
+        )
     if not RATES[0] <= info.samplerate <= RATES[1]:
         what = f"its header says {info.samplerate} Hz; sample rates are {RATES[0]} to {RATES[1]} Hz"
         return what, "the header is broken: save the recording again at its true rate"
@@ -203,6 +210,17 @@ def _header_fault(info: Any) -> tuple[str, str] | None:
         most = f"{MOST_SAMPLES} samples of all channels and {LONGEST} hours are the most"
         return f"{what}; {most}", "cut it into clips, or copy it again"
     return _contradiction(info)
+
+
+def _uncounted(said: str) -> int:
+    """Bytes behind the samples of a WAV file that are no chunk, if they are more than a tag or padding; else 0.
+
+    said: what libsndfile says of the header; it ends where it finds no chunk.
+    """
+    length, counted = (re.search(rf"^{name}\s*: (\d+)", said, re.MULTILINE) for name in ("Length", "data"))
+    end = re.search(r"^(?:\*\*\* Unknown chunk|Have 0) marker .*at position (\d+)", said, re.MULTILINE)
+    rest = int(length[1]) - int(end[1]) if length and counted and end else 0
+    return rest if counted and rest > max(512, int(counted[1]) / 10) else 0
 
 
 def _contradiction(info: Any) -> tuple[str, str] | None:
@@ -259,10 +277,7 @@ def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | Non
     wave = samples.mean(axis=1)
     if header.channels > 1:
         done["channels"] = f"{header.channels} channels averaged"
-    if np.abs(wave).max() <= SILENT:
-        what = f"silent: its largest sample is {np.abs(wave).max():.1g} of full scale"
-        if peak > SILENT:
-            what = "silent once its channels are averaged: they cancel each other"
+    if what := _silent(wave, samples):
         report(path, None, what, "record it again or take it out")
         return None
     if header.sample_rate != shape.sample_rate:
@@ -285,6 +300,21 @@ def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | Non
     return None if mel is None else Clip(name, wave[: mel.shape[1] * shape.mels.config.hop], done, mel)
 
 
+def _silent(wave: Wave, samples: NDArray[np.float32]) -> str | None:
+    """Why there is nothing to hear in a wave, made of (samples, channels); None if there is.
+
+    A constant offset, as poor sound cards add, is no sound.
+    """
+    middle = (wave.max() + wave.min()) / 2
+    if (reach := (wave.max() - wave.min()) / 2) > SILENT:
+        return None
+    if np.abs(samples).max() > SILENT >= np.abs(wave).max():
+        return "silent once its channels are averaged: they cancel each other"
+    if np.abs(wave).max() <= SILENT:
+        return f"silent: its largest sample is {np.abs(wave).max():.1g} of full scale"
+    return f"silent: its samples stay within {reach:.1g} of full scale around {middle:.2g}"
+
+
 def clipped_samples(samples: NDArray[np.float32]) -> int:
     """How many samples of (samples, channels) are in runs of `CLIPPED_RUN` or more at a peak near full scale."""
     count = 0
@@ -300,7 +330,8 @@ def clipped_samples(samples: NDArray[np.float32]) -> int:
 def speech(wave: Wave, sample_rate: int) -> tuple[int, int]:
     """First and last (exclusive) sample without the silence at the ends; see `TRIM_DB` and `MARGIN`."""
     step = sample_rate // 50
-    frames = np.pad(wave, (0, -len(wave) % step)).reshape(-1, step)
+    offset = wave.mean(dtype=np.float64)  # a constant one would be as loud in silence as in speech
+    frames = np.pad(wave - offset, (0, -len(wave) % step)).reshape(-1, step)
     level = np.sqrt(np.square(frames, dtype=np.float64).mean(axis=1))
     loud = np.flatnonzero(level > level.max() * 10 ** (-TRIM_DB / 20))
     margin = round(MARGIN * sample_rate)

@@ -36,11 +36,13 @@ class Branches(NamedTuple):
 class Measured(NamedTuple):
     """What a network came through with.
 
-    passed_over: reasons by layer. errors: the largest by step. notes: what else a reader must know.
+    idle: searched convs that are not called. passed_over: reasons by layer. errors: the largest by step. notes: what
+    else a reader must know.
     """
 
     convs: int
     searched: int
+    idle: int
     passed_over: dict[str, str]
     errors: dict[str, float]
     notes: list[str]
@@ -293,7 +295,7 @@ class Course:
             self.notes.append(f"{len(idle)} searched convs are not called and keep their dilations")
         if names := [name for name in search.convs if name not in idle]:
             self.searching(model, search, names, designed)
-        return Measured(len(plain), len(names), passed_over, self.errors, self.notes)
+        return Measured(len(plain), len(names), len(idle), passed_over, self.errors, self.notes)
 
     def not_called(self, model: nn.Module, names: Sequence[str]) -> set[str]:
         """Searched convs whose weight another module reads; they learn nothing and must keep their dilations."""

@@ -15,6 +15,12 @@ from rfnext import files
 from tests import python_processes
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_where_editors_end_them(end: str) -> None:
+    assert files.lines_of(end.join(["a", "", "b\u2028c\x0b", " d", "", " ", ""])) == ["a", "", "b\u2028c\x0b", " d"]
+    assert files.lines_of("") == files.lines_of(f" {end}") == []
+
+
 def test_a_file_is_written_into_new_folders_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "fold1" / "record.json"
     files.write_text(path, "\u00b1 1.5\n")

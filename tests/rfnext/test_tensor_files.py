@@ -60,12 +60,27 @@ def test_weights_that_are_no_numbers(dtype):
     model = torch.nn.Linear(2, 1)
     model.register_buffer("unset", torch.full((3,), torch.nan, dtype=dtype))
     model.register_buffer("mean", torch.zeros(3, dtype=dtype))
-    weights = torch.tensor([0.0, float("inf")], dtype=dtype)  # masks of attention hold infinities
-    state = {"weight": weights, "steps": torch.tensor(3), "unset": weights * 0, "mean": weights}
-    tensor_files.refuse_nan(state, model)
+    weights = torch.tensor([0.0, 1.0], dtype=dtype)
+    infinite = weights / 0  # nan, inf; masks of attention, which are buffers, hold infinities
+    state = {"weight": weights, "steps": torch.tensor(3), "unset": infinite, "mean": infinite[1:]}
+    tensor_files.refuse_wrong_values(state, model)
     for name in ("weight", "mean", "of another network"):
         with pytest.raises(ValueError, match=f"tensor '{name}' has values that are no numbers .NaN.: the training div"):
-            tensor_files.refuse_nan(state | {name: weights * 0}, model)
+            tensor_files.refuse_wrong_values(state | {name: infinite}, model)
+    for name in ("weight", "branch_weight"):
+        with pytest.raises(ValueError, match=f"tensor '{name}' has infinite values"):
+            tensor_files.refuse_wrong_values(state | {name: infinite[1:]}, model)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_weights_of_another_kind_are_refused(dtype):
+    """torch copies them: integers as if no scale belonged to them, complex numbers without their imaginary part."""
+    model = torch.nn.BatchNorm1d(2)
+    state = model.state_dict()
+    tensor_files.refuse_wrong_values({name: value.double() for name, value in state.items()}, model)
+    for name in ("weight", "running_mean"):
+        with pytest.raises(ValueError, match=f"tensor '{name}' holds {str(dtype)[6:]}, the network float32"):
+            tensor_files.refuse_wrong_values(state | {name: torch.ones(2).to(dtype)}, model)
 
 
 def test_lists_within_themselves(tmp_path, monkeypatch):

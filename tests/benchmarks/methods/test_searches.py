@@ -12,10 +12,11 @@ import pytest
 from torch import nn
 
 from benchmarks.cell import Cell
+from benchmarks.methods.candidates import powers
 from benchmarks.methods.method import Outcome
 from benchmarks.methods.searches import capped_design, draw_structure
 from benchmarks.methods.stored import FOUND
-from rfnext import Bounds, LocalConfig, everything
+from rfnext import everything
 
 Make = Callable[..., Cell]
 Runs = Callable[..., Outcome]
@@ -34,28 +35,33 @@ def test_random_search_stays_within_the_budget_and_takes_the_best(cell: Make, ru
     assert run(cell("random_single", config=toy.Config(epochs=3))).search.epochs == 3
 
 
-def test_random_structures_are_uniform_over_powers_of_two(toy: ModuleType) -> None:
+def test_random_structures_are_uniform_over_the_candidates(toy: ModuleType) -> None:
     rng = np.random.default_rng(0)
-    config = toy.Config()
-    draws = [draw_structure(toy.build(config), toy.TASK.where, config.search, rng) for _ in range(600)]
+    draws = [draw_structure(toy.build(toy.Config()), toy.TASK.where, (1, 4, 8), rng) for _ in range(600)]
     for name in ("0", "2"):
         counts = Counter(draw[name] for draw in draws)
-        # The largest hand-designed dilation is 4. Each is expected 200 times; 60 is five standard deviations.
-        assert set(counts) == {(1,), (2,), (4,)}
+        # Each is expected 200 times; 60 is five standard deviations.
+        assert set(counts) == {(1,), (4,), (8,)}
         assert all(abs(count - 200) < 60 for count in counts.values())
+    with pytest.raises(ValueError, match="no power of two"):
+        draw_structure(toy.build(toy.Config()), toy.TASK.where, (), rng)
 
 
-def test_random_structures_keep_to_bounds_and_to_axes_that_have_a_dilation() -> None:
+def test_random_search_draws_from_the_candidates_of_one_shot_search(cell: Make, run: Runs, toy: ModuleType) -> None:
+    # The largest dilation by hand is 4; a control with a smaller space than the search's would be none.
+    here = cell("random_single", config=toy.Config(epochs=40))
+    drawn = {d for entry in run(here).history for axes in entry["structure"].values() for d in axes}
+    assert max(drawn) > 4
+    assert drawn <= set(powers(here))
+
+
+def test_random_structures_keep_axes_that_have_no_dilation() -> None:
     network = nn.Sequential(nn.Conv2d(1, 1, (3, 2)), nn.Conv2d(1, 1, (1, 3)), nn.Conv2d(1, 1, 1))
     rng = np.random.default_rng(0)
-    config = LocalConfig(bounds=Bounds(2, 9))
-    draws = [draw_structure(network, everything, config, rng) for _ in range(50)]
-    # Nothing is dilated by hand here, so the search's bound takes the place of the largest dilation.
+    draws = [draw_structure(network, everything, (2, 4, 8), rng) for _ in range(50)]
     assert {draw["0"] for draw in draws} == {(2, 1), (4, 1), (8, 1)}
     assert {draw["1"] for draw in draws} == {(1, 2), (1, 4), (1, 8)}
     assert all(set(draw) == {"0", "1"} for draw in draws)
-    with pytest.raises(ValueError, match="no power of two up to 7"):
-        draw_structure(network, everything, LocalConfig(bounds=Bounds(5, 7)), rng)
 
 
 def test_the_design_is_capped_by_wrapping_its_exponents() -> None:

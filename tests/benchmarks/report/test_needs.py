@@ -15,7 +15,13 @@ def table(preset: str) -> Published:
 
 def measured(stage: str, step: float, **other: Any) -> dict[str, Any]:
     one = {"task": "action_segmentation", "preset": "gtea", "fields": {}, "stage": stage, "steps": 2, "epochs": 65}
-    one |= {"validate_every": 5, "step_seconds": step, "validation_seconds": 4.0, "test_seconds": 10.0}
+    one |= {
+        "measured_steps": 4,
+        "validate_every": 5,
+        "step_seconds": step,
+        "validation_seconds": 4.0,
+        "test_seconds": 10.0,
+    }
     return one | {"peak_gib": 1.0, "data_gb": 0.3} | other
 
 
@@ -33,6 +39,16 @@ def test_a_row_takes_its_searches_trainings_and_scorings() -> None:
     searched = needs.need(gtea, lines["local_as_searched"], found)
     assert searched.hours == pytest.approx(12 * (130 * 2 + 13 * 4 + 2 * 10 + 4) / 3600)
     assert needs.need(gtea, lines["local_single"], found[:1]).hours is None  # nothing is guessed
+
+
+def test_hours_from_less_than_a_tenth_of_two_epochs_are_marked() -> None:
+    # Two epochs of 20 steps: 4 steps are a tenth, 3 are less.
+    for measured_steps, mark in ((4, ""), (3, "~")):
+        found = [measured("training", 1.0, steps=20, measured_steps=measured_steps)]
+        line = next(line for line in needs.rows(found) if "gtea" in line[-1] and "baseline" in line[-1])
+        hours = needs.need(table("gtea"), table("gtea").lines[0], found).hours
+        assert hours is not None
+        assert line[3] == f"{mark}{needs.rounded(hours)}"
 
 
 def test_a_detector_has_steps_and_the_published_memory_and_no_hours() -> None:

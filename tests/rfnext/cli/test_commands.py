@@ -184,6 +184,46 @@ def test_a_shell_completes_commands_options_values_and_files(capsys: pytest.Capt
     assert run(capsys, "completion", "zsh").endswith(script)
 
 
+def under(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+WRAPPERS = {
+    "tutorial": lambda state: {"epoch": 3, "model_state_dict": state, "optimizer_state_dict": {"state": {}}},
+    "other name": lambda state: {"net": state, "rng": {"cpu": torch.get_rng_state()}, "loss": torch.tensor(0.3)},
+    "lightning": lambda state: {"state_dict": under("network.", state), "epoch": 3},
+    "averaged": lambda state: {"n_averaged": torch.tensor(3)} | under("module.", state),
+    "compiled in ddp": lambda state: under("module._orig_mod.", state),
+    "half": lambda state: {key: value.half() if value.is_floating_point() else value for key, value in state.items()},
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_checkpoints_open_as_trainings_save_them(wrapper: str, capsys: pytest.CaptureFixture[str]) -> None:
+    structure().save("found.json")
+    model = create(3)
+    torch.save(WRAPPERS[wrapper](model.state_dict()), "c.pt")
+    run(capsys, "apply", "found.json", *NETWORK, "--checkpoint", "c.pt", "--output", "plain.pt")
+    structure().apply(model)
+    accuracy = 1e-2 if wrapper == "half" else 0.0
+    torch.testing.assert_close(output(reopened("plain.pt")), output(model), rtol=accuracy, atol=accuracy)
+
+
+def test_an_average_beside_the_weights_is_named(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = create(3), create(4)
+    structure().save("found.json")
+    apply = ["apply", "found.json", *NETWORK, "--checkpoint", "c.pt", "--output", "plain.pt"]
+    torch.save({"state_dict": first.state_dict(), "state_dict_ema": second.state_dict()}, "c.pt")  # as timm does
+    run(capsys, *apply)
+    assert "c.pt: opened its 'state_dict'; it also holds 'state_dict_ema'" in caplog.text
+    structure().apply(first)
+    assert torch.equal(output(reopened("plain.pt")), output(first))
+    torch.save({"params": first.state_dict(), "params_ema": second.state_dict()}, "c.pt")
+    assert "c.pt holds several state_dicts, 'params', 'params_ema'; save the one" in refused(capsys, *apply)
+
+
 # Bad input
 
 
@@ -206,6 +246,8 @@ BAD = [
     (["merge", "plain.pt", *NETWORK, "--output", "m.pt"], "nothing to merge"),
     (["merge", "small.pt", *NETWORK, "--output", "m.pt"], "small.pt: "),
     (["merge", "diverged.pt", *NETWORK, "--output", "m.pt"], "diverged.pt: tensor 'a' has values that are no numbers"),
+    (["merge", "rounded.pt", *NETWORK, "--output", "m.pt"], "rounded.pt: tensor 'fc.bias' holds int8, the network"),
+    (["merge", "a.safetensors", *NETWORK, "--output", "m.pt"], "it is a safetensors file; make it one of torch"),
     (["export", *NETWORK, "--input", "1,3,48,48", "--output", "m.bin"], "must end in .pt2"),
     (
         ["export", "--network", "torch.nn:Flatten", "--input", "1,3", "--output", "plain.pt/m.pt2"],
@@ -226,6 +268,8 @@ def test_bad_input_is_one_line(
     torch.save(create().state_dict(), "plain.pt")
     torch.save({"weight": torch.zeros(2)}, "small.pt")
     torch.save({"convs": {}, "state_dict": {"a": torch.tensor(torch.nan)}}, "diverged.pt")
+    torch.save(create().state_dict() | {"fc.bias": torch.ones(1000, dtype=torch.int8)}, "rounded.pt")
+    (folder / "a.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     before = sorted(path.name for path in folder.iterdir())
     assert said in refused(capsys, *arguments)
     assert sorted(path.name for path in folder.iterdir()) == before

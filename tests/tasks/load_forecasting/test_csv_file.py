@@ -64,6 +64,10 @@ FAULTS = {
         changed(5, "2024-01-01 01:40:00,1,1"),
         ":5: 2400 s after the line above, others 1800 s",
     ),
+    "months": (
+        ["time,target", *[f"2024-{month:02}-01,{month}" for month in range(1, 9)]],
+        ":4: 2.5056e+06 s after the line above, others 2.6784e+06 s; resample to one step; months and years differ in",
+    ),
     "an empty value": (changed(3, "2024-01-01 00:30:00,,1"), ":3: 'target' is '', not a finite number"),
     "nan": (changed(3, "2024-01-01 00:30:00,nan,1"), ":3: 'target' is 'nan', not a finite number"),
     "infinity": (changed(3, "2024-01-01 00:30:00,1,1e400"), ":3: 'temperature' is '1e400', not a finite number"),

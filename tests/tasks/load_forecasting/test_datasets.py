@@ -56,6 +56,19 @@ def test_own_data_that_is_too_short_is_refused_before_training(tmp_path: Path):
     assert "the training part of fold 1 has 200 steps" in reason
 
 
+def test_a_covariate_that_never_changes_in_the_training_part_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write(tmp_path / "series.csv", ["time", "target", "holiday", "heat"], 3000)
+    rows = (tmp_path / "series.csv").read_text().splitlines()
+    late = [row.rsplit(",", 2)[0] + f",{int(k > 1300)}," + row.rsplit(",", 1)[1] for k, row in enumerate(rows[1:])]
+    (tmp_path / "series.csv").write_text("\n".join([rows[0], *late]) + "\n")
+    config = Config(dataset="folder", root=tmp_path)
+    datasets.open_fold(config, 1)
+    assert "do not change in the training part of fold 1 are left out of its forecasts: holiday" in caplog.text
+    caplog.clear()
+    datasets.open_fold(config, 2)
+    assert not caplog.text
+
+
 def test_a_covariate_that_does_not_exist_is_named(tmp_path: Path):
     write(tmp_path / "series.csv", ["time", "target", "holiday"], 3000)
     with pytest.raises(DataError, match="there is no covariate 'hollyday'"):

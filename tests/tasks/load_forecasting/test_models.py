@@ -67,6 +67,23 @@ def test_forecasts_follow_the_units():
     assert torch.allclose(model(scaled), once * 1e9 + 5e12, rtol=1e-6)
 
 
+@pytest.mark.parametrize("trailing", [0, 20])
+def test_a_covariate_that_never_changed_does_not_reach_the_forecast(trailing: int):
+    """A holiday after a training part without one would come in by weights that nothing has trained."""
+    model, x = network(trailing=trailing), inputs()
+    x[:, 1] = 0.7
+    model.calibrate(x[0])
+    expected = model(x)
+    for value in (0.0, -5e4, 1e100):
+        x[:, 1, 200:] = value
+        assert torch.equal(model(x), expected)
+    x[:, 0, 200:] += 1  # others do reach it
+    assert not torch.equal(model(x), expected)
+    x[:, 0] = 4.0
+    model.calibrate(x[0])  # of a target that does not change, the scale is that of its units
+    assert model.scale[0] == 1
+
+
 def test_a_level_is_carried_over():
     """With `trailing`, a series that lies higher is forecast to lie higher by as much, once the window is past it."""
     model, x = network(trailing=20), inputs()
@@ -101,7 +118,7 @@ def test_a_column_that_never_changes_in_the_training_part_is_no_division_by_zero
     model, x = network(), inputs()
     x[:, 1] = 0.1  # whose mean is not exactly 0.1
     model.calibrate(x[0])
-    assert model.scale.flatten()[1] == 1
+    assert model.normalised(x)[0, 1].eq(0).all()
     x[:, 1, 200:] = 0.2
     assert model(x).abs().max() < 100
 

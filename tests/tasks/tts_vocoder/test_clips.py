@@ -24,7 +24,9 @@ def write(path, wave, rate=RATE, **settings):
 
 
 def read(path, shape=SHAPE):
-    return read_clip(path.stem, path, shape, fail)
+    clip = read_clip(path.stem, path, shape, fail)
+    assert clip is not None  # `fail` raises
+    return clip
 
 
 class TestBadClips:
@@ -54,6 +56,23 @@ class TestBadClips:
         path = write(tmp_path / "a.wav", noise, format=kind)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         self.refused(path, "truncated")
+
+    @pytest.mark.parametrize("rest", [np.zeros(9000, "<i2"), np.arange(9000, dtype="<i2") * 7 + 5])
+    def test_a_header_that_counts_only_some_of_the_samples(self, tmp_path, rest):
+        """As a recorder leaves it that writes the length now and then, and loses its power."""
+        path = write(tmp_path / "a.wav", tone())
+        assert len(read(path).wave) == RATE
+        path.write_bytes(path.read_bytes() + b"TAG" + bytes(125))  # ID3
+        assert len(read(path).wave) == RATE
+        path = write(tmp_path / "b.wav", tone())
+        path.write_bytes(path.read_bytes() + rest.tobytes())
+        self.refused(path, "bytes follow that its header does not count")
+
+    @pytest.mark.parametrize("offset", [0.3, -0.9])
+    def test_a_constant_offset_is_no_sound(self, tmp_path, offset):
+        path = write(tmp_path / "a.wav", np.full(RATE, offset), subtype="FLOAT")
+        self.refused(path, f"silent: its samples stay within .* of full scale around {offset}")
+        assert len(read(write(tmp_path / "b.wav", tone(level=0.01) + offset)).wave) == RATE
 
     @pytest.mark.parametrize("level", [0.0, 9e-4])
     def test_silent(self, tmp_path, level):
@@ -146,6 +165,13 @@ class TestTreatments:
         np.testing.assert_allclose(clip.wave, wave[int(0.4 * RATE) : int(1.6 * RATE)], atol=1e-4)
         assert speech(tone(), RATE) == (0, RATE)
 
+    @pytest.mark.parametrize("offset", [0.005, -0.2])
+    def test_a_constant_offset_is_trimmed_like_silence(self, tmp_path, offset):
+        silence = np.zeros(RATE, np.float32)
+        wave = np.concatenate([silence, tone(), silence])
+        clip = read(write(tmp_path / "a.wav", wave + offset), Shape(RATE, 8000.0, trim=True, loudness="as_is"))
+        assert clip.treatments == {"trimmed": "1.80 s of silence trimmed"}
+
     def test_clipping_is_said_and_kept(self, tmp_path):
         wave = np.clip(tone(level=1.4), -1, 1)
         path = write(tmp_path / "a.wav", wave)
@@ -194,6 +220,13 @@ class TestFolder:
         (tmp_path / "metadata.csv").write_text(metadata)
         with pytest.raises(DataError, match=message):
             list_clips(tmp_path, fail)
+
+    @pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0b", "\x0c", "\x1e"])
+    def test_separators_within_a_sentence(self, tmp_path, separator):
+        write(tmp_path / "wavs" / "a.wav", tone())
+        write(tmp_path / "wavs" / "b.wav", tone())
+        (tmp_path / "metadata.csv").write_text(f"a|one{separator}two\r\nb|three{separator}\r\n", newline="")
+        assert list(list_clips(tmp_path, fail)) == ["a", "b"]
 
     def test_a_long_list(self, tmp_path):
         """A corpus of 300,000 sentences, in fewer lines."""
