@@ -104,6 +104,17 @@ def test_a_failed_cell_says_why(cell: Make, preset: str, reason: str) -> None:
     assert ": NaN" not in here.key.path(here.results).read_text()
 
 
+def test_a_score_that_is_no_number_fails_the_cell(cell: Make, toy: ModuleType) -> None:
+    here = cell("baseline")
+
+    def evaluate(*given: Any) -> dict[str, float]:
+        return toy.TASK.evaluate(*given) | {"accuracy": float("nan")}
+
+    made = run_cell(dataclasses.replace(here, task=dataclasses.replace(here.task, evaluate=evaluate)))
+    assert made.status == "failed"
+    assert "a metric is not a finite number: the training diverged; give a lower learning rate" in (made.reason or "")
+
+
 def test_bad_data_found_while_training_is_said_in_one_line(
     cell: Make, toy: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
