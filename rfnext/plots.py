@@ -1,4 +1,4 @@
-"""Figures of searches and receptive fields, by matplotlib: `pip install rfnext[plots]`.
+"""Figures of searches and receptive fields, by matplotlib, which `pip install matplotlib` brings.
 
 A figure is a `matplotlib.figure.Figure` of its own: `figure.savefig("dilations.svg")`. Nothing global is changed.
 """
@@ -73,5 +73,5 @@ def _figure(size: tuple[float, float]) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'rfnext[plots]'") from error
+        raise ImportError("figures need matplotlib: pip install matplotlib") from error
     return Figure(figsize=size, layout="constrained")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.records.machine import commit, versions
-from benchmarks.studies.equal_cost_searches import METHODS, ROWS, RULES, SETTINGS, Methods, ruled
+from benchmarks.studies.equal_cost_searches import METHODS, RULES, SETTINGS, Methods, with_rules
 from benchmarks.studies.equal_cost_training import ENDS, Case
 from benchmarks.studies.measurements import NAME, MeasurementError, end_on_error
 from rfnext import pin_implementation
@@ -34,9 +34,9 @@ def described() -> dict[str, str | None]:
     return {name: version for name, version in versions().items() if name in ("python", *DECIDING)}
 
 
-def with_parts(wanted: Collection[str]) -> set[str]:
-    """The methods, and those that their rules are made of."""
-    return {*wanted, *(part for rule in RULES.keys() & set(wanted) for part in RULES[rule])}
+def to_measure(wanted: Collection[str]) -> set[str]:
+    """The methods to measure for some rows: those of a rule follow from its two methods, and are not stored."""
+    return {method for row in wanted for method in RULES.get(row, (row,))}
 
 
 def compare(
@@ -58,16 +58,13 @@ def compare(
             "search_step_ms": None if found.step is None else round(1e3 * found.step, 2),
             "commit": commit(),
         }
-    for rule in RULES.keys() & set(wanted):
-        if (entry := ruled(entries, rule, case.config.epochs)) is not None:
-            entries[rule] = entry
-    return {label: entries[label] for label in ROWS if label in entries}
+    return {label: entries[label] for label in METHODS if label in entries}
 
 
 def lines_of_study(
     read: Callable[[], dict[Any, dict[str, Any]]], run: Callable[[dict[Any, dict[str, Any]]], None] | None
 ) -> list[dict[str, Any]]:
-    """All measurements of a study, those that `run` adds included; ends the process on those that cannot be read."""
+    """All that a study has measured, with what `run` adds and rows of rules; ends the process if it cannot be read."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rfnext").setLevel(logging.WARNING)  # else every round of every search
     torch.set_num_threads(1)
@@ -76,7 +73,7 @@ def lines_of_study(
         # Equal runs give equal bits.
         with pin_implementation("taps" if native_build.failure() else "native"):
             run(known)
-    return list(known.values())
+    return [{**line, "methods": with_rules(line["methods"])} for line in known.values()]
 
 
 def check(folder: Any, lines: Sequence[Mapping[str, Any]], expected: Callable[[Any], str], *, adding: bool) -> None:

@@ -285,15 +285,21 @@ ROWS = (*METHODS, *RULES)
 """Rows of the tables, in their order."""
 
 
-def ruled(entries: Mapping[str, Mapping[str, Any]], rule: str, epochs: int) -> dict[str, Any] | None:
+def ruled(entries: Mapping[str, Mapping[str, Any]], rule: str) -> dict[str, Any] | None:
     """The row of a rule, from those of its two methods; None where one of them is missing.
 
-    Both structures have been trained to the end. One of these trainings is that which every design gets, and the other,
-    of so many epochs, is counted.
+    Both structures have been trained to the end. One of these trainings is that which every design gets, and the other
+    is counted: as many epochs as the first search, which is one training.
     """
     first, then = (entries.get(name) for name in RULES[rule])
     if first is None or then is None:
         return None
     kept = then if then["validation"] < first["validation"] else first
-    more = epochs if first["dilations"] != then["dilations"] else 0
+    more = first["epochs"] if first["dilations"] != then["dilations"] else 0
     return {**kept, "epochs": then["epochs"] + more, "search_step_ms": then["search_step_ms"]}
+
+
+def with_rules(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows of methods, and those of all rules that follow from them."""
+    found = {**entries, **{rule: ruled(entries, rule) for rule in RULES}}
+    return {label: found[label] for label in ROWS if found.get(label) is not None}

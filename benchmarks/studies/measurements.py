@@ -77,4 +77,8 @@ def _broken(path: Path, number: int, what: str) -> MeasurementError:
 
 def write(folder: Path, measured: Iterable[dict[str, Any]]) -> None:
     """Write all measurements of a study, whole or not at all."""
-    write_text(folder / NAME, "".join(f"{json.dumps(one, allow_nan=False)}\n" for one in measured))
+    write_text(folder / NAME, "".join(f"{_line(one)}\n" for one in measured))
+
+
+def _line(one: dict[str, Any]) -> str:
+    return json.dumps(one, allow_nan=False, separators=(",", ":"))

@@ -120,9 +120,9 @@ from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.schema import STRICT, Amount, Label, Layers, Real, Seed, Versions, Whole
 from benchmarks.studies import measurements
-from benchmarks.studies.equal_cost_comparisons import check, compare, described, lines_of_study, settings_of, with_parts
+from benchmarks.studies.equal_cost_comparisons import check, compare, described, lines_of_study, settings_of, to_measure
 from benchmarks.studies.equal_cost_forecasting import ForecastingCase
-from benchmarks.studies.equal_cost_searches import EXHAUSTED, ROWS
+from benchmarks.studies.equal_cost_searches import EXHAUSTED, METHODS, ROWS
 from benchmarks.studies.equal_cost_tables import CONFIRMING, write
 from rfnext import Bounds
 from rfnext.receptive_field import multiply_adds
@@ -214,7 +214,7 @@ class Line(TypedDict):
 
 
 def _known(line: Line) -> Line:
-    if unknown := ({line["data"]} - set(DATA)) | (line["methods"].keys() - set(ROWS)):
+    if unknown := ({line["data"]} - set(DATA)) | (line["methods"].keys() - METHODS.keys()):
         raise ValueError(f"is of {min(unknown)}, which is none of the data sets and methods")
     for name, entry in line["methods"].items():
         if len(entry["dilations"]) != line["layers"]:
@@ -260,7 +260,7 @@ def case_of(name: Name) -> ForecastingCase:
 def applicable(methods: Collection[str], config: Config) -> set[str]:
     """Those that a config can have: an expert needs seasons, and all designs can be trained only with few layers."""
     without = set() if config.seasons else {"expert"}
-    return with_parts(methods) - without - (set() if config.layers <= EXHAUSTED else {"exhaustive", "oracle"})
+    return to_measure(methods) - without - (set() if config.layers <= EXHAUSTED else {"exhaustive", "oracle"})
 
 
 def settings(case: ForecastingCase) -> dict[str, Any]:

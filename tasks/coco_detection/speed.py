@@ -132,7 +132,7 @@ def measure(name: Detector, options: Options) -> dict[str, list[float]]:
 
 def main() -> int:
     """Command line."""
-    options = parse_or_end(Options, None, description=__doc__)
+    options = parse_or_end(Options, None, prog="python -m tasks.coco_detection.speed", description=__doc__)
     torch.set_num_threads(options.threads)
     print("| detector | plain (s) | rfnext (s) | mmcv (s) | rfnext / plain | mmcv / plain |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")

@@ -15,7 +15,7 @@ from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
 from benchmarks.studies import equal_cost_comparisons, measurements, search_at_equal_cost
 from benchmarks.studies.equal_cost_forecasting import ForecastingCase
-from benchmarks.studies.equal_cost_searches import METHODS, ROWS, Methods, periods, ruled
+from benchmarks.studies.equal_cost_searches import METHODS, Methods, periods, ruled, with_rules
 from benchmarks.studies.equal_cost_tables import Measured, table
 from benchmarks.studies.search_at_equal_cost import DATA, LAYERS, SEEDS, Name, case_of, config_of, main, order, settings
 from rfnext import Bounds
@@ -108,20 +108,22 @@ def test_a_rule_keeps_the_first_structure_unless_validation_prefers_the_other(af
     first, then = (line("taylor", 3, 1, {"one_shot": mse, "hand": 1.0})["methods"]["one_shot"] for mse in (0.5, 0.9))
     first |= {"validation": 0.2, "dilations": [1, 8, 64], "epochs": 12}
     then |= {"validation": after, "dilations": [1, 9, 80], "epochs": 24, "search_step_ms": 4.0}
-    kept = cast(Any, ruled({"one_shot": first, "one_shot_to_local": then}, "one_shot_or_local", 12))
+    kept = cast(Any, ruled({"one_shot": first, "one_shot_to_local": then}, "one_shot_or_local"))
     # The test part, 0.5 and 0.9, decides nothing.
     assert (kept["dilations"], kept["mse"]) == (([1, 9, 80], 0.9) if after == 0.1 else ([1, 8, 64], 0.5))
     assert kept["epochs"] == 36
     same = cast(
-        Any, ruled({"one_shot": first, "one_shot_to_local": then | {"dilations": [1, 8, 64]}}, "one_shot_or_local", 12)
+        Any, ruled({"one_shot": first, "one_shot_to_local": then | {"dilations": [1, 8, 64]}}, "one_shot_or_local")
     )
     assert same["epochs"] == 24, "one structure, one training"
-    assert ruled({"one_shot": first}, "one_shot_or_local", 12) is None
+    assert ruled({"one_shot": first}, "one_shot_or_local") is None
 
 
 def test_the_parts_of_a_rule_are_run_with_it(tmp_path: Path) -> None:
     name = Name("births", 3, 1, 0)
-    found = search_at_equal_cost.measure(name, ["periods_or_local"], {})["methods"]
+    measured = search_at_equal_cost.measure(name, ["periods_or_local"], {})["methods"]
+    assert list(measured) == ["one_shot_periods", "periods_to_local"], "what follows from others is not stored"
+    found = with_rules(measured)
     assert list(found) == ["one_shot_periods", "periods_to_local", "periods_or_local"]
     assert found["periods_or_local"]["validation"] == min(one["validation"] for one in found.values())
 
@@ -180,14 +182,10 @@ def test_the_bound_by_length_is_an_eighth_of_the_training_part_and_tuning_reache
     assert cases[4].ends[-1] == 2048
 
 
-NOT_RUN = ("temperature", "tweets")
-"""Sets of the confirmation that the page calls unfinished."""
-
-
 @pytest.mark.parametrize("data", DATA)
 def test_what_is_committed_is_not_run_again(data: str) -> None:
     lines = measurements.read(ROOT / "results/search_at_equal_cost" / data)
-    assert bool(lines) == (data not in NOT_RUN)
+    assert lines
     for line in lines:
         one = case_of(Name(data, line["layers"], line["fold"], line["seed"]))
         assert line["settings"] == fingerprint(settings(one))
@@ -308,7 +306,7 @@ def test_a_method_has_a_row_where_another_line_has_more_methods() -> None:
 
 def measured(name: Name, wanted: list[str], known: dict[str, Any]) -> dict[str, Any]:
     """A comparison without a training."""
-    new = line(name.data, name.layers, name.fold, {method: 0.5 for method in ROWS if method in wanted})
+    new = line(name.data, name.layers, name.fold, {method: 0.5 for method in METHODS if method in wanted})
     entries = {label: entry | {"commit": None} for label, entry in new["methods"].items()}
     return new | {"methods": known | entries, "settings": fingerprint(settings(case_of(name)))}
 
