@@ -38,6 +38,7 @@ def powers_of_two(longest: int) -> tuple[int, ...]:
 
     A dilation of that length or more reads nothing but padding. Raises ValueError below 3: nothing to choose from.
     """
+    longest = as_integer("the longest input", longest)
     if longest < 3:
         raise ValueError(f"the longest input is {longest}: there is no dilation to choose from below 3")
     return tuple(2**exponent for exponent in range((longest - 1).bit_length()))
