@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rfnext import Bounds, LocalConfig
-from tasks import beside
+from tasks import fingerprints
 from tasks.coco_detection.detectors import BoxDetector, Detector, Size
 from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 
@@ -89,7 +89,7 @@ class Config:
         for name, known in (("dataset", get_args(DatasetName)), ("detector", detectors), ("size", get_args(Size))):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
-        beside.recognise(self, "init")
+        fingerprints.recognise(self, "init")
         if self.epochs == 0 and self.init is None and self.init_fingerprint is None:
             raise ValueError("epochs is 0, which scores the network of a file as it is; name it by --init FILE")
         check_ranges(self, RANGES)
