@@ -53,32 +53,32 @@ class Options:
     preset: str = "tiny"
     """Named config of the task."""
     name: str | None = None
-    """Name of the config if fields of the preset are changed or the data is your own; default: the preset's name plus a
-    hash of the changes, and the folder and a hash of the data."""
+    """Name of the results, where fields of the preset are changed or the data is your own. By default the preset's
+    name, with a hash of the changes, and for own data with its folder and a hash of it."""
     fold: int | None = None
-    """Fold to run; the first one if not given."""
+    """Fold to run; by default the first one."""
     seed: int = 0
     """Seed of initial weights, order of the data, dropout and random structures."""
     fresh: bool = False
-    """Start anew, even if a half-finished training of this very cell was interrupted here."""
+    """Start anew, instead of continuing a half-finished training of this cell."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
+    """Where to train: auto, cpu, cuda, cuda:1, ..."""
     estimate: bool = False
-    """Time a few steps on the data given, print how long the cell takes, and run nothing; half a minute at most."""
+    """Time a few steps on the data, print how long the cell takes, and run nothing. Takes half a minute at most."""
     threads: int = 1
-    """Threads of torch on the CPU; 1 as in the suite, so that results do not depend on the cores."""
+    """Threads of torch on the CPU. 1 as in the suite, so that results do not depend on the number of cores."""
     trial_workers: int | Literal["auto"] | None = None
     """Candidates that a search trains at a time, each in a process of its own: a number, or auto for one per GPU or
-    core; by default one, in this process, or on a cluster all that fit. Results do not depend on it."""
+    core. By default one, in this process; on a cluster, all that fit. Results do not depend on it."""
     ray_address: str | None = None
-    """Train candidates on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one here; all else runs
-    here. All machines must share the results folder."""
+    """Train candidates on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local, which starts one here. All else
+    runs here. All machines must share the results folder."""
     gpus_per_trial: float | None = None
-    """GPUs of a candidate on a cluster, may be a fraction; by default 1 if it has any."""
+    """GPUs of a candidate on a cluster, may be a fraction. By default 1 if the cluster has any."""
     logger: Logger = "none"
-    """Where the training's curves go."""
+    """Where the curves of trainings go."""
     results: Path = ROOT / "results"
-    """Folder of the records; checkpoints and logs go to its work folder."""
+    """Folder of the records. Checkpoints and logs go to its folder work."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"threads": THREADS, "trial_workers": THREADS, "gpus_per_trial": GPUS})

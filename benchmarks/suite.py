@@ -58,26 +58,26 @@ class Options:
     """
 
     preset: tyro.conf.Positional[str] = "tiny"
-    """Preset or suite of the tasks; paper: all that papers report."""
+    """Preset of the tasks, or a suite of presets. paper: all that papers report."""
     task: tuple[str, ...] = ()
-    """Only these tasks."""
+    """Only these tasks; by default all that have the preset."""
     method: tuple[str, ...] = ()
-    """Only these methods; all: also those that are not standard."""
+    """Only these methods; by default the standard ones. all: every method."""
     seeds: tuple[int, ...] = (0,)
     """Seeds to run on every fold."""
     folds: tuple[int, ...] = ()
-    """Only these folds."""
+    """Only these folds; by default all."""
     name: str | None = None
-    """Name of the config if fields of the preset are changed or the data is your own; default: the preset's name plus a
-    hash of the changes, and the folder and a hash of the data."""
+    """Name of the results, where fields of the preset are changed or the data is your own. By default the preset's
+    name, with a hash of the changes, and for own data with its folder and a hash of it."""
     workers: int | Literal["auto"] = "auto"
-    """Cells at a time; auto: one per GPU, or one per core with one thread each; on a cluster, all that fit."""
+    """Cells that run at a time. auto: one per GPU, or one per core with one thread each; on a cluster, all that fit."""
     ray_address: str | None = None
-    """Run on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one here."""
+    """Run on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local, which starts one here."""
     gpus_per_cell: float | None = None
-    """GPUs of a cell on a cluster, may be a fraction; by default 1 if it has any."""
+    """GPUs of a cell on a cluster, may be a fraction. By default 1 if the cluster has any."""
     logger: Logger = "none"
-    """Where the trainings' curves go; wandb needs no account (WANDB_MODE=offline is its default then)."""
+    """Where the curves of trainings go. wandb needs no account: without one, WANDB_MODE is offline."""
     wandb: bool = False
     """Short for --logger wandb."""
     fresh: bool = False
@@ -89,7 +89,7 @@ class Options:
     verbose: bool = False
     """With --list: also tasks, presets, methods and every cell."""
     results: Path = ROOT / "results"
-    """Folder of the records; checkpoints and logs go to its work folder."""
+    """Folder of the records. Checkpoints and logs go to its folder work."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"workers": THREADS, "gpus_per_cell": GPUS})

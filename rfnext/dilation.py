@@ -31,7 +31,11 @@ Rule = Literal["default", "paper"]
 
 @dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest dilation that the search may choose, both included; `max=None` is unbounded."""
+    """Smallest and largest dilation that the search may choose, both included; `max=None` is unbounded.
+
+    Raises:
+        ValueError: if they are no integers, `min` is below 1, or `max` below `min`.
+    """
 
     min: int = 1
     max: int | None = None

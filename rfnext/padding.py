@@ -10,6 +10,7 @@ crop, gets padding_mode "constant", by which torch pads by F.pad and keeps the s
 
 import contextlib
 import logging
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -29,6 +30,26 @@ Anchors = Anchor | tuple[Anchor, ...]
 """The anchor of a conv: one for all of its axes, or one per axis."""
 
 _ANCHOR = "rfnext_anchor"
+
+_SIZES, _COUNTS = ("kernel_size", "stride", "padding", "dilation"), ("in_channels", "out_channels", "groups")
+
+
+def write_as_torch(conv: Conv) -> None:
+    """Make a conv's numbers Python's integers, and its sizes tuples of these, as torch's own are.
+
+    It may have been built with NumPy's, as by `dilation=d for d in 2 ** numpy.arange(10)`, and one integer may have
+    been set as an attribute, which torch takes for all axes. What it computes does not change. What is no integer is
+    left as it is.
+    """
+    for name in _SIZES:
+        value = getattr(conv, name)
+        sizes = value if isinstance(value, (tuple, list)) else (value,) * len(conv.kernel_size)
+        if (type(value) is not tuple or any(type(n) is not int for n in value)) and not isinstance(value, str):
+            with contextlib.suppress(TypeError):
+                setattr(conv, name, tuple(map(operator.index, sizes)))
+    for name in _COUNTS:
+        if type(getattr(conv, name)) is not int:
+            setattr(conv, name, operator.index(getattr(conv, name)))
 
 
 def anchor_of(conv: Conv) -> tuple[Anchor, ...]:

@@ -14,7 +14,17 @@ from rfnext.causal import check_parents
 from rfnext.conv import SearchConv
 from rfnext.deployment import guard
 from rfnext.dilation import LARGEST, Dilation
-from rfnext.padding import AnchorOf, Anchors, Conv, anchor_of, anchor_per_axis, anchored, check_dilation, warn_of_causal
+from rfnext.padding import (
+    AnchorOf,
+    Anchors,
+    Conv,
+    anchor_of,
+    anchor_per_axis,
+    anchored,
+    check_dilation,
+    warn_of_causal,
+    write_as_torch,
+)
 from rfnext.searchable import Layers, chosen, everything, is_conv, unsearchable
 from rfnext.set_dilation import check_plain, set_checked_dilation
 from rfnext.take_over import check_release, release
@@ -57,6 +67,8 @@ def _named_modules(model: nn.Module, remove_duplicate: bool = True) -> dict[str,
         raise TypeError(f"not a network (torch.nn.Module) but {type(model).__name__}; load a state_dict into one first")
     found: dict[str, tuple[str, nn.Module]] = {}
     for name, module in model.named_modules(remove_duplicate=remove_duplicate):
+        if is_conv(module):
+            write_as_torch(module)
         first, known = found.get(canonical(name), (name, None))
         if known is None or not is_conv(known):
             found[canonical(name)] = name, module
@@ -283,14 +295,16 @@ class Structure(Mapping[str, Dilation]):
 def _checked(name: str, dilation: Any) -> Dilation | int:
     if isinstance(dilation, EveryAxis) and len(dilation) == 1:
         dilation = dilation[0]
+    dilation = getattr(dilation, "tolist", lambda: dilation)()  # of NumPy or torch
     values = dilation if isinstance(dilation, (list, tuple)) else [dilation]
+    values = [getattr(d, "tolist", lambda d=d: d)() for d in values]
     # bool is an int to Python, but not a dilation.
     if not values or not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in values):
         shown = reprlib.repr(dilation)
         raise ValueError(f"layer {name!r}: dilation {shown} is not a positive integer or a list of them")
     if max(values) > LARGEST:
         raise ValueError(f"layer {name!r}: a dilation is above {LARGEST}, more than any input is long")
-    return dilation if isinstance(dilation, int) else tuple(values)
+    return values[0] if isinstance(dilation, int) else tuple(values)
 
 
 def _checked_anchor(name: str, anchor: Any, dilation: Dilation | int) -> Anchors:

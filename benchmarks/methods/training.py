@@ -6,6 +6,7 @@
 import dataclasses
 import json
 import logging
+import math
 import random
 import shutil
 import time
@@ -186,6 +187,8 @@ def score(cell: Cell, model: nn.Module, *, found: Found | None = None, trained: 
         model: at its last epoch; at the chosen epoch afterwards.
         found: the search, if there was one.
         trained: the network's own training; None if it is the network of the search.
+
+    Raises ValueError if a metric is not finite.
     """
     stages = [stage for stage in (trained, found) if stage is not None]
     test, validation = Split("test", cell.fold), Split("validation", cell.fold)
@@ -194,6 +197,8 @@ def score(cell: Cell, model: nn.Module, *, found: Found | None = None, trained: 
     if load_selected(model, stages[0].folder):
         metrics = cell.task.evaluate(model, cell.config, test)
     of_validation = cell.task.evaluate(model, cell.config, validation)
+    if not all(map(math.isfinite, (*metrics_last.values(), *metrics.values(), *of_validation.values()))):
+        raise ValueError("a metric is not a finite number: the training diverged; give a lower learning rate (--lr)")
     seconds = time.perf_counter() - start
     return Outcome(
         model=model,

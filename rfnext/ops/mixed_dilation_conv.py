@@ -3,8 +3,9 @@
 This is the public function and the checks of its arguments. `rfnext.ops` derives the identity behind it.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -66,10 +67,12 @@ def mixed_dilation_conv(
         tuple(weight.shape),
         None if bias is None else tuple(bias.shape),
         tuple(probability.shape),
-        tuple(map(tuple, dilations)),
-        stride if isinstance(stride, int) else tuple(stride),
-        None if padding is None else tuple(tuple(map(_side, sides)) for sides in padding),
-        groups,
+        _plain(dilations, 2, _integer, "dilations must hold a tuple per branch, of one integer per spatial axis"),
+        _plain(stride, isinstance(stride, Sequence), _integer, "stride must be an integer or a tuple of one per axis"),
+        _plain(padding, 2, _side, "padding must hold a tuple per branch, of an integer or (before, after) per axis")
+        if padding is not None
+        else None,
+        _plain(groups, 0, _integer, "groups must be an integer"),
         padding_mode,
     )
     if not is_recorded():
@@ -110,8 +113,31 @@ class Given(NamedTuple):
     padding_mode: str
 
 
-def _side(padding: int | Sequence[int]) -> int | tuple[int, int]:
-    return padding if isinstance(padding, int) else (padding[0], padding[1])
+def _plain(given: Any, depth: int, leaf: Callable[[Any], Any], rule: str) -> Any:
+    """Sequences of this depth as tuples of what `leaf` makes; ValueError, starting with the rule, if they are not.
+
+    `remembered` takes 1, 1.0 and True for equal. So nothing but integers may get there, or a wrong call would spoil the
+    right ones after it.
+    """
+    try:
+        return _nested(given, depth, leaf)
+    except (TypeError, ValueError):
+        raise ValueError(f"{rule}; got {given!r}") from None
+
+
+def _nested(given: Any, depth: int, leaf: Callable[[Any], Any]) -> Any:
+    return tuple([_nested(one, depth - 1, leaf) for one in given]) if depth else leaf(given)
+
+
+def _integer(given: Any) -> int:
+    return given if type(given) is int else int(operator.index(given))
+
+
+def _side(padding: Any) -> int | tuple[int, int]:
+    if not isinstance(padding, Sequence):
+        return _integer(padding)
+    before, after = padding
+    return _integer(before), _integer(after)
 
 
 def _unchecked_geometry(given: Given) -> Geometry:

@@ -9,7 +9,8 @@
    a time, so that each shift is an offset and all terms of a tap are summed up in registers.
 
    Depthwise convs have nothing to share. There each plane of the input is copied into a frame of zeros, where every shift is
-   an offset, and all taps of all branches are summed up in registers.
+   an offset, and all taps of all branches are summed up in registers. Where channels lie last in memory, a vector holds
+   channels of one position rather than positions of one channel.
 
    Plain C with the vector extensions of GCC and Clang. The file includes itself to be compiled for float and for double. */
 
@@ -53,6 +54,9 @@ int64_t most_threads(int64_t wanted)
 #define COLUMNS 3
 #define TOGETHER 4 /* rows of a depthwise conv's output that are summed up at a time, COLUMNS vectors of each */
 #define DOTS 8     /* and terms whose products with the gradient are */
+#define NUMBER 8   /* of positions, or terms, that are summed up at a time where channels lie last */
+#define SUMMED 128 /* positions after which their sum goes to the total: they stay in the cache for all terms, and a long sum
+                      of floats is less precise */
 
 #define DEPTH 64   /* channels that are mixed at a time */
 #define TERMS 4    /* and terms of a tap whose sums are in registers then */
@@ -67,6 +71,7 @@ int64_t most_threads(int64_t wanted)
 typedef struct {
     int64_t batch, groups, channel_in, channel_out; /* channels per group */
     int64_t taps, terms, terms_per_tap, shares, branches;
+    int64_t last; /* channels lie last in x, y and their gradients: depthwise convs, terms in the order of the rows they read */
     int64_t size_in[3], size_out[3], stride[3]; /* padded with leading ones */
 } conv;
 
@@ -284,12 +289,75 @@ static int64_t offset_of(const frame *f, const term *t, int mirrored)
     return offset;
 }
 
+/* Where channels lie last: what is computed together is a block of as many channels as a vector holds. A plane is copied
+   between zeros that lie beside its rows; terms that read a row outside are left out. */
+static frame between_zeros(const conv *c, const term *terms, int mirrored)
+{
+    const int64_t *source = mirrored ? c->size_out : c->size_in;
+    frame f = frame_of(c, terms, mirrored);
+    for (int a = 0; a < 2; a++) f.size[a] = source[a], f.start[a] = 0;
+    return f;
+}
+
+static int64_t terms_of_row(const conv *c, const term *terms, int64_t t)
+{
+    int64_t number = 1;
+    while (t + number < c->terms && terms[t + number].shift[0] == terms[t].shift[0] &&
+           terms[t + number].shift[1] == terms[t].shift[1])
+        number++;
+    return number;
+}
+
+/* Elements of a row of the table below: a count, then first and last term of each piece, one per slice that is read. */
+static int64_t entries_of(const conv *c, const term *terms)
+{
+    int64_t slices = 1;
+    for (int64_t t = 1; t < c->terms; t++) slices += terms[t].shift[0] != terms[t - 1].shift[0];
+    return 1 + 2 * slices;
+}
+
+/* Per row of the target, which pieces of the list of terms read rows that are there. */
+static void find_terms(const conv *c, const term *terms, int mirrored, int64_t *table)
+{
+    const int64_t *source = mirrored ? c->size_out : c->size_in, *target = mirrored ? c->size_in : c->size_out;
+    const int64_t entries = entries_of(c, terms);
+    for (int64_t row = 0; row < target[0] * target[1]; row++, table += entries) {
+        table[0] = 0;
+        for (int64_t t = 0, number; t < c->terms; t += number) {
+            number = terms_of_row(c, terms, t);
+            const int64_t i = row / target[1] + (mirrored ? -terms[t].shift[0] : terms[t].shift[0]);
+            const int64_t j = row % target[1] + (mirrored ? -terms[t].shift[1] : terms[t].shift[1]);
+            if (i < 0 || i >= source[0] || j < 0 || j >= source[1]) continue;
+            int64_t *piece = table + 2 * table[0] - 1;
+            if (!table[0] || piece[1] != t) piece += 2, table[0]++, piece[0] = t;
+            piece[1] = t + number;
+        }
+    }
+}
+
+/* Into how many ranges of samples the backward pass is cut where there are fewer blocks of channels than threads. */
+static int64_t ranges_of_samples(const conv *c, int64_t threads, int64_t lanes)
+{
+    return smaller(c->batch, parts_of(threads, parts_of(c->groups, lanes)));
+}
+
 /* Sizes of the scratch space of forward() and backward(): elements, then elements per thread, then int64 per thread, then
    doubles. */
 static void space(const conv *c, const term *terms, int64_t threads, int64_t lanes, int64_t *forward, int64_t *backward)
 {
     forward[3] = c->shares;
     backward[3] = (threads + 1) * c->shares + c->groups * c->channel_out + c->branches;
+    if (c->last) {
+        const frame f = between_zeros(c, terms, 0), b = between_zeros(c, terms, 1);
+        const int64_t entries = entries_of(c, terms), blocks = parts_of(c->groups, lanes);
+        forward[0] = 0;
+        forward[1] = up((c->terms + volume(f.size)) * lanes, ALIGNED);
+        forward[2] = up(c->terms + entries * c->size_out[0] * c->size_out[1], ALIGNED);
+        backward[0] = up(ranges_of_samples(c, threads, lanes) * blocks * (c->terms + 1) * lanes, ALIGNED);
+        backward[1] = up((c->terms + volume(f.size) + volume(b.size)) * lanes, ALIGNED);
+        backward[2] = up(2 * c->terms + entries * c->size_in[0] * c->size_in[1], ALIGNED);
+        return;
+    }
     if (is_depthwise(c)) {
         const frame f = frame_of(c, terms, 0), b = frame_of(c, terms, 1);
         const int64_t all_terms = up(c->terms, DOTS), rows = c->size_out[0] * c->size_out[1];
@@ -760,6 +828,224 @@ static void NAME(backward_depthwise)(const conv *c, const term *terms, const REA
     }
 }
 
+/* A switch, so that each number is known to the compiler. */
+#ifndef BY_NUMBER
+#define BY_NUMBER(number, function, ...)                                                                                 \
+    switch (number) {                                                                                                    \
+    case 1: function(1, __VA_ARGS__); break;                                                                             \
+    case 2: function(2, __VA_ARGS__); break;                                                                             \
+    case 3: function(3, __VA_ARGS__); break;                                                                             \
+    case 4: function(4, __VA_ARGS__); break;                                                                             \
+    case 5: function(5, __VA_ARGS__); break;                                                                             \
+    case 6: function(6, __VA_ARGS__); break;                                                                             \
+    case 7: function(7, __VA_ARGS__); break;                                                                             \
+    case NUMBER: function(NUMBER, __VA_ARGS__); break;                                                                   \
+    }
+#endif
+
+/* Copy a block of filled channels of a plane (size, channels) between the zeros of a frame (size, LANES). */
+static void NAME(between_zeros)(const REAL *plane, const int64_t *size, int64_t channels, int64_t filled, const frame *f,
+                                REAL *framed)
+{
+    for (int64_t row = 0; row < size[0] * size[1]; row++) {
+        REAL *to = framed + (row * f->size[2] + f->start[2]) * LANES;
+        if (filled == LANES)
+            for (int64_t j = 0; j < size[2]; j++, to += LANES, plane += channels) STORE(VECTOR, to, LOAD(VECTOR, plane));
+        else
+            for (int64_t j = 0; j < size[2]; j++, to += LANES, plane += channels)
+                memcpy(to, plane, filled * sizeof(REAL));
+    }
+}
+
+/* factor (terms, LANES) = share * weight, for filled channels of weight (channels, taps) */
+static void NAME(factors)(const conv *c, const term *terms, const REAL *shares, const REAL *weight, int64_t filled,
+                          REAL *factor)
+{
+    memset(factor, 0, c->terms * LANES * sizeof(REAL));
+    for (int64_t t = 0; t < c->terms; t++)
+        for (int64_t l = 0; l < filled; l++)
+            factor[t * LANES + l] = shares[terms[t].share] * weight[l * c->taps + terms[t].tap];
+}
+
+/* Positions that follow each other: to (number, channels) = start + sum over pieces of terms of factor * from moved. */
+INLINE void NAME(sum_positions)(const int number, const int64_t *pieces, const int64_t *offset, const REAL *factor,
+                                const REAL *from, VECTOR start, REAL *to, int64_t channels, int64_t filled)
+{
+    VECTOR sum[NUMBER];
+#pragma GCC unroll 8
+    for (int p = 0; p < number; p++) sum[p] = start;
+    for (int64_t piece = 0; piece < pieces[0]; piece++)
+        for (int64_t t = pieces[1 + 2 * piece]; t < pieces[2 + 2 * piece]; t++) {
+            const VECTOR one = LOAD(VECTOR, factor + t * LANES);
+            const REAL *shifted = from + offset[t];
+#pragma GCC unroll 8
+            for (int p = 0; p < number; p++) sum[p] += LOAD(VECTOR, shifted + p * LANES) * one;
+        }
+#pragma GCC unroll 8
+    for (int p = 0; p < number; p++)
+        if (filled == LANES)
+            STORE(VECTOR, to + p * channels, sum[p]);
+        else
+            memcpy(to + p * channels, sum + p, filled * sizeof(REAL));
+}
+
+/* The same for a block of channels of a plane of that size. */
+static void NAME(sum_block)(const int64_t *size, const int64_t *table, int64_t entries, const int64_t *offset,
+                            const REAL *factor, const REAL *framed, const frame *f, VECTOR start, REAL *plane,
+                            int64_t channels, int64_t filled)
+{
+    for (int64_t row = 0; row < size[0] * size[1]; row++, table += entries) {
+        const REAL *from = framed + (row / size[1] * f->size[1] + row % size[1]) * f->size[2] * LANES;
+        int64_t left = size[2], n;
+        for (int64_t parts = parts_of(left, NUMBER); parts > 0; parts--) {
+            n = parts_of(left, parts);
+            BY_NUMBER(n, NAME(sum_positions), table, offset, factor, from, start, plane, channels, filled)
+            left -= n, from += n * LANES, plane += n * channels;
+        }
+    }
+}
+
+static void NAME(forward_last)(const conv *c, const term *terms, const REAL *shares, const REAL *x, const REAL *weight,
+                               const REAL *bias, REAL total, REAL *y, REAL *scratch, int64_t *integers, int64_t threads)
+{
+    const int64_t channels = c->groups, blocks = parts_of(channels, LANES), entries = entries_of(c, terms);
+    const frame f = between_zeros(c, terms, 0);
+    int64_t need[4], unused[4];
+    space(c, terms, threads, LANES, need, unused);
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t *offset = integers + omp_get_thread_num() * need[2], *table = offset + c->terms, now = -1;
+        REAL *factor = scratch + omp_get_thread_num() * need[1], *framed = factor + c->terms * LANES;
+        for (int64_t t = 0; t < c->terms; t++) offset[t] = offset_of(&f, terms + t, 0) * LANES;
+        find_terms(c, terms, 0, table);
+        memset(framed, 0, volume(f.size) * LANES * sizeof(REAL));
+#pragma omp for schedule(static)
+        for (int64_t unit = 0; unit < blocks * c->batch; unit++) {
+            const int64_t first = unit / c->batch * LANES, n = unit % c->batch, filled = smaller(LANES, channels - first);
+            VECTOR start = {0};
+            if (first != now) NAME(factors)(c, terms, shares, weight + first * c->taps, filled, factor);
+            now = first;
+            for (int64_t l = 0; l < filled && bias; l++) start[l] = bias[first + l] * total;
+            NAME(between_zeros)(x + n * volume(c->size_in) * channels + first, c->size_in, channels, filled, &f, framed);
+            NAME(sum_block)(c->size_out, table, entries, offset, factor, framed, &f, start,
+                            y + n * volume(c->size_out) * channels + first, channels, filled);
+        }
+    }
+}
+
+/* Terms that read the same row: dots (number, LANES) += x moved by offset * g, for rows of positions. Steps are those from
+   one row to the next. */
+INLINE void NAME(add_dots_last)(const int number, int64_t rows, int64_t length, const int64_t *offset, const REAL *x,
+                                int64_t x_step, const REAL *g, int64_t g_step, REAL *dots)
+{
+    const int chains = number > NUMBER / 2 ? 1 : 2; /* of sums that do not wait for each other */
+    VECTOR sum[2][NUMBER];
+#pragma GCC unroll 8
+    for (int k = 0; k < number; k++) sum[0][k] = sum[1][k] = (VECTOR){0};
+    for (int64_t row = 0; row < rows; row++, x += x_step, g += g_step) {
+        int64_t p = 0;
+        for (; p + chains <= length; p += chains)
+            for (int chain = 0; chain < chains; chain++) {
+                const VECTOR one = LOAD(VECTOR, g + (p + chain) * LANES);
+#pragma GCC unroll 8
+                for (int k = 0; k < number; k++) sum[chain][k] += LOAD(VECTOR, x + offset[k] + (p + chain) * LANES) * one;
+            }
+        for (; p < length; p++)
+#pragma GCC unroll 8
+            for (int k = 0; k < number; k++) sum[0][k] += LOAD(VECTOR, x + offset[k] + p * LANES) * LOAD(VECTOR, g + p * LANES);
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < number; k++)
+        STORE(VECTOR, dots + k * LANES, LOAD(VECTOR, dots + k * LANES) + (sum[0][k] + sum[1][k]));
+}
+
+/* The same for all terms, unless framed is null, and behind them the sum of g. */
+static void NAME(all_dots_last)(const conv *c, const term *terms, const int64_t *offset, const REAL *framed, const frame *f,
+                                const REAL *g_framed, const frame *b, REAL *dots)
+{
+    const int64_t *in = c->size_in, *out = c->size_out, x_step = f->size[2] * LANES, g_step = b->size[2] * LANES;
+    const int64_t together = larger(1, SUMMED / larger(out[2], 1));
+    for (int64_t both = 0, h_last; both < out[0] * out[1]; both = h_last) {
+        const int64_t d = both / out[1], h_first = both;
+        h_last = smaller(both + together, (d + 1) * out[1]);
+        for (int64_t j = 0, length; j < out[2]; j += length) {
+            length = smaller(SUMMED, out[2] - j);
+            const REAL *x = framed + j * LANES, *g = g_framed + (b->start[2] + j) * LANES;
+            for (int64_t t = 0, n; t < c->terms && framed; t += n) {
+                const int64_t *shift = terms[t].shift, number = terms_of_row(c, terms, t);
+                const int64_t first = larger(h_first - d * out[1], -shift[1]);
+                const int64_t rows = smaller(h_last - d * out[1], in[1] - shift[1]) - first;
+                n = parts_of(number, parts_of(number, NUMBER));
+                if (d + shift[0] < 0 || d + shift[0] >= in[0] || rows <= 0) continue;
+                BY_NUMBER(n, NAME(add_dots_last), rows, length, offset + t, x + (d * in[1] + first) * x_step, x_step,
+                          g + (d * out[1] + first) * g_step, g_step, dots + t * LANES)
+            }
+            VECTOR sum = {0};
+            for (int64_t row = h_first; row < h_last; row++)
+                for (int64_t p = 0; p < length * LANES; p += LANES) sum += LOAD(VECTOR, g + row * g_step + p);
+            STORE(VECTOR, dots + c->terms * LANES, LOAD(VECTOR, dots + c->terms * LANES) + sum);
+        }
+    }
+}
+
+/* sums (channels) of grad_y. */
+static void NAME(backward_last)(const conv *c, const term *terms, const REAL *shares, const REAL *grad_y, const REAL *x,
+                                const REAL *weight, REAL *grad_x, REAL *grad_weight, double *grad_shares, double *sums,
+                                REAL *scratch, int64_t *integers, int64_t threads)
+{
+    const int64_t channels = c->groups, blocks = parts_of(channels, LANES), entries = entries_of(c, terms);
+    const int64_t ranges = ranges_of_samples(c, threads, LANES), size = (c->terms + 1) * LANES;
+    const frame f = between_zeros(c, terms, 0), b = between_zeros(c, terms, 1);
+    int64_t need[4], unused[4];
+    space(c, terms, threads, LANES, unused, need);
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t me = omp_get_thread_num();
+        int64_t *offset = integers + me * need[2], *mirrored = offset + c->terms, *table = mirrored + c->terms;
+        REAL *factor = scratch + need[0] + me * need[1], *framed = factor + c->terms * LANES;
+        REAL *g_framed = framed + volume(f.size) * LANES;
+        for (int64_t t = 0; t < c->terms; t++) {
+            offset[t] = offset_of(&f, terms + t, 0) * LANES;
+            mirrored[t] = offset_of(&b, terms + t, 1) * LANES;
+        }
+        find_terms(c, terms, 1, table);
+        memset(framed, 0, (volume(f.size) + volume(b.size)) * LANES * sizeof(REAL));
+#pragma omp for schedule(static)
+        for (int64_t unit = 0; unit < blocks * ranges; unit++) {
+            const int64_t first = unit / ranges * LANES, range = unit % ranges, filled = smaller(LANES, channels - first);
+            REAL *dots = scratch + unit * size;
+            memset(dots, 0, size * sizeof(REAL));
+            if (grad_x) NAME(factors)(c, terms, shares, weight + first * c->taps, filled, factor);
+            for (int64_t n = c->batch * range / ranges; n < c->batch * (range + 1) / ranges; n++) {
+                const int64_t in = n * volume(c->size_in) * channels + first, out = n * volume(c->size_out) * channels + first;
+                const int need_x = grad_weight || grad_shares;
+                NAME(between_zeros)(grad_y + out, c->size_out, channels, filled, &b, g_framed);
+                if (grad_x)
+                    NAME(sum_block)(c->size_in, table, entries, mirrored, factor, g_framed, &b, (VECTOR){0}, grad_x + in,
+                                    channels, filled);
+                if (need_x) NAME(between_zeros)(x + in, c->size_in, channels, filled, &f, framed);
+                NAME(all_dots_last)(c, terms, offset, need_x ? framed : 0, &f, g_framed, &b, dots);
+            }
+        }
+#pragma omp for schedule(static)
+        for (int64_t channel = 0; channel < channels; channel++) {
+            const REAL *dots = scratch + channel / LANES * ranges * size + channel % LANES;
+            if (grad_weight) memset(grad_weight + channel * c->taps, 0, c->taps * sizeof(REAL));
+            for (int64_t t = 0; t <= c->terms; t++) {
+                REAL dot = 0;
+                for (int64_t range = 0; range < ranges; range++) dot += dots[range * size + t * LANES];
+                if (t == c->terms) {
+                    sums[channel] = dot;
+                    break;
+                }
+                const int64_t share = terms[t].share, at = channel * c->taps + terms[t].tap;
+                if (grad_weight) grad_weight[at] += shares[share] * dot;
+                if (grad_shares) grad_shares[me * c->shares + share] += (double)dot * weight[at];
+            }
+        }
+    }
+}
+
 /* Before the first tile: zeros beside the rows, and the shares of all terms. */
 static void NAME(clear_lines)(const conv *c, const lines *l, const term *terms, const REAL *shares, REAL *of_terms, REAL *slots)
 {
@@ -1016,7 +1302,9 @@ void NAME(forward)(const conv *c, const term *terms, const int64_t *members, con
 {
     REAL *shares = (REAL *)doubles;
     const REAL total = NAME(sum_shares)(c, members, probability, shares);
-    if (is_depthwise(c))
+    if (c->last)
+        NAME(forward_last)(c, terms, shares, x, weight, bias, total, y, scratch, integers, threads);
+    else if (is_depthwise(c))
         NAME(forward_depthwise)(c, terms, shares, x, weight, bias, total, y, scratch, integers, threads);
     else
         NAME(forward_products)(c, terms, shares, x, weight, bias, total, y, scratch, integers, threads);
@@ -1035,14 +1323,17 @@ void NAME(backward)(const conv *c, const term *terms, const int64_t *members, co
     const REAL total = NAME(sum_shares)(c, members, probability, shares);
     double of_bias = 0;
     memset(doubles, 0, all_shares * sizeof(double));
+    if (c->last)
+        NAME(backward_last)(c, terms, shares, grad_y, x, weight, grad_x, grad_weight, grad_shares, sums, scratch, integers,
+                            threads);
     if (bias && (grad_bias || grad_probability)) {
-        NAME(sum_channels)(c, grad_y, sums, threads);
+        if (!c->last) NAME(sum_channels)(c, grad_y, sums, threads);
         for (int64_t o = 0; o < channels; o++) {
             of_bias += sums[o] * bias[o];
             if (grad_bias) grad_bias[o] = (REAL)sums[o] * total;
         }
     }
-    if (grad_x || grad_weight || grad_shares) {
+    if (!c->last && (grad_x || grad_weight || grad_shares)) {
         if (is_depthwise(c))
             NAME(backward_depthwise)(c, terms, shares, grad_y, x, weight, grad_x, grad_weight, grad_shares, scratch,
                                      integers, threads);

@@ -5,9 +5,9 @@ the core's cache and multiplies them there. This saves the passes over memory an
 takes three products, as that of a plain conv. Bias and gradients of the probabilities are computed there, too: in small
 layers each call of torch takes longer than the products. Sums are taken in a fixed order for a fixed number of threads,
 and only x is kept for the backward pass. Depthwise convs, which have no product to share, take one pass over all taps
-of all branches in registers for each of y, dL/dx and dL/dW.
+of all branches in registers for each of y, dL/dx and dL/dW; in torch.channels_last, without a copy in another layout.
 
-`rfnext.ops.native_build` compiles the file within two seconds when it is first needed on a machine. Without a C
+`rfnext.ops.native_build` compiles the file within three seconds when it is first needed on a machine. Without a C
 compiler, "auto" leaves this implementation out.
 """
 
@@ -23,8 +23,8 @@ from torch import Tensor
 from rfnext.ops import kept_choices, native_build
 from rfnext.ops.autograd import Gradients, Passes, as_operator, autocast_dtype
 from rfnext.ops.branches import by_branches
-from rfnext.ops.geometry import Geometry, is_depthwise, is_thin, meets_input, shifts_of_taps
-from rfnext.ops.layout import channels_are_last, laid_out
+from rfnext.ops.geometry import FEW_CHANNELS, Geometry, is_depthwise, is_thin, meets_input, shifts_of_taps
+from rfnext.ops.layout import channels_are_last, empty, laid_out
 from rfnext.ops.native_build import failure, library
 from rfnext.ops.taps import by_taps
 
@@ -115,8 +115,8 @@ class _Pass(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(sizes: tuple[int, int, int], geometry: Geometry, dtype: torch.dtype, threads: int) -> _Plan:
-    """sizes: batch, and channels in and out per group."""
+def _plan(sizes: tuple[int, int, int], geometry: Geometry, last: bool, dtype: torch.dtype, threads: int) -> _Plan:
+    """sizes: batch, and channels in and out per group. last: whether channels lie last in memory."""
     batch, channel_in, channel_out = sizes
     sharers: dict[tuple[int, ...], int] = {}
     terms: list[tuple[int, ...]] = []
@@ -127,10 +127,12 @@ def _plan(sizes: tuple[int, int, int], geometry: Geometry, dtype: torch.dtype, t
         for shift, branches in readers.items():
             if meets_input(shift, geometry):
                 terms.append((index, sharers.setdefault(branches, len(sharers)), *rest, *shift))
+    if last:
+        terms.sort(key=lambda term: term[2:])  # those that read the same row follow each other
     ones = [1] * len(rest)
     spatial = (*ones, *geometry.size_in, *ones, *geometry.size_out, *ones, *geometry.stride)
     taps, numbers = math.prod(geometry.kernel), (len(terms), most, len(sharers), len(geometry.dilations))
-    conv = _integers((batch, geometry.groups, channel_in, channel_out, taps, *numbers, *spatial))
+    conv = _integers((batch, geometry.groups, channel_in, channel_out, taps, *numbers, last, *spatial))
     flat = _integers([n for term in terms for n in term])
     members = _integers([n for branches in sharers for n in (len(branches), *branches)])
     threads = library().most_threads(threads)
@@ -156,9 +158,16 @@ def _integers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def _plan_of(x: Tensor, weight: Tensor, geometry: Geometry) -> _Plan:
+def _plan_of(x: Tensor, weight: Tensor, geometry: Geometry, last: bool) -> _Plan:
     sizes = x.shape[0], weight.shape[1], weight.shape[0] // geometry.groups
-    return _plan(sizes, geometry, x.dtype, torch.get_num_threads())
+    return _plan(sizes, geometry, last, x.dtype, torch.get_num_threads())
+
+
+def _reads_last(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether x and y are read and written with their channels last in memory, by vectors of channels."""
+    if x.is_contiguous() or geometry.groups < FEW_CHANNELS or max(geometry.stride) > 1:
+        return False
+    return is_depthwise(weight, geometry.groups) and channels_are_last(x)
 
 
 def _probabilities(shares: Tensor, temperature: float | None) -> ctypes.Array[ctypes.c_double]:
@@ -183,9 +192,10 @@ def _call(plan: _Plan, which: _Pass, dtype: torch.dtype, numbers: tuple[Any, ...
 def _run(
     x: Tensor, weight: Tensor, bias: Tensor | None, shares: Tensor, geometry: Geometry, temperature: float | None
 ) -> tuple[Tensor, Any]:
-    plan, probability = _plan_of(x, weight, geometry), _probabilities(shares, temperature)
-    y = x.new_empty((x.shape[0], weight.shape[0], *geometry.size_out))
-    _call(plan, plan.forward, x.dtype, (probability,), *_as_read(x, weight, bias), y)
+    last = _reads_last(x, weight, geometry)
+    plan, probability = _plan_of(x, weight, geometry, last), _probabilities(shares, temperature)
+    y = empty(x, (x.shape[0], weight.shape[0], *geometry.size_out), last)
+    _call(plan, plan.forward, x.dtype, (probability,), *_as_read(x, weight, bias, last), y)
     return laid_out(y, channels_are_last(x)), probability
 
 
@@ -207,7 +217,8 @@ def _run_backward(
             raise ValueError(f'implementation="native" needs the saved tensors as they were, not {kind}')
     if probability is None:
         probability = _probabilities(shares, temperature)
-    plan, read = _plan_of(x, weight, geometry), _as_read(x, weight, bias)
+    last = _reads_last(x, weight, geometry)
+    plan, read = _plan_of(x, weight, geometry, last), _as_read(x, weight, bias, last)
     grad_x, grad_weight, grad_bias = (
         torch.empty_like(t) if need and t is not None else None for t, need in zip(read, needed, strict=False)
     )
@@ -215,20 +226,22 @@ def _run_backward(
     if needed[3]:
         grad_shares = torch.empty(len(shares), dtype=torch.float64 if wide else torch.float32, device="cpu")
     grads = grad_x, grad_weight, grad_bias, grad_shares
-    _call(plan, plan.backward, x.dtype, (probability, temperature or 0, wide), _in_order(g), *read, *grads)
+    _call(plan, plan.backward, x.dtype, (probability, temperature or 0, wide), _in_order(g, last), *read, *grads)
     return (
         None if grad_x is None else laid_out(grad_x, channels_are_last(x)),
         *(grad_weight, grad_bias, None if grad_shares is None else grad_shares.to(shares.dtype)),
     )
 
 
-def _as_read(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _as_read(x: Tensor, weight: Tensor, bias: Tensor | None, last: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """x, weight and bias as the library reads them."""
-    return _in_order(x), _in_order(weight), None if bias is None else _in_order(bias)
+    return _in_order(x, last), _in_order(weight), None if bias is None else _in_order(bias)
 
 
-def _in_order(tensor: Tensor) -> Tensor:
+def _in_order(tensor: Tensor, last: bool = False) -> Tensor:
     tensor = tensor.resolve_neg() if tensor.is_neg() else tensor
+    if last:
+        return laid_out(tensor, True)
     many = tensor.dim() > 2 and tensor.numel() >= _MANY * tensor.shape[0]
     return laid_out(tensor, False) if many and channels_are_last(tensor) else tensor.contiguous()
 

@@ -47,7 +47,7 @@ FLAGS_TRIED: tuple[tuple[str, ...], ...] = (
 )
 """Tried in this order: not every compiler has OpenMP, and their options for the present processor differ."""
 SECONDS = 120.0
-"""That the compiler may take, for all attempts together. It needs two; a machine may be busy with other things."""
+"""That the compiler may take, for all attempts together. It needs two or three; a machine may be busy."""
 SECONDS_REMEMBERED = 600.0
 """In which nobody tries a compiler again that took too long."""
 

@@ -1,4 +1,4 @@
-"""Global search: a genetic algorithm over structures (Global2Local, arXiv 2101.00910).
+"""Genetic search over structures (Global2Local, arXiv 2101.00910).
 
 It uses no model. `ask()` returns structures, the caller scores them, on any machine, and `tell()` takes the scores:
 
@@ -30,7 +30,11 @@ Genome = tuple[int, ...]
 
 @dataclass(frozen=True)
 class EvolutionConfig:
-    """Settings of the global search; all but the size are the published ones by default."""
+    """Settings of the genetic search; all but the size are the published ones by default.
+
+    Raises:
+        ValueError: naming the field that is out of its range.
+    """
 
     population: int
     """Structures that survive a generation, at most."""
@@ -43,7 +47,8 @@ class EvolutionConfig:
     gene_mutation: float = 0.2
     """Probability of each gene of such a copy to be drawn anew."""
     drop_below: float = 10.0
-    """A structure whose fitness is lower than the best by more than this is replaced by a random one."""
+    """A structure whose fitness is lower than the best by more than this is replaced by a random one. In units of the
+    fitness; the published one is in points of accuracy."""
 
     def __post_init__(self) -> None:
         for name in ("population", "generations"):
@@ -79,6 +84,11 @@ def random_structure(template: Structure, candidates: Sequence[int], rng: "np.ra
     All axes of a layer get the same dilation. A structure has no kernel sizes, so that includes axes whose
     kernel is 1 (where it has no effect) or even (where `Structure.apply` may refuse it): leave convs with an
     even axis out of the template.
+
+    Args:
+        template: its layers, their numbers of axes and their anchors are taken; its dilations do not matter.
+        candidates: what the dilations are drawn from.
+        rng: all randomness comes from here.
 
     Raises:
         ValueError: if the template has no entries, or the candidates are not distinct positive integers.

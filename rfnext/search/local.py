@@ -26,7 +26,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LocalConfig:
-    """Settings of the local search. The defaults are those of the published detection runs."""
+    """Settings of the local search. The defaults are those of the published detection runs.
+
+    Raises:
+        ValueError: naming the field that is out of its range.
+        TypeError: if `bounds` is no `Bounds`.
+    """
 
     interval: int = 1
     """Steps between two rounds: calls of `after_step`, after every epoch or every iteration."""

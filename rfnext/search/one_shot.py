@@ -1,4 +1,4 @@
-"""One-shot global search: all candidate dilations in one training.
+"""One-shot search: all candidate dilations in one training.
 
 The genetic search (`evolution.py`) trains every structure that it scores. Here every searched conv has all candidates,
 1, 2, 4, ... 1024 say, as branches of one network. Their probabilities are trained with the weights, and the structure
@@ -38,6 +38,7 @@ def powers_of_two(longest: int) -> tuple[int, ...]:
 
     A dilation of that length or more reads nothing but padding. Raises ValueError below 3: nothing to choose from.
     """
+    longest = as_integer("the longest input", longest)
     if longest < 3:
         raise ValueError(f"the longest input is {longest}: there is no dilation to choose from below 3")
     return tuple(2**exponent for exponent in range((longest - 1).bit_length()))
@@ -45,7 +46,11 @@ def powers_of_two(longest: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class OneShotConfig:
-    """Settings of the one-shot search."""
+    """Settings of the one-shot search.
+
+    Raises:
+        ValueError: naming the field that is out of its range.
+    """
 
     candidates: tuple[int, ...] = powers_of_two(1025)
     """Dilations that every conv chooses from, increasing; see `powers_of_two`."""
@@ -107,10 +112,7 @@ class OneShotSearch(SearchedNetwork):
     Args:
         model: any network; what its dilations are does not matter to the search.
         config: settings.
-        where: as in `LocalSearch`, and so are the others.
-        anchor: which tap stays in place.
-        example: an input of the model.
-        tie: layers that get one dilation.
+        where, anchor, example, tie: as in `LocalSearch`.
 
     Raises:
         ValueError: as `LocalSearch` does.

@@ -80,7 +80,7 @@ class Search(Protocol):
         ...
 
     def probability(self) -> dict[str, list[float]]:
-        """Share of each branch now, per layer."""
+        """Share of each branch now, per layer: numbers that sum to 1."""
         ...
 
     def branch_weights(self) -> list[nn.Parameter]:

@@ -105,7 +105,7 @@ class SearchedNetwork:
         return [parameter for parameter in self.model.parameters() if id(parameter) not in own]
 
     def probability(self) -> dict[str, list[float]]:
-        """Share of each branch now, per layer."""
+        """Share of each branch now, per layer: numbers that sum to 1."""
         self._check_going()
         with torch.no_grad():
             # One transfer for all layers: on a GPU each one waits for the device.
@@ -137,6 +137,8 @@ class SearchedNetwork:
         """The dilations of all layers, round by round, as a figure of matplotlib; see `rfnext.plots.trajectories`.
 
         axis: of the kernels, if these have several.
+
+        Raises ImportError without matplotlib.
         """
         return trajectories([self.initial, *(round_.structure for round_ in self.history)], axis)
 

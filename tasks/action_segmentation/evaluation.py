@@ -1,5 +1,6 @@
 """Predictions of a trained network, their scores, and what its receptive fields are measured on."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +14,7 @@ from tasks.action_segmentation.config import Config
 from tasks.action_segmentation.data import Dataset, Videos, upsample
 from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.models.network import network_of
+from tasks.diverged import diverged
 from tasks.spec import Probe, Split
 
 PROBED = 4
@@ -26,7 +28,9 @@ def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]
 
 
 def score(network: nn.Module, dataset: Dataset, videos: Videos, last_segment: metrics.LastSegment) -> dict[str, float]:
-    """All metrics of a network on some videos of a dataset; see `metrics.score`."""
+    """All metrics of a network on some videos of a dataset; see `metrics.score`. They are nan if it diverged."""
+    if diverged(network):
+        return dict.fromkeys(("accuracy", "edit", *(f"f1@{overlap}" for overlap in metrics.OVERLAPS)), math.nan)
     return metrics.score(
         (
             (predict(network, video.features, dataset.step, len(video.full_labels)), video.full_labels)

@@ -16,8 +16,8 @@ from tasks.action_segmentation.data import Batch, Dataset
 from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.evaluation import score
 from tasks.action_segmentation.models.network import Network, network_of
-from tasks.ahead import Ahead
 from tasks.lightning_fit import Training, Validation, derived_seed, train
+from tasks.prefetch import Prefetching
 from tasks.spec import SELECTED, Run
 
 
@@ -38,9 +38,9 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     train(_Training(network, config, run), loader, config, run, _Validation(dataset, config, run.folder / SELECTED))
 
 
-def batches(dataset: Dataset, config: Config, seed: int) -> Ahead:
+def batches(dataset: Dataset, config: Config, seed: int) -> Prefetching:
     """The batches of the training part, in the order of `Shuffled`."""
-    return Ahead(
+    return Prefetching(
         range(len(dataset.train)),  # type: ignore[arg-type]  # a sequence will do
         batch_size=config.batch,
         sampler=Shuffled(len(dataset.train), seed),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rfnext import Bounds, LocalConfig
-from tasks import beside
+from tasks import fingerprints
 from tasks.coco_detection.detectors import BoxDetector, Detector, Size
 from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 
@@ -91,7 +91,7 @@ class Config:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
         if self.dataset == "scenes" and self.root is not None:
             raise ValueError("root is of no effect on the embedded data; for data of your own give --preset folder")
-        beside.recognise(self, "init")
+        fingerprints.recognise(self, "init")
         if self.epochs == 0 and self.init is None and self.init_fingerprint is None:
             raise ValueError("epochs is 0, which scores the network of a file as it is; name it by --init FILE")
         check_ranges(self, RANGES)

@@ -5,6 +5,7 @@ from rfnext.integrations import compiled_ops
 compiled_ops.install()  # before anything of mmdet is imported
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from tasks.coco_detection.loading import read_part, test_loader
 from tasks.coco_detection.metrics import metrics_by_config
 from tasks.coco_detection.panoptic_quality import VOID, Ids, PanopticQuality, rgb_to_id
 from tasks.coco_detection.quiet import quiet
+from tasks.diverged import diverged
 from tasks.spec import Part, Probe, Split, fail
 
 Sample = Any
@@ -57,7 +59,12 @@ def predict(model: nn.Module, loader: Any) -> Iterator[Sample]:
 
 
 def score(model: nn.Module, dataset: Dataset, part: Part, config: Config) -> dict[str, float]:
-    """All metrics of `config` in percent on a part of a dataset: box and mask mAP by pycocotools, or PQ, SQ and RQ."""
+    """All metrics of `config` in percent on a part of a dataset: box and mask mAP by pycocotools, or PQ, SQ and RQ.
+
+    They are nan if the training diverged.
+    """
+    if diverged(model):
+        return {metric.name: math.nan for metric in metrics_by_config(config)}
     with quiet():
         files = dataset.part(part)
         loader = test_loader(dataset, files, config)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tasks import beside
+from tasks import fingerprints
 from tasks.coco_detection import datasets, detectors, metrics
 from tasks.coco_detection.config import PRESETS, SUITES, Config
 from tasks.spec import Facts, Probe, Run, Split, Task, names_in
@@ -42,7 +42,7 @@ def rebuild(config: Config, facts: Facts) -> nn.Module:
 
 def unavailable(config: Config) -> str | None:
     """See `datasets.unavailable`; also whether `init` is there, which records know by its fingerprint."""
-    return beside.missing(config, "init") or datasets.unavailable(config)
+    return fingerprints.missing(config, "init") or datasets.unavailable(config)
 
 
 def fit(model: nn.Module, config: Config, run: Run) -> None:

@@ -1,5 +1,6 @@
 """Predictions of a trained network, their scores, and what its receptive fields are measured on."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rfnext import reproducible
+from tasks.diverged import diverged
 from tasks.semantic_segmentation import metrics
 from tasks.semantic_segmentation.config import Config
 from tasks.semantic_segmentation.data import Dataset
@@ -35,8 +37,10 @@ def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]
 def score(model: nn.Module, config: Config, dataset: Dataset, part: Part) -> dict[str, float]:
     """All metrics of a network on a part of a fold; labels and predictions are compared at the size of the labels.
 
-    Raises DataError if no pixel of the part has a class.
+    All are nan if the training diverged. Raises DataError if no pixel of the part has a class.
     """
+    if diverged(model):
+        return dict.fromkeys(("mIoU", "accuracy"), math.nan)
     samples, classes = dataset.part(part), len(dataset.classes)
     matrix = np.zeros((classes, classes), np.int64)
     for index in range(len(samples)):

@@ -14,8 +14,8 @@ from torch.utils.data import Sampler
 
 from rfnext import LocalSearch
 from tasks import checkpoint
-from tasks.ahead import Ahead
 from tasks.lightning_fit import Training, Validation, derived_seed, train
+from tasks.prefetch import Prefetching
 from tasks.semantic_segmentation import datasets
 from tasks.semantic_segmentation.config import Config
 from tasks.semantic_segmentation.data import Dataset, Sample, Samples
@@ -43,11 +43,11 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     train(_Training(model, config, run), loader, config, run, _Validation(dataset, config, run.folder / SELECTED))
 
 
-def batches(samples: Samples, config: Config, seed: int) -> Ahead:
+def batches(samples: Samples, config: Config, seed: int) -> Prefetching:
     """Batches of (images (B, 3, side, side), labels (B, side, side)), all of the full size, in the order of `Order`."""
     # With worker processes, too: a plain DataLoader would ask for indices before Lightning has set the epoch of a
     # training that goes on.
-    return Ahead(
+    return Prefetching(
         Cuts(samples, config),  # type: ignore[arg-type]  # it is asked for by pairs
         batch_size=config.batch,
         sampler=Order(len(samples), config.batch, seed),

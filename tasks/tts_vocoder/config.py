@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rfnext import Bounds, LocalConfig
-from tasks import beside
+from tasks import fingerprints
 from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 from tasks.tts_vocoder import embedded
 from tasks.tts_vocoder.clips import Loudness, Shape
@@ -141,7 +141,7 @@ class Config:
                 f"{shortest}, the longest transform"
             )
         for name in ("init", "mels"):
-            beside.recognise(self, name)
+            fingerprints.recognise(self, name)
         if self.mels is not None and (self.trim or self.loudness != "as_is"):
             raise ValueError("mels belong to the recordings as they are; give --no-trim --loudness as_is")
         if self.discriminator_divisor not in (1, 2, 4, 8):

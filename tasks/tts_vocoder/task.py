@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tasks import beside
+from tasks import fingerprints
 from tasks.spec import Run, Split, Task
 from tasks.tts_vocoder import datasets, evaluation, generators, models
 from tasks.tts_vocoder.config import PAPER, PRESETS, Config
@@ -24,7 +24,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
 
 def unavailable(config: Config) -> str | None:
     """See `datasets.unavailable`; also whether `init` and `mels` are there, which records know by fingerprint."""
-    return beside.missing(config, "init") or beside.missing(config, "mels") or datasets.unavailable(config)
+    return fingerprints.missing(config, "init") or fingerprints.missing(config, "mels") or datasets.unavailable(config)
 
 
 def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:

@@ -15,8 +15,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rfnext.files import write_bytes
 from tasks import checkpoint
-from tasks.ahead import Ahead
 from tasks.lightning_fit import Training, Validation, derived_seed, train
+from tasks.prefetch import Prefetching
 from tasks.spec import SELECTED, Run
 from tasks.tts_vocoder import losses
 from tasks.tts_vocoder.config import Config
@@ -50,7 +50,7 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     """
     network, recordings = generator_of(model), open_fold(config, run.fold)
     module = _Training(network, config, run)
-    loader = Ahead(
+    loader = Prefetching(
         Segments(recordings.train, config.segment),
         batch_size=config.batch,
         sampler=Cuts(len(recordings.train), config.segments_per_clip, run.seed),

@@ -104,6 +104,17 @@ def test_a_failed_cell_says_why(cell: Make, preset: str, reason: str) -> None:
     assert ": NaN" not in here.key.path(here.results).read_text()
 
 
+def test_a_score_that_is_no_number_fails_the_cell(cell: Make, toy: ModuleType) -> None:
+    here = cell("baseline")
+
+    def evaluate(*given: Any) -> dict[str, float]:
+        return toy.TASK.evaluate(*given) | {"accuracy": float("nan")}
+
+    made = run_cell(dataclasses.replace(here, task=dataclasses.replace(here.task, evaluate=evaluate)))
+    assert made.status == "failed"
+    assert "a metric is not a finite number: the training diverged; give a lower learning rate" in (made.reason or "")
+
+
 def test_bad_data_found_while_training_is_said_in_one_line(
     cell: Make, toy: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,6 +257,7 @@ def test_a_broken_checkpoint_is_said_and_its_training_begins_anew(cell: Make, ca
 def test_a_cell_leaves_the_network_that_it_scored(cell: Make, toy: ModuleType, only_toy: None) -> None:
     here = cell("local_single")
     made = run_cell(here)
+    assert made.structure is not None
     opened = checkpoint.load(here.model, "toy")
     assert opened.config == here.config
     assert toy.evaluate(opened.model, here.config, Split("test", 1)) == made.metrics
@@ -298,6 +310,7 @@ def test_a_full_disk_replaces_no_finished_record(cell: Make, toy: ModuleType) ->
 def test_missing_data_replaces_no_finished_record(own: Make, mine: list[Path]) -> None:
     here = own(mine[0], preset="ours")
     done = run_cell(here)
+    assert here.identity is not None
     assert done.protocol["data"] == f"files {here.identity.fingerprint}"
     assert done.data == "own mine"
     gone = dataclasses.replace(here, identity=None, task=dataclasses.replace(here.task, unavailable=lambda c: "get it"))

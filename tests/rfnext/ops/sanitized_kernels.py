@@ -66,7 +66,7 @@ def draw(rng: random.Random) -> Case:
         tuple(padding),
         stride=tuple(1 if depthwise and rng.random() < 0.8 else rng.choice((1, 1, 2, 3, 7)) for _ in range(3)),
         batch=rng.choice((0, 1, 1, 2, 3, 5)),
-        groups=rng.randint(1, 9 if depthwise else 3),
+        groups=rng.choice((rng.randint(1, 9), 8, 16, 17, 35)) if depthwise else rng.randint(1, 3),
         channels=(1, 1) if depthwise else (rng.choice((1, 8, 8, 9, 17, 33, 70)), rng.choice((1, 8, 8, 9, 16, 31))),
         bias=rng.random() < 0.5,
     )
@@ -80,7 +80,9 @@ def sides(total: int, rng: random.Random) -> tuple[int, int]:
 
 def stored(tensor: Tensor, rng: random.Random) -> Tensor:
     """The same elements in another order in memory, or with gaps between them."""
-    how = rng.choice(("as it is", "reversed", "gaps"))
+    how = rng.choice(("as it is", "reversed", "gaps", "channels last", "channels last"))
+    if how == "channels last" and tensor.dim() > 2:
+        return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
     if how == "reversed":
         axes = list(reversed(range(tensor.dim())))
         return tensor.permute(axes).contiguous().permute(axes)

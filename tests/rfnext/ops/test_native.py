@@ -62,6 +62,65 @@ def test_channels_last_equals_the_definition(size: tuple[int, ...]) -> None:
     assert all(channels_are_last(t) for t in found[:2])
 
 
+def channels_last(tensor: Tensor) -> Tensor:
+    return tensor.detach().movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 3, 7], indirect=True)
+@pytest.mark.parametrize("groups", [8, 17, 48])  # a part of a vector, vectors and a part, whole vectors
+@pytest.mark.parametrize("name", list(DEPTHWISE))
+def test_depthwise_convs_in_channels_last_equal_the_definition(name: str, groups: int) -> None:
+    batch, _, size, dilations = DEPTHWISE[name]
+    tensors = arguments(batch, (1, 1), size, dilations, groups)
+    last = [channels_last(tensors[0]), *tensors[1:]]
+    found = results(last, dilations, "native", groups=groups)
+    expected = results(tensors, dilations, "branches", groups=groups)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert all(channels_are_last(t) for t in found[:2])
+
+
+@needs_compiler
+@pytest.mark.parametrize("asked", [[0], [1], [2], [3], [0, 3]])
+def test_single_gradients_in_channels_last_equal_the_definition(asked: list[int]) -> None:
+    x, weight, bias, p = arguments(3, (1, 1), (6, 11), [1, 2], groups=9)
+    padding, g = [[(2, 0), (-1, 3)], [(1, 3), (5, -1)]], torch.randn(3, 9, 6, 11, dtype=torch.float64)
+
+    def gradients(x: Tensor, implementation: str) -> tuple[Tensor, ...]:
+        options: dict[str, Any] = {"padding": padding, "groups": 9, "implementation": implementation}
+        y = mixed_dilation_conv(x, weight, bias, p, [(1, 1), (2, 2)], **options)
+        inputs = x, weight, bias, p
+        return torch.autograd.grad(y, [inputs[i] for i in asked], g)  # which has its channels first
+
+    expected = gradients(x, "branches")
+    torch.testing.assert_close(gradients(channels_last(x), "native"), expected, rtol=1e-10, atol=1e-10)
+
+
+@needs_compiler
+def test_depthwise_float32_in_channels_last_is_as_precise_as_the_reference() -> None:
+    exact = arguments(8, (1, 1), (80, 80), [1, 3], groups=16)
+    with torch.no_grad():
+        exact[0].abs_()  # sums that grow
+    rough = [channels_last(exact[0].float()), *(t.detach().float().requires_grad_() for t in exact[1:])]
+    expected = results(exact, [1, 3], "branches", groups=16)
+    found, reference = (results(rough, [1, 3], name, groups=16) for name in ("native", "branches"))
+    for one, other, right in zip(found, reference, expected, strict=True):
+        assert (one - right).norm() < 3 * (other - right).norm() + 1e-6 * right.norm()
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(9, 13), (3, 5, 6), (40,)])
+def test_what_is_no_number_spreads_no_further_in_channels_last(size: tuple[int, ...]) -> None:
+    tensors = arguments(2, (1, 1), size, [1, 2], groups=17)
+    with torch.no_grad():
+        tensors[0][0, 3].view(-1)[[0, 17, -1]] = torch.tensor([torch.nan, torch.inf, torch.nan], dtype=torch.float64)
+    expected = results(tensors, [1, 2], "branches", groups=17)
+    last = [channels_last(tensors[0]), *tensors[1:]]
+    for found, right in zip(results(last, [1, 2], "native", groups=17)[:3], expected[:3], strict=True):
+        assert torch.equal(found.isfinite(), right.isfinite())
+
+
 @needs_compiler
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(9, 13), (3, 5, 6), (40,)])

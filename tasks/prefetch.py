@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 
-class Ahead(DataLoader[Any]):
+class Prefetching(DataLoader[Any]):
     """A DataLoader that reads the next batch on a thread. Batches, their order and errors are those of a DataLoader.
 
     Two batches are in memory at a time.
@@ -15,7 +15,7 @@ class Ahead(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch asks for its own class of iterators
         batches = super().__iter__()
-        with ThreadPoolExecutor(1, "ahead") as thread:
+        with ThreadPoolExecutor(1, "prefetch") as thread:
             coming = thread.submit(next, batches, None)
             while (batch := coming.result()) is not None:
                 coming = thread.submit(next, batches, None)
