@@ -4,6 +4,7 @@ RECORD is the file of a whole record (results/runs/...) or a committed records.j
 --seed choose the cell. On the same machine and versions the metrics are equal.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ def open_record(options: Options) -> Record:
     Raises:
         UsageError: if there is no such record, or several.
     """
-    path = options.record.resolve()
+    path = Path(os.path.realpath(options.record))  # Path.resolve raises RuntimeError for a link that leads to itself
     broken: list[Broken] = []
     try:
         if path.suffix == ".jsonl" and path.exists():

@@ -89,6 +89,8 @@ class Config:
         for name, known in (("dataset", get_args(DatasetName)), ("detector", detectors), ("size", get_args(Size))):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+        if self.dataset == "scenes" and self.root is not None:
+            raise ValueError("root is of no effect on the embedded data; for data of your own give --preset folder")
         fingerprints.recognise(self, "init")
         if self.epochs == 0 and self.init is None and self.init_fingerprint is None:
             raise ValueError("epochs is 0, which scores the network of a file as it is; name it by --init FILE")

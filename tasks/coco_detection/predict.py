@@ -15,6 +15,7 @@ its config, or in the file of --structure.
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -248,8 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if len({path.stem for path in given.images}) < len(given.images):
         parser.error("two images have the same name, and so would their pictures; predict them one by one")
-    written = {(given.out / f"{path.stem}.png").resolve() for path in given.images}
-    if not written.isdisjoint(path.resolve() for path in given.images):
+    # Not Path.resolve, which raises RuntimeError for a link that leads to itself.
+    written = {os.path.realpath(given.out / f"{path.stem}.png") for path in given.images}
+    if not written.isdisjoint(map(os.path.realpath, given.images)):
         parser.error("argument --out: pictures of predictions would replace the images that are there; give another")
     if given.config is not None and given.published is not None:
         parser.error("--config is for --checkpoint alone: a released detector has its own")

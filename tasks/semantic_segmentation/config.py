@@ -92,6 +92,8 @@ class Config:
         for name, known in (("dataset", get_args(DatasetName)), ("network", get_args(Network))):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+        if self.dataset == "scenes" and self.root is not None:
+            raise ValueError("root is of no effect on the embedded data; for data of your own give --preset folder")
         if self.network == "deeplabv3" and self.backbone not in (SMALL, *RESNETS):
             known = ", ".join((SMALL, *RESNETS))
             raise ValueError(f"deeplabv3 has no backbone {self.backbone!r}; known: {known}. upernet has any of timm")

@@ -6,6 +6,7 @@ classes.txt beside them. With --labels FOLDER (NAME.png, as in own data) it prin
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,8 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len({path.stem for path in given.images}) < len(given.images):
         parser.error("two images have the same name, and so would their predictions; predict them one by one")
     labels = [given.labels / f"{path.stem}.png" for path in given.images] if given.labels is not None else []
-    written = {(given.out / f"{path.stem}.png").resolve() for path in given.images}
-    if not written.isdisjoint(path.resolve() for path in (*given.images, *labels)):
+    # Not Path.resolve, which raises RuntimeError for a link that leads to itself.
+    written = {os.path.realpath(given.out / f"{path.stem}.png") for path in given.images}
+    if not written.isdisjoint(map(os.path.realpath, (*given.images, *labels))):
         parser.error("argument --out: predictions would replace the images or labels that are there; give another")
     return status_of(lambda: _predict(given))
 

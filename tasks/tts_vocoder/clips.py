@@ -160,6 +160,9 @@ def read_header(path: Path, shape: Shape, report: Report) -> Header | None:
     """The header, checked: None, once reported, if the file is unreadable, empty, truncated or of too low a rate."""
     import soundfile
 
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would wait for its other end
+        report(path, None, "not readable as audio (it is a pipe or a device, not a file)", "give a WAV or FLAC file")
+        return None
     try:
         info = soundfile.info(str(path), verbose=True)
     except (OSError, soundfile.SoundFileError) as error:

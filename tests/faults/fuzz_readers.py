@@ -26,6 +26,7 @@ from tasks.tts_vocoder.check import check as check_clips
 from tasks.tts_vocoder.clips import Shape
 from tasks.tts_vocoder.config import PRESETS
 from tests.faults import fuzz_own_data as own
+from tests.faults import fuzz_predictions as predictions
 from tests.faults import fuzz_records as records
 from tests.faults import fuzz_samples as samples
 from tests.faults import fuzz_scenes as scenes
@@ -168,6 +169,9 @@ READERS = {
         Reader("scenes", scenes.scenes, scenes.past_scenes, lambda folder: scenes.read_scenes(folder, _told)),
         Reader("series", own.series, own.past_series, lambda folder: own.read_series(folder, _told)),
         Reader("labels", own.labelled, own.past_labelled, lambda folder: own.read_labelled(folder, _told)),
+        Reader("segmenting", predictions.images, predictions.past_images, predictions.segment),
+        Reader("synthesis", predictions.sources, predictions.past_sources, predictions.synthesise),
+        Reader("speech", predictions.speech, predictions.past_speech, predictions.score_speech),
         Reader("records", records.records, records.past_records, lambda folder: records.read_records(folder, _told)),
         Reader("found", records.found, records.past_found, records.read_found_search),
         Reader("marker", records.markers, records.past_markers, records.read_marker),

@@ -78,6 +78,24 @@ def assert_equal(one, other):
 
 
 class TestContract:
+    def test_a_folder_of_ones_own_is_used_or_refused(self, task, tmp_path):
+        """It was passed over where the preset has embedded data: a user trained on that instead."""
+        if "root" not in {part.name for part in dataclasses.fields(task.presets["tiny"])}:
+            pytest.skip("it has no own data")
+        try:
+            config = dataclasses.replace(task.presets["tiny"], root=tmp_path / "mine")
+        except ValueError as error:
+            said = str(error)
+        else:
+            said = ""
+        if said:
+            assert "root" in said
+            return
+        files = task.data_files(config)
+        assert files is not None
+        assert files.own
+        assert files.root.is_relative_to(tmp_path / "mine")
+
     def test_value(self, task):
         assert isinstance(task, Task)
         assert task.version >= 1

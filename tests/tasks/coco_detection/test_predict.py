@@ -192,6 +192,8 @@ class TestBadInput:
             bomb(30_000, 30_000): "has 900,000,000 pixels, at most 134,217,728 are read; make it smaller",
         }
         out = ["--checkpoint", good, "--out", tmp_path / "out"]
+        (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+        assert "loop.png" in self.fails(capsys, [tmp_path / "loop.png", *out])
         for content, message in contents.items():
             broken.write_bytes(content)
             error = self.fails(capsys, [image, broken, *out], 3)

@@ -1,5 +1,6 @@
 """Reading recordings: every kind of bad input, and every treatment."""
 
+import os
 import struct
 
 import numpy as np
@@ -46,6 +47,10 @@ class TestBadClips:
     def test_not_audio(self, tmp_path):
         (tmp_path / "a.wav").write_text("A report on speech.")
         self.refused(tmp_path / "a.wav", "not readable as audio.*save it as WAV or FLAC")
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "a.wav")
+        self.refused(tmp_path / "a.wav", "it is a pipe or a device")
 
     def test_zero_length(self, tmp_path):
         self.refused(write(tmp_path / "a.wav", np.zeros(0)), "a length of 0")
