@@ -18,12 +18,12 @@ import tyro
 import tasks
 from benchmarks.arguments import UsageError, check_device, parse_both, pick
 from benchmarks.cell import Cell
-from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.table import METHODS
 from benchmarks.records.identity import identify
 from benchmarks.records.lines import Broken, read_lines
 from benchmarks.records.protocol import of_files, protocol, same_but_data
 from benchmarks.records.record import Record, RecordError, read
+from benchmarks.running.execute import UNAVAILABLE, describe, run_cell
 from tasks.plain import differences, rebuild
 from tasks.spec import Task
 

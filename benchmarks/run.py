@@ -29,16 +29,17 @@ import torch
 import tyro
 
 import tasks
-from benchmarks import cluster, live, pool, repeat
+from benchmarks import repeat
 from benchmarks.arguments import UsageError, check_device, check_seed, leave, parse_both, pick, preset_name
 from benchmarks.cell import Cell
-from benchmarks.estimate import time_training, trainings
-from benchmarks.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
+from benchmarks.planning.estimate import time_training, trainings
 from benchmarks.records.identity import identify
 from benchmarks.records.machine import describe_device
 from benchmarks.records.places import ROOT, sweep_up
+from benchmarks.running import cluster, live, pool
+from benchmarks.running.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.wandb_results import offline_folders
 from benchmarks.written import written
 from rfnext.files import explained

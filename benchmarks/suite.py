@@ -27,18 +27,18 @@ from typing import Literal
 import torch
 import tyro
 
-from benchmarks import cluster, pool
 from benchmarks.arguments import UsageError, check_seed, leave
-from benchmarks.execute import UNAVAILABLE
-from benchmarks.live import duration
-from benchmarks.plan import Plan, Request, make_plan
-from benchmarks.plan_text import show_details, show_needs, show_plan
+from benchmarks.planning.plan import Plan, Request, make_plan
+from benchmarks.planning.plan_text import show_details, show_needs, show_plan
 from benchmarks.records.folder import read_all
 from benchmarks.records.lines import Broken
 from benchmarks.records.machine import describe_device
 from benchmarks.records.places import ROOT, sweep_up, work_folder
 from benchmarks.records.record import Record
-from benchmarks.schedule import Result, failure, run_all
+from benchmarks.running import cluster, pool
+from benchmarks.running.execute import UNAVAILABLE
+from benchmarks.running.live import duration
+from benchmarks.running.schedule import Result, failure, run_all
 from benchmarks.wandb_results import offline_folders, sync_command
 from benchmarks.written import dilations
 from rfnext.files import explained
@@ -176,7 +176,7 @@ def _workers(options: Options) -> tuple[pool.Pool, str | None]:
 
 
 def _run(plan: Plan, options: Options, records: Sequence[Record]) -> int:
-    from benchmarks.progress import Progress  # with rich, which --list does not need
+    from benchmarks.running.progress import Progress  # with rich, which --list does not need
 
     workers, machine = _workers(options)
     with workers:
@@ -208,7 +208,7 @@ def _run(plan: Plan, options: Options, records: Sequence[Record]) -> int:
 
 def _outcome(results: Sequence[Result], options: Options) -> list[str]:
     """What was found, of the first fold and seed of each table, where things are, and how to upload the curves."""
-    from benchmarks.progress import shortest
+    from benchmarks.running.progress import shortest
 
     said: list[str] = []
     seen = set[tuple[str, ...]]()

@@ -7,12 +7,13 @@ from rfnext._version import __version__
 from rfnext.accelerate import accelerate, decelerate
 from rfnext.branches import keep_branches
 from rfnext.causal import is_causal
-from rfnext.conv import SearchConv
+from rfnext.convs.conv import SearchConv
+from rfnext.convs.padding import Anchor, Conv
+from rfnext.convs.searchable import Layers, Where, everything, of_kernel, of_type
 from rfnext.dilation import Bounds, Dilation, Rule, expectation, neighbours
 from rfnext.merge import merge, plain_state_dict
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
 from rfnext.ops.pins import pin_implementation, reproducible
-from rfnext.padding import Anchor, Conv
 from rfnext.plan import LayerPlan, Plan, plan
 from rfnext.published.opening import open_published
 from rfnext.published.saving import save_published
@@ -21,7 +22,6 @@ from rfnext.search.halving import halve
 from rfnext.search.local import LocalConfig, LocalSearch
 from rfnext.search.one_shot import OneShotConfig, OneShotSearch, powers_of_two
 from rfnext.search.protocol import Round, Search
-from rfnext.searchable import Layers, Where, everything, of_kernel, of_type
 from rfnext.structure import Structure
 
 __all__ = [

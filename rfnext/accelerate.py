@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.parameter import UninitializedParameter
 
+from rfnext.convs.padding import Conv, sides_of
+from rfnext.convs.searchable import Layers, chosen, everything, is_conv
 from rfnext.ops.branches import is_recorded
 from rfnext.ops.mixed_dilation_conv import Given, geometry_of
 from rfnext.ops.repeated import CALLS, Repeated, keep, kept, single_operator_of, situation
-from rfnext.padding import Conv, sides_of
-from rfnext.searchable import Layers, chosen, everything, is_conv
 
 _CONVS = nn.Conv1d, nn.Conv2d, nn.Conv3d
 _DTYPES = torch.float32, torch.float64

@@ -3,15 +3,15 @@
 from torch import nn
 
 from rfnext.causal import check_parents
-from rfnext.deployment import guard
+from rfnext.convs.deployment import guard
+from rfnext.convs.padding import Conv, anchored, kernel_to_search, size_keeping_padding, warn_of_causal
+from rfnext.convs.searchable import unsearchable
+from rfnext.convs.set_dilation import set_dilation
+from rfnext.convs.take_over import take_over
 from rfnext.dilation import Dilation, neighbours
-from rfnext.padding import Conv, anchored, kernel_to_search, size_keeping_padding, warn_of_causal
 from rfnext.plain_checkpoint import name_missing_branches
 from rfnext.search.local import LocalConfig
-from rfnext.searchable import unsearchable
-from rfnext.set_dilation import set_dilation
 from rfnext.structure import Structure
-from rfnext.take_over import take_over
 
 
 def keep_branches(model: nn.Module, structure: Structure, config: LocalConfig) -> None:

@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rfnext.convs.padding import Conv, anchor_of, kernel_to_search, padding_attributes, size_keeping_padding
+from rfnext.convs.set_dilation import pads_by_dilation
+from rfnext.convs.twin import Copying, Searched, generators_restored, trial_size, type_of
 from rfnext.dilation import searched_axis
-from rfnext.padding import Conv, anchor_of, kernel_to_search, padding_attributes, size_keeping_padding
-from rfnext.set_dilation import pads_by_dilation
-from rfnext.twin import Copying, Searched, generators_restored, trial_size, type_of
 
 _STARTS = (1 / 4, 1 / 2, 3 / 4)
 """From where on, as a share of the input's size, the input is changed."""

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from rfnext.conv import SearchConv
+from rfnext.convs.conv import SearchConv
+from rfnext.convs.padding import Conv, anchor_of, set_anchor, sides_of
+from rfnext.convs.set_dilation import set_checked_dilation, set_padding
+from rfnext.convs.take_over import take_over
 from rfnext.merge import remove_parametrization
-from rfnext.padding import Conv, anchor_of, set_anchor, sides_of
 from rfnext.plain_checkpoint import name_missing_branches
-from rfnext.set_dilation import set_checked_dilation, set_padding
 from rfnext.structure import named_convs
-from rfnext.take_over import take_over
 
 Description = dict[str, dict[str, Any]]
 """By the name of every conv: what `describe` says of it."""

@@ -61,7 +61,7 @@ class Bounds:
 
 def searched_axis(kernel: int) -> bool:
     """Whether an axis of that kernel size is searched: at 1 a dilation has no effect, and an even kernel has no centre
-    to keep in place (`rfnext.padding.kernel_to_search` is for those that keep another tap there)."""
+    to keep in place (`rfnext.convs.padding.kernel_to_search` is for those that keep another tap there)."""
     return kernel > 1 and kernel % 2 == 1
 
 

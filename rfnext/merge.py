@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from rfnext.conv import SearchConv
+from rfnext.convs.conv import SearchConv
+from rfnext.convs.effective import Kernel, effective
+from rfnext.convs.padding import Conv, size_keeping_padding
+from rfnext.convs.set_dilation import pads_by_dilation, set_padding
+from rfnext.convs.take_over import check_release, release
 from rfnext.dilation import Dilation
-from rfnext.effective import Kernel, effective
-from rfnext.padding import Conv, size_keeping_padding
-from rfnext.set_dilation import pads_by_dilation, set_padding
 from rfnext.structure import searched_convs
-from rfnext.take_over import check_release, release
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from rfnext.conv import SearchConv
+from rfnext.convs.conv import SearchConv
 
 log = logging.getLogger(__name__)
 

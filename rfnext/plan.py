@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from rfnext.causal import evaluating
-from rfnext.conv import SearchConv
+from rfnext.convs.conv import SearchConv
+from rfnext.convs.padding import AnchorOf, Conv, anchored, kernel_to_search
+from rfnext.convs.searchable import Layers, everything
+from rfnext.convs.twin import Copying
 from rfnext.dilation import Dilation, brief, searched_axis
-from rfnext.padding import AnchorOf, Conv, anchored, kernel_to_search
 from rfnext.search.local import LocalConfig, LocalSearch
 from rfnext.search.one_shot import OneShotConfig, OneShotSearch
 from rfnext.search.picking import nothing_to_search, pick
-from rfnext.searchable import Layers, everything
 from rfnext.structure import named_convs
 from rfnext.table import aligned
-from rfnext.twin import Copying
 
 Example = Tensor | Sequence[Any] | Mapping[str, Any]
 """An input of a network: its one tensor, its arguments in order, or its arguments by name."""

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from rfnext.causal import evaluating
-from rfnext.conv import SearchConv
+from rfnext.convs.conv import SearchConv
+from rfnext.convs.padding import Conv, size_keeping_padding
+from rfnext.convs.redirected import Redirecting
 from rfnext.ops.mixed_dilation_conv import mixed_dilation_conv
-from rfnext.padding import Conv, size_keeping_padding
-from rfnext.redirected import Redirecting
 
 Forward = Callable[[Tensor], Tensor]
 

@@ -11,10 +11,9 @@ from torch import nn
 
 from rfnext import files
 from rfnext.causal import check_parents
-from rfnext.conv import SearchConv
-from rfnext.deployment import guard
-from rfnext.dilation import LARGEST, Dilation
-from rfnext.padding import (
+from rfnext.convs.conv import SearchConv
+from rfnext.convs.deployment import guard
+from rfnext.convs.padding import (
     AnchorOf,
     Anchors,
     Conv,
@@ -25,9 +24,10 @@ from rfnext.padding import (
     warn_of_causal,
     write_as_torch,
 )
-from rfnext.searchable import Layers, chosen, everything, is_conv, unsearchable
-from rfnext.set_dilation import check_plain, set_checked_dilation
-from rfnext.take_over import check_release, release
+from rfnext.convs.searchable import Layers, chosen, everything, is_conv, unsearchable
+from rfnext.convs.set_dilation import check_plain, set_checked_dilation
+from rfnext.convs.take_over import check_release, release
+from rfnext.dilation import LARGEST, Dilation
 
 FORMAT = "rfnext-structure"
 LONGEST_NAME = 500

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from rfnext.conv import SearchConv
-from rfnext.deployment import deployment_methods
+from rfnext.convs.conv import SearchConv
+from rfnext.convs.deployment import deployment_methods
+from rfnext.convs.padding import Conv, anchor_of
 from rfnext.dilation import Dilation
-from rfnext.padding import Conv, anchor_of
 from rfnext.structure import canonical, named_convs
 
 log = logging.getLogger(__name__)

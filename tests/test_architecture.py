@@ -26,8 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 ABOVE = (
     "dilation files table plots _version",
     "ops",
-    "conv branch_state searchable own_forward redirected convolution_call twin padding causal effective "
-    "copies deployment plain_checkpoint accelerate set_dilation take_over",
+    "convs accelerate causal plain_checkpoint",
     "structure ties",
     "search",
     "",

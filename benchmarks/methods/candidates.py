@@ -16,8 +16,8 @@ from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Trained
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import Training, as_lists, build, fit, load_selected
-from benchmarks.pool import Pool, run_for_cell
 from benchmarks.records.record import Cost
+from benchmarks.running.pool import Pool, run_for_cell
 from rfnext import Structure, Where, powers_of_two
 from rfnext.dilation import searched_axis
 from tasks.spec import Metric, Split

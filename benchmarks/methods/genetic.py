@@ -25,12 +25,12 @@ from benchmarks.methods.method import Found
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.stored import FOUND
 from benchmarks.methods.training import OtherData, Training, as_lists, build, fit
-from benchmarks.pool import NoWorkerLeft, run_for_cell
 from benchmarks.records.folder import read_all
 from benchmarks.records.machine import code, describe_device, implementation, versions
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
-from benchmarks.worker import NotShared
+from benchmarks.running.pool import NoWorkerLeft, run_for_cell
+from benchmarks.running.worker import NotShared
 from rfnext import Evolution, EvolutionConfig, Scored, Structure, halve
 from rfnext.files import write_text
 from rfnext.search.halving import Rung

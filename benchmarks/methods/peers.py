@@ -14,11 +14,11 @@ from benchmarks.cell import Cell
 from benchmarks.methods.candidates import Briefly, powers, rank
 from benchmarks.methods.method import Found, Outcome
 from benchmarks.methods.training import as_lists, build, fit, own_training, score
-from benchmarks.pool import Pool
+from benchmarks.running.pool import Pool
 from rfnext import Conv, Dilation, Structure, Where
+from rfnext.convs.padding import anchor_of, sides_of
+from rfnext.convs.set_dilation import set_padding
 from rfnext.dilation import searched_axis
-from rfnext.padding import anchor_of, sides_of
-from rfnext.set_dilation import set_padding
 
 log = logging.getLogger(__name__)
 

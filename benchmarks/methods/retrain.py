@@ -4,7 +4,7 @@ from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Outcome
 from benchmarks.methods.searches import searched_network
 from benchmarks.methods.training import build, fit, own_training, score
-from benchmarks.pool import Pool
+from benchmarks.running.pool import Pool
 from rfnext import Structure, keep_branches, merge
 from tasks.spec import device_of
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Settings
-from benchmarks.pool import Pool
+from benchmarks.running.pool import Pool
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ import logging
 import shutil
 from pathlib import Path
 
-from benchmarks import live
 from benchmarks.cell import Cell
 from benchmarks.methods.candidates import powers
 from benchmarks.methods.method import Found, SearchStage
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import LAST, as_lists
-from benchmarks.pool import Pool
 from benchmarks.records.places import claim
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
+from benchmarks.running import live
+from benchmarks.running.pool import Pool
 from rfnext import Structure
 from rfnext.files import read_json, write_text
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks import live, receptive_fields
+from benchmarks import receptive_fields
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Outcome, Settings, Trained
 from benchmarks.records.identity import identify
@@ -28,6 +28,7 @@ from benchmarks.records.machine import PeakMemory, code, implementation, version
 from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
+from benchmarks.running import live
 from rfnext import Search, Structure, tensor_files
 from rfnext.files import read_text, serialised, write_bytes, write_text
 from tasks import checkpoint

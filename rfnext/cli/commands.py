@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rfnext.cli.networks import build, open_checkpoint, opened, save
+from rfnext.convs.searchable import everything
 from rfnext.dilation import Bounds, brief
 from rfnext.files import write_bytes
 from rfnext.merge import merge
@@ -19,7 +20,6 @@ from rfnext.published.opening import open_published
 from rfnext.published.saving import save_published
 from rfnext.search.local import LocalConfig
 from rfnext.search.one_shot import OneShotConfig
-from rfnext.searchable import everything
 from rfnext.structure import Structure, named_convs, searched_convs
 from rfnext.table import aligned
 

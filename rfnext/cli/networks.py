@@ -11,12 +11,12 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from rfnext import files, tensor_files
-from rfnext.branch_state import BranchState
+from rfnext.convs.branch_state import BranchState
+from rfnext.convs.set_dilation import set_dilation
+from rfnext.convs.take_over import take_over
 from rfnext.description import describe, restore
 from rfnext.published.checkpoint import read
-from rfnext.set_dilation import set_dilation
 from rfnext.structure import Structure, named_convs
-from rfnext.take_over import take_over
 
 
 def build(name: str, arguments: str | None) -> nn.Module:

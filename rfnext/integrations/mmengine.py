@@ -42,14 +42,14 @@ from torch import nn
 
 from rfnext import files
 from rfnext.branches import keep_branches
+from rfnext.convs.padding import Conv
+from rfnext.convs.searchable import unsearchable
 from rfnext.dilation import Rule, check_rule
 from rfnext.integrations.mmengine_checkpoints import checkpoint_globals
 from rfnext.integrations.mmengine_runner import ContinuingRunner
 from rfnext.integrations.mmengine_settings import SearchSettings, has_components
-from rfnext.padding import Conv
 from rfnext.search.local import LocalSearch
 from rfnext.search.protocol import Search
-from rfnext.searchable import unsearchable
 from rfnext.structure import Structure, named_convs
 
 with contextlib.suppress(ImportError):  # without mmcv, or without torchvision

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from rfnext.conv import INITIAL_WEIGHT
+from rfnext.convs.conv import INITIAL_WEIGHT
 from rfnext.dilation import Bounds, Rule
 from rfnext.search.local import LocalConfig
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rfnext.convs.own_forward import own_methods
+from rfnext.convs.padding import Conv, anchor_of, size_keeping_padding
+from rfnext.convs.searchable import plain_class, unsearchable
 from rfnext.dilation import LARGEST, Bounds, Dilation, expectation, searched_axis
-from rfnext.own_forward import own_methods
-from rfnext.padding import Conv, anchor_of, size_keeping_padding
 from rfnext.published.structure_file import StructureFile
-from rfnext.searchable import plain_class, unsearchable
 from rfnext.structure import named_convs
 
 OPERATOR, RFCONV, GLOBAL2LOCAL = "branch_weights", "sample_weights", "weights"

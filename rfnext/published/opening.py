@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rfnext.conv import SearchConv
+from rfnext.convs.conv import SearchConv
+from rfnext.convs.set_dilation import set_checked_dilation
+from rfnext.convs.take_over import take_over
 from rfnext.plain_checkpoint import name_missing_branches
 from rfnext.published import formats
 from rfnext.published.checkpoint import Stored, read
 from rfnext.published.formats import GLOBAL2LOCAL, OPERATOR, RFCONV, Opened, Tensors, wrapped
 from rfnext.published.structure_file import STEPS, StructureFile, read_structure
 from rfnext.published.training import check_training
-from rfnext.set_dilation import set_checked_dilation
 from rfnext.structure import canonical, searched_convs
-from rfnext.take_over import take_over
 from rfnext.tensor_files import refuse_wrong_values
 
 

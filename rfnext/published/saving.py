@@ -7,9 +7,9 @@ from typing import Any, cast
 from torch import nn
 
 from rfnext import files
-from rfnext.conv import INITIAL_WEIGHT, SearchConv
+from rfnext.convs.conv import INITIAL_WEIGHT, SearchConv
+from rfnext.convs.padding import Conv
 from rfnext.dilation import searched_axis
-from rfnext.padding import Conv
 from rfnext.published.formats import OPERATOR, check_branched, operator_padding
 from rfnext.published.structure_file import StructureFile
 from rfnext.search.local import LocalConfig

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from rfnext.conv import SearchConv, whole
-from rfnext.copies import copies_of
+from rfnext.convs.conv import SearchConv, whole
+from rfnext.convs.copies import copies_of
 from rfnext.dilation import Dilation
 
 _Branches = tuple[tuple[Dilation, ...], list[float]]

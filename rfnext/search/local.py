@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rfnext.convs.padding import AnchorOf, Conv, kernel_to_search
+from rfnext.convs.searchable import Layers, everything
+from rfnext.convs.set_dilation import set_dilation
 from rfnext.dilation import Bounds, Dilation, Rule, as_integer, check_rule, expectation, neighbours
-from rfnext.padding import AnchorOf, Conv, kernel_to_search
 from rfnext.search.searched_network import Layout, SearchedNetwork
-from rfnext.searchable import Layers, everything
-from rfnext.set_dilation import set_dilation
 from rfnext.structure import Structure
 from rfnext.ties import Tie
 
@@ -78,7 +78,7 @@ class LocalSearch(SearchedNetwork):
             search.after_step()
         search.structure().save("structure.json")
 
-    The convs are taken over in place (`rfnext.take_over`), starting from their own dilations. Build the search
+    The convs are taken over in place (`rfnext.convs.take_over`), starting from their own dilations. Build the search
     before or after loading the weights, but before the optimizer, DDP and torch.compile.
 
     Whatever its dilation, a conv keeps its output size and the place of one tap, the anchor: the kernel's centre, or by

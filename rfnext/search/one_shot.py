@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from rfnext.conv import INITIAL_WEIGHT, check_branches
+from rfnext.convs.conv import INITIAL_WEIGHT, check_branches
+from rfnext.convs.padding import AnchorOf, Conv, kernel_to_search
+from rfnext.convs.searchable import Layers, everything
+from rfnext.convs.set_dilation import set_dilation
 from rfnext.dilation import Dilation, as_integer, log2_expectation, searched_axis
-from rfnext.padding import AnchorOf, Conv, kernel_to_search
 from rfnext.search.searched_network import Layout, SearchedNetwork
-from rfnext.searchable import Layers, everything
-from rfnext.set_dilation import set_dilation
 from rfnext.structure import Structure
 from rfnext.ties import Tie
 

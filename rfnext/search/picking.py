@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from rfnext.causal import FOLLOWED, followed
-from rfnext.padding import AnchorOf, Conv, anchored
-from rfnext.searchable import Layers, chosen, unsearchable
+from rfnext.convs.padding import AnchorOf, Conv, anchored
+from rfnext.convs.searchable import Layers, chosen, unsearchable
 from rfnext.structure import named_convs
 
 log = logging.getLogger(__name__)

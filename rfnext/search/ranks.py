@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from rfnext.conv import SearchConv, whole
-from rfnext.padding import Conv, anchor_of
+from rfnext.convs.conv import SearchConv, whole
+from rfnext.convs.padding import Conv, anchor_of
 
 _SEARCH = ""  # the key of what belongs to no layer
 _FAILED = "failed: "

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from rfnext.branch_state import BranchState
 from rfnext.causal import check_by_example
-from rfnext.conv import SearchConv, whole
-from rfnext.deployment import guard
+from rfnext.convs.branch_state import BranchState
+from rfnext.convs.conv import SearchConv, whole
+from rfnext.convs.deployment import guard
+from rfnext.convs.padding import AnchorOf, Conv, anchored, warn_of_causal
+from rfnext.convs.searchable import Layers
+from rfnext.convs.take_over import take_over
 from rfnext.dilation import Dilation, Rule
-from rfnext.padding import AnchorOf, Conv, anchored, warn_of_causal
 from rfnext.plain_checkpoint import name_missing_branches
 from rfnext.plots import trajectories
 from rfnext.search.averages import Averages
@@ -21,9 +23,7 @@ from rfnext.search.picking import log_passed_over, nothing_to_search, pick
 from rfnext.search.protocol import Round, Search
 from rfnext.search.ranks import check_ranks, check_unwrapped
 from rfnext.search.summary import LayerSummary, Summary
-from rfnext.searchable import Layers
 from rfnext.structure import Structure, named_convs
-from rfnext.take_over import take_over
 from rfnext.ties import Tie, check_ties, share_weights, tied
 
 log = logging.getLogger(__name__)

@@ -35,14 +35,14 @@ from pycocotools import mask as rle
 from torch import Tensor, nn
 
 from rfnext import Structure, tensor_files
-from rfnext.branch_state import BranchState
-from rfnext.conv import SearchConv
+from rfnext.convs.branch_state import BranchState
+from rfnext.convs.conv import SearchConv
+from rfnext.convs.searchable import is_conv, unsearchable
+from rfnext.convs.take_over import take_over
 from rfnext.files import write_bytes, write_text
 from rfnext.integrations.mmengine import DILATIONS, RFSearchHook, checkpoint_globals
 from rfnext.published.formats import operator_padding
-from rfnext.searchable import is_conv, unsearchable
 from rfnext.structure import named_convs
-from rfnext.take_over import take_over
 from tasks import checkpoint
 from tasks.coco_detection import configs, illustrate, images, published, recipes, task
 from tasks.coco_detection.evaluation import Sample, predict

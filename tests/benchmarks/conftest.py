@@ -16,12 +16,12 @@ import pytest
 import tasks
 from benchmarks.arguments import preset_name
 from benchmarks.cell import Cell
-from benchmarks.execute import make_record
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
 from benchmarks.records import record as stored
 from benchmarks.records.identity import identify
 from benchmarks.records.record import Cost, Record
+from benchmarks.running.execute import make_record
 from tests import python_processes
 
 HERE = Path(__file__).parent

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cell import Cell
-from benchmarks.execute import run_cell
 from benchmarks.methods.table import METHODS
-from benchmarks.pool import in_process
 from benchmarks.receptive_fields import EDGES, GROWTH, LARGEST, Profile, effective, measure, narrowed, theoretical
 from benchmarks.records.record import read
+from benchmarks.running.execute import run_cell
+from benchmarks.running.pool import in_process
 from tasks.spec import Probe, Split, Task
 
 SPLIT = Split("validation", 1)

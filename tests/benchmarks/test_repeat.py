@@ -12,12 +12,12 @@ import pytest
 
 import tasks
 from benchmarks.cell import Cell
-from benchmarks.execute import run_cell
 from benchmarks.methods.table import GENETIC, METHODS
 from benchmarks.records.lines import write_lines
 from benchmarks.records.record import Record, read, write
 from benchmarks.repeat import compare
 from benchmarks.run import main
+from benchmarks.running.execute import run_cell
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 Make = Callable[..., Cell]

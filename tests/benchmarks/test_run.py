@@ -13,10 +13,10 @@ import pytest
 
 import tasks
 from benchmarks.cell import Cell
-from benchmarks.execute import run_cell
 from benchmarks.methods.table import METHODS
 from benchmarks.records.record import Key, read
 from benchmarks.run import main, parse
+from benchmarks.running.execute import run_cell
 
 Start = Callable[..., subprocess.Popen[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]

@@ -11,13 +11,14 @@ from types import ModuleType
 import pytest
 
 import tasks
-from benchmarks import plan_text, suite
+from benchmarks import suite
 from benchmarks.cell import Cell
-from benchmarks.estimate import Timed
-from benchmarks.execute import run_cell
 from benchmarks.methods.table import METHODS
+from benchmarks.planning import plan_text
+from benchmarks.planning.estimate import Timed
 from benchmarks.records.folder import read_all
 from benchmarks.records.record import Record
+from benchmarks.running.execute import run_cell
 from tests.faults.processes import alive, wait_for
 
 Start = Callable[..., subprocess.Popen[str]]

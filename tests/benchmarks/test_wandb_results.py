@@ -14,10 +14,10 @@ import pytest
 
 import tasks
 from benchmarks.cell import Cell
-from benchmarks.execute import run_cell
 from benchmarks.methods.table import METHODS
 from benchmarks.records.record import Key, read
 from benchmarks.run import main
+from benchmarks.running.execute import run_cell
 from benchmarks.wandb_results import offline_folders
 from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure
 

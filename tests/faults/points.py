@@ -31,7 +31,7 @@ import torch
 import tyro
 
 from benchmarks.cell import Cell
-from benchmarks.execute import run_cell
+from benchmarks.running.execute import run_cell
 from tests.faults.outcome import differences, half_written, outcome
 from tests.faults.toy_cells import only_toy, toy_cell
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cell import Cell
-from benchmarks.execute import run_cell
+from benchmarks.running.execute import run_cell
 from tests.faults.outcome import differences, outcome
 
 pytestmark = pytest.mark.usefixtures("only_toy")  # a cell keeps only a network that opens here

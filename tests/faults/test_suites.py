@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cell import Cell
-from benchmarks.execute import run_cell
 from benchmarks.methods.table import METHODS
+from benchmarks.running.execute import run_cell
 from tests.faults.outcome import differences, half_written, outcome
 from tests.faults.processes import alive, wait_for, workers
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import rfnext
-from rfnext.searchable import unsearchable
+from rfnext.convs.searchable import unsearchable
 from rfnext.structure import named_convs, searched_convs
 from tests.rfnext.foreign_networks import Foreign
 

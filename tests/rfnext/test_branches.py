@@ -8,7 +8,7 @@ from torch import nn
 
 import rfnext
 from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv, Structure
-from rfnext.conv import INITIAL_WEIGHT
+from rfnext.convs.conv import INITIAL_WEIGHT
 from rfnext.structure import searched_convs
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import rfnext
 from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, SearchConv, Structure
-from rfnext.searchable import unsearchable
+from rfnext.convs.searchable import unsearchable
 from rfnext.structure import named_convs, searched_convs
 from tests.rfnext.causal_networks import KINDS, CausalConv1d, Chomp1d, Kind, direct_sum, reads_ahead, tcn
 

@@ -14,8 +14,8 @@ from torch.nn.utils import parametrizations, prune, remove_spectral_norm, spectr
 
 import rfnext
 from rfnext import Conv, LocalConfig, LocalSearch
+from rfnext.convs.take_over import take_over
 from rfnext.structure import searched_convs
-from rfnext.take_over import take_over
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 INPUT = {1: (2, 4, 45), 2: (2, 4, 17, 15), 3: (2, 4, 9, 8, 9)}

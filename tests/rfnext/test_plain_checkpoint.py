@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import rfnext
 from rfnext import SearchConv
-from rfnext.conv import INITIAL_WEIGHT
+from rfnext.convs.conv import INITIAL_WEIGHT
 from rfnext.description import describe, load_into, restore
 from rfnext.structure import searched_convs
 from tests.rfnext.networks import CONFIG, favour_the_widest, network, searched_network

@@ -14,7 +14,7 @@ from torch import nn
 
 import rfnext
 from rfnext import Structure
-from rfnext.conv import SearchConv
+from rfnext.convs.conv import SearchConv
 from rfnext.structure import canonical, named_convs
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "structures"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rfnext import SearchConv
-from rfnext.padding import anchor_of, padding_attributes, set_anchor
+from rfnext.convs.padding import anchor_of, padding_attributes, set_anchor
 from tasks.tts_vocoder.generators.generator import Generator, remove_weight_norm
 from tasks.tts_vocoder.generators.hifi_gan import HiFiGAN
 from tasks.tts_vocoder.mel import MelConfig

@@ -14,7 +14,7 @@ from benchmarks.methods.method import Method, Outcome
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.stored import find
 from benchmarks.methods.table import METHODS
-from benchmarks.pool import Pool, in_process
+from benchmarks.running.pool import Pool, in_process
 from rfnext import Structure
 from tasks.spec import Task
 

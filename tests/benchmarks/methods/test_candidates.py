@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import tasks
-from benchmarks import pool
 from benchmarks.cell import Cell
-from benchmarks.execute import run_cell
 from benchmarks.methods.candidates import as_fitness, best_structure, powers
 from benchmarks.methods.table import METHODS
 from benchmarks.records.record import Record
+from benchmarks.running import pool
+from benchmarks.running.execute import run_cell
 from rfnext import Structure, random_structure
 from tasks.spec import SELECTED, Metric, Task
 

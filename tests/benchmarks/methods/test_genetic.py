@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import pool
 from benchmarks.cell import Cell
-from benchmarks.execute import run_cell
 from benchmarks.methods.genetic import Evaluated, Evaluations, Trial, genetic
 from benchmarks.methods.method import Found, Outcome
 from benchmarks.methods.searching import Searching
@@ -25,7 +23,9 @@ from benchmarks.methods.table import GENETIC
 from benchmarks.methods.training import OtherData, fit
 from benchmarks.records.folder import read_all
 from benchmarks.records.record import Record
-from benchmarks.worker import NotShared, in_worker
+from benchmarks.running import pool
+from benchmarks.running.execute import run_cell
+from benchmarks.running.worker import NotShared, in_worker
 from rfnext import Structure
 from rfnext.search.halving import Rung
 from tasks.spec import DataError, Task

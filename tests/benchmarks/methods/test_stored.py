@@ -14,7 +14,7 @@ from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Outcome
 from benchmarks.methods.stored import FOUND, find
 from benchmarks.methods.table import METHODS
-from benchmarks.pool import in_process
+from benchmarks.running.pool import in_process
 
 Make = Callable[..., Cell]
 Run = Callable[..., Outcome]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from benchmarks.cell import Cell
-from benchmarks.execute import run_cell
 from benchmarks.methods.stored import find
 from benchmarks.methods.table import METHODS
 from benchmarks.methods.transferred import transferred
-from benchmarks.pool import in_process
+from benchmarks.running.execute import run_cell
+from benchmarks.running.pool import in_process
 
 Make = Callable[..., Cell]
 

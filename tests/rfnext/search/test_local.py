@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import rfnext
 from rfnext import Bounds, LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, Structure
-from rfnext.conv import INITIAL_WEIGHT, SearchConv
+from rfnext.convs.conv import INITIAL_WEIGHT, SearchConv
 from rfnext.structure import searched_convs
 
 

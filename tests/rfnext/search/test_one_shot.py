@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, Structure, powers_of_two
-from rfnext.conv import SearchConv
+from rfnext.convs.conv import SearchConv
 from rfnext.receptive_field import multiply_adds
 
 CANDIDATES = (1, 2, 4, 8)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rfnext import LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, Search
-from rfnext.conv import whole
+from rfnext.convs.conv import whole
 
 BATCH = 4
 """Samples of a batch, which the number of ranks divides."""

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from rfnext import LocalSearch, Structure
-from rfnext.conv import SearchConv
+from rfnext.convs.conv import SearchConv
 from tasks import checkpoint, scenes
 from tasks.coco_detection import illustrate, predict, task
 from tasks.coco_detection.config import PRESETS

@@ -1,0 +1,1 @@
+"""What a suite runs before it runs it: its cells, which are kept, and how long the rest takes."""
