@@ -46,6 +46,9 @@ PEAK = 0.95
 SILENT = 1e-3
 """Largest sample, -60 dB of full scale, up to which a clip is silent."""
 
+OFFSET = 5e-3
+"""Mean of a clip, in parts of full scale, above which its recorder added a constant; that of speech stays below."""
+
 TRIM_DB = 45.0
 """Sound at the ends is silence if it stays this far below the loudest 20 ms."""
 
@@ -306,7 +309,7 @@ def _resampled(wave: Wave, rate: int, wanted: int) -> Wave:
     from scipy.signal import resample_poly
 
     # Beyond its ends a clip goes on at its offset; zeros would be a click there, which is no silence to trim.
-    padtype = "mean" if abs(wave.mean(dtype=np.float64)) > SILENT else "constant"
+    padtype = "mean" if abs(wave.mean(dtype=np.float64)) > OFFSET else "constant"
     divisor = math.gcd(rate, wanted)
     return resample_poly(wave, wanted // divisor, rate // divisor, padtype=padtype).astype(np.float32)
 
