@@ -1,4 +1,4 @@
-"""Whether the training of a network diverged. It goes on to answer: the class of the highest value is then class 0."""
+"""Whether the training of a network diverged. It still answers: the class of the highest value is then class 0."""
 
 import torch
 from torch import nn

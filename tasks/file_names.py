@@ -3,10 +3,13 @@
 A file that was copied from there is not found by a list that was typed elsewhere.
 """
 
+import functools
 import os
 import shlex
 import unicodedata
 from pathlib import Path
+
+FORMS = ("NFC", "NFD")
 
 
 def mend_missing(path: Path, mend: str) -> str:
@@ -14,14 +17,31 @@ def mend_missing(path: Path, mend: str) -> str:
     if path.name.isascii():
         return mend
     try:
-        there = os.listdir(path.parent)
-    except OSError:
+        there, *forms = _names(path.parent, os.stat(path.parent).st_mtime_ns)
+    except (OSError, ValueError):  # of a folder that is not there, or whose name no file can have
         return mend
-    form = "NFC" if unicodedata.is_normalized("NFC", path.name) else "NFD"
-    if path.name in there or path.name not in {unicodedata.normalize(form, name) for name in there}:
+    form = FORMS[0] if unicodedata.is_normalized(FORMS[0], path.name) else FORMS[1]
+    if path.name in there or path.name not in forms[FORMS.index(form)]:
         return mend
-    code = f'import os, unicodedata as u; [os.rename(n, u.normalize("{form}", n)) for n in os.listdir(".")]'
+    # A name that is there in both forms belongs to two files.
+    code = (
+        f'import os, unicodedata as u; [os.rename(n, m) for n in os.listdir(".") '
+        f'if not os.path.lexists(m := u.normalize("{form}", n))]'
+    )
     return (
         "a file is there whose name looks the same, with its accents encoded otherwise (Unicode NFC and NFD): "
         f"cd {shlex.quote(str(path.parent))} && python -c {shlex.quote(code)}"
     )
+
+
+def real_name(path: Path) -> str:
+    """The name of what a path leads to."""
+    # Not Path.resolve, which raises RuntimeError for a link that leads to itself.
+    return os.path.basename(os.path.realpath(path))
+
+
+@functools.lru_cache(maxsize=2)  # a list may name a hundred thousand files that are not there
+def _names(folder: Path, changed: int) -> tuple[frozenset[str], ...]:
+    """The names in a folder, as they are and in each of `FORMS`. changed: when it was, so that a new file is seen."""
+    names = os.listdir(folder)
+    return frozenset(names), *(frozenset(unicodedata.normalize(form, name) for name in names) for form in FORMS)

@@ -24,6 +24,7 @@ from tasks.action_segmentation.config import PAPER, PRESETS, Config
 from tasks.action_segmentation.data import Dataset, open_dataset, read_videos
 from tasks.action_segmentation.layout import Layout, open_layout, read_bundle, read_fold, read_labels, read_mapping
 from tasks.action_segmentation.lengths import Sampling, difference, read_shapes
+from tasks.file_names import real_name
 from tasks.spec import DataError, DataFiles, fail
 
 RELEASE = "https://zenodo.org/records/3625992"
@@ -135,7 +136,7 @@ def _own(config: Config) -> bool:
 def data_label(config: Config) -> str:
     """What the numbers are measured on."""
     if _own(config):
-        return f"own data in {data_folder(config).resolve().name}"
+        return f"own data in {real_name(data_folder(config))}"
     return LABELS[config.dataset]
 
 

@@ -27,6 +27,7 @@ from tasks.coco_detection.data import Dataset, named_files, open_dataset
 from tasks.coco_detection.detectors import BoxDetector
 from tasks.coco_detection.layout import DOWNLOADS as COCO_DOWNLOADS
 from tasks.coco_detection.layout import Layout
+from tasks.file_names import real_name
 from tasks.scenes import missing
 from tasks.spec import DataError, DataFiles
 
@@ -161,7 +162,7 @@ def _own(config: Config) -> bool:
 def data_label(config: Config) -> str:
     """What the numbers are measured on."""
     if _own(config):
-        return f"own data in {(config.root or Path('folder')).resolve().name}"
+        return f"own data in {real_name(config.root or Path('folder'))}"
     return LABELS[config.dataset]
 
 

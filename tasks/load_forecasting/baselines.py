@@ -33,7 +33,8 @@ def ridge(fold: Fold, config: Config) -> Array:
     """Forecasts of a ridge regression at all positions, (N); nan where the series begins later than its lags.
 
     It reads every value of the last season, the values at the target's time of the last `DAYS` seasons, and the
-    covariates, all normalised on the training part. The penalty is the one with the lowest validation error.
+    covariates, all normalised on the training part; a covariate that does not change there is left out. The penalty is
+    the one with the lowest validation error.
     """
     season = min(config.seasons, default=config.horizon)
     past = [*range(season), *(day * season - fold.horizon for day in range(1, DAYS + 1))]
@@ -47,7 +48,9 @@ def ridge(fold: Fold, config: Config) -> Array:
         )
     known = slice(start, train.stop)
     centre, scale = x[:, known].mean(1, keepdims=True), x[:, known].std(1, keepdims=True)
-    x, mean = (x - centre) / np.where(scale > 0, scale, 1), fold.targets[known].mean()
+    # Of equal values, rounding makes a spread that is not zero; a later change of them must not count, as in networks.
+    varies = x[:, known].max(1, keepdims=True) > x[:, known].min(1, keepdims=True)
+    x, mean = (x - centre) / np.where(varies, scale, np.inf), fold.targets[known].mean()
     gram, product = x[:, known] @ x[:, known].T, x[:, known] @ (fold.targets[known] - mean)
     found = [np.linalg.solve(gram + penalty * np.eye(len(x)), product) @ x + mean for penalty in PENALTIES]
     errors = [np.square(one[validation] - fold.targets[validation]).mean() for one in found]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.file_names import real_name
 from tasks.load_forecasting import metrics, series
 from tasks.load_forecasting.config import Config
 from tasks.load_forecasting.csv_file import NAME, read_csv
@@ -188,7 +189,7 @@ def data_files(config: Config) -> DataFiles | None:
 def data_label(config: Config) -> str:
     """What the numbers are measured on."""
     path = data_file(config)
-    return f"own data in {path.parent.resolve().name}" if own(config) and path else LABELS[config.dataset]
+    return f"own data in {real_name(path.parent)}" if own(config) and path else LABELS[config.dataset]
 
 
 def facts(config: Config) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import scenes
+from tasks.file_names import real_name
 from tasks.semantic_segmentation.config import Config
 from tasks.semantic_segmentation.data import Dataset, held_out, open_own, open_scenes, scene_classes
 from tasks.semantic_segmentation.folder import Folder, read_folder
@@ -110,4 +111,4 @@ def data_label(config: Config) -> str:
     """What the numbers are measured on."""
     if config.dataset == "scenes":
         return "digits on photographs (embedded)"
-    return f"own data in {(config.root or Path('folder')).resolve().name}"
+    return f"own data in {real_name(config.root or Path('folder'))}"

@@ -111,8 +111,6 @@ def _read_list(path: Path, fix: str, report: Report) -> tuple[str, ...] | None:
     except (OSError, UnicodeDecodeError) as error:
         report(path, None, f"cannot be read ({reason(error)})", "make it a readable UTF-8 file")
         return None
-    while lines and not lines[-1]:
-        lines.pop()
     first: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if not line or line in first:

@@ -46,6 +46,9 @@ PEAK = 0.95
 SILENT = 1e-3
 """Largest sample, -60 dB of full scale, up to which a clip is silent."""
 
+OFFSET = 5e-3
+"""Mean of a clip, in parts of full scale, above which its recorder added a constant; that of speech stays below."""
+
 TRIM_DB = 45.0
 """Sound at the ends is silence if it stays this far below the loudest 20 ms."""
 
@@ -200,7 +203,8 @@ def _header_fault(info: Any) -> tuple[str, str] | None:
         return f"truncated: {cut[2]} of {cut[1]} bytes are there", again
     if rest := _uncounted(info.extra_info):
         return f"{rest} bytes follow that its header does not count, as in a recording that was not closed", (
-            "convert it by a tool that ignores the length in the header (ffmpeg -ignore_length 1), or take it out"
+            "if sound is missing at its end, ffmpeg -ignore_length 1 -i OLD.wav NEW.wav brings it back; else "
+            "ffmpeg -i OLD.wav NEW.wav leaves out what follows"
         )
     if not RATES[0] <= info.samplerate <= RATES[1]:
         what = f"its header says {info.samplerate} Hz; sample rates are {RATES[0]} to {RATES[1]} Hz"
@@ -253,7 +257,6 @@ class Clip(NamedTuple):
 def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | None:
     """One clip, ready for use; None, once reported, if it cannot be used."""
     import soundfile
-    from scipy.signal import resample_poly
 
     header = read_header(path, shape, report)
     if header is None:
@@ -284,8 +287,7 @@ def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | Non
         report(path, None, what, "record it again or take it out")
         return None
     if header.sample_rate != shape.sample_rate:
-        divisor = math.gcd(header.sample_rate, shape.sample_rate)
-        wave = resample_poly(wave, shape.sample_rate // divisor, header.sample_rate // divisor).astype(np.float32)
+        wave = _resampled(wave, header.sample_rate, shape.sample_rate)
         done["rate"] = f"resampled from {header.sample_rate} to {shape.sample_rate} Hz"
     if shape.trim:
         start, end = speech(wave, shape.sample_rate)
@@ -301,6 +303,15 @@ def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | Non
         return Clip(name, wave, done)
     mel = shape.mels.read(name, len(wave), report)
     return None if mel is None else Clip(name, wave[: mel.shape[1] * shape.mels.config.hop], done, mel)
+
+
+def _resampled(wave: Wave, rate: int, wanted: int) -> Wave:
+    from scipy.signal import resample_poly
+
+    # Beyond its ends a clip goes on at its offset; zeros would be a click there, which is no silence to trim.
+    padtype = "mean" if abs(wave.mean(dtype=np.float64)) > OFFSET else "constant"
+    divisor = math.gcd(rate, wanted)
+    return resample_poly(wave, wanted // divisor, rate // divisor, padtype=padtype).astype(np.float32)
 
 
 def _silent(wave: Wave, samples: NDArray[np.float32]) -> str | None:
@@ -333,7 +344,8 @@ def clipped_samples(samples: NDArray[np.float32]) -> int:
 def speech(wave: Wave, sample_rate: int) -> tuple[int, int]:
     """First and last (exclusive) sample without the silence at the ends; see `TRIM_DB` and `MARGIN`."""
     step = sample_rate // 50
-    offset = wave.mean(dtype=np.float64)  # a constant one would be as loud in silence as in speech
+    # A constant one would be as loud in silence as in speech. In float32, as the samples: float64 doubles the memory.
+    offset = np.float32(wave.mean(dtype=np.float64))
     frames = np.pad(wave - offset, (0, -len(wave) % step)).reshape(-1, step)
     level = np.sqrt(np.square(frames, dtype=np.float64).mean(axis=1))
     loud = np.flatnonzero(level > level.max() * 10 ** (-TRIM_DB / 20))

@@ -17,6 +17,7 @@ import shlex
 from pathlib import Path
 
 from tasks import sharing
+from tasks.file_names import real_name
 from tasks.spec import DataFiles, fail
 from tasks.tts_vocoder import embedded
 from tasks.tts_vocoder.clips import Shape, list_clips
@@ -118,7 +119,7 @@ def data_label(config: Config) -> str:
     """What the numbers are measured on."""
     if _own(config):
         folder = config.root or Path(os.environ.get("RFNEXT_DATA") or "data") / config.dataset
-        return f"own recordings in {folder.resolve().name}"
+        return f"own recordings in {real_name(folder)}"
     return LABELS[config.dataset]
 
 

@@ -1,5 +1,6 @@
 """Speech of a trained generator, its scores, and what its receptive fields are measured on."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rfnext import reproducible
+from tasks.diverged import diverged
 from tasks.spec import Probe, Split
 from tasks.tts_vocoder import metrics
 from tasks.tts_vocoder.clips import Clip, Wave
@@ -27,7 +29,9 @@ PROBED_FRAMES = 64
 
 
 def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:
-    """Copy synthesis of the part's clips, measured by `metrics.score`."""
+    """Copy synthesis of the part's clips, measured by `metrics.score`; all are nan if the training diverged."""
+    if diverged(model):
+        return {metric.name: math.nan for metric in metrics.METRICS}
     clips = open_fold(config, split.fold).part(split.part)
     return metrics.score(copy_synthesis(generator_of(model), clips), config.mel)
 

@@ -59,7 +59,7 @@ def past_labelled() -> list[Sample]:
     """Pictures that claim any size, and names that lead elsewhere."""
     good = labelled()[0]
     samples = [good | {name: png(30_000, 30_000)} for name in ("images/0.png", "labels/0.png")]
-    samples += [good | {"test.txt": name} for name in (b"../../etc/passwd", b"\0", b"a" * 5000)]
+    samples += [good | {"test.txt": name} for name in (b"../../etc/passwd", b"\0", "é\0/é".encode(), b"a" * 5000)]
     for name in ("images/0.png", "labels/0.png", "classes.txt", "test.txt"):
         samples += [good | {name: HUGE_FILE}, *each(good, name)]
     return samples

@@ -67,6 +67,10 @@ def trained(task, tiny, fold, tmp_path_factory):
     return model, folder
 
 
+def has_own_data(task):
+    return "root" in {part.name for part in dataclasses.fields(task.presets["tiny"])}
+
+
 def weights(model):
     return {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
 
@@ -80,8 +84,8 @@ def assert_equal(one, other):
 class TestContract:
     def test_a_folder_of_ones_own_is_used_or_refused(self, task, tmp_path):
         """It was passed over where the preset has embedded data: a user trained on that instead."""
-        if "root" not in {part.name for part in dataclasses.fields(task.presets["tiny"])}:
-            pytest.skip("it has no own data")
+        if not has_own_data(task):
+            return
         try:
             config = dataclasses.replace(task.presets["tiny"], root=tmp_path / "mine")
         except ValueError as error:
@@ -95,6 +99,17 @@ class TestContract:
         assert files is not None
         assert files.own
         assert files.root.is_relative_to(tmp_path / "mine")
+
+    def test_a_folder_that_leads_to_itself_is_missing(self, task, tmp_path):
+        """`Path.resolve` raises RuntimeError for it, which no command expects."""
+        if not has_own_data(task):
+            return
+        loop = tmp_path / "loop"
+        loop.symlink_to(loop)
+        config = dataclasses.replace(task.presets["folder"], root=loop)
+        assert task.unavailable(config)
+        assert "loop" in task.data_label(config)
+        assert identify(task, config) is None
 
     def test_value(self, task):
         assert isinstance(task, Task)
@@ -188,6 +203,16 @@ class TestContract:
             assert_equal(before, weights(model))
         assert task.evaluate(model, tiny, Split(part, fold)) == scores
 
+    def test_a_diverged_network_has_no_scores(self, task, tiny, fold):
+        """By weights that are no numbers, class 0 is predicted everywhere, which is right somewhere."""
+        model = build(task, tiny)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(torch.nan)
+        found = task.evaluate(model, tiny, Split("validation", fold))
+        assert found.keys() == {metric.name for metric in task.metrics_of(tiny)}
+        assert all(map(math.isnan, found.values())), found
+
     def test_searches(self, task, tiny, fold, tmp_path):
         config = dataclasses.replace(tiny, search=dataclasses.replace(tiny.search, interval=1, rounds=1))
         model, search = fit(task, config, fold, tmp_path / "run", searching=True)
@@ -254,7 +279,7 @@ def project(tmp_path):
     ignore = shutil.ignore_patterns("__pycache__")
     for folder in ("rfnext", "benchmarks"):
         shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
-    library = [f"tasks/{name}.py" for name in ("__init__", "spec", "checkpoint", "plain")]
+    library = [f"tasks/{name}.py" for name in ("__init__", "spec", "checkpoint", "diverged", "plain")]
     for file in (*library, "tests/conftest.py", "tests/tasks/test_contract.py"):
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, root / file)

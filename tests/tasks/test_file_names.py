@@ -1,6 +1,7 @@
 """Names that look the same: what every task says of a file that is there under the other form of an accent."""
 
 import json
+import os
 import subprocess
 import sys
 import unicodedata
@@ -34,6 +35,32 @@ def test_the_command_that_is_told_mends_it(there: str, wanted: str, tmp_path: Pa
     assert mend_missing(missing, "add it") == "add it"
     assert mend_missing(tmp_path / f"b{wanted}.wav", "add it") == "add it"
     assert mend_missing(tmp_path / "absent" / f"b{wanted}.wav", "add it") == "add it"
+
+
+def test_a_file_under_each_of_both_names_stays(tmp_path: Path) -> None:
+    for name in (f"b{COMPOSED}", f"b{APART}", f"c{APART}"):
+        (tmp_path / name).write_text(ascii(name))
+    command = mend_missing(tmp_path / f"c{COMPOSED}", "").partition("NFD): ")[2]
+    subprocess.run(command.replace("&& python", f"&& {sys.executable}"), shell=True, check=True)
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {
+        f"b{COMPOSED}": ascii(f"b{COMPOSED}"),
+        f"b{APART}": ascii(f"b{APART}"),
+        f"c{COMPOSED}": ascii(f"c{APART}"),
+    }
+
+
+def test_a_folder_is_listed_once_for_many_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, real = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or real(folder))
+    for number in range(100):
+        assert mend_missing(tmp_path / f"{number}{COMPOSED}", "add it") == "add it"
+    assert len(listed) == 1
+
+
+@pytest.mark.parametrize("name", [f"{COMPOSED}\0/{COMPOSED}", f"\0{COMPOSED}", f"{COMPOSED * 200}/{COMPOSED}"])
+def test_a_name_that_no_file_can_have(name: str, tmp_path: Path) -> None:
+    assert mend_missing(tmp_path / name, "add it") == "add it"
 
 
 def test_every_check_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,12 +47,14 @@ def load(path: str | Path, data: Path | None = None) -> "Config":
 
 def _data_above(path: Path, data: Path | None) -> Path | None:
     """The folder of data that a file, not one of ours, lies in, by its own place or by where its links lead."""
-    if FOLDER.resolve() in path.resolve().parents:
+    # Not Path.resolve, which raises RuntimeError for a link that leads to itself.
+    real = Path(os.path.realpath(path))
+    if FOLDER.resolve() in real.parents:
         return None
-    known = [Path(folder).resolve() for folder in (data, os.environ.get("RFNEXT_DATA")) if folder]
-    for folder in (*path.absolute().parents, *path.resolve().parents):
+    known = [os.path.realpath(folder) for folder in (data, os.environ.get("RFNEXT_DATA")) if folder]
+    for folder in (*path.absolute().parents, *real.parents):
         annotations = folder / "annotations"
         annotated = any(any(annotations.glob(f"{kind}_*.json")) for kind in ("instances", "panoptic"))
-        if annotated or folder.resolve() in known:
+        if annotated or os.path.realpath(folder) in known:
             return folder
     return None

@@ -216,6 +216,10 @@ class TestBadInput:
             given = [folder / "scene0.png", "--config", config, "--checkpoint", folder / CHECKPOINT]
             assert f"{config} lies in a folder of data, {root}, and reading a config" in self.fails(capsys, given)
         assert not ran.exists()
+        loop = tmp_path / "loop.py"
+        loop.symlink_to(loop)
+        given = [folder / "scene0.png", "--config", loop, "--checkpoint", folder / CHECKPOINT]
+        assert "loop.py: Too many levels of symbolic links" in self.fails(capsys, given)
 
     def test_of_another_config(self, config, folder, tmp_path, capsys):
         from tasks.coco_detection.detectors import model_config

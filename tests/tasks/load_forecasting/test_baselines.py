@@ -46,6 +46,17 @@ def test_it_is_scikit_learns_ridge_on_the_same_lags():
     assert baselines.ridge(found, CONFIG)[where] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_a_covariate_that_never_changed_does_not_reach_the_forecast(value: float):
+    """The mean of equal values is not exactly theirs, so they seem to spread."""
+    values = np.random.default_rng(0).normal(size=2000).cumsum()
+    covariate = np.full_like(values, value)
+    covariate[fold(values).positions("train").stop :] += 1e6
+    both = Series(("load", "holiday"), np.stack([values, covariate]), datetime(2024, 1, 1), 60.0)
+    alone, found = baselines.ridge(fold(values), CONFIG), baselines.ridge(split(both, (), Sizes(4, 0), 1), CONFIG)
+    assert found[38:] == pytest.approx(alone[38:], rel=1e-6, abs=1e-6)
+
+
 def test_no_forecast_depends_on_the_future():
     values = np.random.default_rng(0).normal(size=1000).cumsum()
     cut = 550  # within the test part of fold 1: nothing that is fitted changes

@@ -177,6 +177,12 @@ class TestTreatments:
         clip = read(write(tmp_path / "a.wav", wave + offset), Shape(RATE, 8000.0, trim=True, loudness="as_is"))
         assert clip.treatments == {"trimmed": "1.80 s of silence trimmed"}
 
+    def test_a_constant_offset_makes_no_click_at_the_ends_of_a_resampled_clip(self, tmp_path):
+        silence = np.zeros(48000, np.float32)
+        wave = np.concatenate([silence, tone(rate=48000, level=0.05), silence]) + 0.05
+        clip = read(write(tmp_path / "a.wav", wave, 48000), Shape(RATE, 8000.0, trim=True, loudness="as_is"))
+        assert 1.7 < float(clip.treatments["trimmed"].split()[0]) <= 1.8
+
     def test_clipping_is_said_and_kept(self, tmp_path):
         wave = np.clip(tone(level=1.4), -1, 1)
         path = write(tmp_path / "a.wav", wave)
