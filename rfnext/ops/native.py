@@ -14,6 +14,7 @@ compiler, "auto" leaves this implementation out.
 import ctypes
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -102,6 +103,13 @@ class _Plan(NamedTuple):
     threads: int
 
 
+KEPT = 2**26
+"""Bytes of scratch space that a thread keeps between calls: what goes back to the system is cleared at the next call,
+page by page."""
+
+_held = threading.local()
+
+
 class _Pass(NamedTuple):
     """A function of the library.
 
@@ -181,11 +189,16 @@ def _probabilities(shares: Tensor, temperature: float | None) -> ctypes.Array[ct
 
 
 def _call(plan: _Plan, which: _Pass, dtype: torch.dtype, numbers: tuple[Any, ...], *tensors: Tensor | None) -> None:
-    """Call a function of the library, in scratch space of its own."""
-    scratch = torch.empty(which.size, dtype=dtype, device="cpu")
+    """Call a function of the library, in scratch space of its own, which the thread keeps for its next call."""
+    size = which.size * dtype.itemsize
+    scratch = _held.__dict__.pop("scratch", None)  # nobody else's while it is in use
+    if scratch is None or scratch.numel() < size:
+        scratch = torch.empty(size, dtype=torch.uint8, device="cpu")
     start, pointers = scratch.data_ptr(), [None if t is None else t.data_ptr() for t in tensors]
     parts = start, start + which.integers, start + which.doubles
     which.function(*plan.layer, *numbers, *pointers, *parts, plan.threads)
+    if scratch.numel() <= KEPT:
+        _held.scratch = scratch
 
 
 def _run(
