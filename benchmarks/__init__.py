@@ -16,9 +16,11 @@ if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None
 if "torch" not in sys.modules:
     # What torch makes on import lives as long as the process. Searching it for garbage, while it is imported and again
     # when the process ends, takes 0.6 of the 2 seconds of computing that every command would begin with.
+    enabled = gc.isenabled()
     gc.disable()
     try:
         importlib.import_module("torch")
+        gc.freeze()
     finally:
-        gc.enable()
-    gc.freeze()
+        if enabled:
+            gc.enable()

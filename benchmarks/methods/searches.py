@@ -135,7 +135,8 @@ def random(job: Searching) -> Found:
     rng = np.random.default_rng([cell.seed, cell.fold])
     model = build(cell)
     count = min(job.settings["candidates"], cell.config.epochs)
-    structures = [draw_structure(model, cell.task.where, powers(cell), rng) for _ in range(count)]
+    candidates = powers(cell)
+    structures = [draw_structure(model, cell.task.where, candidates, rng) for _ in range(count)]
     return best_structure(job, structures, cell.config.epochs)
 
 
@@ -148,7 +149,9 @@ def draw_structure(model: nn.Module, where: Where, candidates: Sequence[int], rn
         ValueError: if there is no candidate.
     """
     if not candidates:
-        raise ValueError("no power of two lies within the search's bounds and is shorter than the longest input")
+        raise ValueError(
+            "no power of two lies within --search.bounds and is shorter than the longest input; give wider bounds"
+        )
     return redesigned(model, where, lambda d: int(rng.choice(candidates)))
 
 

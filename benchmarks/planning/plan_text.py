@@ -83,7 +83,7 @@ def show_needs() -> None:
     """Print what each published row takes, and its command."""
     from benchmarks.report import needs  # with scipy and the tables, which no other plan needs
 
-    print("\nWhat each published row takes (results/full_size/table.md says how it was measured):")
+    print("\nWhat each published row takes (results/full_size/table.md says how it was measured; ~: by few steps):")
     for title, row, steps, hours, memory, data, gpu, command in needs.rows():
         print(f"{title}, {row}: {steps} steps, core-hours {hours}, memory {memory} GB, data {data}, GPU-hours {gpu}")
         print(f"    {command}")

@@ -273,7 +273,7 @@ METHODS: dict[str, Callable[[Methods], Found | None]] = {
     "exhaustive": Methods.exhaustive,
     "oracle": Methods.oracle,
 }
-"""Rows of the tables."""
+"""What is measured and stored, in the order of the tables."""
 
 RULES = {
     "one_shot_or_local": ("one_shot", "one_shot_to_local"),

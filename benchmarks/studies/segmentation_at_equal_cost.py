@@ -296,6 +296,8 @@ def draw(lines: Sequence[Mapping[str, Any]]) -> bytes:
         for index, method in enumerate(DRAWN):
             found = {n: estimate(values([one for one in lines if one["layers"] == n], method, PRIMARY)) for n in layers}
             points = {n: one for n, one in found.items() if one is not None}
+            if not points:
+                continue
             x = [adds(n) / 1000 + 0.15 * (index - len(DRAWN) / 2) for n in points]  # else intervals hide each other
             half = [one.half_width or 0.0 for one in points.values()]
             style: dict[str, Any] = {"color": SERIES[index], "marker": SHAPES[index], "markersize": 3, "linewidth": 1}
@@ -303,7 +305,8 @@ def draw(lines: Sequence[Mapping[str, Any]]) -> bytes:
         panel.set_xticks([adds(n) / 1000 for n in layers], [f"{n}\n{adds(n) / 1000:.1f}" for n in layers])
         panel.set_xlabel("layers, and thousands of multiply-adds per frame")
         panel.set_ylabel(f"{PRIMARY} (%)")
-        panel.legend(fontsize=6)
+        if panel.get_legend_handles_labels()[0]:  # an empty legend is a warning
+            panel.legend(fontsize=6)
         return svg(figure)
 
 

@@ -37,7 +37,7 @@ def run_doctor(given: object) -> str:
         ["rfnext", __version__, str(Path(__file__).parents[1])],
         ["Python", platform.python_version(), sys.executable],
         ["torch", torch.__version__, f"{torch.get_num_threads()} threads"],
-        ["kernels for CPUs", kernels, "" if failure is None else "searches work, at 1.1 to 1.5 times the time"],
+        ["kernels for CPUs", kernels, "" if failure is None else "searches work, at 1.2 to 1.7 times the time"],
         ["cache", str(cache_folder()), "RFNEXT_CACHE names another folder"],
         ["implementation", pinned or "the fastest by measurement", "RFNEXT_IMPLEMENTATION pins one"],
         ["GPU", *_gpu()],

@@ -112,7 +112,10 @@ class OneShotSearch(SearchedNetwork):
     Args:
         model: any network; what its dilations are does not matter to the search.
         config: settings.
-        where, anchor, example, tie: as in `LocalSearch`.
+        where: as in `LocalSearch`.
+        anchor: as in `LocalSearch`.
+        example: as in `LocalSearch`.
+        tie: as in `LocalSearch`.
 
     Raises:
         ValueError: as `LocalSearch` does.

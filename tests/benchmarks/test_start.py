@@ -19,8 +19,12 @@ assert gc.get_freeze_count() > 100_000
 
 LISTED = """
 import gc, sys
+
+gc.disable()
 from benchmarks import suite
 
+assert not gc.isenabled(), "it was switched off before"
+gc.enable()
 before = gc.get_freeze_count()
 assert suite.main(["tiny", "--list", "--results", sys.argv[1]]) in (0, 1)
 assert gc.isenabled()

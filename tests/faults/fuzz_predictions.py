@@ -64,8 +64,9 @@ def sources() -> list[Sample]:
 def past_sources() -> list[Sample]:
     """Recordings, mels and settings that once ended a reader."""
     wave, mel = sources()
-    found = [wave | {"a.wav": past["wavs/a.wav"]} for past in sounds.past_clips() if "wavs/a.wav" in past]
-    found += [mel | {"a.npy": past["a.npy"]} for past in sounds.past_mels()]
+    recordings = [past["wavs/a.wav"] for past in sounds.past_clips() if "wavs/a.wav" in past]
+    found = [wave | {"a.wav": data} for data in recordings if data != wave["a.wav"]]
+    found += [mel | past for past in sounds.past_mels()]
     return found + [wave | past for past in sounds.past_vocoders() if "config.json" in past]
 
 

@@ -11,7 +11,17 @@ from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
 from benchmarks.studies import measurements, segmentation_at_equal_cost
 from benchmarks.studies.equal_cost_searches import METHODS, Methods
-from benchmarks.studies.segmentation_at_equal_cost import LINE, METRICS, Name, case_of, main, rounded, settings, table
+from benchmarks.studies.segmentation_at_equal_cost import (
+    LINE,
+    METRICS,
+    Name,
+    case_of,
+    draw,
+    main,
+    rounded,
+    settings,
+    table,
+)
 from tasks.action_segmentation.evaluation import evaluate
 from tasks.action_segmentation.training import fit
 from tasks.spec import SELECTED, Run, Split
@@ -70,6 +80,21 @@ def test_differences_are_of_the_same_fold_in_points() -> None:
     assert "5 of 10 are decided for the method, 0 against it" in against_hand
     # one_shot: +3, +1, -1.
     assert "+1.0 ± 5.0" in text.partition("Points against tuned")[2]
+
+
+def test_a_searched_design_is_compared_with_the_hand_design_of_every_number_of_layers() -> None:
+    lines = [line(fold, hand=10.0 * fold, tuned=12.0 * fold) for fold in (1, 2, 3)]
+    lines += [line(fold, hand=20.0 * fold) | {"layers": 4} for fold in (1, 2, 3)]
+    (row,) = [row for row in table(lines).splitlines() if row.startswith("| tuned, 3 layers")]
+    # +2, +4, +6 against 3 layers; -8, -16, -24 against 4; t(2) = 4.30, so half widths of 5.0 and 19.9.
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["+4.0 ± 5.0", "-16.0 ± 19.9"]
+    assert "tuned, 4 layers" not in table(lines)
+
+
+def test_the_figure_names_what_was_measured_alone() -> None:
+    drawn = draw([line(fold, hand=10.0, one_shot=12.0) for fold in (1, 2, 3)])
+    assert [name in drawn for name in (b">hand<", b">one_shot<", b">tuned<", b">random<")] == [True, True, False, False]
+    assert b">hand<" not in draw([])
 
 
 def test_scores_are_stored_in_percent() -> None:
