@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.parameter import UninitializedParameter
 
-from rfnext.convs.padding import Conv, sides_of
+from rfnext.convs.padding import Conv, sides_of, write_as_torch
 from rfnext.convs.searchable import Layers, chosen, everything, is_conv
 from rfnext.ops.branches import is_recorded
 from rfnext.ops.mixed_dilation_conv import Given, geometry_of
@@ -107,6 +107,7 @@ class Accelerated(nn.Module):
         key = input.shape, now, weight.shape, bias_shape, conv.dilation, conv.padding, conv.stride, conv.groups
         if (known := kept(vars(self), key)) is not None:
             return known
+        write_as_torch(conv)
         shapes = tuple(input.shape), tuple(weight.shape), None if bias is None else tuple(bias.shape)
         sides, dilations = (tuple(sides_of(conv)),), (tuple(conv.dilation),)
         try:

@@ -134,6 +134,9 @@ def _check_content(content: Any) -> None:
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+_STATISTICS = ("running_mean", "running_var")
+"""Buffers of norms; in half precision they overflow first."""
+
 
 def check_tensors(tensors: Mapping[str, Any]) -> None:
     """Raise ValueError, naming it, for a tensor that is larger than what is stored of it, as one that repeats a number
@@ -150,7 +153,7 @@ def refuse_wrong_values(tensors: Mapping[str, Any], model: nn.Module) -> None:
     """Raise ValueError, naming it, for a tensor that a network would take without an error and answer wrongly by.
 
     That is one of integers, booleans or complex numbers where the network has real ones, as quantised weights are; and
-    one with values that are no numbers (NaN) or, but for buffers, infinite.
+    one with values that are no numbers (NaN) or infinite. Buffers may hold infinities, but for the statistics of norms.
 
     Args:
         tensors: a state_dict; values of other kinds are passed over.
@@ -173,6 +176,6 @@ def refuse_wrong_values(tensors: Mapping[str, Any], model: nn.Module) -> None:
         known = built if built is not None and built.dtype in _FLOATS and not built.is_meta else value.new_zeros(())
         if value.isnan().any() and not known.isnan().any():
             raise ValueError(f"tensor {shown} has values that are no numbers (NaN): the training diverged")
-        # Not of buffers: masks of attention hold infinities.
-        if name not in buffers and value.isinf().any() and not known.isinf().any():
+        is_mask = name in buffers and not name.endswith(_STATISTICS)  # masks of attention hold infinities
+        if not is_mask and value.isinf().any() and not known.isinf().any():
             raise ValueError(f"tensor {shown} has infinite values: the training diverged, or half precision overflowed")

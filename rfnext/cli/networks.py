@@ -93,7 +93,7 @@ def _without_owner(tensors: Mapping[str, Tensor], model: nn.Module) -> Mapping[s
     """The tensors by the network's own names, where it was an attribute of what was saved, a LightningModule say."""
     owners = {key.partition(".")[0] + "." for key in tensors}
     own = list(model.state_dict())
-    if len(owners) > 1 or any(key.startswith(tuple(owners)) for key in own):
+    if len(owners) > 1 or all(key in tensors for key in own):
         return tensors
     (owner,) = owners
     inner = {key.removeprefix(owner): value for key, value in tensors.items()}

@@ -37,19 +37,22 @@ _SIZES, _COUNTS = ("kernel_size", "stride", "padding", "dilation"), ("in_channel
 def write_as_torch(conv: Conv) -> None:
     """Make a conv's numbers Python's integers, and its sizes tuples of these, as torch's own are.
 
-    It may have been built with NumPy's, as by `dilation=d for d in 2 ** numpy.arange(10)`, and one integer may have
-    been set as an attribute, which torch takes for all axes. What it computes does not change. What is no integer is
-    left as it is.
+    It may have been built with NumPy's, as by `dilation=d for d in 2 ** numpy.arange(10)`. One integer may have been
+    set as an attribute, or a tuple of one, which torch takes for all axes. What it computes does not change. What is no
+    integer is left as it is.
     """
+    axes = len(conv.kernel_size)
     for name in _SIZES:
         value = getattr(conv, name)
-        sizes = value if isinstance(value, (tuple, list)) else (value,) * len(conv.kernel_size)
-        if (type(value) is not tuple or any(type(n) is not int for n in value)) and not isinstance(value, str):
-            with contextlib.suppress(TypeError):
-                setattr(conv, name, tuple(map(operator.index, sizes)))
+        if type(value) is tuple and len(value) == axes and all(type(n) is int for n in value):
+            continue
+        sizes = value if isinstance(value, (tuple, list)) else (value,)
+        with contextlib.suppress(TypeError):  # of what is no integer, such as padding "same"
+            setattr(conv, name, tuple(map(operator.index, sizes)) * (axes if len(sizes) == 1 else 1))
     for name in _COUNTS:
-        if type(getattr(conv, name)) is not int:
-            setattr(conv, name, operator.index(getattr(conv, name)))
+        if type(value := getattr(conv, name)) is not int:
+            with contextlib.suppress(TypeError):
+                setattr(conv, name, operator.index(value))
 
 
 def anchor_of(conv: Conv) -> tuple[Anchor, ...]:

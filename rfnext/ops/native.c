@@ -25,17 +25,6 @@ static int omp_get_thread_num(void) { return 0; }
 static int omp_get_num_threads(void) { return 1; }
 #endif
 
-/* How many threads to ask for; int64_t because the caller knows no other integers. */
-int64_t most_threads(int64_t wanted)
-{
-#ifdef _OPENMP
-    return wanted;
-#else
-    (void)wanted;
-    return 1;
-#endif
-}
-
 /* A product holds ROWS x COLUMNS vectors of sums in registers, beside COLUMNS of one operand and one of the other: 28 of 32
    registers, or 16 of 16. */
 #if defined(__AVX512F__)
@@ -339,6 +328,18 @@ static void find_terms(const conv *c, const term *terms, int mirrored, int64_t *
 static int64_t ranges_of_samples(const conv *c, int64_t threads, int64_t lanes)
 {
     return smaller(c->batch, parts_of(threads, parts_of(c->groups, lanes)));
+}
+
+/* How many threads to ask for. Where channels lie last, each copies a block of channels of a sample: no more than there are of
+   these, so that the copies take about as much memory as the input and the output, on any number of cores. */
+static int64_t most_threads(const conv *c, int64_t wanted, int64_t lanes)
+{
+#ifdef _OPENMP
+    return c->last ? smaller(wanted, c->batch * parts_of(c->groups, lanes)) : wanted;
+#else
+    (void)c, (void)wanted, (void)lanes;
+    return 1;
+#endif
 }
 
 /* Sizes of the scratch space of forward() and backward(): elements, then elements per thread, then int64 per thread, then
@@ -653,9 +654,12 @@ static void NAME(copy_lines)(const conv *c, const lines *l, const reading *r, in
     }
 }
 
-void NAME(space)(const conv *c, const term *terms, int64_t *forward, int64_t *backward, int64_t threads)
+/* Returns the threads that the other functions are to be given, of those wanted. */
+int64_t NAME(space)(const conv *c, const term *terms, int64_t *forward, int64_t *backward, int64_t wanted)
 {
+    const int64_t threads = most_threads(c, wanted, LANES);
     space(c, terms, threads, LANES, forward, backward);
+    return threads;
 }
 
 /* Put a plane of the given size into its frame; the zeros around it are there already. */
@@ -1295,7 +1299,8 @@ static void NAME(sum_channels)(const conv *c, const REAL *grad_y, double *sums, 
 }
 
 /* x (batch, groups, channel_in, *size_in), weight (groups, channel_out, channel_in, taps), bias (groups, channel_out) or null,
-   probability (branches) -> y (batch, groups, channel_out, *size_out). terms lie in the order of their taps. */
+   probability (branches) -> y (batch, groups, channel_out, *size_out). terms lie in the order of their taps. If c->last is set:
+   x (batch, *size_in, groups), y (batch, *size_out, groups), and terms in the order of the rows that they read. */
 void NAME(forward)(const conv *c, const term *terms, const int64_t *members, const double *probability, const REAL *x,
                    const REAL *weight, const REAL *bias, REAL *y, REAL *scratch, int64_t *integers, double *doubles,
                    int64_t threads)

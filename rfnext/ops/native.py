@@ -143,9 +143,8 @@ def _plan(sizes: tuple[int, int, int], geometry: Geometry, last: bool, dtype: to
     conv = _integers((batch, geometry.groups, channel_in, channel_out, taps, *numbers, last, *spatial))
     flat = _integers([n for term in terms for n in term])
     members = _integers([n for branches in sharers for n in (len(branches), *branches)])
-    threads = library().most_threads(threads)
     forward, backward = _integers([0] * 4), _integers([0] * 4)
-    _function("space", dtype)(conv, flat, forward, backward, threads)
+    threads = _function("space", dtype)(conv, flat, forward, backward, threads)
     there, back = _pass("forward", dtype, [*forward], threads), _pass("backward", dtype, [*backward], threads)
     arrays = conv, flat, members
     return _Plan((*map(ctypes.addressof, arrays),), arrays, there, back, threads)
@@ -158,7 +157,7 @@ def _pass(name: str, dtype: torch.dtype, sizes: Sequence[int], threads: int) -> 
     return _Pass(_function(name, dtype), (doubles + 8 * sizes[3]) // dtype.itemsize, integers, doubles)
 
 
-def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
+def _function(name: str, dtype: torch.dtype) -> Callable[..., Any]:
     return getattr(library(), f"{name}_{_SUFFIX[dtype]}")
 
 

@@ -260,13 +260,12 @@ def key() -> str:
 def _load(data: bytes) -> ctypes.CDLL:
     loaded = native_cache.load(data)
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    loaded.most_threads.argtypes, loaded.most_threads.restype = [integer], integer
     for dtype in ("float", "double"):
-        for name, arguments in (
-            ("space", [pointer] * 4 + [integer]),
-            ("forward", [pointer] * 11 + [integer]),
-            ("backward", [pointer] * 4 + [ctypes.c_double, integer] + [pointer] * 11 + [integer]),
+        for name, result, arguments in (
+            ("space", integer, [pointer] * 4 + [integer]),
+            ("forward", None, [pointer] * 11 + [integer]),
+            ("backward", None, [pointer] * 4 + [ctypes.c_double, integer] + [pointer] * 11 + [integer]),
         ):
             function = getattr(loaded, f"{name}_{dtype}")
-            function.argtypes, function.restype = arguments, None
+            function.argtypes, function.restype = arguments, result
     return loaded

@@ -81,6 +81,8 @@ def _state_of(content: Mapping[Any, Any], path: str | Path) -> Mapping[Any, Any]
     """The state_dict of a file's content; raises ValueError if it holds several and none has the usual name."""
     held = [key for key, value in content.items() if _is_state(value) and not str(key).endswith("_extra_state")]
     usual = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    if held and usual and not any(isinstance(value, Tensor) for value in content[usual].values()):  # a config, say
+        usual = next((key for key in _WRAPPERS if key in held), None)
     if usual is None and len(held) > 1:
         names = ", ".join(repr(str(key)[:80]) for key in held[:8])
         raise ValueError(

@@ -62,6 +62,16 @@ def test_a_network_is_searched_as_one_of_plain_numbers(build: Callable[[], nn.Mo
     torch.testing.assert_close(fresh(x), expected(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("build", [by_numpy, by_attributes])
+def test_an_accelerated_network_computes_as_torchs(build: Callable[[], nn.Module]) -> None:
+    x = torch.randn(2, 4, 30, generator=torch.Generator().manual_seed(0))
+    model = build()
+    expected = model(x)
+    with rfnext.reproducible(torch.device("cpu")):  # by the kernels, if there is a compiler
+        assert rfnext.accelerate(model) == ["0", "1", "2"]
+        torch.testing.assert_close(model(x), expected)
+
+
 def test_a_structure_applies_to_attributes_of_any_kind() -> None:
     structure = Structure({str(k): 3 for k in range(3)})
     for build in (by_numpy, by_attributes, plain):
@@ -72,6 +82,19 @@ def test_a_structure_applies_to_attributes_of_any_kind() -> None:
 def test_what_is_no_number_of_the_conv_is_left_as_it_is() -> None:
     conv = nn.Conv1d(1, 1, 3, padding="same")
     assert named_convs(copy.deepcopy(conv))[""].padding == "same"
+    conv.in_channels = None  # type: ignore[assignment]
+    assert named_convs(conv)[""].in_channels is None
+
+
+def test_tuples_of_one_number_are_for_all_axes() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=(2,), dilation=(2,)))  # type: ignore[arg-type]
+    plain = nn.Sequential(nn.Conv2d(2, 2, 3, padding=2, dilation=2))
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(1, 2, 9, 9)
+    assert torch.equal(model(x), plain(x))
+    search = rfnext.LocalSearch(model, rfnext.LocalConfig(rounds=1))
+    assert search.convs["0"].dilations == ((1, 1), (3, 3))
+    torch.testing.assert_close(model(x), rfnext.LocalSearch(plain, search.config).model(x))
 
 
 @pytest.mark.parametrize(

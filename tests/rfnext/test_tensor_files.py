@@ -60,6 +60,7 @@ def test_weights_that_are_no_numbers(dtype):
     model = torch.nn.Linear(2, 1)
     model.register_buffer("unset", torch.full((3,), torch.nan, dtype=dtype))
     model.register_buffer("mean", torch.zeros(3, dtype=dtype))
+    model.register_buffer("running_var", torch.ones(1, dtype=dtype))
     weights = torch.tensor([0.0, 1.0], dtype=dtype)
     infinite = weights / 0  # nan, inf; masks of attention, which are buffers, hold infinities
     state = {"weight": weights, "steps": torch.tensor(3), "unset": infinite, "mean": infinite[1:]}
@@ -67,7 +68,7 @@ def test_weights_that_are_no_numbers(dtype):
     for name in ("weight", "mean", "of another network"):
         with pytest.raises(ValueError, match=f"tensor '{name}' has values that are no numbers .NaN.: the training div"):
             tensor_files.refuse_wrong_values(state | {name: infinite}, model)
-    for name in ("weight", "branch_weight"):
+    for name in ("weight", "branch_weight", "running_var"):
         with pytest.raises(ValueError, match=f"tensor '{name}' has infinite values"):
             tensor_files.refuse_wrong_values(state | {name: infinite[1:]}, model)
 

@@ -192,6 +192,8 @@ WRAPPERS = {
     "tutorial": lambda state: {"epoch": 3, "model_state_dict": state, "optimizer_state_dict": {"state": {}}},
     "other name": lambda state: {"net": state, "rng": {"cpu": torch.get_rng_state()}, "loss": torch.tensor(0.3)},
     "lightning": lambda state: {"state_dict": under("network.", state), "epoch": 3},
+    "lightning, by a layer's name": lambda state: {"state_dict": under("fc.", state)},
+    "config beside": lambda state: {"model": {"name": "resnet", "depth": 18}, "weights": state},
     "averaged": lambda state: {"n_averaged": torch.tensor(3)} | under("module.", state),
     "compiled in ddp": lambda state: under("module._orig_mod.", state),
     "half": lambda state: {key: value.half() if value.is_floating_point() else value for key, value in state.items()},

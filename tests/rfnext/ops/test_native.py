@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from rfnext import mixed_dilation_conv, reproducible
 from rfnext.ops import native
 from rfnext.ops.layout import channels_are_last
+from rfnext.ops.mixed_dilation_conv import Given, geometry_of
 from tests.rfnext.ops.native_cases import DEPTHWISE, SHAPES, arguments, assert_as_branches, needs_compiler, results
 
 
@@ -96,6 +97,28 @@ def test_single_gradients_in_channels_last_equal_the_definition(asked: list[int]
 
     expected = gradients(x, "branches")
     torch.testing.assert_close(gradients(channels_last(x), "native"), expected, rtol=1e-10, atol=1e-10)
+
+
+@needs_compiler
+def test_slices_and_expanded_gradients_in_channels_last_equal_the_definition() -> None:
+    x, weight, bias, p = arguments(3, (1, 1), (6, 11), [1, 2], groups=17)
+    sliced = x.detach().movedim(1, -1).contiguous()[1:2].movedim(-1, 1)  # not at the start of its memory
+
+    def gradients(part: Tensor, implementation: str) -> tuple[Tensor, ...]:
+        inputs = part.requires_grad_(), weight, bias, p
+        y = mixed_dilation_conv(*inputs, [(1, 1), (2, 2)], groups=17, implementation=implementation)
+        return torch.autograd.grad(y.sum(), inputs)  # of a gradient that is one number, expanded
+
+    expected = gradients(x.detach()[1:2].contiguous(), "branches")
+    torch.testing.assert_close(gradients(sliced, "native"), expected, rtol=1e-10, atol=1e-10)
+
+
+@needs_compiler
+def test_threads_without_work_take_no_memory_in_channels_last() -> None:
+    shapes = (1, 8, 40, 40), (8, 1, 3, 3), None, (2,)
+    geometry = geometry_of(Given(*shapes, ((1, 1), (2, 2)), 1, None, 8, "zeros"))
+    few, many = (native._plan((1, 1, 1), geometry, True, torch.float64, threads) for threads in (8, 64))
+    assert (few.forward.size, few.backward.size) == (many.forward.size, many.backward.size)
 
 
 @needs_compiler
