@@ -1,7 +1,7 @@
 """Convs of any network by the kernels of searched ones, where these are faster: without a search.
 
-A plain conv is a searched one with a single branch. On CPUs, depthwise convs of contiguous inputs train several times
-as fast by these kernels as by torch's; most other convs do not. As in a search, a conv is not replaced: its class
+A plain conv is a searched one with a single branch. On CPUs, many depthwise convs train several times as fast
+by these kernels as by torch's; most other convs do not. As in a search, a conv is not replaced: its class
 changes, and back.
 """
 
