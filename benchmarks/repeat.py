@@ -4,7 +4,6 @@ RECORD is the file of a whole record (results/runs/...) or a committed records.j
 --seed choose the cell. On the same machine and versions the metrics are equal.
 """
 
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from benchmarks.records.lines import Broken, read_lines
 from benchmarks.records.protocol import of_files, protocol, same_but_data
 from benchmarks.records.record import Record, RecordError, read
 from benchmarks.running.execute import UNAVAILABLE, describe, run_cell
+from tasks.file_names import real_path
 from tasks.plain import differences, rebuild
 from tasks.spec import Task
 
@@ -59,7 +59,7 @@ def open_record(options: Options) -> Record:
     Raises:
         UsageError: if there is no such record, or several.
     """
-    path = Path(os.path.realpath(options.record))  # Path.resolve raises RuntimeError for a link that leads to itself
+    path = real_path(options.record)
     broken: list[Broken] = []
     try:
         if path.suffix == ".jsonl" and path.exists():

@@ -34,10 +34,14 @@ def mend_missing(path: Path, mend: str) -> str:
     )
 
 
+def real_path(path: str | Path) -> Path:
+    """Where a path leads, through all links. Unlike Path.resolve, no RuntimeError for a link that leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 def real_name(path: Path) -> str:
     """The name of what a path leads to."""
-    # Not Path.resolve, which raises RuntimeError for a link that leads to itself.
-    return os.path.basename(os.path.realpath(path))
+    return real_path(path).name
 
 
 @functools.lru_cache(maxsize=2)  # a list may name a hundred thousand files that are not there

@@ -43,7 +43,7 @@ SHAPES = "os^DvPX"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rfnext",
-    "font.sans-serif": ["DejaVu Sans"],  # each text names all of them: eight more are a third of a file
+    "font.sans-serif": ["DejaVu Sans"],  # each text names all of them: eight more are an eighth of all figures
     "text.parse_math": False,  # names in records are text
     "font.size": 8,
     "axes.titlesize": 9,

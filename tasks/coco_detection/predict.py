@@ -15,7 +15,6 @@ its config, or in the file of --structure.
 import argparse
 import io
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +47,7 @@ from tasks.coco_detection import configs, illustrate, images, published, recipes
 from tasks.coco_detection.evaluation import Sample, predict
 from tasks.coco_detection.quiet import quiet
 from tasks.command_line import add_device, status_of
+from tasks.file_names import real_path
 from tasks.ranges import Range, number_in
 from tasks.spec import device_of
 
@@ -249,9 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if len({path.stem for path in given.images}) < len(given.images):
         parser.error("two images have the same name, and so would their pictures; predict them one by one")
-    # Not Path.resolve, which raises RuntimeError for a link that leads to itself.
-    written = {os.path.realpath(given.out / f"{path.stem}.png") for path in given.images}
-    if not written.isdisjoint(map(os.path.realpath, given.images)):
+    written = {real_path(given.out / f"{path.stem}.png") for path in given.images}
+    if not written.isdisjoint(map(real_path, given.images)):
         parser.error("argument --out: pictures of predictions would replace the images that are there; give another")
     if given.config is not None and given.published is not None:
         parser.error("--config is for --checkpoint alone: a released detector has its own")

@@ -6,7 +6,6 @@ classes.txt beside them. With --labels FOLDER (NAME.png, as in own data) it prin
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from rfnext.files import lines_of, read_text, reason, write_bytes, write_text
 from tasks import checkpoint
 from tasks.command_line import add_device, status_of
+from tasks.file_names import real_path
 from tasks.semantic_segmentation import metrics
 from tasks.semantic_segmentation.evaluation import predict
 from tasks.semantic_segmentation.folder import Pixels, read_image, read_labels
@@ -39,9 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len({path.stem for path in given.images}) < len(given.images):
         parser.error("two images have the same name, and so would their predictions; predict them one by one")
     labels = [given.labels / f"{path.stem}.png" for path in given.images] if given.labels is not None else []
-    # Not Path.resolve, which raises RuntimeError for a link that leads to itself.
-    written = {os.path.realpath(given.out / f"{path.stem}.png") for path in given.images}
-    if not written.isdisjoint(map(os.path.realpath, (*given.images, *labels))):
+    written = {real_path(given.out / f"{path.stem}.png") for path in given.images}
+    if not written.isdisjoint(map(real_path, (*given.images, *labels))):
         parser.error("argument --out: predictions would replace the images or labels that are there; give another")
     return status_of(lambda: _predict(given))
 

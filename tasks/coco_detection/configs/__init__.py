@@ -11,6 +11,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.file_names import real_path
+
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -47,14 +49,13 @@ def load(path: str | Path, data: Path | None = None) -> "Config":
 
 def _data_above(path: Path, data: Path | None) -> Path | None:
     """The folder of data that a file, not one of ours, lies in, by its own place or by where its links lead."""
-    # Not Path.resolve, which raises RuntimeError for a link that leads to itself.
-    real = Path(os.path.realpath(path))
+    real = real_path(path)
     if FOLDER.resolve() in real.parents:
         return None
-    known = [os.path.realpath(folder) for folder in (data, os.environ.get("RFNEXT_DATA")) if folder]
+    known = [real_path(folder) for folder in (data, os.environ.get("RFNEXT_DATA")) if folder]
     for folder in (*path.absolute().parents, *real.parents):
         annotations = folder / "annotations"
         annotated = any(any(annotations.glob(f"{kind}_*.json")) for kind in ("instances", "panoptic"))
-        if annotated or os.path.realpath(folder) in known:
+        if annotated or real_path(folder) in known:
             return folder
     return None
