@@ -189,7 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         kept = [line for line in measurements.read_or_end(given.folder, LINE) if line["measurement"] != name]
         if taken:
-            measurements.write(given.folder, [*kept, *taken])
+            order = list(MEASUREMENTS)
+            lines = sorted([*kept, *taken], key=lambda line: order.index(line["measurement"]))
+            measurements.write(given.folder, lines)
         else:
             print(f"{name}: its script printed no line; what was measured before is kept", file=sys.stderr)
     lines = measurements.read_or_end(given.folder, LINE)

@@ -93,7 +93,7 @@ ODD: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("planted_truth", lambda line: line | {"lags": [0, *line["lags"][1:]]}),
     ("full_size", lambda line: line | {"preset": "gtea-2"}),
     ("full_size", lambda line: line | {"step_seconds": 0}),
-    ("trust", lambda line: line | {"crashes": "116"}),
+    ("trust", lambda line: line | {"measurement": "points", "equal": True, "crashes": "116"}),
     ("trust", lambda line: line | {"measurement": "luck"}),
 ]
 
