@@ -174,7 +174,8 @@ def measure(method: str, scratch: Path, options: Options) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=options.logger == "wandb")  # wandb's own process may still write
     seconds = round(time.monotonic() - start, 1)
     writes = sum(event == "os.rename" for event, _ in seen)
-    return {"method": method, "crashes": len(points), "writes": writes, "seconds": seconds} | {
+    kinds = sorted({name for _, name in seen})
+    return {"method": method, "crashes": len(points), "writes": writes, "kinds": kinds, "seconds": seconds} | {
         "equal": not faults,
         "faults": faults,
     }
