@@ -18,7 +18,7 @@ from tasks.action_segmentation import data as videos
 from tasks.action_segmentation import predict as segmenting
 from tasks.action_segmentation import score as scoring
 from tasks.action_segmentation.check import check as check_videos
-from tasks.action_segmentation.lengths import Sampling
+from tasks.action_segmentation.ms_tcn_format.lengths import Sampling
 from tasks.findings import Findings
 from tasks.plain import plain, rebuild
 from tasks.tts_vocoder import released, saved_mel
