@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tasks.findings import Findings
 from tasks.tts_vocoder.clips import Header, Shape, list_clips, read_clip, read_header, summary
-from tasks.tts_vocoder.mel import MelConfig
-from tasks.tts_vocoder.predicted import Predicted
+from tasks.tts_vocoder.mels.mel import MelConfig
+from tasks.tts_vocoder.mels.predicted import Predicted
 
 
 def check(root: Path, shape: Shape, report: Findings) -> str:

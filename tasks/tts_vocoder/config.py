@@ -9,9 +9,9 @@ from tasks import fingerprints
 from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 from tasks.tts_vocoder import embedded
 from tasks.tts_vocoder.clips import Loudness, Shape
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
+from tasks.tts_vocoder.mels.predicted import Predicted
 from tasks.tts_vocoder.metrics import SHORTEST
-from tasks.tts_vocoder.predicted import Predicted
 
 DatasetName = Literal["asterisk", "espeak", "ljspeech", "folder"]
 GeneratorName = Literal[

@@ -17,7 +17,7 @@ from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import Clips
 from tasks.tts_vocoder.datasets import open_fold
 from tasks.tts_vocoder.generators import Generator
-from tasks.tts_vocoder.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
 from tasks.tts_vocoder.metrics import SHORTEST
 from tasks.tts_vocoder.models import generator_of
 

@@ -7,7 +7,7 @@ import tyro
 
 from tasks.tts_vocoder import embedded
 from tasks.tts_vocoder.config import PRESETS, Config
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 
 def test_published_schedule():

@@ -10,7 +10,7 @@ from tasks.tts_vocoder.clips import Shape
 from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import Recordings, open_recordings
 from tasks.tts_vocoder.datasets import open_fold
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 SHAPE = Shape(16000, 8000.0, loudness="as_is")
 

@@ -16,8 +16,8 @@ from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import Cut, Segments, open_recordings
 from tasks.tts_vocoder.evaluation import copy_synthesis, evaluate, synthesise
 from tasks.tts_vocoder.generators import searched
-from tasks.tts_vocoder.mel import LogMel, MelConfig
-from tasks.tts_vocoder.predicted import Predicted
+from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.predicted import Predicted
 from tasks.tts_vocoder.task import TASK
 
 MEL = MelConfig(sample_rate=8000, n_fft=256, hop=64, window=256, mels=20, fmax=4000.0)
