@@ -19,7 +19,7 @@ from tasks import checkpoint
 from tasks.plain import plain
 from tasks.tts_vocoder.config import Config as Vocoder
 from tasks.tts_vocoder.mel import MelConfig
-from tests.faults.fuzz_mutations import FIFO, FOLDER, LOOP, MISSING, PICKLES, SPARSE, ZEROS, Sample
+from tests.faults.fuzz.mutations import FIFO, FOLDER, LOOP, MISSING, PICKLES, SPARSE, ZEROS, Sample
 
 MEL = MelConfig(sample_rate=8000, n_fft=256, hop=64, window=256, mels=20, fmax=4000.0)
 SEARCH = {"step": 1, "max_step": 4, "search_interval": 1, "exp_rate": 0.5, "mmin": 1, "mmax": 24, "num_branches": 3}

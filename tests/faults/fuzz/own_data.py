@@ -13,9 +13,9 @@ from tasks.load_forecasting.csv_file import read_csv
 from tasks.semantic_segmentation import datasets as segmentation
 from tasks.semantic_segmentation.check import check as check_images
 from tasks.semantic_segmentation.config import Config as Segmentation
-from tests.faults.fuzz_mutations import SPARSE, Sample
-from tests.faults.fuzz_samples import each
-from tests.faults.fuzz_scenes import picture, png
+from tests.faults.fuzz.mutations import SPARSE, Sample
+from tests.faults.fuzz.samples import each
+from tests.faults.fuzz.scenes import picture, png
 
 HUGE_FILE = SPARSE + struct.pack("<Q", 2**33)
 

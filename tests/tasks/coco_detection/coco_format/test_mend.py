@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from shapely import Polygon, box
 
 from tasks.coco_detection.check import main
-from tasks.coco_detection.layout import Layout
-from tasks.coco_detection.mend import clip
+from tasks.coco_detection.coco_format.layout import Layout
+from tasks.coco_detection.coco_format.mend import clip
 
 
 def state(root):

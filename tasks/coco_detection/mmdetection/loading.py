@@ -16,10 +16,11 @@ from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
 from tasks import image_files
-from tasks.coco_detection import images, recipes
+from tasks.coco_detection.coco_format import images
+from tasks.coco_detection.coco_format.layout import PartFiles
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset
-from tasks.coco_detection.layout import PartFiles
+from tasks.coco_detection.mmdetection import recipes
 from tasks.coco_detection.panoptic_quality import rgb_to_id
 from tasks.spec import DataError, fail
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.coco_detection import config_data, train_published
+from tasks.coco_detection import train_published
+from tasks.coco_detection.mmdetection import config_data
 
 PIPELINE = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
 

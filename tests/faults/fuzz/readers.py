@@ -25,13 +25,9 @@ from tasks.tts_vocoder import released, saved_mel
 from tasks.tts_vocoder.check import check as check_clips
 from tasks.tts_vocoder.clips import Shape
 from tasks.tts_vocoder.config import PRESETS
-from tests.faults import fuzz_own_data as own
-from tests.faults import fuzz_predictions as predictions
-from tests.faults import fuzz_records as records
-from tests.faults import fuzz_samples as samples
-from tests.faults import fuzz_scenes as scenes
-from tests.faults import fuzz_sounds as sounds
-from tests.faults.fuzz_mutations import Sample
+from tests.faults.fuzz import own_data as own
+from tests.faults.fuzz import predictions, records, samples, scenes, sounds
+from tests.faults.fuzz.mutations import Sample
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from rfnext.integrations.mmengine import RFSearchHook
-from tasks.coco_detection.quiet import quiet
+from tasks.coco_detection.mmdetection.quiet import quiet
 
 COCO_TRAIN_IMAGES = 117_266
 """Images of train2017 with at least one annotation: what mmdet trains on."""

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
-from tasks.coco_detection import masks
-from tasks.coco_detection.annotations import examine
+from tasks.coco_detection.coco_format import masks
+from tasks.coco_detection.coco_format.annotations import examine
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from tasks.coco_detection import masks
-from tasks.coco_detection.masks import SLACK
+from tasks.coco_detection.coco_format import masks
+from tasks.coco_detection.coco_format.masks import SLACK
 from tasks.image_files import LARGEST, SMALLER, Fault
 
 Kind = Literal["instances", "boxes", "panoptic"]

@@ -15,9 +15,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tasks.coco_detection import masks
-from tasks.coco_detection.annotations import FIX_EMPTY, Content, Kind, area, area_is_sound, check_lists, examine, reach
-from tasks.coco_detection.layout import Layout, parse
+from tasks.coco_detection.coco_format import masks
+from tasks.coco_detection.coco_format.annotations import (
+    FIX_EMPTY,
+    Content,
+    Kind,
+    area,
+    area_is_sound,
+    check_lists,
+    examine,
+    reach,
+)
+from tasks.coco_detection.coco_format.layout import Layout, parse
 from tasks.spec import DataError, fail
 
 TENTH = 0.1

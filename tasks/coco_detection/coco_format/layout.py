@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rfnext.files import parse_json, read_text, reason
-from tasks.coco_detection.annotations import Content, Kind, check_lists, examine
-from tasks.coco_detection.images import check as check_images
+from tasks.coco_detection.coco_format.annotations import Content, Kind, check_lists, examine
+from tasks.coco_detection.coco_format.images import check as check_images
 from tasks.file_names import mend_missing
 from tasks.spec import Report
 

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image, ImageOps, features
 
 from tasks import image_files
-from tasks.coco_detection import datasets, images
+from tasks.coco_detection import datasets
 from tasks.coco_detection.check import main
+from tasks.coco_detection.coco_format import images
 from tasks.coco_detection.config import PRESETS
-from tasks.coco_detection.loading import read_part
+from tasks.coco_detection.mmdetection.loading import read_part
 from tasks.coco_detection.task import TASK
 from tasks.coco_detection.training import fit
 from tasks.spec import DataError, Run

@@ -7,10 +7,10 @@ import time
 import pytest
 
 from tasks import findings
-from tasks.coco_detection.annotations import check_lists, examine
 from tasks.coco_detection.check import main
+from tasks.coco_detection.coco_format.annotations import check_lists, examine
+from tasks.coco_detection.coco_format.layout import Layout
 from tasks.coco_detection.data import open_dataset
-from tasks.coco_detection.layout import Layout
 from tasks.spec import DataError
 from tests.tasks.coco_detection.conftest import annotation
 

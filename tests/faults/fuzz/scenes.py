@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from tasks.coco_detection import images, masks
-from tasks.coco_detection.annotations import Kind
 from tasks.coco_detection.check import check
+from tasks.coco_detection.coco_format import images, masks
+from tasks.coco_detection.coco_format.annotations import Kind
+from tasks.coco_detection.coco_format.layout import Layout
 from tasks.coco_detection.data import open_dataset
-from tasks.coco_detection.layout import Layout
 from tasks.findings import Findings
-from tests.faults.fuzz_mutations import SPARSE, Sample
-from tests.faults.fuzz_samples import DEEP, HUGE, each
+from tests.faults.fuzz.mutations import SPARSE, Sample
+from tests.faults.fuzz.samples import DEEP, HUGE, each
 
 WIDTH, HEIGHT = 24, 16
 THING, STUFF = 7, 9

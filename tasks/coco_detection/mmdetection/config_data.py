@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.coco_detection.annotations import Kind
+from tasks.coco_detection.coco_format.annotations import Kind
+from tasks.coco_detection.coco_format.layout import PartFiles
 from tasks.coco_detection.data import uniform_copy
-from tasks.coco_detection.layout import PartFiles
 
 DATASETS = ("CocoDataset", "CocoPanopticDataset")
 """Types of mmdet whose annotations are read here. Those of other types are left to mmdet."""

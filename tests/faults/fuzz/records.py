@@ -12,8 +12,8 @@ from benchmarks.records.folder import read_all
 from benchmarks.records.places import ROOT
 from benchmarks.records.record import Cost
 from rfnext import Structure
-from tests.faults.fuzz_mutations import Sample
-from tests.faults.fuzz_samples import DEEP, HUGE, each
+from tests.faults.fuzz.mutations import Sample
+from tests.faults.fuzz.samples import DEEP, HUGE, each
 
 PRESET = "action_segmentation-tiny"
 LINES = f"{PRESET}/records.jsonl"

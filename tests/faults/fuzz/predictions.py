@@ -8,10 +8,9 @@ from pathlib import Path
 
 from tasks.semantic_segmentation import predict as segmenting
 from tasks.tts_vocoder import score, synthesize
-from tests.faults import fuzz_own_data as own
-from tests.faults import fuzz_samples as samples
-from tests.faults import fuzz_sounds as sounds
-from tests.faults.fuzz_mutations import Sample
+from tests.faults.fuzz import own_data as own
+from tests.faults.fuzz import samples, sounds
+from tests.faults.fuzz.mutations import Sample
 
 
 def command(main: Callable[[Sequence[str]], int | None], words: Sequence[str]) -> None:

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 import tyro
 
-from tests.faults.fuzz_mutations import FIFO, FOLDER, LOOP, MISSING, SPARSE, ZEROS, Sample, mutated
-from tests.faults.fuzz_readers import READERS, Reader
+from tests.faults.fuzz.mutations import FIFO, FOLDER, LOOP, MISSING, SPARSE, ZEROS, Sample, mutated
+from tests.faults.fuzz.readers import READERS, Reader
 
 MEMORY = 2**30
 """Bytes by which a process may grow; the largest sample is a megabyte."""
@@ -322,7 +322,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     )
     return 1 if kinds else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

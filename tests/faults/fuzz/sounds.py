@@ -14,8 +14,8 @@ from torch import nn
 
 from tasks.tts_vocoder.generators import build
 from tasks.tts_vocoder.mel import LogMel
-from tests.faults.fuzz_mutations import SPARSE, Sample
-from tests.faults.fuzz_samples import DEEP, HUGE, MEL, array, bombs, each, header, saved
+from tests.faults.fuzz.mutations import SPARSE, Sample
+from tests.faults.fuzz.samples import DEEP, HUGE, MEL, array, bombs, each, header, saved
 
 
 def _published(network: nn.Module) -> dict[str, Any]:
