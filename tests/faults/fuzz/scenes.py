@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from tasks.coco_detection import images, masks
-from tasks.coco_detection.annotations import Kind
 from tasks.coco_detection.check import check
+from tasks.coco_detection.coco_format import images, masks
+from tasks.coco_detection.coco_format.annotations import Kind
+from tasks.coco_detection.coco_format.layout import Layout
 from tasks.coco_detection.data import open_dataset
-from tasks.coco_detection.layout import Layout
 from tasks.findings import Findings
 from tests.faults.fuzz.mutations import SPARSE, Sample
 from tests.faults.fuzz.samples import DEEP, HUGE, each
