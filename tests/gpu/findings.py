@@ -58,5 +58,5 @@ def check(**what: object) -> Iterator[dict[str, Any]]:
         if type(error).__name__ == "InterpreterError" and "0-dimensional arrays" in lines[0]:
             triton, numpy = (importlib.metadata.version(name) for name in ("triton", "numpy"))
             outcome = "not run"
-            why = f"the interpreter of Triton {triton} does not work with numpy {numpy}; install numpy<2.5, or run on a GPU"
+            why = f"the interpreter of Triton {triton} does not work with numpy {numpy}; install numpy<2.5"
     print(json.dumps({"what": what, "outcome": outcome, "why": why, "found": found}), flush=True)
