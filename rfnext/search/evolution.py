@@ -109,7 +109,7 @@ def roulette(fitness: Sequence[float], count: int, rng: "np.random.Generator") -
 
 
 class Evolution:
-    """A genetic search; `ask` returns structures to evaluate, `tell` takes their fitness.
+    """A genetic search; `ask` returns structures to evaluate, `tell` takes their fitness (Global2Local, arXiv 2101.00910).
 
     The first generation is random. Each further one is bred from the survivors of the last: parents are drawn
     by roulette, in proportion to fitness; every pair is crossed between two points; some children get a
