@@ -119,11 +119,12 @@ from typing_extensions import TypedDict
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.schema import STRICT, Amount, Label, Layers, Real, Seed, Versions, Whole
-from benchmarks.studies import measurements
+from benchmarks.studies import equal_cost_references, measurements
 from benchmarks.studies.equal_cost_comparisons import check, compare, described, lines_of_study, settings_of, to_measure
 from benchmarks.studies.equal_cost_forecasting import ForecastingCase
 from benchmarks.studies.equal_cost_searches import EXHAUSTED, METHODS, ROWS
 from benchmarks.studies.equal_cost_tables import CONFIRMING, write
+from benchmarks.studies.measurements import end_on_error
 from rfnext import Bounds
 from rfnext.receptive_field import multiply_adds
 from tasks.command_line import parse_or_end
@@ -175,6 +176,9 @@ class Options:
     """Methods to run, with those that a rule is made of; what others have measured is kept."""
     only_table: bool = False
     """Run nothing; write the table and the figure from the measurements that there are."""
+    references: bool = False
+    """Measure also forecasts without a network, on every set of --data, and Darts' network, which needs pip install
+    darts; see `equal_cost_references`."""
     results: Path = ROOT / "results/search_at_equal_cost"
     """Folder of the measurements, the table and the figure."""
 
@@ -324,6 +328,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     options = parse_or_end(Options, arguments, description=__doc__)
     lines = lines_of_study(lambda: read(options), None if options.only_table else lambda known: run(options, known))
+    if options.references:
+        cases = {(n.data, n.fold, n.seed): case_of(n) for n in order() if n.layers == equal_cost_references.LAYERS}
+        wanted = {key: case for key, case in cases.items() if key[0] in options.data and not key[0].endswith(EIGHTH)}
+        end_on_error(lambda: equal_cost_references.measure(wanted, options.results))
     print(write(options.results, lines))
     return 0
 
