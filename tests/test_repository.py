@@ -87,7 +87,7 @@ def test_no_large_file():
 
 def test_results_are_few_and_small():
     kept = results()
-    assert len(kept) <= 140  # up to six a table, one for each series of search_at_equal_cost
+    assert len(kept) <= 140  # up to six a table
     assert sum((ROOT / name).stat().st_size for name in kept) <= 3 * MB
 
 

@@ -8,7 +8,7 @@ Written before any result of it. On every series: the persistence forecasts and 
 Darts, made of its own residual blocks: `darts`, with 3 of them, seeds 0, 1, 2; and `darts_own`, seed 0, with as many as
 its formula takes to see `Config.burn_in` steps, two weeks. Dilations double, as they always do there; width, kernel,
 normalisation, loss, epochs and the choice of the epoch are those of the study. Its blocks have two convs of kernel 3
-where ours have one, so it costs more.
+and ours have one and a conv of kernel 1.
 
 `pip install darts` is needed for these two rows alone; they were measured with 0.48.1.
 """
@@ -94,7 +94,11 @@ class Peer(Forecaster):
     """`darts.models.forecasting.tcn_model._TCNModule`, which is these blocks one after another."""
 
     def __init__(self, columns: int, config: Any) -> None:
-        from darts.models.forecasting.tcn_model import _ResidualBlock  # pyright: ignore[reportMissingImports]
+        try:
+            from darts.models.forecasting.tcn_model import _ResidualBlock  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            what = f"Darts' network cannot be built ({error}); pip install darts, or leave out {PEERED}"
+            raise measurements.MeasurementError(what) from error
 
         super().__init__(columns, config)
         del self.first, self.last
@@ -201,9 +205,8 @@ def _peer(lines: Sequence[Mapping[str, Any]], study: Mapping[str, Any]) -> list[
     for name in (name for name in of if name in (DARTS, DARTS_OWN)):
         adds = next(one["multiply_adds"] for one in lines if one["method"] == name)
         changes = [_change(of[name], study[PEERED].values(LAYERS, ours)) for ours in BESIDE if PEERED in study]
-        rows.append(
-            [name, f"{adds:,}", _text(of[name]), *(_text(one, 1, signed=True) for one in changes), len(of[name])]
-        )
+        shown = [_text(one, 1, signed=True) for one in changes]
+        rows.append([name, f"{adds:,}", _text(of[name]), *shown, str(len(of[name]))])
     if not rows:
         return []
     said = f"The network of Darts on {PEERED}, trained as ours; change of its mse in percent against ours."
