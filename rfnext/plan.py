@@ -1,5 +1,6 @@
 """What a search would do with a network, found out before anything is touched."""
 
+import bisect
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from rfnext.causal import evaluating
 from rfnext.convs.conv import SearchConv
-from rfnext.convs.padding import AnchorOf, Conv, anchored, kernel_to_search
+from rfnext.convs.padding import AnchorOf, Conv, anchored, can_pad, kernel_to_search
 from rfnext.convs.searchable import Layers, everything
 from rfnext.convs.twin import Copying
 from rfnext.dilation import Dilation, brief, searched_axis
@@ -39,8 +40,8 @@ class LayerPlan:
     passed_over: why it is not searched, None if it is.
     size: of the largest feature map that it reads, per axis; None without an example, or if it is not called.
     multiply_adds: of one forward pass of the example, as in `rfnext.receptive_field.multiply_adds`; None as for size.
-    largest: the largest useful dilation: at a larger one every tap but the anchor reads padding. None as for size, and
-        if it does not pad with zeros.
+    largest: the largest useful dilation: at a larger one every tap but the anchor reads padding, or torch cannot pad
+        (padding_mode "reflect", "circular"). None as for size, and by padding_mode "replicate".
     """
 
     layer: str
@@ -90,7 +91,8 @@ class Plan:
         if beyond := [layer for layer in searched if layer.largest and max(map(max, layer.branches)) > layer.largest]:
             parts.append(
                 f"{len(beyond)} layers have branches above their largest useful dilation: {_named(beyond)}; every tap "
-                "but one reads padding there: give smaller bounds (candidates), or leave them out by `where`"
+                "but one reads padding there, or torch cannot pad by as much (reflect, circular): give smaller bounds "
+                "(candidates), or leave them out by `where`"
             )
         reasons: dict[str, list[LayerPlan]] = {}
         for layer in self.layers:
@@ -152,8 +154,16 @@ def plan(
 
 
 def _largest(conv: Conv, size: tuple[int, ...] | None) -> int | None:
-    axes = [n for n, k in zip(size or (), kernel_to_search(conv), strict=False) if searched_axis(k)]
-    return max(1, min(axes) - 1) if axes and conv.padding_mode in ("zeros", "constant") else None
+    kernel = kernel_to_search(conv)
+    axes = [n for n, k in zip(size or (), kernel, strict=False) if searched_axis(k)]
+    if size is None or not axes or conv.padding_mode == "replicate":
+        return None
+
+    def too_large(largest: int) -> bool:
+        dilation = (largest if searched_axis(k) else d for k, d in zip(kernel, conv.dilation, strict=True))
+        return not can_pad(conv, tuple(dilation), size)
+
+    return 1 + bisect.bisect_left(range(2, min(axes)), True, key=too_large)
 
 
 def _named(layers: Sequence[LayerPlan]) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from rfnext.convs.branch_state import BranchState
 from rfnext.convs.copies import note_copy
-from rfnext.convs.padding import Conv, anchor_of, kernel_to_search, size_keeping_padding
+from rfnext.convs.padding import Conv, anchor_of, can_pad, kernel_to_search, size_keeping_padding
 from rfnext.convs.redirected import Redirecting
 from rfnext.convs.set_dilation import set_dilation
 from rfnext.convs.twin import Searched
@@ -100,6 +100,11 @@ class SearchConv(Searched, nn.Module):
             return []
         axes = [i for i, k in enumerate(kernel_to_search(conv)) if self.longest_input and searched_axis(k)]
         return [dilation for dilation in self._dilations if any(dilation[i] >= self.longest_input[i] for i in axes)]
+
+    def beyond_padding(self) -> list[Dilation]:
+        """The branches that a plain conv computes at no input so far: by "reflect" or "circular" torch pads by less."""
+        conv = cast(Conv, self)
+        return [dilation for dilation in self._dilations if not can_pad(conv, dilation, self.longest_input)]
 
     @property
     def probability(self) -> Tensor:

@@ -165,6 +165,17 @@ def size_keeping_padding(conv: Conv, dilation: Dilation) -> list[tuple[int, int]
     return grown(sides_of(conv), conv.kernel_size, conv.dilation, dilation, anchor_of(conv))
 
 
+def can_pad(conv: Conv, dilation: Dilation, size: Sequence[int]) -> bool:
+    """Whether a plain conv with this dilation can pad an input of this size per axis; True if no size is known.
+
+    By "reflect" torch pads by less than the input's size, by "circular" by no more than it.
+    """
+    if (beyond := {"reflect": -1, "circular": 0}.get(conv.padding_mode)) is None or not size:
+        return True
+    sides = size_keeping_padding(conv, dilation)
+    return all(max(pair) <= n + beyond for pair, n in zip(sides, size, strict=True))
+
+
 def grown(
     sides: Sequence[tuple[int, int]],
     kernel: Sequence[int],

@@ -248,18 +248,29 @@ class SearchedNetwork:
         return {name for name, same in zip(several, equal, strict=True) if same}
 
     def _warn_of_padding(self) -> None:
-        """Log, once, which layers have branches that read nothing of their input but at the kernel's centre."""
+        """Log, once, which layers have branches that read padding only, or that no plain conv can compute."""
         beyond = {name: found for name, conv in self.convs.items() if (found := conv.beyond_input())}
-        if not beyond or self._warned:
+        unpadded = {name: found for name, conv in self.convs.items() if (found := conv.beyond_padding())}
+        if not (beyond or unpadded) or self._warned:
             return
         self._warned = True
-        name, dilations = next(iter(beyond.items()))
-        log.warning(
-            "%d of %d searched layers have branches as long as their inputs, so that all taps but the centre's read "
-            "padding: %s, by dilation %s for example; set smaller bounds (candidates), or leave them out by `where`",
-            *(len(beyond), len(self.convs), ", ".join(list(beyond)[:5]) + (", ..." if len(beyond) > 5 else "")),
-            f"{', '.join(map(str, dilations))} on inputs of at most {self.convs[name].longest_input}",
-        )
+        for layers, what in (
+            (beyond, "as long as their inputs, so that all taps but the centre's read padding"),
+            (
+                unpadded,
+                'by which torch cannot pad ("reflect", "circular"): a plain network with them raises an error',
+            ),
+        ):
+            if not layers:
+                continue
+            name, dilations = next(iter(layers.items()))
+            log.warning(
+                "%d of %d searched layers have branches %s: %s, by dilation %s for example; set smaller bounds "
+                "(candidates), or leave them out by `where`",
+                *(len(layers), len(self.convs), what),
+                ", ".join(list(layers)[:5]) + (", ..." if len(layers) > 5 else ""),
+                f"{', '.join(map(str, dilations))} on inputs of at most {self.convs[name].longest_input}",
+            )
 
     def _note_round(self, structure: Structure) -> None:
         """Add a round that arrives at this structure to the history."""

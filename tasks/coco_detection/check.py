@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfnext.files import explained
-from tasks.coco_detection import images
-from tasks.coco_detection.annotations import Content, Kind
-from tasks.coco_detection.layout import Layout, PartFiles, read, same_categories
-from tasks.coco_detection.mend import mend
+from tasks.coco_detection.coco_format import images
+from tasks.coco_detection.coco_format.annotations import Content, Kind
+from tasks.coco_detection.coco_format.layout import Layout, PartFiles, read, same_categories
+from tasks.coco_detection.coco_format.mend import mend
 from tasks.coco_detection.panoptic_quality import VOID, rgb_to_id
 from tasks.findings import Findings
 from tasks.spec import Report

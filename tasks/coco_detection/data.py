@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rfnext.files import bound, cache_folder, write_text
-from tasks.coco_detection import masks
-from tasks.coco_detection.annotations import Content, Kind, area, area_is_sound, stays_inside
-from tasks.coco_detection.layout import Layout, PartFiles, parse, read, read_files, same_categories
+from tasks.coco_detection.coco_format import masks
+from tasks.coco_detection.coco_format.annotations import Content, Kind, area, area_is_sound, stays_inside
+from tasks.coco_detection.coco_format.layout import Layout, PartFiles, parse, read, read_files, same_categories
 from tasks.spec import Part, fail
 
 PARTS = "coco_detection-parts-v2"

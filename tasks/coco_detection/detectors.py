@@ -45,7 +45,7 @@ def build(name: Detector | BoxDetector, size: Size, classes: int, things: int) -
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import DefaultScope
 
-    from tasks.coco_detection.quiet import quiet
+    from tasks.coco_detection.mmdetection.quiet import quiet
 
     if size != "published":
         from tasks.coco_detection import small_res2net  # noqa: F401  (registers it)
@@ -59,7 +59,7 @@ def initialise(detector: nn.Module) -> None:
     """Initialise in place. Published sizes start from pretrained weights, which mmengine downloads on first use."""
     from mmengine.registry import DefaultScope
 
-    from tasks.coco_detection.quiet import quiet
+    from tasks.coco_detection.mmdetection.quiet import quiet
 
     with quiet(), DefaultScope.overwrite_default_scope("mmdet"):
         cast(Any, detector).init_weights()

@@ -20,15 +20,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rfnext import reproducible
-from tasks.coco_detection import datasets, images
+from tasks.coco_detection import datasets
+from tasks.coco_detection.coco_format import images
+from tasks.coco_detection.coco_format.layout import PartFiles
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset
 from tasks.coco_detection.detectors import family
-from tasks.coco_detection.layout import PartFiles
-from tasks.coco_detection.loading import read_part, test_loader
 from tasks.coco_detection.metrics import metrics_by_config
+from tasks.coco_detection.mmdetection.loading import read_part, test_loader
+from tasks.coco_detection.mmdetection.quiet import quiet
 from tasks.coco_detection.panoptic_quality import VOID, Ids, PanopticQuality, rgb_to_id
-from tasks.coco_detection.quiet import quiet
 from tasks.diverged import diverged
 from tasks.spec import Part, Probe, Split, fail
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from rfnext.files import write_bytes
-from tasks.coco_detection import datasets, images
+from tasks.coco_detection import datasets
+from tasks.coco_detection.coco_format import images
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.evaluation import INSTANCE_OFFSET, Sample, predict, pseudo_collate
-from tasks.coco_detection.loading import read_part
-from tasks.coco_detection.quiet import quiet
+from tasks.coco_detection.mmdetection.loading import read_part
+from tasks.coco_detection.mmdetection.quiet import quiet
 from tasks.pictures import colour, png, sheet
 from tasks.spec import Split
 

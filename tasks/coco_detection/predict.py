@@ -43,9 +43,11 @@ from rfnext.integrations.mmengine import DILATIONS, RFSearchHook, checkpoint_glo
 from rfnext.published.formats import operator_padding
 from rfnext.structure import named_convs
 from tasks import checkpoint
-from tasks.coco_detection import configs, illustrate, images, published, recipes, task
+from tasks.coco_detection import configs, illustrate, published, task
+from tasks.coco_detection.coco_format import images
 from tasks.coco_detection.evaluation import Sample, predict
-from tasks.coco_detection.quiet import quiet
+from tasks.coco_detection.mmdetection import recipes
+from tasks.coco_detection.mmdetection.quiet import quiet
 from tasks.command_line import add_device, status_of
 from tasks.file_names import real_path
 from tasks.ranges import Range, number_in

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from rfnext.files import UNFINISHED, cache_folder, unfinished
-from tasks.coco_detection.layout import Layout
+from tasks.coco_detection.coco_format.layout import Layout
 from tasks.scenes import FOLDS, SIDE, SMALLEST, STUFF, Pixels, Source, compose, missing
 from tasks.spec import DataError
 

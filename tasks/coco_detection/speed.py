@@ -31,7 +31,7 @@ from rfnext import LocalSearch
 from tasks.coco_detection import detectors
 from tasks.coco_detection.config import PRESETS
 from tasks.coco_detection.detectors import Detector
-from tasks.coco_detection.quiet import quiet
+from tasks.coco_detection.mmdetection.quiet import quiet
 from tasks.command_line import parse_or_end
 from tasks.ranges import COUNT, THREADS, Range, check_ranges
 

@@ -26,7 +26,8 @@ import torch
 from mmengine.config import DictAction
 
 from rfnext.integrations.mmengine import RFSearchRunner
-from tasks.coco_detection import config_data, configs, estimate, recipes
+from tasks.coco_detection import configs
+from tasks.coco_detection.mmdetection import config_data, estimate, recipes
 
 
 def train(config: Any) -> None:

@@ -31,12 +31,13 @@ from rfnext.integrations.mmengine import LocalSearchHook
 from rfnext.integrations.mmengine_runner import ContinuingRunner
 from rfnext.integrations.wandb import init_arguments
 from tasks.checkpoint import save as save_network
-from tasks.coco_detection import datasets, recipes
+from tasks.coco_detection import datasets
 from tasks.coco_detection.config import Config
 from tasks.coco_detection.data import Dataset
 from tasks.coco_detection.evaluation import score
-from tasks.coco_detection.loading import read_part
-from tasks.coco_detection.quiet import quiet
+from tasks.coco_detection.mmdetection import recipes
+from tasks.coco_detection.mmdetection.loading import read_part
+from tasks.coco_detection.mmdetection.quiet import quiet
 from tasks.rounds import check_rounds
 from tasks.spec import SELECTED, Progress, Run, device_of
 

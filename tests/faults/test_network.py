@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults import fuzz_own_data as own
-from tests.faults import fuzz_samples as samples
-from tests.faults import fuzz_scenes as scenes
-from tests.faults import fuzz_sounds as sounds
-from tests.faults.fuzz import write
-from tests.faults.fuzz_mutations import Sample
+from tests.faults.fuzz import own_data as own
+from tests.faults.fuzz import samples, scenes, sounds
+from tests.faults.fuzz.fuzzer import write
+from tests.faults.fuzz.mutations import Sample
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +203,28 @@ def test_a_shared_conv_is_merged_once() -> None:
     expected = model(x)
     rfnext.merge(model)
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_whose_weight_is_read_by_its_parent_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """The parent convolves by the larger kernel then, at its own dilation: it computes something else."""
+
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.called = (nn.Conv1d(2, 2, 3, padding=1, bias=False) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.conv1d(self.called(x), self.read.weight, padding="same")
+
+    model, x = Reads(), torch.randn(1, 2, 20)
+    LocalSearch(model, LocalConfig(branches=3))
+    never = copy.deepcopy(model)
+    rfnext.merge(never)  # nothing was called yet: nothing is known
+    assert "not called" not in caplog.text
+    before = model(x)
+    rfnext.merge(model)
+    assert not torch.allclose(model(x), before)
+    assert re.search(r"1 of 2 merged layers were not called, .*\(read\)", caplog.text)
 
 
 def test_a_network_that_is_not_searched_is_no_silent_success() -> None:

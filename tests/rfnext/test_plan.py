@@ -39,6 +39,25 @@ def test_sizes_and_multiply_adds_are_those_worked_out_by_hand() -> None:
     assert "no odd axis" in third.passed_over
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (7, 3), (5, 0)])
+def test_the_largest_useful_dilation_is_one_that_the_plain_conv_computes(mode: str, kernel: int, padding: int) -> None:
+    """And by reflect and circular, which torch bounds by the input's size, the next one is refused by torch."""
+    example = torch.randn(1, 2, 19)
+    conv = nn.Conv1d(2, 2, kernel, padding=padding, padding_mode=mode)
+    planned = rfnext.plan(nn.Sequential(conv), example_input=example)
+    largest = planned.layers[0].largest
+    assert largest is not None
+    pads = [padding + (d - 1) * (kernel - 1) // 2 for d in (largest, largest + 1)]
+    plain = [nn.Conv1d(2, 2, kernel, padding=p, padding_mode=mode, dilation=largest + i) for i, p in enumerate(pads)]
+    plain[0](example)
+    if mode == "zeros" or largest == 18:
+        assert largest == 18
+    else:
+        with pytest.raises(RuntimeError, match="(?i)pad"):
+            plain[1](example)
+
+
 @pytest.mark.parametrize("config", [CONFIG, rfnext.OneShotConfig((1, 2, 4))])
 def test_the_search_does_what_the_plan_says(config: rfnext.LocalConfig | rfnext.OneShotConfig) -> None:
     model = network()

@@ -193,6 +193,25 @@ def test_branches_that_read_padding_alone_are_named_once(start: Start, caplog: p
 
 
 @every_search
+def test_branches_that_no_plain_conv_can_pad_for_are_named(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """The search goes on reflecting; the network with such a dilation would end in an error of torch."""
+    for length, warned in ((40, False), (4, True)):
+        caplog.clear()
+        model = nn.Sequential(nn.Conv1d(2, 2, 3, padding=4, dilation=4, padding_mode="reflect"))
+        search = start(model)
+        model(torch.randn(1, 2, length))
+        search.after_step()
+        search.after_step()
+        assert ("torch cannot pad" in caplog.text) is warned
+        assert "read padding" not in caplog.text
+    longest = max(search.history[0].dilations["0"])
+    plain = nn.Sequential(nn.Conv1d(2, 2, 3, padding=4, dilation=4, padding_mode="reflect"))
+    rfnext.Structure({"0": longest}).apply(plain)
+    with pytest.raises(RuntimeError, match="(?i)padding"):
+        plain(torch.randn(1, 2, 4))
+
+
+@every_search
 def test_padding_that_is_no_zeros_is_read_as_input(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Sequential(nn.Conv1d(2, 2, 3, padding=4, dilation=4, padding_mode="replicate"))
     search = start(model)

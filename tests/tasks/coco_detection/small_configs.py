@@ -78,7 +78,7 @@ def _shrunk(value: Any) -> Any:
     """The loader or evaluator over the embedded scenes, with images of a tenth of the size."""
     if isinstance(value, dict):
         if value.get("type") == "LoadPanopticAnnotations":  # likewise
-            return {"type": "tasks.coco_detection.loading.LoadPanoptic"}
+            return {"type": "tasks.coco_detection.mmdetection.loading.LoadPanoptic"}
         sizes = ("scale", "scales", "crop_size")
         return {key: _tenth(entry) if key in sizes else _shrunk(entry) for key, entry in value.items()}
     if isinstance(value, list):

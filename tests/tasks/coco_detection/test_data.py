@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from tasks.coco_detection import scenes
-from tasks.coco_detection.annotations import Kind
 from tasks.coco_detection.check import main
+from tasks.coco_detection.coco_format.annotations import Kind
+from tasks.coco_detection.coco_format.layout import Layout
 from tasks.coco_detection.data import carve_validation, open_dataset
-from tasks.coco_detection.layout import Layout
-from tasks.coco_detection.loading import read_part
+from tasks.coco_detection.mmdetection.loading import read_part
 from tasks.scenes import PHOTOGRAPHS
 from tasks.spec import DataError
 from tests.tasks.coco_detection.bombs import bomb

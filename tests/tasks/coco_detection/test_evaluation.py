@@ -14,10 +14,10 @@ from pycocotools import mask as rle
 from torch import nn
 
 from tasks.coco_detection import datasets
+from tasks.coco_detection.coco_format.layout import Layout
 from tasks.coco_detection.config import PRESETS
 from tasks.coco_detection.data import open_dataset
 from tasks.coco_detection.evaluation import score
-from tasks.coco_detection.layout import Layout
 
 # pycocotools 2.0.11, numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -123,7 +123,7 @@ def test_turned_images_are_predicted_and_drawn_upright(folder, tmp_path):
 
 def test_opens_an_mmengine_config(config, folder, tmp_path):
     from tasks.coco_detection.detectors import model_config
-    from tasks.coco_detection.recipes import recipe
+    from tasks.coco_detection.mmdetection.recipes import recipe
 
     (tmp_path / "small_res2net_config.py").write_text(
         'custom_imports = dict(imports=["tasks.coco_detection.small_res2net"], allow_failed_imports=False)\n'

@@ -11,10 +11,11 @@ import torch
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
 from rfnext import LocalSearch, Structure, keep_branches, merge
-from tasks.coco_detection import datasets, detectors, recipes, task
+from tasks.coco_detection import datasets, detectors, task
 from tasks.coco_detection.config import PRESETS, Config
-from tasks.coco_detection.loading import pseudo_collate, read_part
-from tasks.coco_detection.quiet import quiet
+from tasks.coco_detection.mmdetection import recipes
+from tasks.coco_detection.mmdetection.loading import pseudo_collate, read_part
+from tasks.coco_detection.mmdetection.quiet import quiet
 from tasks.spec import Run, Split
 
 CONFIG = PRESETS["small-rtmdet"]

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from tasks.coco_detection import scenes
-from tasks.coco_detection.layout import Layout
+from tasks.coco_detection.coco_format.layout import Layout
 from tasks.coco_detection.panoptic_quality import rgb_to_id
 from tasks.scenes import FOLDS
 

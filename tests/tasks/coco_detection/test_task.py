@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from rfnext import LocalSearch, Structure
-from tasks.coco_detection import datasets, detectors, recipes
+from tasks.coco_detection import datasets, detectors
 from tasks.coco_detection import task as module
 from tasks.coco_detection.config import PRESETS, Config
+from tasks.coco_detection.mmdetection import recipes
 from tasks.coco_detection.training import fit
 from tasks.spec import Run, Split
 

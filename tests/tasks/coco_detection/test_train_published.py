@@ -13,9 +13,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from rfnext import pin_implementation
-from tasks.coco_detection import datasets, detectors, estimate, train_published
+from tasks.coco_detection import datasets, detectors, train_published
 from tasks.coco_detection.configs import load
 from tasks.coco_detection.detectors import model_config
+from tasks.coco_detection.mmdetection import estimate
 from tests.checkpoints import differences
 from tests.tasks.coco_detection import small_configs
 

@@ -12,11 +12,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rfnext import LocalSearch, OneShotConfig, OneShotSearch, Structure
-from tasks.coco_detection import datasets, evaluation, metrics, recipes, task, training
+from tasks.coco_detection import datasets, evaluation, metrics, task, training
 from tasks.coco_detection.detectors import Detector, searched
 from tasks.coco_detection.evaluation import predict, score
-from tasks.coco_detection.loading import read_part, test_loader
-from tasks.coco_detection.quiet import quiet
+from tasks.coco_detection.mmdetection import recipes
+from tasks.coco_detection.mmdetection.loading import read_part, test_loader
+from tasks.coco_detection.mmdetection.quiet import quiet
 from tasks.coco_detection.training import CHECKPOINT, fit
 from tasks.spec import SELECTED, Run
 

@@ -1,0 +1,1 @@
+"""Training in the terms of MMDetection: its pipelines and schedules, datasets and batches, and mmengine configs."""
