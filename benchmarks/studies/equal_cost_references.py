@@ -10,7 +10,7 @@ its formula takes to see `Config.burn_in` steps, two weeks. Dilations double, as
 normalisation, loss, epochs and the choice of the epoch are those of the study. Its blocks have two convs of kernel 3
 and ours have one and a conv of kernel 1.
 
-`pip install darts` is needed for these two rows alone; they were measured with 0.48.1.
+The package `darts` is needed for these two rows alone (`pip install darts`); they were measured with 0.48.1.
 """
 
 import importlib.metadata
