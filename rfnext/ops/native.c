@@ -6,7 +6,8 @@
    mixed input is summed up in a buffer that stays in the core's cache, and multiplied from there; the backward pass does the
    same with u_k = W_k^T g, whose elements meet those of x once: to mix, for the gradient of the shares, and for that of x.
    Rows of images are too short for vectors that end where they do: they are first copied between zeros, for some channels at
-   a time, so that each shift is an offset and all terms of a tap are summed up in registers.
+   a time, so that each shift is an offset and all terms of a tap are summed up in registers. Small images of many channels
+   are read position by position instead, a row of channels for each, without the positions where a tap reads padding alone.
 
    Depthwise convs have nothing to share. There each plane of the input is copied into a frame of zeros, where every shift is
    an offset, and all taps of all branches are summed up in registers. Where channels lie last in memory, a vector holds
@@ -49,6 +50,11 @@ static int omp_get_num_threads(void) { return 1; }
 
 #define DEPTH 64   /* channels that are mixed at a time */
 #define TERMS 4    /* and terms of a tap whose sums are in registers then */
+
+#define SMALL 256        /* positions of a small plane, and of a tile of small planes */
+#define LARGER_SMALL 1024 /* and of a plane of at least DEPTH channels */
+#define DEPTH_SMALL 256  /* channels of these that are mixed at a time */
+#define MOST_TAPS 9
 
 #define TILE 192 /* positions; a multiple of COLUMNS vectors of floats, in all cases above */
 #define ALIGNED 64 /* elements: each part of the scratch space starts on a cache line of its own */
@@ -278,6 +284,97 @@ static int64_t offset_of(const frame *f, const term *t, int mirrored)
     return offset;
 }
 
+/* Small planes of many channels: a tile is of whole samples, and its input is stored position by position, with a row of
+   channels for each and one of zeros behind the last. Forward, `depth` channels at a time; vectors of outputs are cut into
+   `ranges`, each for a thread, of `panels` that are multiplied together. Backward, the same of inputs. */
+typedef struct {
+    int64_t samples, tiles, positions, rows, depth, ranges, panels;
+} small;
+
+/* Per tap: for how many positions of a sample anything is read, and per tile at which; and per term which row they read. */
+typedef struct {
+    int64_t *number, *at, *from; /* (taps), (taps, positions), (terms, positions) */
+} reads;
+
+static int is_small(const conv *c, int64_t threads, int64_t lanes)
+{
+    const int64_t in = smaller(c->channel_in, c->channel_out), most = in < DEPTH ? SMALL : LARGER_SMALL;
+    if (!in_lines(c) || is_depthwise(c) || in < lanes || c->taps > MOST_TAPS) return 0;
+    return volume(c->size_out) <= most && volume(c->size_in) <= 4 * most &&
+           c->groups * parts_of(c->channel_in, lanes) >= threads; /* else threads would have nothing to do */
+}
+
+static void cut_vectors(int64_t vectors, small *s)
+{
+    s->ranges = larger(1, smaller(s->ranges, vectors));
+    s->panels = parts_of(parts_of(vectors, s->ranges), COLUMNS);
+}
+
+static small small_of(const conv *c, int64_t threads, int64_t vectors)
+{
+    const int64_t out = volume(c->size_out);
+    small s = {.depth = smaller(c->channel_in, DEPTH_SMALL)};
+    s.samples = larger(1, smaller(SMALL / larger(out, 1), parts_of(c->batch, threads)));
+    s.tiles = parts_of(c->batch, s.samples);
+    s.positions = s.samples * out, s.rows = s.samples * volume(c->size_in);
+    s.ranges = parts_of(threads, c->groups * s.tiles);
+    cut_vectors(vectors, &s);
+    return s;
+}
+
+static void by_channels(const conv *c, int64_t threads, int64_t vectors, small *s)
+{
+    s->samples = larger(1, smaller(SMALL / larger(volume(c->size_out), 1), c->batch));
+    s->tiles = parts_of(c->batch, s->samples);
+    s->positions = s->samples * volume(c->size_out), s->rows = s->samples * volume(c->size_in);
+    s->ranges = parts_of(threads, c->groups);
+    cut_vectors(vectors, s);
+}
+
+/* The first vector of a panel; those of a range are as equal as whole vectors allow. */
+static int64_t panel_start(const small *s, int64_t vectors, int64_t panel)
+{
+    const int64_t range = panel / s->panels, first = vectors * range / s->ranges, last = vectors * (range + 1) / s->ranges;
+    return range == s->ranges ? vectors : first + (last - first) * (panel % s->panels) / s->panels;
+}
+
+static int64_t integers_of_small(const conv *c, const small *s) { return c->taps + (c->taps + c->terms) * s->positions; }
+
+static reads find_reads(const conv *c, const small *s, const term *terms, int64_t *integers)
+{
+    const int64_t *in = c->size_in, *out = c->size_out, size_in = volume(in), size_out = volume(out);
+    reads r = {.number = integers, .at = integers + c->taps, .from = integers + c->taps * (1 + s->positions)};
+    memset(r.number, 0, c->taps * sizeof(int64_t));
+    for (int64_t t = 0, number; t < c->terms; t += number) {
+        const int64_t k = terms[t].tap;
+        int64_t count = 0, *at = r.at + k * s->positions;
+        number = terms_of_tap(c, terms, t);
+        for (int64_t d = 0, p = 0; d < out[0]; d++)
+            for (int64_t h = 0; h < out[1]; h++)
+                for (int64_t w = 0; w < out[2]; w++, p++) {
+                    int any = 0;
+                    for (int64_t n = t; n < t + number; n++) {
+                        const int64_t *shift = terms[n].shift, a = d * c->stride[0] + shift[0], i = h * c->stride[1] + shift[1];
+                        const int64_t j = w * c->stride[2] + shift[2];
+                        const int there = a >= 0 && a < in[0] && i >= 0 && i < in[1] && j >= 0 && j < in[2];
+                        r.from[n * s->positions + count] = there ? (a * in[1] + i) * in[2] + j : s->rows;
+                        any |= there;
+                    }
+                    if (any) at[count++] = p;
+                }
+        r.number[k] = count;
+        for (int64_t sample = 1; sample < s->samples; sample++)
+            for (int64_t v = 0; v < count; v++) {
+                at[sample * count + v] = at[v] + sample * size_out;
+                for (int64_t n = t; n < t + number; n++) {
+                    int64_t *from = r.from + n * s->positions;
+                    from[sample * count + v] = from[v] == s->rows ? s->rows : from[v] + sample * size_in;
+                }
+            }
+    }
+    return r;
+}
+
 /* Where channels lie last: what is computed together is a block of as many channels as a vector holds. A plane is copied
    between zeros that lie beside its rows; terms that read a row outside are left out. */
 static frame between_zeros(const conv *c, const term *terms, int mirrored)
@@ -367,6 +464,19 @@ static void space(const conv *c, const term *terms, int64_t threads, int64_t lan
         forward[1] = up(all_terms + volume(f.size) + COLUMNS * lanes + TOGETHER * row, ALIGNED);
         backward[1] = forward[1] + up(volume(b.size) + COLUMNS * lanes + rows * row + all_terms * lanes, ALIGNED);
         forward[2] = backward[2] = up(2 * all_terms, ALIGNED);
+        return;
+    }
+    if (is_small(c, threads, lanes)) {
+        const int64_t columns = COLUMNS * lanes, wide = up(c->channel_out, larger(lanes, ROWS));
+        small s = small_of(c, threads, parts_of(c->channel_out, lanes));
+        const int64_t row = up(s.depth, lanes), out = up(c->channel_out, lanes);
+        forward[0] = up(c->groups * c->taps * c->channel_in * out, ALIGNED);
+        forward[1] = up((s.rows + 1 + s.positions) * row + (s.positions + 1) * out, ALIGNED);
+        forward[2] = up(integers_of_small(c, &s), ALIGNED);
+        by_channels(c, threads, parts_of(c->channel_in, lanes), &s);
+        backward[0] = up(c->groups * c->batch * volume(c->size_out) * wide, ALIGNED);
+        backward[1] = up((2 * (s.rows + 1) + s.positions + 1 + c->taps * (c->channel_out + s.positions + ROWS)) * columns, ALIGNED);
+        backward[2] = up(integers_of_small(c, &s), ALIGNED);
         return;
     }
     const int64_t in = up(c->channel_in, ROWS), out = up(c->channel_out, ROWS), out_wide = up(c->channel_out, lanes);
@@ -1261,6 +1371,299 @@ static void NAME(backward_products)(const conv *c, const term *terms, const REAL
     }
 }
 
+/* Small planes of many channels: what a tap reads for a position is a row of channels, in vectors of these. The positions for
+   which all terms of a tap read padding are left out, in all three products. */
+
+/* to (positions, row) = the transpose of from (channels, positions), zeros behind the channels. */
+static void NAME(rows_from)(const REAL *from, int64_t channels, int64_t positions, int64_t step, REAL *to, int64_t row)
+{
+    for (int64_t first = 0; first < row; first += LANES) {
+        const int64_t filled = smaller(LANES, channels - first);
+        for (int64_t p = 0; p < positions; p++) {
+            REAL *one = to + p * row + first;
+            if (filled == LANES)
+                for (int64_t l = 0; l < LANES; l++) one[l] = from[(first + l) * step + p];
+            else
+                for (int64_t l = 0; l < LANES; l++) one[l] = l < filled ? from[(first + l) * step + p] : 0;
+        }
+    }
+}
+
+/* c[r] (columns vectors) = or += a[r] (depth) b (depth, columns vectors), for ROWS rows r. */
+INLINE void NAME(rows_product)(const int columns, int64_t depth, const REAL *const *a, const REAL *b, REAL *const *c, int add)
+{
+    VECTOR sum[ROWS][COLUMNS];
+    const REAL *row[ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+        row[r] = a[r];
+#pragma GCC unroll 3
+        for (int v = 0; v < columns; v++) {
+            sum[r][v] = (VECTOR){0};
+            if (add) __builtin_prefetch(c[r] + v * LANES, 1);
+        }
+    }
+    for (int64_t d = 0; d < depth; d++, b += columns * LANES) {
+        VECTOR x[COLUMNS];
+#pragma GCC unroll 3
+        for (int v = 0; v < columns; v++) x[v] = LOAD(VECTOR, b + v * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const REAL w = row[r][d];
+#pragma GCC unroll 3
+            for (int v = 0; v < columns; v++) sum[r][v] += x[v] * w;
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < columns; v++) {
+            if (add) sum[r][v] += LOAD(VECTOR, c[r] + v * LANES);
+            STORE(VECTOR, c[r] + v * LANES, sum[r][v]);
+        }
+}
+
+/* For all positions of a list: sums[c_at[v]] = or += rows[a_at[v]] kernel (depth, columns vectors); no list: 0, 1, 2, ... */
+INLINE void NAME(list_product)(const int columns, int64_t number, int64_t depth, const REAL *rows, int64_t row,
+                               const int64_t *a_at, const REAL *kernel, REAL *sums, int64_t sums_row, const int64_t *c_at,
+                               REAL *unused, int add)
+{
+    for (int64_t v = 0; v < number; v += ROWS) {
+        const REAL *a[ROWS];
+        REAL *c[ROWS];
+        for (int64_t r = 0; r < ROWS; r++) {
+            const int64_t i = smaller(v + r, number - 1);
+            a[r] = rows + (a_at ? a_at[i] : i) * row;
+            c[r] = v + r < number ? sums + (c_at ? c_at[i] : i) * sums_row : unused;
+        }
+        NAME(rows_product)(columns, depth, a, kernel, c, add);
+    }
+}
+
+/* c (ROWS, columns vectors) = sum over a list of positions of g[at[v]] (ROWS) * mixed[v] (columns vectors). */
+INLINE void NAME(position_product)(const int columns, int64_t number, const int64_t *at, const REAL *g, int64_t g_row,
+                                   const REAL *mixed, REAL *c)
+{
+    VECTOR sum[ROWS][COLUMNS];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < columns; v++) sum[r][v] = (VECTOR){0};
+    for (int64_t n = 0; n < number; n++, mixed += columns * LANES) {
+        const REAL *a = g + at[n] * g_row;
+        VECTOR x[COLUMNS];
+#pragma GCC unroll 3
+        for (int v = 0; v < columns; v++) x[v] = LOAD(VECTOR, mixed + v * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const REAL w = a[r];
+#pragma GCC unroll 3
+            for (int v = 0; v < columns; v++) sum[r][v] += x[v] * w;
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < columns; v++) STORE(VECTOR, c + (r * columns + v) * LANES, sum[r][v]);
+}
+
+#ifndef BY_COLUMNS
+#define BY_COLUMNS(columns, function, ...)                                                                               \
+    switch (columns) {                                                                                                   \
+    case 1: function(1, __VA_ARGS__); break;                                                                             \
+    case 2: function(2, __VA_ARGS__); break;                                                                             \
+    case 3: function(3, __VA_ARGS__); break;                                                                             \
+    }
+#endif
+
+/* Per block of channels and panel of columns vectors of outputs: packed (groups, taps, blocks, panels, channels, columns). */
+static void NAME(pack_rows)(const conv *c, const small *s, const REAL *weight, REAL *packed)
+{
+    const int64_t in = c->channel_in, out = c->channel_out, taps = c->taps, wide = up(out, LANES), vectors = wide / LANES;
+    const int64_t panels = s->ranges * s->panels;
+#pragma omp for schedule(static)
+    for (int64_t both = 0; both < c->groups * panels; both++) {
+        const int64_t g = both / panels, p = both % panels, first = panel_start(s, vectors, p), last = panel_start(s, vectors, p + 1);
+        for (int64_t v = first; v < last; v++)
+            for (int64_t i = 0; i < in; i++) {
+                const int64_t start = i / s->depth * s->depth, channels = smaller(s->depth, in - start);
+                const int64_t filled = smaller(LANES, out - v * LANES);
+                const REAL *from = weight + ((g * out + v * LANES) * in + i) * taps;
+                REAL *to = packed + (g * taps * in + start) * wide + first * LANES * channels +
+                           ((i - start) * (last - first) + v - first) * LANES;
+                for (int64_t l = 0; l < filled; l++) __builtin_prefetch(from + (l * in + 8) * taps);
+                for (int64_t k = 0; k < taps; k++, to += in * wide)
+                    for (int64_t l = 0; l < LANES; l++) to[l] = l < filled ? from[l * in * taps + k] : 0;
+            }
+    }
+}
+
+static void NAME(forward_small)(const conv *c, const term *terms, const REAL *shares, const REAL *x, const REAL *weight,
+                                const REAL *bias, REAL total, REAL *y, REAL *scratch, int64_t *integers, int64_t threads)
+{
+    const int64_t in = c->channel_in, out = c->channel_out, wide = up(out, LANES), vectors = wide / LANES;
+    const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out);
+    const small s = small_of(c, threads, vectors);
+    int64_t need[4], unused[4];
+    space(c, terms, threads, LANES, need, unused);
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t row = up(s.depth, LANES), me = omp_get_thread_num();
+        REAL *rows = scratch + need[0] + me * need[1], *mixed = rows + (s.rows + 1) * row;
+        REAL *sums = mixed + s.positions * row, *nowhere = sums + s.positions * wide;
+        const reads r = find_reads(c, &s, terms, integers + me * need[2]);
+        memset(rows + s.rows * row, 0, row * sizeof(REAL));
+        NAME(pack_rows)(c, &s, weight, scratch);
+#pragma omp for schedule(static)
+        for (int64_t unit = 0; unit < c->groups * s.tiles * s.ranges; unit++) {
+            const int64_t range = unit % s.ranges, tile = unit / s.ranges % s.tiles, g = unit / s.ranges / s.tiles;
+            const int64_t n_first = tile * s.samples, samples = smaller(s.samples, c->batch - n_first);
+            const int64_t p_first = range * s.panels, first = panel_start(&s, vectors, p_first) * LANES;
+            const int64_t last = panel_start(&s, vectors, p_first + s.panels) * LANES;
+            for (int64_t q = 0; q < samples * size_out; q++)
+                for (int64_t o = first; o < last; o++) sums[q * wide + o] = bias && o < out ? bias[g * out + o] * total : 0;
+            for (int64_t i_first = 0; i_first < in; i_first += s.depth) {
+                const int64_t channels = smaller(s.depth, in - i_first);
+                for (int64_t n = 0; n < samples; n++)
+                    NAME(rows_from)(x + (((n_first + n) * c->groups + g) * in + i_first) * size_in, channels, size_in, size_in,
+                                    rows + n * size_in * row, row);
+                for (int64_t t = 0, number; t < c->terms; t += number) {
+                    const int64_t k = terms[t].tap, positions = r.number[k] * samples, *at = r.at + k * s.positions;
+                    number = terms_of_tap(c, terms, t);
+                    for (int64_t v = 0; v < positions; v++)
+                        for (int64_t j = 0; j < channels; j += LANES) {
+                            VECTOR sum = {0};
+                            for (int64_t n = t; n < t + number; n++)
+                                sum += LOAD(VECTOR, rows + r.from[n * s.positions + v] * row + j) * shares[terms[n].share];
+                            STORE(VECTOR, mixed + v * row + j, sum);
+                        }
+                    for (int64_t p = p_first; p < p_first + s.panels; p++) {
+                        const int64_t column = panel_start(&s, vectors, p), columns = panel_start(&s, vectors, p + 1) - column;
+                        const REAL *kernel = scratch + ((g * c->taps + k) * in + i_first) * wide + column * LANES * channels;
+                        BY_COLUMNS(columns, NAME(list_product), positions, channels, mixed, row, 0, kernel,
+                                   sums + column * LANES, wide, at, nowhere, 1)
+                    }
+                }
+            }
+            for (int64_t n = 0; n < samples; n++)
+                for (int64_t o = first; o < smaller(last, out); o++) {
+                    REAL *to = y + (((n_first + n) * c->groups + g) * out + o) * size_out;
+                    for (int64_t j = 0; j < size_out; j++) to[j] = sums[(n * size_out + j) * wide + o];
+                }
+        }
+    }
+}
+
+/* For a panel of channels: packed (taps, channel_out, row) of the weight (channel_out, channel_in, taps) of a group. */
+static void NAME(pack_panel)(const conv *c, const REAL *weight, int64_t first, int64_t row, REAL *packed)
+{
+    const int64_t filled = smaller(row, c->channel_in - first), taps = c->taps, out = c->channel_out;
+    for (int64_t o = 0; o < out; o++) {
+        const REAL *from = weight + (o * c->channel_in + first) * taps;
+        for (int64_t j = 0; j < filled * taps; j += 64 / sizeof(REAL)) __builtin_prefetch(from + c->channel_in * taps + j);
+        for (int64_t k = 0; k < taps; k++) {
+            REAL *to = packed + (k * out + o) * row;
+            for (int64_t l = 0; l < filled; l++) to[l] = from[l * taps + k];
+            for (int64_t l = filled; l < row; l++) to[l] = 0;
+        }
+    }
+}
+
+/* grad_weight (channel_out, channel_in, taps) of a group, for a panel of channels = or += the products of g and mixed. */
+static void NAME(small_grad_weight)(const conv *c, const small *s, const reads *r, const REAL *g, int64_t wide,
+                                    const REAL *mixed, int64_t samples, int64_t first, int64_t columns, REAL *part,
+                                    REAL *grad_weight, int add)
+{
+    const int64_t taps = c->taps, row = columns * LANES, filled = smaller(row, c->channel_in - first);
+    for (int64_t o = 0; o < c->channel_out; o += ROWS) {
+        for (int64_t n = 0; n < smaller(ROWS, c->channel_out - o); n++)
+            for (int64_t j = 0; j < filled * taps; j += 64 / sizeof(REAL))
+                __builtin_prefetch(grad_weight + ((o + n) * c->channel_in + first) * taps + j, 1, 2);
+        for (int64_t k = 0; k < taps; k++)
+            BY_COLUMNS(columns, NAME(position_product), r->number[k] * samples, r->at + k * s->positions, g + o, wide,
+                       mixed + k * s->positions * row, part + k * ROWS * row)
+        for (int64_t n = 0; n < smaller(ROWS, c->channel_out - o); n++) {
+            REAL *to = grad_weight + ((o + n) * c->channel_in + first) * taps;
+            for (int64_t l = 0; l < filled; l++, to += taps)
+                for (int64_t k = 0; k < taps; k++) to[k] = part[(k * ROWS + n) * row + l] + (add ? to[k] : 0);
+        }
+    }
+}
+
+/* As backward_products(). */
+static void NAME(backward_small)(const conv *c, const term *terms, const REAL *shares, const REAL *grad_y, const REAL *x,
+                                 const REAL *weight, REAL *grad_x, REAL *grad_weight, double *grad_shares, REAL *scratch,
+                                 int64_t *integers, int64_t threads)
+{
+    const int64_t in = c->channel_in, out = c->channel_out, wide = up(out, larger(LANES, ROWS)), vectors = parts_of(in, LANES);
+    const int64_t size_in = volume(c->size_in), size_out = volume(c->size_out), all = c->batch * size_out;
+    const int need_u = grad_x || grad_shares;
+    small s = small_of(c, threads, vectors);
+    int64_t need[4], unused[4];
+    space(c, terms, threads, LANES, unused, need);
+    by_channels(c, threads, vectors, &s);
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t most = COLUMNS * LANES, me = omp_get_thread_num();
+        REAL *packed = scratch + need[0] + me * need[1], *rows = packed + c->taps * out * most;
+        REAL *grads = rows + (s.rows + 1) * most, *u = grads + (s.rows + 1) * most, *nowhere = u + s.positions * most;
+        REAL *mixed = nowhere + most, *part = mixed + c->taps * s.positions * most;
+        const reads r = find_reads(c, &s, terms, integers + me * need[2]);
+#pragma omp for schedule(static)
+        for (int64_t both = 0; both < c->groups * c->batch; both++) /* g of a group: (batch, positions, wide) */
+            NAME(rows_from)(grad_y + both * out * size_out, out, size_out, size_out,
+                            scratch + (both % c->groups * c->batch + both / c->groups) * size_out * wide, wide);
+#pragma omp for schedule(static)
+        for (int64_t unit = 0; unit < c->groups * s.ranges * s.panels; unit++) {
+            const int64_t g = unit / (s.ranges * s.panels), p = unit % (s.ranges * s.panels);
+            const int64_t column = panel_start(&s, vectors, p), columns = panel_start(&s, vectors, p + 1) - column;
+            const int64_t first = column * LANES, row = columns * LANES, filled = smaller(row, in - first);
+            if (need_u) NAME(pack_panel)(c, weight + g * out * in * c->taps, first, row, packed);
+            for (int64_t tile = 0; tile < s.tiles; tile++) {
+                const int64_t n_first = tile * s.samples, samples = smaller(s.samples, c->batch - n_first);
+                const int64_t offset = ((n_first * c->groups + g) * in + first) * size_in, step = c->groups * in * size_in;
+                const REAL *g_rows = scratch + (g * all + n_first * size_out) * wide;
+                for (int64_t n = 0; n < samples; n++)
+                    NAME(rows_from)(x + offset + n * step, filled, size_in, size_in, rows + n * size_in * row, row);
+                memset(rows + s.rows * row, 0, row * sizeof(REAL));
+                if (grad_x) memset(grads, 0, samples * size_in * row * sizeof(REAL));
+                for (int64_t t = 0, number; t < c->terms; t += number) {
+                    const int64_t k = terms[t].tap, positions = r.number[k] * samples;
+                    number = terms_of_tap(c, terms, t);
+                    if (need_u)
+                        BY_COLUMNS(columns, NAME(list_product), positions, out, g_rows, wide, r.at + k * s.positions,
+                                   packed + k * out * row, u, row, 0, nowhere, 0)
+                    for (int64_t n = t; n < t + number; n++) {
+                        const int64_t *from = r.from + n * s.positions;
+                        const REAL share = shares[terms[n].share];
+                        VECTOR dot = {0};
+                        for (int64_t v = 0; v < positions; v++) {
+                            const REAL *of_x = rows + from[v] * row, *of_u = u + v * row;
+                            REAL *to = mixed + (k * s.positions + v) * row, *of_grad = grads + from[v] * row;
+                            for (int64_t j = 0; j < row; j += LANES) {
+                                const VECTOR one = LOAD(VECTOR, of_x + j);
+                                if (grad_weight) STORE(VECTOR, to + j, one * share + (n > t ? LOAD(VECTOR, to + j) : (VECTOR){0}));
+                                if (need_u) dot += one * LOAD(VECTOR, of_u + j);
+                                if (grad_x) STORE(VECTOR, of_grad + j, LOAD(VECTOR, of_grad + j) + LOAD(VECTOR, of_u + j) * share);
+                            }
+                        }
+                        for (int64_t l = 0; l < LANES && grad_shares; l++)
+                            grad_shares[me * c->shares + terms[n].share] += dot[l];
+                    }
+                }
+                if (grad_weight)
+                    NAME(small_grad_weight)(c, &s, &r, g_rows, wide, mixed, samples, first, columns, part,
+                                            grad_weight + g * out * in * c->taps, tile > 0);
+                for (int64_t i = 0; i < filled && grad_x; i++)
+                    for (int64_t n = 0; n < samples; n++) {
+                        REAL *to = grad_x + offset + n * step + i * size_in;
+                        for (int64_t j = 0; j < size_in; j++) to[j] = grads[(n * size_in + j) * row + i];
+                    }
+            }
+        }
+    }
+}
+
 /* shares: of each, the sum of the probabilities of its branches. members: how many these are, and which, share by share.
    Returns the sum of all probabilities. */
 static double NAME(sum_shares)(const conv *c, const int64_t *members, const double *probability, REAL *shares)
@@ -1311,6 +1714,8 @@ void NAME(forward)(const conv *c, const term *terms, const int64_t *members, con
         NAME(forward_last)(c, terms, shares, x, weight, bias, total, y, scratch, integers, threads);
     else if (is_depthwise(c))
         NAME(forward_depthwise)(c, terms, shares, x, weight, bias, total, y, scratch, integers, threads);
+    else if (is_small(c, threads, LANES))
+        NAME(forward_small)(c, terms, shares, x, weight, bias, total, y, scratch, integers, threads);
     else
         NAME(forward_products)(c, terms, shares, x, weight, bias, total, y, scratch, integers, threads);
 }
@@ -1342,6 +1747,9 @@ void NAME(backward)(const conv *c, const term *terms, const int64_t *members, co
         if (is_depthwise(c))
             NAME(backward_depthwise)(c, terms, shares, grad_y, x, weight, grad_x, grad_weight, grad_shares, scratch,
                                      integers, threads);
+        else if (is_small(c, threads, LANES))
+            NAME(backward_small)(c, terms, shares, grad_y, x, weight, grad_x, grad_weight, grad_shares, scratch, integers,
+                                 threads);
         else
             NAME(backward_products)(c, terms, shares, grad_y, x, weight, grad_x, grad_weight, grad_shares, scratch,
                                     integers, threads);

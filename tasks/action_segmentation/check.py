@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.action_segmentation.feature_files import read_features
-from tasks.action_segmentation.layout import open_layout, read_fold, read_labels, read_mapping
-from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, fit_lengths, read_shapes, stride_of
+from tasks.action_segmentation.ms_tcn_format.feature_files import read_features
+from tasks.action_segmentation.ms_tcn_format.layout import open_layout, read_fold, read_labels, read_mapping
+from tasks.action_segmentation.ms_tcn_format.lengths import EVERY_FRAME, Sampling, fit_lengths, read_shapes, stride_of
 from tasks.findings import Findings
 from tasks.spec import Report
 

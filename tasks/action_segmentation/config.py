@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rfnext import Bounds, LocalConfig
-from tasks.action_segmentation.lengths import Sampling, stride_of
 from tasks.action_segmentation.metrics import LastSegment
+from tasks.action_segmentation.ms_tcn_format.lengths import Sampling, stride_of
 from tasks.action_segmentation.seglearn_sessions import GROUP
 from tasks.ranges import COUNT, DROPOUT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.action_segmentation.feature_files import read_features
-from tasks.action_segmentation.layout import Layout, open_layout, read_fold, read_labels, read_mapping
-from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, fit_lengths, nearest, read_shapes
+from tasks.action_segmentation.ms_tcn_format.feature_files import read_features
+from tasks.action_segmentation.ms_tcn_format.layout import Layout, open_layout, read_fold, read_labels, read_mapping
+from tasks.action_segmentation.ms_tcn_format.lengths import EVERY_FRAME, Sampling, fit_lengths, nearest, read_shapes
 from tasks.spec import DataError, Part, fail
 
 IGNORED = -100

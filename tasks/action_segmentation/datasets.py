@@ -22,8 +22,15 @@ from typing import Any
 from tasks.action_segmentation import seglearn_sessions
 from tasks.action_segmentation.config import PAPER, PRESETS, Config
 from tasks.action_segmentation.data import Dataset, open_dataset, read_videos
-from tasks.action_segmentation.layout import Layout, open_layout, read_bundle, read_fold, read_labels, read_mapping
-from tasks.action_segmentation.lengths import Sampling, difference, read_shapes
+from tasks.action_segmentation.ms_tcn_format.layout import (
+    Layout,
+    open_layout,
+    read_bundle,
+    read_fold,
+    read_labels,
+    read_mapping,
+)
+from tasks.action_segmentation.ms_tcn_format.lengths import Sampling, difference, read_shapes
 from tasks.file_names import real_name
 from tasks.spec import DataError, DataFiles, fail
 

@@ -29,10 +29,10 @@ from rfnext.files import explained, write_text
 from tasks import checkpoint
 from tasks.action_segmentation import metrics
 from tasks.action_segmentation.evaluation import predict
-from tasks.action_segmentation.feature_files import open_features, read_features
-from tasks.action_segmentation.layout import Layout, read_bundle
-from tasks.action_segmentation.lengths import Sampling, difference
-from tasks.action_segmentation.result_files import read_prediction, write_prediction
+from tasks.action_segmentation.ms_tcn_format.feature_files import open_features, read_features
+from tasks.action_segmentation.ms_tcn_format.layout import Layout, read_bundle
+from tasks.action_segmentation.ms_tcn_format.lengths import Sampling, difference
+from tasks.action_segmentation.ms_tcn_format.result_files import read_prediction, write_prediction
 from tasks.ranges import POSITIVE, number_in
 from tasks.spec import fail
 

@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 
 from tasks.action_segmentation.datasets import I3D_SIZE
-from tasks.action_segmentation.layout import Layout
+from tasks.action_segmentation.ms_tcn_format.layout import Layout
 
 BLOCK, EVERY = 4096, 64
 

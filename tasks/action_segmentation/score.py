@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rfnext.files import explained
 from tasks.action_segmentation import breakdown, metrics
-from tasks.action_segmentation.layout import read_bundle
-from tasks.action_segmentation.result_files import read_prediction
+from tasks.action_segmentation.ms_tcn_format.layout import read_bundle
+from tasks.action_segmentation.ms_tcn_format.result_files import read_prediction
 from tasks.spec import DataError, fail
 
 SURPLUS = 1

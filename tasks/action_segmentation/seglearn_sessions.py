@@ -1,4 +1,4 @@
-"""The embedded default data: real wrist recordings from PyPI's `seglearn`, in the layout of `layout.py`.
+"""The embedded default data: real wrist recordings from PyPI's `seglearn`, in the layout of `ms_tcn_format/layout.py`.
 
 Source: `watch_dataset.npy` of the seglearn 1.2.5 wheel (BSD licence), recorded for Burns et al., "Shoulder
 Physiotherapy Exercise Recognition: Machine Learning the Inertial Signals from a Smartwatch", 2018
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfnext.files import UNFINISHED, cache_folder, unfinished
-from tasks.action_segmentation.layout import Layout
+from tasks.action_segmentation.ms_tcn_format.layout import Layout
 from tasks.spec import DataError, fail
 
 SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tasks.findings import Findings
-from tasks.tts_vocoder.clips import Header, Shape, list_clips, read_clip, read_header, summary
-from tasks.tts_vocoder.mel import MelConfig
-from tasks.tts_vocoder.predicted import Predicted
+from tasks.tts_vocoder.mels.mel import MelConfig
+from tasks.tts_vocoder.mels.predicted import Predicted
+from tasks.tts_vocoder.recordings.clips import Header, Shape, list_clips, read_clip, read_header, summary
 
 
 def check(root: Path, shape: Shape, report: Findings) -> str:

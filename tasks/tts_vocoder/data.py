@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 
 from tasks import sharing
 from tasks.spec import Part, fail
-from tasks.tts_vocoder.clips import Clip, Shape, list_clips, read_clip, read_header, summary
+from tasks.tts_vocoder.recordings.clips import Clip, Shape, list_clips, read_clip, read_header, summary
 
 log = logging.getLogger(__name__)
 

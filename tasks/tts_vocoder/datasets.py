@@ -19,10 +19,10 @@ from pathlib import Path
 from tasks import sharing
 from tasks.file_names import real_name
 from tasks.spec import DataFiles, fail
-from tasks.tts_vocoder import embedded
-from tasks.tts_vocoder.clips import Shape, list_clips
 from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import Recordings, chosen_clips, open_recordings, split
+from tasks.tts_vocoder.recordings import embedded
+from tasks.tts_vocoder.recordings.clips import Shape, list_clips
 
 LJSPEECH = "https://keithito.com/LJ-Speech-Dataset"
 LJSPEECH_CLIPS = 13100

@@ -12,14 +12,14 @@ from rfnext import reproducible
 from tasks.diverged import diverged
 from tasks.spec import Probe, Split
 from tasks.tts_vocoder import metrics
-from tasks.tts_vocoder.clips import Clip, Wave
 from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import Clips
 from tasks.tts_vocoder.datasets import open_fold
 from tasks.tts_vocoder.generators import Generator
-from tasks.tts_vocoder.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
 from tasks.tts_vocoder.metrics import SHORTEST
 from tasks.tts_vocoder.models import generator_of
+from tasks.tts_vocoder.recordings.clips import Clip, Wave
 
 PROBED = 4
 """Clips that receptive fields are measured on."""

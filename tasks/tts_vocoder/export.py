@@ -20,7 +20,7 @@ from rfnext import merge
 from rfnext.files import parse_json, write_bytes
 from rfnext.structure import searched_convs
 from tasks.tts_vocoder.generators import Generator, remove_weight_norm
-from tasks.tts_vocoder.mel import MelConfig, check_same
+from tasks.tts_vocoder.mels.mel import MelConfig, check_same
 
 if TYPE_CHECKING:
     import numpy as np

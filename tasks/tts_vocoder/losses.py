@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.tts_vocoder.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
 
 MEL_WEIGHT = 45.0
 """Weight of the mel loss (HiFi-GAN, section 2.4)."""

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.spec import Metric
-from tasks.tts_vocoder.compiled_librosa import compiled
 from tasks.tts_vocoder.losses import MultiResolutionSTFT
-from tasks.tts_vocoder.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.compiled_librosa import compiled
+from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from tasks import checkpoint
 from tasks.npy_files import open_array
 from tasks.tts_vocoder import generators
 from tasks.tts_vocoder.generators import Generator
-from tasks.tts_vocoder.mel import MelConfig, check_same
+from tasks.tts_vocoder.mels.mel import MelConfig, check_same
 
 Settings = Mapping[str, Any]
 

@@ -18,8 +18,8 @@ import numpy as np
 from rfnext.files import explained
 from tasks.spec import fail
 from tasks.tts_vocoder import metrics
-from tasks.tts_vocoder.clips import Shape, Wave, list_clips, read_clip
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
+from tasks.tts_vocoder.recordings.clips import Shape, Wave, list_clips, read_clip
 
 PESQ_RATE = 16000
 

@@ -30,7 +30,7 @@ from tasks.tts_vocoder.generators import (
     remove_weight_norm,
     searched,
 )
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 BRANCHES = LocalConfig(branches=3, spread=0.5, bounds=Bounds(1, 64))
 

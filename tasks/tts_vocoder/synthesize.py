@@ -17,12 +17,12 @@ from torch import Tensor
 
 from rfnext.files import explained, write_bytes
 from tasks.spec import fail
-from tasks.tts_vocoder.clips import Shape, read_clip
 from tasks.tts_vocoder.evaluation import synthesise
 from tasks.tts_vocoder.export import merged, to_onnx
-from tasks.tts_vocoder.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.saved_mel import read_mel, write_mel
+from tasks.tts_vocoder.recordings.clips import Shape, read_clip
 from tasks.tts_vocoder.released import open_generator
-from tasks.tts_vocoder.saved_mel import read_mel, write_mel
 
 
 def mel_of_recording(path: Path, mel: MelConfig) -> Tensor:

@@ -11,7 +11,7 @@ import tasks
 from rfnext import Bounds, LocalConfig, LocalSearch, Structure, keep_branches, merge
 from tasks import checkpoint
 from tasks.tts_vocoder.config import Config as Vocoder
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 FORMS = ("designed", "single", "multi", "searching", "merged")
 MEL = MelConfig(sample_rate=8000, n_fft=256, hop=64, window=256, mels=20, fmax=4000.0)

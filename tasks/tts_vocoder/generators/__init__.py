@@ -12,7 +12,7 @@ from tasks.tts_vocoder.generators.parallel_wavegan import ParallelWaveGAN
 from tasks.tts_vocoder.generators.source_filter import SourceFilter
 from tasks.tts_vocoder.generators.streaming import CausalHiFiGAN, Stream
 from tasks.tts_vocoder.generators.vocos import ISTFT, Vocos
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 __all__ = [
     "GENERATORS",

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tasks.tts_vocoder.generators.generator import Dilated, Generator, check_halved, check_upsampling, weight_norm
 from tasks.tts_vocoder.generators.hifi_gan import HiFiGAN, averaged
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 TAPS = 12
 """Of the low-pass filters."""

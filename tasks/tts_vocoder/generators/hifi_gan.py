@@ -14,7 +14,7 @@ from tasks.tts_vocoder.generators.generator import (
     check_upsampling,
     weight_norm,
 )
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 SLOPE = 0.1
 """Of the leaky ReLUs, all but the last."""

@@ -15,7 +15,7 @@ from tasks.tts_vocoder.generators.generator import (
     frame_noise,
     weight_norm,
 )
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 
 class ParallelWaveGAN(Generator):

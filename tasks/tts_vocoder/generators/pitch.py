@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.tts_vocoder.mel import CONVENTIONS, MelConfig, filters
+from tasks.tts_vocoder.mels.mel import CONVENTIONS, MelConfig, filters
 
 RANGE = (70.0, 400.0)
 """Lowest and highest fundamental that is looked for, Hz."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tasks.tts_vocoder.generators.generator import Generator, check_sizes, frame_noise
 from tasks.tts_vocoder.generators.pitch import Pitch
 from tasks.tts_vocoder.generators.vocos import ISTFT, Backbone
-from tasks.tts_vocoder.mel import CONVENTIONS, MelConfig, filters
+from tasks.tts_vocoder.mels.mel import CONVENTIONS, MelConfig, filters
 
 LOUDEST = 6.0
 """Bound on log magnitudes of the filters, against steps that explode."""

@@ -14,7 +14,7 @@ from rfnext import SearchConv
 from rfnext.convs.padding import anchor_of, padding_attributes, set_anchor
 from tasks.tts_vocoder.generators.generator import Generator, remove_weight_norm
 from tasks.tts_vocoder.generators.hifi_gan import HiFiGAN
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 
 class CausalHiFiGAN(HiFiGAN):

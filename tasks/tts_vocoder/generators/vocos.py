@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.tts_vocoder.generators.generator import Dilated, Generator, check_sizes
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 
 class Vocos(Generator):

@@ -18,13 +18,14 @@ from tasks.action_segmentation import data as videos
 from tasks.action_segmentation import predict as segmenting
 from tasks.action_segmentation import score as scoring
 from tasks.action_segmentation.check import check as check_videos
-from tasks.action_segmentation.lengths import Sampling
+from tasks.action_segmentation.ms_tcn_format.lengths import Sampling
 from tasks.findings import Findings
 from tasks.plain import plain, rebuild
-from tasks.tts_vocoder import released, saved_mel
+from tasks.tts_vocoder import released
 from tasks.tts_vocoder.check import check as check_clips
-from tasks.tts_vocoder.clips import Shape
 from tasks.tts_vocoder.config import PRESETS
+from tasks.tts_vocoder.mels import saved_mel
+from tasks.tts_vocoder.recordings.clips import Shape
 from tests.faults.fuzz import own_data as own
 from tests.faults.fuzz import predictions, records, samples, scenes, sounds
 from tests.faults.fuzz.mutations import Sample

@@ -18,7 +18,7 @@ from rfnext.files import serialised
 from tasks import checkpoint
 from tasks.plain import plain
 from tasks.tts_vocoder.config import Config as Vocoder
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tests.faults.fuzz.mutations import FIFO, FOLDER, LOOP, MISSING, PICKLES, SPARSE, ZEROS, Sample
 
 MEL = MelConfig(sample_rate=8000, n_fft=256, hop=64, window=256, mels=20, fmax=4000.0)

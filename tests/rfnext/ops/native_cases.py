@@ -41,6 +41,11 @@ SHAPES = {
     "short": (7, (9, 8), (13,), [1, 2, 9]),
     "one element": (1, (8, 8), (1,), [1, 2]),
     "small images": (5, (17, 33), (7, 7), [1, 2, 3]),
+    # Samples that need several tiles, dilations of which only the centre reads anything, more channels than are mixed at a time.
+    "many small images": (80, (65, 10), (3, 4), [1, 2]),
+    "small images, long dilations": (2, (70, 24), (7, 5), [7, 8, 9]),
+    "small images of very many channels": (1, (300, 75), (4, 4), [1, 3]),
+    "somewhat larger images": (2, (66, 70), (20, 21), [1, 2, 5]),
     "images": (2, (8, 40), (33, 20), [1, 4]),
     "flat": (3, (8, 8), (1, 70), [1, 3]),
     "volumes": (2, (8, 9), (5, 4, 11), [1, 2]),

@@ -100,6 +100,18 @@ def test_single_gradients_in_channels_last_equal_the_definition(asked: list[int]
 
 
 @needs_compiler
+@pytest.mark.parametrize("asked", [[0], [1], [2], [3], [0, 3], [1, 3], [0, 1]])
+def test_single_gradients_of_small_images_equal_the_definition(asked: list[int]) -> None:
+    tensors, g = arguments(3, (24, 17), (6, 5), [1, 2]), torch.randn(3, 17, 6, 5, dtype=torch.float64)
+
+    def gradients(implementation: str) -> tuple[Tensor, ...]:
+        y = mixed_dilation_conv(*tensors, [(1, 1), (2, 2)], implementation=implementation)
+        return torch.autograd.grad(y, [tensors[i] for i in asked], g)
+
+    torch.testing.assert_close(gradients("native"), gradients("branches"), rtol=1e-10, atol=1e-10)
+
+
+@needs_compiler
 def test_slices_and_expanded_gradients_in_channels_last_equal_the_definition() -> None:
     x, weight, bias, p = arguments(3, (1, 1), (6, 11), [1, 2], groups=17)
     sliced = x.detach().movedim(1, -1).contiguous()[1:2].movedim(-1, 1)  # not at the start of its memory
@@ -339,7 +351,7 @@ def test_many_threads_do_not_each_hold_a_gradient_of_a_large_weight(threads: int
 
     with ThreadPoolExecutor(1) as fresh:  # a thread keeps its scratch space for the next call
         found = fresh.submit(allocated).result()
-    assert weight.nbytes < max(found) < (3 + threads / 2) * weight.nbytes
+    assert weight.nbytes <= max(found) < (3 + threads / 2) * weight.nbytes
 
 
 @needs_compiler

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tasks.action_segmentation.data import IGNORED, carve_validation, open_dataset, upsample
-from tasks.action_segmentation.lengths import Sampling
+from tasks.action_segmentation.ms_tcn_format.lengths import Sampling
 from tasks.spec import DataError
 
 LENGTHS = {"s5_a": 156, "s5_b": 163}

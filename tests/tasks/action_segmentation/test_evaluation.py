@@ -7,8 +7,8 @@ import torch
 
 from tasks.action_segmentation.data import open_dataset
 from tasks.action_segmentation.evaluation import predict, score
-from tasks.action_segmentation.lengths import Sampling
 from tasks.action_segmentation.models import ms_tcn
+from tasks.action_segmentation.ms_tcn_format.lengths import Sampling
 
 
 @pytest.fixture(scope="module")

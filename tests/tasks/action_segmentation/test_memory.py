@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tasks.action_segmentation.layout import Layout
+from tasks.action_segmentation.ms_tcn_format.layout import Layout
 
 VIDEOS, FRAMES, SIZE = 32, 2000, 2048
 DATA = 4 * VIDEOS * FRAMES * SIZE

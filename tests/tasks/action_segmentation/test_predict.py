@@ -13,7 +13,7 @@ from tasks import checkpoint
 from tasks.action_segmentation import predict, score
 from tasks.action_segmentation.config import PRESETS
 from tasks.action_segmentation.models import searched
-from tasks.action_segmentation.result_files import read_prediction
+from tasks.action_segmentation.ms_tcn_format.result_files import read_prediction
 from tasks.action_segmentation.task import TASK
 from tasks.spec import Split
 

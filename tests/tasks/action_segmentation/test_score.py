@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.action_segmentation.result_files import write_prediction
+from tasks.action_segmentation.ms_tcn_format.result_files import write_prediction
 from tasks.action_segmentation.score import main
 
 ROOT = Path(__file__).parents[3]

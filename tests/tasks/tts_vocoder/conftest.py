@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.tts_vocoder import embedded
+from tasks.tts_vocoder.recordings import embedded
 
 
 @pytest.fixture(scope="session")

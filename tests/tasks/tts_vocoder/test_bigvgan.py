@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tasks.tts_vocoder import generators
 from tasks.tts_vocoder.generators.bigvgan import AntiAliased, Snake
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 TAPS = np.float64(firwin(12, 0.5, window=("kaiser", 0.1102 * (51 - 8.7))).astype(np.float32))
 

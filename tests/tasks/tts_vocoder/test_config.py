@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import tyro
 
-from tasks.tts_vocoder import embedded
 from tasks.tts_vocoder.config import PRESETS, Config
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
+from tasks.tts_vocoder.recordings import embedded
 
 
 def test_published_schedule():

@@ -8,8 +8,8 @@ import soundfile
 import torch
 
 from tasks.spec import DataError
-from tasks.tts_vocoder.clips import Shape
 from tasks.tts_vocoder.data import Clips, Cut, Cuts, Segments, open_recordings, split
+from tasks.tts_vocoder.recordings.clips import Shape
 
 RATE = 16000
 SHAPE = Shape(RATE, 8000.0, loudness="as_is")

@@ -9,7 +9,7 @@ import torch
 
 from tasks.spec import DataError, Split
 from tasks.tts_vocoder.config import PRESETS, Config
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.task import TASK
 
 SMALL = Config(

@@ -13,7 +13,7 @@ from torch import nn
 from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv
 from rfnext.receptive_field import theoretical_receptive_field
 from tasks.tts_vocoder import export, generators
-from tasks.tts_vocoder.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
 
 MEL = MelConfig()
 FAMILIES = {

@@ -15,7 +15,7 @@ from tasks.tts_vocoder.losses import (
     discriminator_loss,
     feature_matching_loss,
 )
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 
 def test_adversarial_losses():

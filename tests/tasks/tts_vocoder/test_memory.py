@@ -6,11 +6,11 @@ import soundfile
 
 from tasks import sharing
 from tasks.tts_vocoder import data
-from tasks.tts_vocoder.clips import Shape
 from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import Recordings, open_recordings
 from tasks.tts_vocoder.datasets import open_fold
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
+from tasks.tts_vocoder.recordings.clips import Shape
 
 SHAPE = Shape(16000, 8000.0, loudness="as_is")
 

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from tasks.tts_vocoder import metrics
-from tasks.tts_vocoder.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
 from tasks.tts_vocoder.metrics import CEPSTRA, WORST_CENTS, Pitch
 
 RATE = 16000

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.tts_vocoder.config import Config
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.task import TASK
 
 

@@ -22,7 +22,7 @@ from rfnext import Structure
 from tasks.tts_vocoder import models, synthesize
 from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.generators import build, remove_weight_norm, searched
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.released import open_generator
 
 MEL = MelConfig(sample_rate=8000, n_fft=256, hop=64, window=256, mels=20, fmax=4000.0)

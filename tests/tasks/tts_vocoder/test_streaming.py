@@ -7,7 +7,7 @@ import torch
 
 from rfnext import Bounds, LocalConfig, LocalSearch, Structure, keep_branches
 from tasks.tts_vocoder import export, generators
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 LOCAL = LocalConfig(interval=1, rounds=2, branches=3, spread=0.5, bounds=Bounds(1, 64))
 SIZES = {"channels": 8, "upsampling": (16, 16), "kernels": (3, 5), "dilations": ((1, 3), (2, 5))}

@@ -10,7 +10,7 @@ import tasks
 from rfnext import Structure
 from tasks.spec import DataError, Run, Split
 from tasks.tts_vocoder.config import Config
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.task import TASK
 
 SMALL = {

@@ -16,7 +16,7 @@ from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import open_recordings
 from tasks.tts_vocoder.evaluation import copy_synthesis, synthesise
 from tasks.tts_vocoder.generators import searched
-from tasks.tts_vocoder.mel import MelConfig
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.metrics import log_mel_l1
 from tasks.tts_vocoder.models import build
 from tasks.tts_vocoder.training import AUDIO, fit

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.action_segmentation.result_files import read_prediction, write_prediction
+from tasks.action_segmentation.ms_tcn_format.result_files import read_prediction, write_prediction
 from tasks.spec import DataError
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rfnext.files import write_text
-from tasks.action_segmentation.layout import MOST_LINES, read_text
+from tasks.action_segmentation.ms_tcn_format.layout import MOST_LINES, read_text
 from tasks.spec import fail
 
 HEADER = "### Frame level recognition: ###"

@@ -30,8 +30,8 @@ from torch import Tensor
 from rfnext.files import lines_of, read_text, reason
 from tasks.file_names import mend_missing
 from tasks.spec import Report
-from tasks.tts_vocoder.mel import HIGHEST_RATE
-from tasks.tts_vocoder.predicted import Predicted
+from tasks.tts_vocoder.mels.mel import HIGHEST_RATE
+from tasks.tts_vocoder.mels.predicted import Predicted
 
 log = logging.getLogger(__name__)
 

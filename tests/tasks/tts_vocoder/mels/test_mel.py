@@ -9,8 +9,8 @@ import pytest
 import soundfile
 import torch
 
-from tasks.tts_vocoder.compiled_librosa import compiled
-from tasks.tts_vocoder.mel import LogMel, MelConfig, check_same
+from tasks.tts_vocoder.mels.compiled_librosa import compiled
+from tasks.tts_vocoder.mels.mel import LogMel, MelConfig, check_same
 
 librosa = compiled()
 

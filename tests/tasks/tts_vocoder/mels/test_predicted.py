@@ -11,13 +11,13 @@ from rfnext import Bounds, LocalConfig, LocalSearch
 from tasks.findings import Findings
 from tasks.spec import DataError, Run, Split, fail
 from tasks.tts_vocoder import check
-from tasks.tts_vocoder.clips import Shape
 from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import Cut, Segments, open_recordings
 from tasks.tts_vocoder.evaluation import copy_synthesis, evaluate, synthesise
 from tasks.tts_vocoder.generators import searched
-from tasks.tts_vocoder.mel import LogMel, MelConfig
-from tasks.tts_vocoder.predicted import Predicted
+from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.predicted import Predicted
+from tasks.tts_vocoder.recordings.clips import Shape
 from tasks.tts_vocoder.task import TASK
 
 MEL = MelConfig(sample_rate=8000, n_fft=256, hop=64, window=256, mels=20, fmax=4000.0)
@@ -37,7 +37,7 @@ def folder(espeak, tmp_path):
 
 
 def open_clip(path):
-    from tasks.tts_vocoder.clips import read_clip
+    from tasks.tts_vocoder.recordings.clips import read_clip
 
     clip = read_clip(path.stem, path, Shape(8000, 4000.0, loudness="as_is"), fail)
     assert clip is not None

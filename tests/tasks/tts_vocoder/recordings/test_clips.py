@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from tasks.spec import DataError, fail
-from tasks.tts_vocoder.clips import PEAK, Shape, clipped_samples, list_clips, read_clip, speech
+from tasks.tts_vocoder.recordings.clips import PEAK, Shape, clipped_samples, list_clips, read_clip, speech
 
 RATE = 16000
 SHAPE = Shape(RATE, 8000.0, loudness="as_is")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.tts_vocoder import compiled_librosa
+from tasks.tts_vocoder.mels import compiled_librosa
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 PITCH = """
 import numpy as np

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.action_segmentation.feature_files import open_features
-from tasks.action_segmentation.layout import Layout
+from tasks.action_segmentation.ms_tcn_format.feature_files import open_features
+from tasks.action_segmentation.ms_tcn_format.layout import Layout
 from tasks.spec import Problem, Report
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.tts_vocoder.mel import CONVENTIONS, LogMel, MelConfig, filters
+from tasks.tts_vocoder.mels.mel import CONVENTIONS, LogMel, MelConfig, filters
 
 LOUDEST = 1.5
 """Times full scale, up to which a level is possible: what acoustic models predict may exceed 1 a little."""

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from tasks.action_segmentation.feature_files import read_features
+from tasks.action_segmentation.ms_tcn_format.feature_files import read_features
 from tasks.spec import DataError, fail
 
 VALUES = np.random.default_rng(0).integers(-100, 100, (4, 9)).astype(np.float64)

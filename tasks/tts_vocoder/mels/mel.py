@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.tts_vocoder.compiled_librosa import compiled
+from tasks.tts_vocoder.mels.compiled_librosa import compiled
 
 ConventionName = Literal["hifi_gan", "vocos", "parallel_wavegan"]
 

@@ -41,13 +41,13 @@ SECONDS = (1.5, 12.0)
 NO_SPEECH = ("beep", "silence", "tone")
 """Parts of the names of prompts without speech."""
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 READMES = {
-    "asterisk": f"""Real speech, made by tasks/tts_vocoder/embedded.py (version {VERSION}) from the prompts of Debian's
-{PACKAGE}, CC-BY-SA-3.0 (see its copyright file). Delete this folder to have it made again.
+    "asterisk": f"""Real speech, made by tasks/tts_vocoder/recordings/embedded.py (version {VERSION}) from the prompts
+of Debian's {PACKAGE}, CC-BY-SA-3.0 (see its copyright file). Delete this folder to have it made again.
 """,
-    "espeak": f"""SYNTHETIC speech, made by tasks/tts_vocoder/espeak.py (version {VERSION}) with eSpeak NG.
+    "espeak": f"""SYNTHETIC speech, made by tasks/tts_vocoder/recordings/espeak.py (version {VERSION}) with eSpeak NG.
 Delete this folder to have it made again.
 """,
 }
@@ -105,7 +105,7 @@ def prepare(source: Source) -> Path:
 
 def _write_espeak(folder: Path) -> None:
     """In a new process; else the samples would differ from time to time, see `espeak`."""
-    command = [sys.executable, "-m", "tasks.tts_vocoder.espeak", str(folder)]
+    command = [sys.executable, "-m", "tasks.tts_vocoder.recordings.espeak", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]

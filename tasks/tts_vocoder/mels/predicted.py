@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from tasks.spec import Report
-from tasks.tts_vocoder.mel import MelConfig
-from tasks.tts_vocoder.saved_mel import read_mel
+from tasks.tts_vocoder.mels.mel import MelConfig
+from tasks.tts_vocoder.mels.saved_mel import read_mel
 
 TOLERANCE = 2
 """Frames by which a mel and its recording may differ in length: conventions differ in the frames at the ends."""

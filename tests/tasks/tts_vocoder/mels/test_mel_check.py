@@ -8,9 +8,9 @@ import pytest
 import soundfile
 import torch
 
-from tasks.tts_vocoder.compiled_librosa import compiled
-from tasks.tts_vocoder.mel import LogMel, MelConfig
-from tasks.tts_vocoder.mel_check import shape_fault, value_fault
+from tasks.tts_vocoder.mels.compiled_librosa import compiled
+from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.mel_check import shape_fault, value_fault
 
 librosa = compiled()
 MEL = MelConfig()

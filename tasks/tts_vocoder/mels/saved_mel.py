@@ -12,8 +12,8 @@ from torch import Tensor
 from rfnext.files import read_json, reason, write_bytes, write_text
 from tasks.npy_files import open_array
 from tasks.spec import Report, fail
-from tasks.tts_vocoder.mel import MelConfig, check_same
-from tasks.tts_vocoder.mel_check import shape_fault, value_fault
+from tasks.tts_vocoder.mels.mel import MelConfig, check_same
+from tasks.tts_vocoder.mels.mel_check import shape_fault, value_fault
 
 LONGEST = 3600
 """Seconds of the longest mel."""

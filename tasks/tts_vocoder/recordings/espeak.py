@@ -1,4 +1,6 @@
-"""Synthetic speech by eSpeak NG: `python -m tasks.tts_vocoder.espeak FOLDER` writes wavs/ and metadata.csv there.
+"""Synthetic speech by eSpeak NG.
+
+`python -m tasks.tts_vocoder.recordings.espeak FOLDER` writes wavs/ and metadata.csv there.
 
 The library is part of PyPI's `espeakng-loader` and is called through ctypes. Its noise depends on a state of the
 process, so the bytes are the same only in a new process that speaks the same sentences in the same order. Therefore
@@ -158,7 +160,7 @@ def write(folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tasks.tts_vocoder.espeak",
+        prog="python -m tasks.tts_vocoder.recordings.espeak",
         description="Synthesise fixed sentences by eSpeak NG into FOLDER/wavs and FOLDER/metadata.csv.",
     )
     parser.add_argument("folder", type=Path, help="new folder, or one without wavs/")

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 
 from tasks.spec import DataError
-from tasks.tts_vocoder import embedded, espeak
-from tasks.tts_vocoder.espeak import SENTENCES
+from tasks.tts_vocoder.recordings import embedded, espeak
+from tasks.tts_vocoder.recordings.espeak import SENTENCES
 
 
 def digest(folder):

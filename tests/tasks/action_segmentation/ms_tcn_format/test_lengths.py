@@ -11,7 +11,7 @@ import pytest
 
 from tasks.action_segmentation.check import check
 from tasks.action_segmentation.data import open_dataset, upsample
-from tasks.action_segmentation.lengths import EVERY_FRAME, Sampling, difference, nearest, stride_of
+from tasks.action_segmentation.ms_tcn_format.lengths import EVERY_FRAME, Sampling, difference, nearest, stride_of
 from tasks.action_segmentation.predict import check_video
 from tasks.spec import DataError
 

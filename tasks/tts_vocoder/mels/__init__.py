@@ -1,0 +1,1 @@
+"""Log-mel spectrograms: computing them, checking those of others, and their files."""

@@ -1,0 +1,1 @@
+"""Recorded clips: listing, checking and reading them, and the embedded ones."""
