@@ -39,7 +39,7 @@ def score(model: nn.Module, config: Config, dataset: Dataset, part: Part) -> dic
 
     All are nan if the training diverged or an output overflows. Raises DataError if no pixel of the part has a class.
     """
-    none = dict.fromkeys(("mIoU", "accuracy"), math.nan)
+    none: dict[str, float] = dict.fromkeys(("mIoU", "accuracy"), math.nan)
     if diverged(model):
         return none
     samples, classes = dataset.part(part), len(dataset.classes)
