@@ -2,6 +2,7 @@
 by side."""
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -42,17 +43,24 @@ def to_measure(wanted: Collection[str]) -> set[str]:
 def compare(
     case: Case, wanted: Collection[str], known: Mapping[str, Any], rounded: Callable[[dict[str, float]], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The rows of the wanted methods on one case; those that are known are kept. rounded: scores as they are stored."""
+    """The rows of the wanted methods on one case; those that are known are kept. rounded: scores as they are stored.
+
+    Raises:
+        MeasurementError: if a training diverged before its first epoch was scored, so that it has no scores.
+    """
     methods, entries = Methods(case), dict(known)
     for label, method in METHODS.items():
         if label not in wanted or label in entries or (found := method(methods)) is None:
             continue
         training = methods.trained(found.design)
+        validation = training.best_until(case.config.epochs)
+        if validation == math.inf:
+            raise MeasurementError(f"{label} with dilations {found.design}: the training diverged before it was scored")
         test = training.scores("test")
         entries[label] = {
             "dilations": found.design,
             "epochs": found.epochs,
-            "validation": round(training.best_until(case.config.epochs), 5),
+            "validation": round(validation, 5),
             **rounded(test),
             "step_ms": round(1e3 * training.seconds / training.step, 2),
             "search_step_ms": None if found.step is None else round(1e3 * found.step, 2),
@@ -72,7 +80,7 @@ def lines_of_study(
     if run is not None:
         # Equal runs give equal bits.
         with pin_implementation("taps" if native_build.failure() else "native"):
-            run(known)
+            end_on_error(lambda: run(known))
     return [{**line, "methods": with_rules(line["methods"])} for line in known.values()]
 
 

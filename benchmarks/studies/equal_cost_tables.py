@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.records.statistics import FEWEST, Estimate, Values, estimate, number, paired
 from benchmarks.report.figures import INK, STYLE, svg
 from benchmarks.report.markdown import pipe
+from benchmarks.studies import equal_cost_references
 from benchmarks.studies.equal_cost_searches import ROWS
 from rfnext.files import write_bytes, write_text
 from tasks.load_forecasting.datasets import LABELS
@@ -105,9 +106,9 @@ class Measured:
 
 
 def write(folder: Path, lines: Lines) -> str:
-    """Write table.md and cost.svg; returns the table."""
+    """Write table.md and cost.svg, of these lines and what the folder has to compare them with; returns the table."""
     sets = {data: Measured(one for one in lines if one["data"] == data) for data in dict.fromkeys(_names(lines))}
-    text = table(sets)
+    text = table(sets, equal_cost_references.read(folder))
     write_text(folder / "table.md", text)
     if drawn := draw(sets):
         write_bytes(folder / "cost.svg", drawn)
@@ -118,11 +119,12 @@ def _names(lines: Lines) -> list[str]:
     return [one["data"] for one in lines]
 
 
-def table(sets: dict[str, Measured]) -> str:
-    """All sets, as Markdown."""
+def table(sets: dict[str, Measured], references: Lines = ()) -> str:
+    """All sets, as Markdown; with `references`, also what they are compared with besides."""
     parts = ["# Search at equal cost: the numbers", "", SAID, "", "![cost.svg](cost.svg)", ""]
     parts += [part for opponent in OPPONENTS for part in _overview(sets, opponent)]
     parts += _confirmation({data: sets[data] for data in CONFIRMING if data in sets})
+    parts += equal_cost_references.table(references, sets)
     for data, measured in sets.items():
         parts += [f"## {data}: {_label(data)}", ""]
         compared: list[Comparison] = []

@@ -145,7 +145,7 @@ class Training(ABC):
         return self
 
     def best_until(self, epoch: int) -> float:
-        """Lowest error of the validation part in the first epochs, however many followed."""
+        """Lowest error of the validation part in the first epochs, however many followed; inf if it had diverged."""
         return min(self._errors[: epoch // self.case.config.validate_every])
 
     def _schedule(self, epoch: int) -> None:
@@ -155,6 +155,8 @@ class Training(ABC):
 
     def _validate(self) -> None:
         value = self.error(self.measure("validation"))
+        if math.isnan(value):  # it diverged, and must lose: nothing is less than nan
+            value = math.inf
         self._errors.append(value)
         if value < self._best:
             self._best, self._weights = value, copy.deepcopy(self.network.state_dict())

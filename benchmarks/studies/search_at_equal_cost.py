@@ -100,7 +100,7 @@ against hand and against tuned with as many layers, and against the hand design 
 leave out 0, and how many would by chance.
 
 Order: elecdemand, the hourly sets and calls-eighth with 3 layers and all seeds; then seed 0 of other numbers of layers
-and of the other sets; then the rest. A comparison (data, layers, fold, seed) is one line of <data>/measurements.jsonl,
+and of the other sets; then the rest. A comparison (data, layers, fold, seed) is one line of a measurements.jsonl,
 written when it ends; each method in it has the commit that measured it. What is there is not run again. A line that
 was measured under other settings, or with another torch or numpy, is an error, not a row.
 """
@@ -119,11 +119,12 @@ from typing_extensions import TypedDict
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.schema import STRICT, Amount, Label, Layers, Real, Seed, Versions, Whole
-from benchmarks.studies import measurements
+from benchmarks.studies import equal_cost_references, measurements
 from benchmarks.studies.equal_cost_comparisons import check, compare, described, lines_of_study, settings_of, to_measure
 from benchmarks.studies.equal_cost_forecasting import ForecastingCase
 from benchmarks.studies.equal_cost_searches import EXHAUSTED, METHODS, ROWS
 from benchmarks.studies.equal_cost_tables import CONFIRMING, write
+from benchmarks.studies.measurements import end_on_error
 from rfnext import Bounds
 from rfnext.receptive_field import multiply_adds
 from tasks.command_line import parse_or_end
@@ -144,6 +145,9 @@ EIGHTH = "-eighth"
 """Ends the name of a set whose searches are bound by the length of the training part."""
 
 DATA = (FIRST, "births", "taylor", "treering", "calls", *HOURLY, f"calls{EIGHTH}", *CONFIRMING)
+
+FOLDERS = {**dict.fromkeys(HOURLY, "hourly"), **dict.fromkeys(CONFIRMING, "confirmation"), f"calls{EIGHTH}": "calls"}
+"""Where measurements of a set are, if not in a folder of its name."""
 
 LAYERS = (2, 3, 4, 6, 8, 10)
 
@@ -175,6 +179,9 @@ class Options:
     """Methods to run, with those that a rule is made of; what others have measured is kept."""
     only_table: bool = False
     """Run nothing; write the table and the figure from the measurements that there are."""
+    references: bool = False
+    """Measure also forecasts without a network, on every set of --data, and Darts' network, which needs pip install
+    darts; see `equal_cost_references`."""
     results: Path = ROOT / "results/search_at_equal_cost"
     """Folder of the measurements, the table and the figure."""
 
@@ -223,6 +230,11 @@ def _known(line: Line) -> Line:
 
 
 LINE = Annotated[Line, AfterValidator(_known)]
+
+
+def folder_of(data: str) -> str:
+    """Name of the folder that has the measurements of a set."""
+    return FOLDERS.get(data, data)
 
 
 def order() -> Iterator[Name]:
@@ -302,7 +314,8 @@ def run(options: Options, known: dict[Name, dict[str, Any]]) -> None:
         if time.monotonic() > end:
             return
         known[name] = measure(name, options.methods, entries) | {"versions": described()}
-        measurements.write(options.results / name.data, [one for key, one in known.items() if key.data == name.data])
+        beside = [one for key, one in known.items() if folder_of(key.data) == folder_of(name.data)]
+        measurements.write(options.results / folder_of(name.data), beside)
         log.info("%s: %.0f s", name, known[name]["cpu_seconds"])
 
 
@@ -313,17 +326,21 @@ def read(options: Options) -> dict[Name, dict[str, Any]]:
         MeasurementError: if one cannot be read, or may not stand beside the others.
     """
     known = dict[Name, dict[str, Any]]()
-    for data in DATA:
-        lines = measurements.read(options.results / data, LINE, Name._fields)
-        check(options.results / data, lines, expected, adding=not options.only_table)
+    for folder in dict.fromkeys(map(folder_of, DATA)):
+        lines = measurements.read(options.results / folder, LINE, Name._fields)
+        check(options.results / folder, lines, expected, adding=not options.only_table)
         known |= {Name(*(one[field] for field in Name._fields)): one for one in lines}
-    return known
+    return {name: known[name] for data in DATA for name in known if name.data == data}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     options = parse_or_end(Options, arguments, description=__doc__)
     lines = lines_of_study(lambda: read(options), None if options.only_table else lambda known: run(options, known))
+    if options.references:
+        cases = {(n.data, n.fold, n.seed): case_of(n) for n in order() if n.layers == equal_cost_references.LAYERS}
+        wanted = {key: case for key, case in cases.items() if key[0] in options.data and not key[0].endswith(EIGHTH)}
+        end_on_error(lambda: equal_cost_references.measure(wanted, options.results))
     print(write(options.results, lines))
     return 0
 

@@ -1,6 +1,7 @@
 """Predictions of a trained network, their scores, and what its receptive fields are measured on."""
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from rfnext import reproducible
 from tasks.action_segmentation import metrics
 from tasks.action_segmentation.config import Config
-from tasks.action_segmentation.data import Dataset, Videos, upsample
+from tasks.action_segmentation.data import Dataset, Video, Videos, upsample
 from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.models.network import network_of
 from tasks.diverged import diverged
@@ -27,7 +28,9 @@ def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]
     return score(model, dataset, dataset.part(split.part), config.last_segment)
 
 
-def score(network: nn.Module, dataset: Dataset, videos: Videos, last_segment: metrics.LastSegment) -> dict[str, float]:
+def score(
+    network: nn.Module, dataset: Dataset, videos: Videos | Sequence[Video], last_segment: metrics.LastSegment
+) -> dict[str, float]:
     """All metrics of a network on some videos of a dataset; see `metrics.score`. They are nan if it diverged."""
     if diverged(network):
         return dict.fromkeys(("accuracy", "edit", *(f"f1@{overlap}" for overlap in metrics.OVERLAPS)), math.nan)

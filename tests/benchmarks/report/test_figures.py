@@ -156,3 +156,15 @@ def test_effective_fields_are_mean_curves_that_end_at_the_whole_gradient(
     mean = statistics.fmean((4, 8, 8))
     assert {"baseline: 95 % within 4", f"local_single: 95 % within {mean:.3g}"} <= set(said)
     assert not [text for text in said if text.startswith("local_multi")]
+
+
+def test_a_smaller_file_keeps_scales_text_and_hundredths_of_a_point() -> None:
+    path, moved = (
+        '<path d="M 1.23456 -0.001\nL 100.0009 2\n"/>',
+        '<g transform="translate(3.14159 2) scale(0.015625)"/>',
+    )
+    drawn = f"<g>\n  {path}\n  {moved}\n</g>"
+    assert figures.smaller(drawn) == (
+        '<g>\n<path d="M 1.23 -0 L 100 2\n"/>\n<g transform="translate(3.14 2) scale(0.015625)"/>\n</g>'
+    )
+    assert figures.smaller('<text x="1.5">0.12345</text>') == '<text x="1.5">0.12345</text>'

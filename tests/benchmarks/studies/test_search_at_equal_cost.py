@@ -17,7 +17,18 @@ from benchmarks.studies import equal_cost_comparisons, measurements, search_at_e
 from benchmarks.studies.equal_cost_forecasting import ForecastingCase
 from benchmarks.studies.equal_cost_searches import METHODS, Methods, periods, ruled, with_rules
 from benchmarks.studies.equal_cost_tables import Measured, table
-from benchmarks.studies.search_at_equal_cost import DATA, LAYERS, SEEDS, Name, case_of, config_of, main, order, settings
+from benchmarks.studies.search_at_equal_cost import (
+    DATA,
+    LAYERS,
+    SEEDS,
+    Name,
+    case_of,
+    config_of,
+    folder_of,
+    main,
+    order,
+    settings,
+)
 from rfnext import Bounds
 from rfnext.receptive_field import theoretical_receptive_field
 from tasks.load_forecasting.evaluation import evaluate
@@ -184,7 +195,8 @@ def test_the_bound_by_length_is_an_eighth_of_the_training_part_and_tuning_reache
 
 @pytest.mark.parametrize("data", DATA)
 def test_what_is_committed_is_not_run_again(data: str) -> None:
-    lines = measurements.read(ROOT / "results/search_at_equal_cost" / data)
+    found = measurements.read(ROOT / "results/search_at_equal_cost" / folder_of(data))
+    lines = [line for line in found if line["data"] == data]
     assert lines
     for line in lines:
         one = case_of(Name(data, line["layers"], line["fold"], line["seed"]))

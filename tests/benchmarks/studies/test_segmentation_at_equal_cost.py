@@ -1,5 +1,6 @@
 """The study of action segmentation at equal cost: its trainings are the task's, its tables are right."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 
 from benchmarks.records.places import ROOT
 from benchmarks.records.protocol import fingerprint
-from benchmarks.studies import measurements, segmentation_at_equal_cost
+from benchmarks.studies import equal_cost_comparisons, measurements, segmentation_at_equal_cost
 from benchmarks.studies.equal_cost_searches import METHODS, Methods
+from benchmarks.studies.measurements import MeasurementError
 from benchmarks.studies.segmentation_at_equal_cost import (
     LINE,
     METRICS,
@@ -125,3 +127,18 @@ def test_what_is_measured_is_kept_and_the_rest_is_run(tmp_path: Path, monkeypatc
     assert main([*arguments, "--methods", "hand", "tuned"]) == 0
     assert len(ran) == 5
     assert "| tuned" in (tmp_path / "table.md").read_text()
+
+
+def test_a_training_that_diverged_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = case(epochs=2, lr_drop_epoch=1)
+    diverging, sound = one.training((1, 1, 1)), one.training((1, 2, 3)).to(one.steps)
+    with torch.no_grad():
+        next(diverging.network.parameters()).fill_(math.nan)
+    diverging.to(one.steps)
+    assert all(math.isnan(value) for value in diverging.measure("test").values())
+    assert diverging.best_until(2) == math.inf > sound.best_until(2)
+    methods = Methods(one)
+    methods._trainings = {(1, 2, 4): diverging}
+    monkeypatch.setattr(equal_cost_comparisons, "Methods", lambda case: methods)
+    with pytest.raises(MeasurementError, match=r"hand with dilations \(1, 2, 4\): the training diverged"):
+        equal_cost_comparisons.compare(one, {"hand"}, {}, rounded)
