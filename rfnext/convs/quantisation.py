@@ -22,10 +22,12 @@ class RefusesQuantisation:
 
     @qconfig.setter
     def qconfig(self, value: Any) -> None:
+        """Raises ValueError unless value is None or there is one already."""
         if value is not None and vars(self).get("qconfig") is None:
             raise ValueError(f"quantisation would leave this layer in floats: {self!r}: {self.before_quantising}")
         vars(self)["qconfig"] = value
 
     @qconfig.deleter
     def qconfig(self) -> None:
+        """As torch does where it is done."""
         del vars(self)["qconfig"]
