@@ -21,6 +21,7 @@ from benchmarks.receptive_fields import measure
 from benchmarks.records.identity import identify
 from benchmarks.records.protocol import protocol
 from rfnext import LocalConfig, LocalSearch, Structure
+from rfnext.convs.searchable import is_conv
 from tasks import checkpoint
 from tasks.spec import SELECTED, Metric, Run, Split, Task
 
@@ -202,6 +203,15 @@ class TestContract:
             assert model.training is mode
             assert_equal(before, weights(model))
         assert task.evaluate(model, tiny, Split(part, fold)) == scores
+
+    def test_evaluates_in_evaluation_mode(self, task, tiny, fold, trained):
+        """By the tiny network's layers this may make no difference; by dropout, added later, it does."""
+        model, split = copy.deepcopy(trained[0]).train(), Split("validation", fold)
+        scores = task.evaluate(model, tiny, split)
+        for conv in [module for module in model.modules() if is_conv(module)]:
+            conv.register_forward_hook(lambda conv, _, output: output * math.nan if conv.training else output)
+        found = task.evaluate(model, tiny, split)
+        assert found == scores, "evaluate() must call model.eval(), and model.train() afterwards, if it was so before"
 
     def test_a_diverged_network_has_no_scores(self, task, tiny, fold):
         """By weights that are no numbers, class 0 is predicted everywhere, which is right somewhere."""
