@@ -3,6 +3,7 @@
 Importing it needs nothing beyond torch.
 """
 
+from rfnext import description, receptive_field  # by their names, rfnext.description.restore for example
 from rfnext._version import __version__
 from rfnext.accelerate import accelerate, decelerate
 from rfnext.branches import keep_branches
@@ -48,6 +49,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "decelerate",
+    "description",
     "everything",
     "expectation",
     "halve",
@@ -64,6 +66,7 @@ __all__ = [
     "plan",
     "powers_of_two",
     "random_structure",
+    "receptive_field",
     "reproducible",
     "save_published",
 ]

@@ -27,6 +27,8 @@ MOST_BRANCHES = 1024
 """Most branches of a conv. Each is computed; a mistyped number would fill the memory."""
 
 Rule = Literal["default", "paper"]
+"""How branch weights become probabilities, and probabilities the next dilation: "paper" is the published arithmetic
+(RF-Next, arXiv 2206.06637, section 3.3) to the last digit, "default" the same idea without its faults."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def neighbours(
         branches: how many are wanted, at least 2 and at most `MOST_BRANCHES`; fewer are returned where the bounds
             allow fewer (or, by rule "paper", where rounding makes some equal).
         bounds: applied to every searched axis. Rule "paper" does not clip the centre's own branch.
-        rule: see the module.
+        rule: of the rounding; see `Rule`.
 
     Raises:
         ValueError: for an unknown rule, too few or too many branches, a spread outside (0, 1], or a centre whose
@@ -164,7 +166,7 @@ def expectation(
         probability: one non-negative number per branch, not all zero.
         dilations: the branches.
         bounds: applied to the result on every axis; by rule "default" only where the branches differ.
-        rule: see the module.
+        rule: of the rounding; see `Rule`.
         centre: what the branches surround; used by rule "default", which takes the mean of the branches without it.
 
     Raises:

@@ -61,7 +61,8 @@ class Plan:
 
     layers: all convs.
     step, searched_step: seconds of a training step of the example, forward and backward in eval mode, before the search
-        and in it, each the least of some in turns; None without an example, or where the output has no gradient.
+        and in it; both are timed in turns, and the least of each counts. None without an example, or where the output
+        has no gradient.
     """
 
     layers: Sequence[LayerPlan]

@@ -48,6 +48,17 @@ def snippets() -> Iterator[Any]:
                 yield pytest.param(code, id=f"{page.stem}-{number}", marks=foreign)
 
 
+def test_what_pages_call_by_its_full_name_is_there_after_import_rfnext() -> None:
+    """But for integrations, which need other packages."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    names = sorted(set(re.findall(r"`(rfnext(?:\.\w+)+)\(", text)))
+    assert "rfnext.description.restore" in names
+    code = "import rfnext\n" + "".join(f"{name}\n" for name in names if ".integrations." not in name)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+
+
 @pytest.mark.parametrize("code", list(snippets()))
 def test_snippets_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)

@@ -45,7 +45,10 @@ def of_type(*classes: type[nn.Module]) -> Where:
 
 
 def of_kernel(smallest: int, largest: int | None = None) -> Where:
-    """The `Where` that picks convs whose longest axis of the kernel has a size of `smallest` to `largest` taps."""
+    """The `Where` that picks convs with `smallest` to `largest` taps on the longest axis of their kernel.
+
+    Both are included; `largest=None` is unbounded.
+    """
     return lambda name, conv: (
         smallest <= max(conv.kernel_size) and (largest is None or max(conv.kernel_size) <= largest)
     )

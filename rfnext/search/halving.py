@@ -41,7 +41,9 @@ def halve(
     budget: float = math.inf,
     map: Map = builtins.map,
 ) -> dict[Structure, float | None]:
-    """Fitness of every structure at the last rung that it reached.
+    """Successive halving: train all structures a little, and the best share of each rung longer.
+
+    (Jamieson and Talwalkar, AISTATS 2016.) Returns the fitness of every structure at the last rung that it reached.
 
         fitness = halve(evolution.ask(), rungs=[5, 15], train=train)
         evolution.tell(Scored(structure, value) for structure, value in fitness.items())

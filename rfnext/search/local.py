@@ -149,6 +149,11 @@ class LocalSearch(SearchedNetwork):
 
         Call it after every epoch, or after every iteration: `LocalConfig.interval` counts these calls. Under
         distributed training call it on every rank: all have the same weights and arrive at the same dilations.
+
+        Raises:
+            RuntimeError: naming the layer. At a round, if the search has ended, by `merge` or `Structure.apply`, or if
+                ranks differ. At any step, if an average of the weights (EMA) still has the branches of before the
+                last round.
         """
         step = self.step + 1
         due = self.round < self.config.rounds and step % self.config.interval == 0
@@ -192,6 +197,8 @@ class LocalSearch(SearchedNetwork):
 
         By rule "default" that includes what the probabilities learnt since the last round; by rule "paper" it is the
         centre of the last round, as in the published files.
+
+        Raises RuntimeError if the search has ended.
         """
         if self.config.rule == "paper":
             return self._structure_of({name: tuple(conv.dilation) for name, conv in self._plain()})

@@ -106,8 +106,9 @@ class OneShotSearch(SearchedNetwork):
 
     It can be used wherever a `LocalSearch` can: in the Lightning callback, in checkpoints, with EMA, DDP and AMP. All
     axes of a conv get the same dilation; axes whose kernel is 1, or even and anchored at the centre, keep theirs.
-    Probabilities are softmax(branch_weight / 0.01) and start equal. What `LocalSearch` says of equal runs is true here
-    too.
+    Probabilities are softmax(branch_weight / 0.01) and start equal. For equal bits of two runs, train under
+    `rfnext.reproducible`. The search is this library's own; relaxing a choice to a softmax is that of DARTS (Liu et
+    al., ICLR 2019, arXiv 1806.09055).
 
     Args:
         model: any network; what its dilations are does not matter to the search.
@@ -162,7 +163,8 @@ class OneShotSearch(SearchedNetwork):
     def after_step(self) -> bool:
         """Count one step (an epoch or an iteration) and sharpen the probabilities.
 
-        Returns whether an entry was added to `history`. Under distributed training call it on every rank.
+        Returns whether an entry was added to `history`. Under distributed training call it on every rank. Raises
+        RuntimeError as `LocalSearch.after_step` does.
         """
         step = self.step + 1
         due = step % self.config.interval == 0
@@ -190,7 +192,7 @@ class OneShotSearch(SearchedNetwork):
     def structure(self, readout: Readout | None = None) -> Structure:
         """The structure that the probabilities mean now; `readout` overrides the config's.
 
-        Raises ValueError, naming the layer, if a probability is not a number.
+        Raises ValueError, naming the layer, if a probability is not a number; RuntimeError if the search has ended.
         """
         readout = readout or self.config.readout
         shares = self.probability().items()

@@ -35,7 +35,7 @@ class Round:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """What `state_dict` gave."""
+        """The round that `state_dict` was called on."""
         return cls(
             step=int(state["step"]),
             dilations={name: [tuple(d) for d in ds] for name, ds in state["dilations"].items()},
@@ -72,15 +72,19 @@ class Search(Protocol):
         ...
 
     def after_step(self) -> bool:
-        """Count one step (an epoch or an iteration); run a round if one is due. Returns whether one was run."""
+        """Count one step (an epoch or an iteration); run a round if one is due. Returns whether one was run.
+
+        Raises RuntimeError, naming the layer: at a round, if the search has ended, by `merge` or `Structure.apply`, or
+        if ranks differ; at any step, if an average of the weights still has the branches of before the last round.
+        """
         ...
 
     def structure(self) -> Structure:
-        """The structure found so far."""
+        """The structure found so far. Raises RuntimeError if the search has ended."""
         ...
 
     def probability(self) -> dict[str, list[float]]:
-        """Share of each branch now, per layer: numbers that sum to 1."""
+        """Share of each branch now, per layer: numbers that sum to 1. Raises RuntimeError if the search has ended."""
         ...
 
     def branch_weights(self) -> list[nn.Parameter]:
@@ -95,11 +99,17 @@ class Search(Protocol):
         ...
 
     def parameters_to_clip(self) -> list[nn.Parameter]:
-        """The model's parameters without those that would be most of the norm that clipping compares."""
+        """The parameters to clip together: all but the branch weights, whose gradients can be most of the norm.
+
+        By rule "paper" all, as the published searches do.
+        """
         ...
 
     def copy_to(self, model: nn.Module) -> None:
-        """Give another copy of the searched model the same branches and branch weights (EMA copies need it)."""
+        """Give another copy of the searched model the same branches and branch weights, as an average (EMA) needs.
+
+        Raises ValueError, naming a layer that is not searched in the copy.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

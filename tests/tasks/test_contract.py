@@ -21,6 +21,7 @@ from benchmarks.receptive_fields import measure
 from benchmarks.records.identity import identify
 from benchmarks.records.protocol import protocol
 from rfnext import LocalConfig, LocalSearch, Structure
+from rfnext.convs.searchable import is_conv
 from tasks import checkpoint
 from tasks.spec import SELECTED, Metric, Run, Split, Task
 
@@ -203,6 +204,15 @@ class TestContract:
             assert_equal(before, weights(model))
         assert task.evaluate(model, tiny, Split(part, fold)) == scores
 
+    def test_evaluates_in_evaluation_mode(self, task, tiny, fold, trained):
+        """By the tiny network's layers this may make no difference; by dropout, added later, it does."""
+        model, split = copy.deepcopy(trained[0]).train(), Split("validation", fold)
+        scores = task.evaluate(model, tiny, split)
+        for conv in [module for module in model.modules() if is_conv(module)]:
+            conv.register_forward_hook(lambda conv, _, output: output * math.nan if conv.training else output)
+        found = task.evaluate(model, tiny, split)
+        assert found == scores, "evaluate() must call model.eval(), and model.train() afterwards, if it was so before"
+
     def test_a_diverged_network_has_no_scores(self, task, tiny, fold):
         """By weights that are no numbers, class 0 is predicted everywhere, which is right somewhere."""
         model = build(task, tiny)
@@ -212,6 +222,17 @@ class TestContract:
         found = task.evaluate(model, tiny, Split("validation", fold))
         assert found.keys() == {metric.name for metric in task.metrics_of(tiny)}
         assert all(map(math.isnan, found.values())), found
+
+    def test_a_network_that_overflows_has_no_scores(self, task, tiny, fold):
+        """By finite weights it gives infinities, and class 0 is predicted as by NaN."""
+        model = build(task, tiny)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1e25)
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+        found = task.evaluate(model, tiny, Split("validation", fold))
+        assert found.keys() == {metric.name for metric in task.metrics_of(tiny)}
+        assert not any(map(math.isfinite, found.values())), found
 
     def test_searches(self, task, tiny, fold, tmp_path):
         config = dataclasses.replace(tiny, search=dataclasses.replace(tiny.search, interval=1, rounds=1))
