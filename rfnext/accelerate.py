@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.parameter import UninitializedParameter
 
 from rfnext.convs.padding import Conv, sides_of, write_as_torch
+from rfnext.convs.quantisation import RefusesQuantisation
 from rfnext.convs.searchable import Layers, chosen, everything, is_conv
 from rfnext.ops.branches import is_recorded
 from rfnext.ops.mixed_dilation_conv import Given, geometry_of
@@ -79,10 +80,11 @@ def _is_torchs() -> bool:
     )
 
 
-class Accelerated(nn.Module):
+class Accelerated(RefusesQuantisation, nn.Module):
     """What an accelerated conv inherits from, before its own class."""
 
     plain_class: type[nn.Module]
+    before_quantising = "call rfnext.decelerate(model) first"
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not _is_torchs():

@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from rfnext.convs.branch_state import BranchState
 from rfnext.convs.copies import note_copy
 from rfnext.convs.padding import Conv, anchor_of, can_pad, kernel_to_search, size_keeping_padding
+from rfnext.convs.quantisation import RefusesQuantisation
 from rfnext.convs.redirected import Redirecting
 from rfnext.convs.set_dilation import set_dilation
 from rfnext.convs.twin import Searched
@@ -52,7 +53,7 @@ def whole(weight: Tensor) -> Tensor:
     return cast(Any, weight).full_tensor() if hasattr(weight, "full_tensor") else weight
 
 
-class SearchConv(Searched, nn.Module):
+class SearchConv(RefusesQuantisation, Searched, nn.Module):
     """Weighted sum over dilations of one shared kernel: sum_i p_i conv(x, W, d_i).
 
     Never constructed directly: `take_over(conv, ...)` turns an existing conv into one and `release(conv)` back.
@@ -79,6 +80,7 @@ class SearchConv(Searched, nn.Module):
     rule: Rule
     implementation: str
     frozen: bool = False
+    before_quantising = "apply the structure first, search.structure().apply(model), or rfnext.merge(model)"
     _dilations: tuple[Dilation, ...]
     longest_input: tuple[int, ...] = ()
 

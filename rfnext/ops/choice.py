@@ -14,6 +14,7 @@ from rfnext.ops import kept_choices
 from rfnext.ops.branches import by_branches
 from rfnext.ops.dense import by_dense, dense_grid
 from rfnext.ops.geometry import Geometry, is_depthwise, is_thin, merge_equal
+from rfnext.ops.layout import order
 from rfnext.ops.native import by_native
 from rfnext.ops.native import is_for as native_is_for
 from rfnext.ops.pins import RULE, checked_pin
@@ -183,7 +184,7 @@ def _key(candidates: Sequence[str], tensors: Sequence[Tensor | None], geometry: 
         geometry.padding_mode,
         len(geometry.dilations),
         tuple(n.bit_length() for n in (x.shape[0], *geometry.size_in)),
-        x.is_contiguous(),
+        order(x),
         tuple(gradients or ()),
         # A dense kernel of the same size is much slower at a large dilation.
         (math.prod(grid.size), tuple(step.bit_length() for step in grid.step)) if "dense" in candidates else None,

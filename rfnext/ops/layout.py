@@ -5,6 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 
+def order(x: Tensor) -> str:
+    """In which order its elements lie in memory, as far as times differ: "contiguous", "channels last" or "other"."""
+    if x.is_contiguous():
+        return "contiguous"
+    return "channels last" if channels_are_last(x) else "other"
+
+
 def channels_are_last(x: Tensor) -> bool:
     """Whether x (batch, channel, *size) is stored as torch.channels_last, or the same for other numbers of axes."""
     return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()

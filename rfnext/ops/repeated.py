@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from rfnext.ops import choice, native, native_build, pins, taps
 from rfnext.ops.autograd import Exact
 from rfnext.ops.geometry import Geometry, merge_equal
+from rfnext.ops.layout import order
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -61,7 +62,7 @@ def situation(x: Tensor, weight: Tensor, bias: Tensor | None, branch_weight: Ten
     ):
         return None
     return (
-        *(x.dtype, x.requires_grad, x.is_contiguous(), weight.dtype, weight.requires_grad),
+        *(x.dtype, x.requires_grad, order(x), weight.dtype, weight.requires_grad),
         *((None, None) if bias is None else (bias.dtype, bias.requires_grad)),
         *(branch_weight.dtype, branch_weight.requires_grad, torch.is_grad_enabled(), torch.get_num_threads()),
         torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),

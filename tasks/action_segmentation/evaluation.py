@@ -15,7 +15,7 @@ from tasks.action_segmentation.config import Config
 from tasks.action_segmentation.data import Dataset, Video, Videos, upsample
 from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.models.network import network_of
-from tasks.diverged import diverged
+from tasks.diverged import NotFinite, diverged, finite
 from tasks.spec import Probe, Split
 
 PROBED = 4
@@ -31,31 +31,36 @@ def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]
 def score(
     network: nn.Module, dataset: Dataset, videos: Videos | Sequence[Video], last_segment: metrics.LastSegment
 ) -> dict[str, float]:
-    """All metrics of a network on some videos of a dataset; see `metrics.score`. They are nan if it diverged."""
+    """All metrics of a network on some videos of a dataset; see `metrics.score`. They are nan if it diverged or
+    overflows."""
+    none = dict.fromkeys(("accuracy", "edit", *(f"f1@{overlap}" for overlap in metrics.OVERLAPS)), math.nan)
     if diverged(network):
-        return dict.fromkeys(("accuracy", "edit", *(f"f1@{overlap}" for overlap in metrics.OVERLAPS)), math.nan)
-    return metrics.score(
-        (
-            (predict(network, video.features, dataset.step, len(video.full_labels)), video.full_labels)
-            for video in videos
-        ),
-        background=[index for index, name in enumerate(dataset.classes) if name == "background"],
-        last_segment=last_segment,
-    )
+        return none
+    try:
+        return metrics.score(
+            (
+                (predict(network, video.features, dataset.step, len(video.full_labels)), video.full_labels)
+                for video in videos
+            ),
+            background=[index for index, name in enumerate(dataset.classes) if name == "background"],
+            last_segment=last_segment,
+        )
+    except NotFinite:
+        return none
 
 
 @torch.no_grad()
 def predict(network: nn.Module, features: NDArray[np.float32], step: int | Fraction, frames: int) -> NDArray[np.int64]:
     """Class index of every frame of a video, (frames): `Network.predict`, up-sampled; see `upsample`.
 
-    Runs on the network's device in evaluation mode and leaves the mode as it was.
+    Runs on the network's device in evaluation mode and leaves the mode as it was. Raises NotFinite.
 
     features: (D, n), one vector per `step` frames.
     """
     training, device = network.training, next(network.parameters()).device
     network.eval()
     try:
-        with reproducible(device):
+        with reproducible(device), finite(network):
             found = network_of(network).predict(torch.from_numpy(features)[None].to(device))[0]
     finally:
         network.train(training)

@@ -33,6 +33,7 @@ from tasks.action_segmentation.ms_tcn_format.feature_files import open_features,
 from tasks.action_segmentation.ms_tcn_format.layout import Layout, read_bundle
 from tasks.action_segmentation.ms_tcn_format.lengths import Sampling, difference
 from tasks.action_segmentation.ms_tcn_format.result_files import read_prediction, write_prediction
+from tasks.diverged import on_file
 from tasks.ranges import POSITIVE, number_in
 from tasks.spec import fail
 
@@ -103,7 +104,8 @@ def segment(model: checkpoint.Checkpoint, source: Source) -> NDArray[np.int64]:
     """Class index of every frame of a video, exactly as `evaluation.evaluate` predicts it."""
     features = read_features(source.path, fail, vectors=source.vectors, stride=model.config.stride)
     assert features is not None
-    return predict(model.model, features, model.config.sampling.step, source.frames)
+    with on_file(source.path):
+        return predict(model.model, features, model.config.sampling.step, source.frames)
 
 
 def as_json(names: Sequence[str], fps: float | None) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from tasks.coco_detection.metrics import metrics_by_config
 from tasks.coco_detection.mmdetection.loading import read_part, test_loader
 from tasks.coco_detection.mmdetection.quiet import quiet
 from tasks.coco_detection.panoptic_quality import VOID, Ids, PanopticQuality, rgb_to_id
-from tasks.diverged import diverged
+from tasks.diverged import NotFinite, diverged, finite
 from tasks.spec import Part, Probe, Split, fail
 
 Sample = Any
@@ -46,13 +46,13 @@ def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]
 def predict(model: nn.Module, loader: Any) -> Iterator[Sample]:
     """The detector's predictions on the batches of a loader, image by image, in evaluation mode.
 
-    Runs on the model's device and leaves the mode as it was.
+    Runs on the model's device and leaves the mode as it was. Raises NotFinite.
     """
     training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
         for batch in loader:
-            with quiet(), reproducible(device):
+            with quiet(), reproducible(device), finite(model):
                 samples = model.test_step(batch)  # type: ignore[operator]
             yield from samples
     finally:
@@ -62,10 +62,18 @@ def predict(model: nn.Module, loader: Any) -> Iterator[Sample]:
 def score(model: nn.Module, dataset: Dataset, part: Part, config: Config) -> dict[str, float]:
     """All metrics of `config` in percent on a part of a dataset: box and mask mAP by pycocotools, or PQ, SQ and RQ.
 
-    They are nan if the training diverged.
+    They are nan if the training diverged or an output overflows.
     """
+    none = {metric.name: math.nan for metric in metrics_by_config(config)}
     if diverged(model):
-        return {metric.name: math.nan for metric in metrics_by_config(config)}
+        return none
+    try:
+        return _score(model, dataset, part, config)
+    except NotFinite:
+        return none
+
+
+def _score(model: nn.Module, dataset: Dataset, part: Part, config: Config) -> dict[str, float]:
     with quiet():
         files = dataset.part(part)
         loader = test_loader(dataset, files, config)

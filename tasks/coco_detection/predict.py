@@ -49,6 +49,7 @@ from tasks.coco_detection.evaluation import Sample, predict
 from tasks.coco_detection.mmdetection import recipes
 from tasks.coco_detection.mmdetection.quiet import quiet
 from tasks.command_line import add_device, status_of
+from tasks.diverged import on_file
 from tasks.file_names import real_path
 from tasks.ranges import Range, number_in
 from tasks.spec import device_of
@@ -277,7 +278,9 @@ def _predict(given: argparse.Namespace) -> int:
     results = []
     for path in given.images:
         pixels = images.read(path)
-        for sample in detect(detector, [path]):
+        with on_file(path):
+            found = list(detect(detector, [path]))
+        for sample in found:
             buffer = io.BytesIO()
             Image.fromarray(illustrate.draw(pixels, sample, detector.classes, given.threshold)).save(buffer, "PNG")
             write_bytes(given.out / f"{path.stem}.png", buffer.getvalue())

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rfnext import reproducible
-from tasks.diverged import diverged
+from tasks.diverged import NotFinite, diverged, finite
 from tasks.semantic_segmentation import metrics
 from tasks.semantic_segmentation.config import Config
 from tasks.semantic_segmentation.data import Dataset
@@ -37,15 +37,20 @@ def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]
 def score(model: nn.Module, config: Config, dataset: Dataset, part: Part) -> dict[str, float]:
     """All metrics of a network on a part of a fold; labels and predictions are compared at the size of the labels.
 
-    All are nan if the training diverged. Raises DataError if no pixel of the part has a class.
+    All are nan if the training diverged or an output overflows. Raises DataError if no pixel of the part has a class.
     """
+    none: dict[str, float] = dict.fromkeys(("mIoU", "accuracy"), math.nan)
     if diverged(model):
-        return dict.fromkeys(("mIoU", "accuracy"), math.nan)
+        return none
     samples, classes = dataset.part(part), len(dataset.classes)
     matrix = np.zeros((classes, classes), np.int64)
     for index in range(len(samples)):
         sample = samples[index]
-        matrix += metrics.confusion(sample.labels, predict(model, sample.image, config.image), classes)
+        try:
+            found = predict(model, sample.image, config.image)
+        except NotFinite:
+            return none
+        matrix += metrics.confusion(sample.labels, found, classes)
     if not matrix.any():
         raise DataError(f"no pixel of the {part} part has a class; label some")
     return metrics.scores(matrix)
@@ -55,13 +60,13 @@ def score(model: nn.Module, config: Config, dataset: Dataset, part: Part) -> dic
 def predict(model: nn.Module, image: Pixels, side: int) -> Pixels:
     """Class of each pixel, (height, width), of an image (height, width, 3), whose longer side is scaled to `side`.
 
-    Runs on the network's device in evaluation mode and leaves the mode as it was.
+    Runs on the network's device in evaluation mode and leaves the mode as it was. Raises NotFinite.
     """
     training = model.training
     device = next(model.parameters()).device
     model.eval()
     try:
-        with reproducible(device):
+        with reproducible(device), finite(model):
             small = scaled(image, side)
             found = model(prepared(small).to(device))["out"]
             found = found[..., : small.shape[0], : small.shape[1]]  # without what `prepared` has added

@@ -16,6 +16,7 @@ from PIL import Image
 from rfnext.files import lines_of, read_text, reason, write_bytes, write_text
 from tasks import checkpoint
 from tasks.command_line import add_device, status_of
+from tasks.diverged import on_file
 from tasks.file_names import real_path
 from tasks.semantic_segmentation import metrics
 from tasks.semantic_segmentation.evaluation import predict
@@ -58,7 +59,8 @@ def _predict(given: argparse.Namespace) -> int:
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     for path in given.images:
         image, labels = _read(path, given.labels, classes)
-        found = predict(opened.model, image, opened.config.image)
+        with on_file(path):
+            found = predict(opened.model, image, opened.config.image)
         picture, buffer = Image.fromarray(found), io.BytesIO()
         picture.putpalette(palette().tobytes())
         picture.save(buffer, "PNG")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rfnext import reproducible
-from tasks.diverged import diverged
+from tasks.diverged import NotFinite, diverged, finite
 from tasks.spec import Probe, Split
 from tasks.tts_vocoder import metrics
 from tasks.tts_vocoder.config import Config
@@ -29,23 +29,28 @@ PROBED_FRAMES = 64
 
 
 def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:
-    """Copy synthesis of the part's clips, measured by `metrics.score`; all are nan if the training diverged."""
+    """Copy synthesis of the part's clips, measured by `metrics.score`; all are nan if the training diverged or
+    an output overflows."""
+    none = {metric.name: math.nan for metric in metrics.METRICS}
     if diverged(model):
-        return {metric.name: math.nan for metric in metrics.METRICS}
+        return none
     clips = open_fold(config, split.fold).part(split.part)
-    return metrics.score(copy_synthesis(generator_of(model), clips), config.mel)
+    try:
+        return metrics.score(copy_synthesis(generator_of(model), clips), config.mel)
+    except NotFinite:
+        return none
 
 
 @torch.no_grad()
 def synthesise(network: Generator, mel: Tensor) -> Tensor:
     """Waves (B, F * hop) within [-1, 1] of log-mels (B, mels, F), in float32 on the CPU.
 
-    Runs on the network's device in evaluation mode and leaves the mode as it was.
+    Runs on the network's device in evaluation mode and leaves the mode as it was. Raises NotFinite.
     """
     training, device = network.training, next(network.parameters()).device
     network.eval()
     try:
-        with reproducible(device):
+        with reproducible(device), finite(network):
             wave = network(mel.to(device))[:, 0]
     finally:
         network.train(training)

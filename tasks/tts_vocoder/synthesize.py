@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rfnext.files import explained, write_bytes
+from tasks.diverged import on_file
 from tasks.spec import fail
 from tasks.tts_vocoder.evaluation import synthesise
 from tasks.tts_vocoder.export import merged, to_onnx
@@ -71,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.save_mel is not None:
             write_mel(given.save_mel, mel[0], network.mel_config)
             print(f"written: {given.save_mel}")
-        wave = synthesise(merged(network), mel)[0].numpy()
+        with on_file(given.source):
+            wave = synthesise(merged(network), mel)[0].numpy()
         buffer = io.BytesIO()
         soundfile.write(buffer, wave, network.mel_config.sample_rate, format="WAV", subtype="PCM_16")
         write_bytes(given.output, buffer.getvalue())

@@ -25,6 +25,19 @@ def test_a_cell_that_crashed_anywhere_is_equal_afterwards(method: str) -> None:
     said = json.loads(done.stdout)
     assert said["crashes"] > 20
     assert said["writes"] > 10
+    assert ".now.json.#.tmp" in said["kinds"]  # what a cell is doing
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_crash_loses_no_offline_run_of_wandb() -> None:
+    pytest.importorskip("wandb")
+    line = [sys.executable, "-m", "tests.faults.points", "--method", "local_single", "--most", "1"]
+    line += ["--logger", "wandb", "--only", "wandb-run.json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["crashes"] >= 5
 
 
 def test_of_each_kind_the_first_the_last_and_one_between_are_tried() -> None:

@@ -10,6 +10,7 @@ from benchmarks.cell import Cell
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import GENETIC, METHODS, SINGLE
 from benchmarks.records.places import ROOT
+from tasks.spec import Logger
 
 TOY = ROOT / "tests/benchmarks/toy_task.py"
 
@@ -31,10 +32,10 @@ def only_toy() -> None:
     tasks.load = lambda name: module.TASK
 
 
-def toy_cell(method: str, results: Path) -> Cell:
+def toy_cell(method: str, results: Path, logger: Logger = "none") -> Cell:
     """A cell of the toy task; its genetic search is a brief one."""
     task, row = tasks.load("toy"), METHODS[method]
     if row.search == GENETIC:
         row = Method(BRIEF, SINGLE)
     config = dataclasses.replace(task.presets["tiny"], epochs=EPOCHS)
-    return Cell(task, "short", config, row, 1, 0, results, "tiny", device="cpu")
+    return Cell(task, "short", config, row, 1, 0, results, "tiny", device="cpu", logger=logger)

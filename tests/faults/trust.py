@@ -68,6 +68,12 @@ MEASUREMENTS = {
         "tests.faults.points",
         *_equal("crashes"),
     ),
+    "wandb": Measurement(
+        "a crash before every change of the files of an offline run of Weights & Biases: crashes after which the cell "
+        "ends as an undisturbed one, with a run to upload",
+        "tests.faults.points --method local_single --logger wandb --only wandb",
+        *_equal("crashes"),
+    ),
     "full_disk": Measurement(
         "a disk that is full at any point: refusals by one line, and the same digits once there is space",
         "tests.faults.full_disk",

@@ -1,6 +1,7 @@
 """What a section finds: one line of JSON per check, so that one that is stopped leaves what it has."""
 
 import contextlib
+import importlib.metadata
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -54,4 +55,8 @@ def check(**what: object) -> Iterator[dict[str, Any]]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         outcome, why = "failed", f"{type(error).__name__}: {lines[0][:300]}"
+        if type(error).__name__ == "InterpreterError" and "0-dimensional arrays" in lines[0]:
+            triton, numpy = (importlib.metadata.version(name) for name in ("triton", "numpy"))
+            outcome = "not run"
+            why = f"the interpreter of Triton {triton} does not work with numpy {numpy}; install numpy<2.5"
     print(json.dumps({"what": what, "outcome": outcome, "why": why, "found": found}), flush=True)

@@ -223,6 +223,17 @@ class TestContract:
         assert found.keys() == {metric.name for metric in task.metrics_of(tiny)}
         assert all(map(math.isnan, found.values())), found
 
+    def test_a_network_that_overflows_has_no_scores(self, task, tiny, fold):
+        """By finite weights it gives infinities, and class 0 is predicted as by NaN."""
+        model = build(task, tiny)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1e25)
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+        found = task.evaluate(model, tiny, Split("validation", fold))
+        assert found.keys() == {metric.name for metric in task.metrics_of(tiny)}
+        assert not any(map(math.isfinite, found.values())), found
+
     def test_searches(self, task, tiny, fold, tmp_path):
         config = dataclasses.replace(tiny, search=dataclasses.replace(tiny.search, interval=1, rounds=1))
         model, search = fit(task, config, fold, tmp_path / "run", searching=True)

@@ -1,9 +1,13 @@
-"""Which networks count as diverged; `test_contract` tests that every task says so by its metrics."""
+"""Which networks diverged and which overflow; `test_contract` tests that every task says so by its metrics."""
 
+from pathlib import Path
+
+import pytest
 import torch
 from torch import nn
 
-from tasks.diverged import diverged
+from tasks.diverged import NotFinite, diverged, finite, on_file
+from tasks.spec import DataError
 
 
 def test_what_is_not_finite_is_found() -> None:
@@ -18,3 +22,48 @@ def test_what_is_not_finite_is_found() -> None:
     with torch.no_grad():
         model.get_parameter("0.weight")[0, 0, 1] = torch.inf
     assert diverged(model)
+
+
+class Attention(nn.Module):
+    """Two outputs, and a mask of infinities on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.last = nn.utils.parametrizations.weight_norm(nn.Linear(4, 1, bias=False))
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed, _ = self.mix(x, x, x, attn_mask=self.mask)
+        return self.last(mixed).relu().sigmoid()
+
+
+def test_a_layer_that_overflows_is_named() -> None:
+    model, x = Attention(), torch.randn(1, 3, 4)
+    with finite(model):
+        model(x)
+    with torch.no_grad():
+        model.last.parametrizations.weight.original0.fill_(1e38)
+        model.last.parametrizations.weight.original1.copy_(torch.tensor([[1.0, 0, 0, 0]]))
+    assert model(100 * x).isfinite().all()  # the sigmoid hides it
+    with pytest.raises(NotFinite, match="layer 'last' gives values that are not finite"), finite(model):
+        model(100 * x)
+    model(100 * x)  # nothing is left in the layers
+    with torch.no_grad():
+        model.mix.in_proj_weight.fill_(3e38)
+    with pytest.raises(NotFinite, match="layer 'mix' gives"), finite(model):
+        model(100 * x)
+
+
+def test_the_error_of_a_block_is_not_hidden() -> None:
+    model = nn.Linear(1, 1)
+    with pytest.raises(KeyError), finite(model):
+        model(torch.tensor([torch.inf]))
+        raise KeyError
+
+
+def test_the_file_is_named() -> None:
+    model = nn.Linear(1, 1)
+    said = "^v.npy: the network has no answer to it: its layer '' gives .*; give values"
+    with pytest.raises(DataError, match=said), on_file(Path("v.npy")), finite(model):
+        model(torch.tensor([torch.inf]))

@@ -154,3 +154,27 @@ def test_torch_fuses_a_searched_conv_and_its_norm() -> None:
     (expected,) = model(x)
     norm = cast(nn.BatchNorm2d, model.norm)
     torch.testing.assert_close(fuse_conv_bn_eval(model.conv, norm)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # all of it is deprecated
+@pytest.mark.parametrize("how", ["searched", "branches kept", "accelerated"])
+def test_quantisation_does_not_leave_layers_in_floats(how: str) -> None:
+    from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    if how == "accelerated":
+        assert rfnext.accelerate(model) == ["0"]
+    else:
+        structure = LocalSearch(model, LocalConfig()).structure()
+    if how == "branches kept":
+        structure.apply(model)
+        rfnext.keep_branches(model, structure, LocalConfig())
+    model.qconfig = get_default_qat_qconfig("fbgemm")  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"leave this layer in floats.*Conv2d\(3, 4.*first"):
+        prepare_qat(model)
+    assert not hasattr(model[0], "qconfig")
+    if how == "accelerated":
+        rfnext.decelerate(model)
+    else:
+        structure.apply(model)
+    assert hasattr(prepare_qat(model)[0], "weight_fake_quant")

@@ -41,7 +41,7 @@ SHAPES = {
     "short": (7, (9, 8), (13,), [1, 2, 9]),
     "one element": (1, (8, 8), (1,), [1, 2]),
     "small images": (5, (17, 33), (7, 7), [1, 2, 3]),
-    # Samples that need several tiles, dilations of which only the centre reads anything, more channels than are mixed at a time.
+    # Many tiles of samples, dilations of which only the centre reads anything, more channels than are mixed at a time.
     "many small images": (80, (65, 10), (3, 4), [1, 2]),
     "small images, long dilations": (2, (70, 24), (7, 5), [7, 8, 9]),
     "small images of very many channels": (1, (300, 75), (4, 4), [1, 3]),
