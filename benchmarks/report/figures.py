@@ -29,7 +29,10 @@ from benchmarks.report.gathered import BASELINE, Gathered, Verdict, comparisons,
 INK = "#123456"
 """Placeholder for the colour of the surrounding text in what matplotlib draws."""
 
-THEME = """svg { color: #1c2430; } @media (prefers-color-scheme: dark) { svg { color: #e4e8ee; } }"""
+FONT = "font-family: 'DejaVu Sans', sans-serif"
+"""Of all texts of a figure."""
+
+THEME = f"svg {{ color: #1c2430; {FONT} }} @media (prefers-color-scheme: dark) {{ svg {{ color: #e4e8ee; }} }}"
 
 COLOURS = {"better": "#0072b2", "worse": "#d55e00", None: "#808891"}
 """Two of Okabe and Ito, which colour-blind readers tell apart, and grey; the markers differ, too."""
@@ -97,13 +100,13 @@ def svg(figure: Figure) -> bytes:
 
 
 def smaller(text: str) -> str:
-    """The same figure in fewer bytes: hundredths of a point, and no indentation. Scales keep their digits."""
+    """The same figure in fewer bytes: hundredths of a point, no indentation, one font. Scales keep their digits."""
 
     def rounded(found: re.Match[str]) -> str:
         return re.sub(r"-?\d+\.\d{3,}", lambda one: f"{float(one[0]):.2f}".rstrip("0").rstrip("."), found[0])
 
     text = re.sub(r'\b(?:d|x|y)="[^"]*"|translate\([^)]*\)', rounded, text)
-    return re.sub(r"\n +", "\n", text).replace("\nL ", " L ")
+    return re.sub(r"\n +", "\n", text).replace("\nL ", " L ").replace(f"{FONT}; ", "")
 
 
 def score_figure(found: Gathered) -> Figure | None:

@@ -111,11 +111,11 @@ def roulette(fitness: Sequence[float], count: int, rng: "np.random.Generator") -
 class Evolution:
     """A genetic search; `ask` returns structures to evaluate, `tell` takes their fitness.
 
-    Global2Local, arXiv 2101.00910. The first generation is random. Each further one is bred from the survivors of the last: parents are drawn
-    by roulette, in proportion to fitness; every pair is crossed between two points; some children get a
-    mutated copy in addition. Parents and children together are ranked, and the best `population` survive, without
-    those that are more than `drop_below` worse than the best. Random structures replace these in the next generation. A
-    structure that was evaluated before is not returned again.
+    Global2Local, arXiv 2101.00910. The first generation is random. Each further one is bred from the survivors of the
+    last: parents are drawn by roulette, in proportion to fitness; every pair is crossed between two points; some
+    children get a mutated copy in addition. Parents and children together are ranked, and the best `population`
+    survive, without those that are more than `drop_below` worse than the best. Random structures replace these in the
+    next generation. A structure that was evaluated before is not returned again.
 
     Args:
         template: the layers to search, their numbers of axes and anchors, e.g. `Structure.read(model)`. Its dilations
