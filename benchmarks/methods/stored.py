@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.cell import Cell
@@ -10,6 +11,7 @@ from benchmarks.methods.candidates import powers
 from benchmarks.methods.method import Found, SearchStage
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import LAST, as_lists
+from benchmarks.records.kept import newest_code
 from benchmarks.records.places import claim
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
@@ -43,10 +45,12 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
     key = fingerprint(cell.protocol(settings=settings))
     with claim(folder.with_suffix(".lock"), wait=True):
         if known := read_found(folder, key):
-            log.info(
-                "%s: taking over the search in %s; delete that folder to search again",
-                live.heading(cell, stage),
-                folder,
+            written, name = newest_code(cell.task.name)
+            older = datetime.fromtimestamp((folder / FOUND).stat().st_mtime, UTC) < written
+            log.log(
+                logging.WARNING if older else logging.INFO,
+                "%s: taking over the search in %s%s; delete that folder to search again",
+                *(live.heading(cell, stage), folder, f", although {name} has changed since" if older else ""),
             )
             return known
         if not cell.resume:

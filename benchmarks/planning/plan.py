@@ -13,7 +13,7 @@ from benchmarks.methods.method import Method, SearchStage
 from benchmarks.methods.table import METHODS
 from benchmarks.records.folder import Records
 from benchmarks.records.identity import identify
-from benchmarks.records.kept import data_change, kept
+from benchmarks.records.kept import code_change, data_change, kept
 from benchmarks.records.record import Key, Record
 from tasks.spec import Logger, Task
 
@@ -47,6 +47,7 @@ class PlannedTable:
     kept: done cells. missing: those to run. unavailable: what is missing, if they cannot be run.
     changed: why cells are to run whose record differs only in its data.
     unseen: whether the data's files are not here, so that what is kept may be of others.
+    older: what to say of kept cells that are older than the task's code, None if there are none.
     left_out: methods that make no sense for the task, with the reason.
     """
 
@@ -57,6 +58,7 @@ class PlannedTable:
     unavailable: str | None = None
     changed: dict[Key, str] = field(default_factory=dict)
     unseen: bool = False
+    older: str | None = None
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -174,6 +176,7 @@ def _table(
     table.left_out = {m.name: reason for m in methods if (reason := m.unfit(task, config))}
     rows = [method for method in methods if method.name not in table.left_out]
     protocols: dict[str, dict[str, Any]] = {}
+    own: list[Record] = []
     for fold, seed, method in ((f, s, m) for f in chosen for s in request.seeds for m in rows):
         cell = Cell(
             task=task,
@@ -193,8 +196,10 @@ def _table(
         planned = protocols[method.name]
         done = kept(cell.key, planned, records, committed=request.committed)
         (table.kept if done else table.missing).append(cell)
+        own += [done] if done and cell.key in records.own else []
         if not done and (change := data_change(cell.key, planned, task.data_label(config), records)):
             table.changed[cell.key] = change
+    table.older = code_change(task.name, own)
     if table.missing:
         table.unavailable = task.unavailable(config)
     return table

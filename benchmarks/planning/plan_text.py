@@ -66,6 +66,7 @@ def show_plan(plan: Plan, records: Sequence[Record], size: int, machine: str | N
             for change, count in Counter(table.changed.values()).items()
         ]
         notes += [f"{table}: the data of its kept cells is not here"] if table.unseen and table.kept else []
+        notes += [f"{table}: {table.older}"] if table.older else []
         notes += _short_searches(table)
         rows.append(_row(table, left))
     header = ("task", "preset", "cells", "done", "to run", "unavailable", "work left")

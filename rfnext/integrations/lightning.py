@@ -115,9 +115,12 @@ class LocalSearchCallback(pl.Callback):
             return
         last = self.search.history[-1]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            average = getattr(callback, "_average_model", None)  # of WeightAveraging, which Lightning has since 2.6
+            # Of WeightAveraging, which Lightning has since 2.6, and of StochasticWeightAveraging.
+            average = getattr(callback, "_average_model", None)
             if isinstance(average, AveragedModel):
-                self.search.copy_to(average.module.get_submodule(self._path(pl_module)))
+                average = average.module
+            if isinstance(average, pl.LightningModule):
+                self.search.copy_to(average.get_submodule(self._path(pl_module)))
         if self.folder is not None:
             structure = self.search.structure()  # on every rank: the weights may be shards
             if trainer.is_global_zero:

@@ -74,7 +74,11 @@ def load_weights(network: Generator, path: str | Path) -> None:
     """
     content = _content(Path(path))
     if _is_ours(content):
-        checkpoint.load_weights(network, path)
+        try:
+            checkpoint.load_weights(network, path)
+        except ValueError as error:
+            fix = "a training starts from a network of its own sizes, at the hand design's dilations"
+            raise ValueError(f"{error}; {fix}") from error
         return
     found = _released(Path(path), content)
     try:

@@ -1,7 +1,9 @@
 """The plan of a suite: which cells there are, which are kept, what is left out or missing, and how long it takes."""
 
 import dataclasses
+import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -254,3 +256,28 @@ def test_data_that_is_not_here_cannot_have_changed(
     assert (len(table.kept), table.unseen) == (1, True)
     (table,) = plan(**of("tiny", here.with_name("other"), name="ours")).tables
     assert (len(table.kept), table.unseen) == (0, True)
+
+
+@pytest.mark.parametrize(("seconds", "older"), [(-60, False), (60, True)])
+def test_kept_cells_that_are_older_than_the_tasks_code_are_said(
+    seconds: int,
+    older: bool,
+    plan: Callable[..., Plan],
+    make: MakeRecord,
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are kept: their protocol is the planned one, and whether the change matters only its author knows."""
+    for method in ("baseline", "local_single"):
+        write(record := make(method), results)
+    code = tmp_path / "tasks" / "toy" / "task.py"
+    code.parent.mkdir(parents=True)
+    code.touch()
+    written = datetime.fromisoformat(record.finished).timestamp() + seconds
+    os.utime(code, (written, written))
+    monkeypatch.setattr(tasks, "__file__", str(tmp_path / "tasks" / "__init__.py"))
+    (table,) = plan("tiny", methods=("baseline", "local_single"), folds=(1,)).tables
+    assert len(table.kept) == 2
+    assert (table.older or "").startswith("task.py has changed since 2 of the kept cells were run") is older
+    assert older or table.older is None

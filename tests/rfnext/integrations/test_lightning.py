@@ -255,6 +255,25 @@ def test_averaging_copies_get_the_new_branches(tmp_path: Path) -> None:
     assert_same(resumed, module)
 
 
+def test_stochastic_weight_averaging_gets_the_new_branches(tmp_path: Path) -> None:
+    """Its average is a LightningModule, and begins in the middle of the training."""
+    average = pl.callbacks.StochasticWeightAveraging(1e-3, swa_epoch_start=2)
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            copies = searched_convs(average._average_model.network)  # type: ignore[union-attr,arg-type]
+            seen.append({name: conv.dilations for name, conv in copies.items()})
+            assert seen[-1] == {n: c.dilations for n, c in searched_convs(pl_module.network).items()}
+
+    module = Net()
+    fit(module, tmp_path, 5, average, Watch(), enable_checkpointing=False)
+    assert len({str(dilations) for dilations in seen}) > 1
+    averaged = average._average_model.network.state_dict()  # type: ignore[union-attr]
+    for name, value in module.network.state_dict().items():
+        assert torch.equal(value, averaged[name]), name
+
+
 def test_structure_files_and_logs_are_written_per_round(tmp_path: Path) -> None:
     module = Net()
     callback = LocalSearchCallback(module.search, folder=tmp_path / "structures")

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from rfnext import Structure
+from tasks import checkpoint
 from tasks.tts_vocoder import models, synthesize
 from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.generators import build, remove_weight_norm, searched
@@ -234,6 +235,14 @@ class TestStart:
             models.build(self.config(path, generator="hifi_gan_v3"))
         with pytest.raises(ValueError, match="g_02500000: .*fmax 4000.0 against 3000.0"):
             models.build(self.config(path, mel=dataclasses.replace(MEL, fmax=3000.0)))
+
+    def test_of_ours_with_found_dilations(self, tmp_path):
+        config, path = self.config(None), tmp_path / "model.pt"
+        found = models.build(config)
+        Structure({"resblocks.0.convs1.0": (7,)}).apply(found)
+        checkpoint.save(path, "tts_vocoder", config, found)
+        with pytest.raises(ValueError, match=r"model\.pt .*dilation .*; a training starts from .* hand design's"):
+            models.build(self.config(path))
 
     def test_records_know_its_content(self, tmp_path):
         path, _ = hifi_gan(tmp_path)
