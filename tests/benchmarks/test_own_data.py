@@ -108,3 +108,20 @@ def test_data_that_changes_in_place_is_other_data(
     anew = write(tmp_path / "anew", 2)
     assert (again.metrics, after.metrics) == tuple(train(results, anew, "--seed", seed).metrics for seed in "01")
     assert again.metrics != before.metrics
+
+
+@pytest.mark.slow
+def test_features_that_end_early_are_trained_on_where_that_is_accepted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path / "cache"))
+    results, whole, short = tmp_path / "results", write(tmp_path / "whole", 1), write(tmp_path / "short", 1)
+    for path in (short / "features").iterdir():
+        np.save(path, np.load(path)[:, :-7])
+    line = ["action_segmentation", "baseline", "--preset", "folder", *FIELDS, "--results", str(tmp_path / "refused")]
+    assert run.main([*line, "--root", str(short)]) == 3
+    assert "v0.npy has 53 feature vectors" in "".join(capsys.readouterr())
+    accepted = "--length-tolerance", "7"
+    same, other = train(results, whole, *accepted), train(results, short, *accepted)
+    assert same.metrics == train(results, whole).metrics  # where nothing is missing, nothing changes
+    assert other.metrics != same.metrics
