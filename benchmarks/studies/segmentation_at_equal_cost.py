@@ -108,6 +108,12 @@ METRICS = tuple(metric.name for metric in TASK.metrics)
 PRIMARY = "f1@25"
 """The metric that counts."""
 
+RULE = "one_shot_or_local"
+"""The method that is tested."""
+
+WHOLE = len(SEEDS) * len(TINY.folds)
+"""Pairs of fold and seed that a row must have."""
+
 DRAWN = ("hand", "tuned", "random", "local", "one_shot", "one_shot_or_local")
 """Lines of the figure; those after the first are compared with the hand design of every number of layers."""
 
@@ -242,7 +248,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """Scores and differences, for each number of layers."""
     by_layers = {layers: [line for line in lines if line["layers"] == layers] for layers in LAYERS}
     by_layers = {layers: same for layers, same in by_layers.items() if same}
-    parts = [SAID, "", "![cost.svg](cost.svg)", ""]
+    parts = [TITLE, "", *_answer(by_layers), SAID, "", "![cost.svg](cost.svg)", ""]
     if len(by_layers) > 1:
         parts += [_replaced(by_layers), ""]
     for layers, same in by_layers.items():
@@ -251,14 +257,30 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+TITLE = "# Action segmentation with few layers, at equal cost: the numbers"
+
 SAID = (
-    "# Action segmentation with few layers, at equal cost: the numbers\n\n"
     "Made by `python -m benchmarks.studies.segmentation_at_equal_cost`, whose first lines are the protocol. MS-TCN of "
     "one stage on the embedded wrist recordings; test part, epoch chosen on validation, in percent. Means ± half width "
     "of the 95 % interval by Student's t over folds, seeds of a fold averaged first. Differences are in points, of the "
     "same fold and seed; above 0 is better. Look-back: inputs of the network on each side that an output reads. n "
     "counts pairs of fold and seed."
 )
+
+
+def _answer(by_layers: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What the protocol compares first, and which rows lack pairs."""
+    said = [f"**Answer.** {PRIMARY} of {RULE}, which takes three trainings as tuned and random do, in points:", ""]
+    for other in ("tuned", "random", "hand"):
+        pairs = {n: paired(values(same, RULE, PRIMARY), values(same, other, PRIMARY)) for n, same in by_layers.items()}
+        whole = {n: one if len(one) == WHOLE else {} for n, one in pairs.items()}
+        found = [one for one in map(estimate, whole.values()) if one is not None]
+        ends = [sum(one.decided and sign * one.mean > 0 for one in found) for sign in (1, -1)]
+        shown = ", ".join(f"{_text(estimate(one), signed=True)} with {n}" for n, one in whole.items())
+        said.append(f"- Against {other}: {shown} layers. {ends[0]} decided for it, {ends[1]} against it.")
+    counts = {(n, name): len(values(same, name, PRIMARY)) for n, same in by_layers.items() for name in METHODS}
+    few = [f"{name} with {n} layers ({count} of {WHOLE})" for (n, name), count in counts.items() if 0 < count < WHOLE]
+    return [*said, *([f"- Rows that lack pairs and decide nothing: {', '.join(few)}."] if few else []), ""]
 
 
 def values(lines: Sequence[Mapping[str, Any]], method: str, metric: str) -> Values:

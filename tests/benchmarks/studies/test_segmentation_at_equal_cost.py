@@ -16,6 +16,7 @@ from benchmarks.studies.measurements import MeasurementError
 from benchmarks.studies.segmentation_at_equal_cost import (
     LINE,
     METRICS,
+    SEEDS,
     Name,
     case_of,
     draw,
@@ -24,6 +25,7 @@ from benchmarks.studies.segmentation_at_equal_cost import (
     settings,
     table,
 )
+from tasks.action_segmentation.config import TINY
 from tasks.action_segmentation.evaluation import evaluate
 from tasks.action_segmentation.training import fit
 from tasks.spec import SELECTED, Run, Split
@@ -142,3 +144,16 @@ def test_a_training_that_diverged_loses(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(equal_cost_comparisons, "Methods", lambda case: methods)
     with pytest.raises(MeasurementError, match=r"hand with dilations \(1, 2, 4\): the training diverged"):
         equal_cost_comparisons.compare(one, {"hand"}, {}, rounded)
+
+
+def test_the_answer_comes_first_and_counts_whole_rows_alone() -> None:
+    pairs = [(fold, seed) for fold in TINY.folds for seed in SEEDS]
+    lines = [
+        line(fold, tuned=10.0 * fold, random=9.0 * fold, one_shot_or_local=10.0 * fold + 5) | {"seed": seed}
+        for fold, seed in pairs
+    ]
+    del lines[-1]["methods"]["random"]
+    answer = table(lines).partition("Made by")[0]
+    assert "- Against tuned: +5.0 ± 0.0 with 3 layers. 1 decided for it, 0 against it." in answer
+    assert "- Against random: – with 3 layers. 0 decided for it, 0 against it." in answer
+    assert "decide nothing: random with 3 layers (14 of 15)" in answer
