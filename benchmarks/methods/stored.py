@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.cell import Cell
@@ -11,7 +10,7 @@ from benchmarks.methods.candidates import powers
 from benchmarks.methods.method import Found, SearchStage
 from benchmarks.methods.searching import Searching
 from benchmarks.methods.training import LAST, as_lists
-from benchmarks.records.kept import newest_code
+from benchmarks.records.machine import code
 from benchmarks.records.places import claim
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
@@ -45,26 +44,27 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
     key = fingerprint(cell.protocol(settings=settings))
     with claim(folder.with_suffix(".lock"), wait=True):
         if known := read_found(folder, key):
-            written, name = newest_code(cell.task.name)
-            older = datetime.fromtimestamp((folder / FOUND).stat().st_mtime, UTC) < written
+            here = f"tasks/{cell.task.name}"
+            older = read_json(folder / FOUND).get("code") not in (None, code(here))
             log.log(
                 logging.WARNING if older else logging.INFO,
                 "%s: taking over the search in %s%s; delete that folder to search again",
-                *(live.heading(cell, stage), folder, f", although {name} has changed since" if older else ""),
+                *(live.heading(cell, stage), folder, f", although {here} has changed since" if older else ""),
             )
             return known
         if not cell.resume:
             shutil.rmtree(folder, ignore_errors=True)
         live.begin(cell, stage)
         found = stage.run(Searching(cell, pool, folder, start, stage.all_settings))
-        write_found(folder, key, found)
+        write_found(folder, key, found, code(f"tasks/{cell.task.name}"))
         return found
 
 
-def write_found(folder: Path, key: str, found: Found) -> None:
-    """Keep what the search of a protocol has found."""
+def write_found(folder: Path, key: str, found: Found, made_by: str) -> None:
+    """Keep what the search of a protocol has found, by which code of its task."""
     content = {
         "protocol": key,
+        "code": made_by,
         "network": (folder / LAST).exists(),
         "structure": as_lists(found.structure),
         "history": found.history,

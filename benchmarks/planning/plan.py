@@ -47,7 +47,7 @@ class PlannedTable:
     kept: done cells. missing: those to run. unavailable: what is missing, if they cannot be run.
     changed: why cells are to run whose record differs only in its data.
     unseen: whether the data's files are not here, so that what is kept may be of others.
-    older: what to say of kept cells that are older than the task's code, None if there are none.
+    older: what to say of kept cells that other code of the task has made, None if there are none.
     left_out: methods that make no sense for the task, with the reason.
     """
 
@@ -176,7 +176,7 @@ def _table(
     table.left_out = {m.name: reason for m in methods if (reason := m.unfit(task, config))}
     rows = [method for method in methods if method.name not in table.left_out]
     protocols: dict[str, dict[str, Any]] = {}
-    own: list[Record] = []
+    records_kept: list[Record] = []
     for fold, seed, method in ((f, s, m) for f in chosen for s in request.seeds for m in rows):
         cell = Cell(
             task=task,
@@ -196,10 +196,10 @@ def _table(
         planned = protocols[method.name]
         done = kept(cell.key, planned, records, committed=request.committed)
         (table.kept if done else table.missing).append(cell)
-        own += [done] if done and cell.key in records.own else []
+        records_kept += [done] if done else []
         if not done and (change := data_change(cell.key, planned, task.data_label(config), records)):
             table.changed[cell.key] = change
-    table.older = code_change(task.name, own)
+    table.older = code_change(task.name, records_kept)
     if table.missing:
         table.unavailable = task.unavailable(config)
     return table

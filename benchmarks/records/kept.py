@@ -4,12 +4,10 @@
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import tasks
 from benchmarks.records.folder import Records
+from benchmarks.records.machine import code
 from benchmarks.records.protocol import of_files, same_but_data
 from benchmarks.records.record import Key, Record
 
@@ -64,23 +62,16 @@ def data_change(key: Key, planned: Mapping[str, Any], data: str, records: Record
     return f"{of} does not say which files it was measured on"
 
 
-def newest_code(task: str) -> tuple[datetime, str]:
-    """When a task's code was changed last, and the name of that file; the protocol has the task's version alone."""
-    files = [(path.stat().st_mtime, path.name) for path in (Path(tasks.__file__).parent / task).rglob("*.py")]
-    written, name = max(files, default=(0.0, ""))
-    return datetime.fromtimestamp(written, UTC), name
-
-
 def code_change(task: str, kept: Sequence[Record]) -> str | None:
-    """What to say of kept records that are older than the task's code; None if there are none.
+    """What to say of kept records that other code of the task has made; None if there are none.
 
-    Whether a change matters only its author knows.
+    Whether a change matters only its author knows: the protocol has the task's version alone.
     """
-    written, name = newest_code(task)
-    older = sum(datetime.fromisoformat(record.finished) < written for record in kept)
+    same = {None, code(f"tasks/{task}")}
+    older = sum(record.code not in same for record in kept)
     if not older:
         return None
     return (
-        f"{name} has changed since {older} of the kept cells {'were' if older > 1 else 'was'} run; if results "
-        "change by that, raise `version` in task.py, which runs them anew"
+        f"tasks/{task} has changed since {older} of the kept cells {'were' if older > 1 else 'was'} run; if results "
+        "change by that, raise `version` in its task.py, which runs them anew"
     )

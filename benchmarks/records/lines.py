@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from benchmarks.records.record import LONGEST, SCHEMA, Key, Record, checked, said, shortened, without_history
 from rfnext.files import parse_json, reason, write_text
 
-CONTEXT = ("protocol", "metric_specs", "data", "published", "device", "versions", "overrides", "schema_version")
+CONTEXT = ("protocol", "metric_specs", "data", "published", "device", "versions", "code", "overrides", "schema_version")
 """Fields that many cells of a .jsonl file have in common."""
 
 MEND = "restore the file: git checkout, or copy it anew"

@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 import torch
 
+import benchmarks
 import rfnext
+import tasks
 from benchmarks.records.places import ROOT
 from rfnext.ops import native_build
 
@@ -85,17 +87,25 @@ def commit() -> str | None:
 
 
 @functools.cache
-def code() -> str:
-    """16 hex digits of the sources of the library, the tasks and the runner, as this process first found them.
+def sources() -> dict[str, str]:
+    """Digest of each source file of the library, the tasks and the runner, as this process first found it."""
+    packages = (Path(module.__file__ or "").parent for module in (rfnext, tasks, benchmarks))  # Ray unpacks each alone
+    return {
+        f"{package.name}/{path.relative_to(package).as_posix()}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for package in packages
+        for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".c"))
+    }
 
-    They tell what a commit does not: changes that are not committed, files that git does not know, no git at all.
+
+def code(folder: str = "") -> str:
+    """16 hex digits of all sources, or of those in one folder, such as "tasks/tts_vocoder".
+
+    They tell what a commit does not: changes that are not committed, files that git does not know, no git at all. Times
+    of files tell less: a clone, a checkout and a worker of a cluster have new ones.
     """
-    digest = hashlib.sha256()
-    for package in (Path(rfnext.__file__).parent, ROOT / "tasks", ROOT / "benchmarks"):
-        for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".c")):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{package.name}/{path.relative_to(package).as_posix()} {content}\n".encode())
-    return digest.hexdigest()[:16]
+    found = sources().items()
+    lines = "".join(f"{name} {content}\n" for name, content in found if not folder or name.startswith(f"{folder}/"))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 class PeakMemory:

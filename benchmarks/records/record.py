@@ -111,7 +111,8 @@ class Record(BaseModel):
     search, training: cost of finding the structure and of training the network that is scored; a search that several
         methods share is counted in the record of each.
     resumed: the seconds cover only the part after the interruption.
-    device: name, and threads of torch. commit: of this repository, "+dirty" if tracked files had changes.
+    device: name, and threads of torch. commit: of this repository, "+dirty" if tracked files had changes. code: of the
+        task, see `machine.code`; None in records from before it was kept.
     started, finished: ISO 8601, UTC. pictures: paths relative to the results folder.
     receptive_field: of the scored network, see `benchmarks.receptive_fields.measure`; None where it was not measured.
     """
@@ -148,6 +149,7 @@ class Record(BaseModel):
     resumed: bool = False
     pictures: list[schema.Inside] = Field(default_factory=list)
     receptive_field: schema.ReceptiveField | None = None
+    code: str | None = None
     schema_version: Literal[2] = SCHEMA
 
     @model_validator(mode="after")

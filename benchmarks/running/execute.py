@@ -19,7 +19,7 @@ from benchmarks.methods.stored import find
 from benchmarks.methods.training import as_lists, forget, refuse_other_data
 from benchmarks.records.identity import identify
 from benchmarks.records.kept import is_current
-from benchmarks.records.machine import commit, describe_device, versions
+from benchmarks.records.machine import code, commit, describe_device, versions
 from benchmarks.records.places import claim, portable, work_folder
 from benchmarks.records.record import Record, RecordError, read, said, write
 from benchmarks.running import live
@@ -161,6 +161,7 @@ def make_record(cell: Cell, started: str, *, reason: str | None = None, **found:
         device=describe_device(device_of(cell.device)),
         versions=versions(),
         commit=commit(),
+        code=code(f"tasks/{cell.task.name}"),
         command=cell.command,
         started=started,
         finished=now(),

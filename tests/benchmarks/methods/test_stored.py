@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 import pytest
 
-import tasks
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Found, Outcome
 from benchmarks.methods.stored import FOUND, find
 from benchmarks.methods.table import METHODS
+from benchmarks.records import machine
 from benchmarks.running.pool import in_process
 
 Make = Callable[..., Cell]
@@ -73,21 +72,18 @@ def test_a_search_of_another_protocol_is_not_taken_over(cell: Make, run: Run, to
 
 
 def test_a_search_of_older_code_is_taken_over_with_a_warning(
-    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cell: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not silently: an edit of task.py, such as another learning rate, is no other protocol."""
-    code = tmp_path / "tasks" / "toy" / "task.py"
-    code.parent.mkdir(parents=True)
-    code.touch()
-    monkeypatch.setattr(tasks, "__file__", str(tmp_path / "tasks" / "__init__.py"))
+    sources = {"tasks/toy/task.py": "1a", "tasks/other/task.py": "2b"}
+    monkeypatch.setattr(machine, "sources", lambda: sources)
     found = search(cell("local_single"))
-    written = (found.folder / FOUND).stat().st_mtime
-    for seconds, warned in ((-60, False), (60, True)):
-        os.utime(code, (written + seconds, written + seconds))
+    for name, warned in (("tasks/other/task.py", False), ("tasks/toy/task.py", True)):
+        sources[name] = "edited"
         caplog.clear()
         assert search(cell("local_single")) == found
         messages = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-        assert any("although task.py has changed since" in message for message in messages) is warned
+        assert any("although tasks/toy has changed since" in message for message in messages) is warned
 
 
 def test_searches_that_start_from_different_ones_are_different(cell: Make, results: Path) -> None:

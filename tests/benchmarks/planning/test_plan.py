@@ -1,9 +1,7 @@
 """The plan of a suite: which cells there are, which are kept, what is left out or missing, and how long it takes."""
 
 import dataclasses
-import os
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +13,7 @@ from benchmarks.arguments import UsageError
 from benchmarks.cell import Cell
 from benchmarks.methods.table import METHODS
 from benchmarks.planning.plan import Plan, Request, estimate_seconds, make_plan
+from benchmarks.records import machine
 from benchmarks.records.folder import read_all
 from benchmarks.records.lines import write_lines
 from benchmarks.records.record import Cost, Record, write
@@ -258,26 +257,20 @@ def test_data_that_is_not_here_cannot_have_changed(
     assert (len(table.kept), table.unseen) == (0, True)
 
 
-@pytest.mark.parametrize(("seconds", "older"), [(-60, False), (60, True)])
-def test_kept_cells_that_are_older_than_the_tasks_code_are_said(
-    seconds: int,
-    older: bool,
-    plan: Callable[..., Plan],
-    make: MakeRecord,
-    results: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_kept_cells_of_other_code_of_the_task_are_said(
+    plan: Callable[..., Plan], make: MakeRecord, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are kept: their protocol is the planned one, and whether the change matters only its author knows."""
+    sources = {"tasks/toy/task.py": "1a", "tasks/other/task.py": "2b"}
+    monkeypatch.setattr(machine, "sources", lambda: sources)
     for method in ("baseline", "local_single"):
-        write(record := make(method), results)
-    code = tmp_path / "tasks" / "toy" / "task.py"
-    code.parent.mkdir(parents=True)
-    code.touch()
-    written = datetime.fromisoformat(record.finished).timestamp() + seconds
-    os.utime(code, (written, written))
-    monkeypatch.setattr(tasks, "__file__", str(tmp_path / "tasks" / "__init__.py"))
-    (table,) = plan("tiny", methods=("baseline", "local_single"), folds=(1,)).tables
-    assert len(table.kept) == 2
-    assert (table.older or "").startswith("task.py has changed since 2 of the kept cells were run") is older
-    assert older or table.older is None
+        write(make(method), results)
+    write(make("local_multi").model_copy(update={"code": None}), results)  # from before records had it
+    said = []
+    for name in ("tasks/other/task.py", "tasks/toy/task.py"):
+        sources[name] = "edited"
+        (table,) = plan("tiny", methods=("baseline", "local_single", "local_multi"), folds=(1,)).tables
+        assert len(table.kept) == 3
+        said.append(table.older)
+    assert said[0] is None
+    assert str(said[1]).startswith("tasks/toy has changed since 2 of the kept cells were run")

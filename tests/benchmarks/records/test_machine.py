@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.records.machine import PeakMemory, code, commit, describe_device, implementation, versions
+import tasks
+from benchmarks.records.machine import PeakMemory, code, commit, describe_device, implementation, sources, versions
 from rfnext.ops import native_build
 from tasks.spec import device_of
 
@@ -45,21 +46,26 @@ def test_code_that_was_shipped_without_git_knows_its_commit(monkeypatch: pytest.
 
 
 def test_code_is_told_apart_by_its_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("benchmarks.records.machine.ROOT", tmp_path)
+    monkeypatch.setattr(tasks, "__file__", str(tmp_path / "tasks" / "__init__.py"))
     task = tmp_path / "tasks" / "mine" / "task.py"  # which git does not know
     task.parent.mkdir(parents=True)
+    task.parent.with_name("mine_too").mkdir()
     seen = []
-    for source in ("x = 1", "x = 2", "x = 1"):
+    for source in ("x = 1", "x = 2", "x = 1"):  # a file that is written again is newer, and the same
         task.write_text(source)
-        code.cache_clear()
-        seen.append(code())
-    code.cache_clear()
-    assert seen[0] == seen[2] != seen[1]
+        sources.cache_clear()
+        seen.append((code(), code("tasks/mine"), code("rfnext")))
+    sources.cache_clear()
+    assert seen[0] == seen[2]
+    assert [one == other for one, other in zip(*seen[:2], strict=True)] == [False, False, True]
     task.with_suffix(".md").write_text("no code")
-    assert code() == seen[0]
+    (task.parent.with_name("mine_too") / "task.py").write_text("x = 3")
+    assert code("tasks/mine") == seen[0][1]
+    assert code() != seen[0][0]
+    before = code()
     task.write_text("x = 2")
-    assert code() == seen[0]  # of this process, which has loaded it
-    code.cache_clear()
+    assert code() == before  # of this process, which has loaded it
+    sources.cache_clear()
 
 
 def test_peak_memory_is_that_since_the_start() -> None:

@@ -65,7 +65,8 @@ def found() -> list[Sample]:
     samples = []
     for structure, history in (({"a": (4,)}, []), ({"a": (4,), "b": (2, 3)}, [{"step": 1}])):
         with tempfile.TemporaryDirectory() as folder:
-            write_found(Path(folder), KEY, Found(Path(folder), Cost(epochs=2), False, Structure(structure), history))
+            made = Found(Path(folder), Cost(epochs=2), False, Structure(structure), history)
+            write_found(Path(folder), KEY, made, "1a2b")
             samples.append({FOUND: (Path(folder) / FOUND).read_bytes()})
     return samples
 
