@@ -136,7 +136,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     try:
         load_into(model, content["convs"], content["state_dict"])
     except CONTRADICTIONS as error:
-        raise ValueError(f"{path} is of another network ({error})") from error
+        fix = "give one of the same sizes and dilations; a training starts at the hand design's"
+        raise ValueError(f"{path} is of another network ({error}); {fix}") from error
 
 
 def _read(path: str | Path) -> dict[str, Any]:

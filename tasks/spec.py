@@ -236,8 +236,9 @@ class Task(Generic[Config]):
     presets: named configs; always has "tiny", which takes seconds per training on a CPU.
     folds: the fold numbers of a config's data, without reading the data.
     fit: trains in place and leaves the model at its last epoch; writes `SELECTED` if it selects an epoch on validation
-        data. Never reads the test part.
-    evaluate: metric name -> value on one part, nan if the training diverged; does not change the model's weights.
+        data. Never reads the test part. A training that diverges is no error: `evaluate` says it.
+    evaluate: metric name -> value on one part, nan if the training diverged or the network overflows; does not change
+        the model's weights.
     where: which convs the methods may search.
     unavailable: None, or why a config cannot run here: what to download and where to put it.
     download: shell commands that put a config's missing data where it is looked for; empty where none do. None: never.

@@ -1,5 +1,6 @@
 """Forecasts of a trained network, their scores, and what its receptive fields are measured on."""
 
+import math
 from typing import cast
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rfnext import reproducible
+from tasks.diverged import NotFinite, finite
 from tasks.load_forecasting import metrics
 from tasks.load_forecasting.config import QUANTILES, Config
 from tasks.load_forecasting.data import Fold
@@ -25,8 +27,12 @@ def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]
 
 
 def score(model: nn.Module, config: Config, fold: Fold, part: Part) -> dict[str, float]:
-    """All metrics of a network on a part of a fold."""
-    found = forecast(model, fold, part)
+    """All metrics of a network on a part of a fold; they are nan if it diverged or overflows."""
+    try:
+        found = forecast(model, fold, part)
+    except NotFinite:
+        names = ("mse", "mae", "skill", *(["pinball"] if config.head == "quantile" else []))
+        return dict.fromkeys(names, math.nan)
     scores = metrics.score(found[len(found) // 2], fold, part, config.seasons)
     if config.head == "quantile":
         scores["pinball"] = metrics.pinball(found, fold.targets[fold.positions(part)], fold.spread())
@@ -38,13 +44,13 @@ def forecast(model: nn.Module, fold: Fold, part: Part) -> NDArray[np.float64]:
     """The forecasts at a part's positions, (1 or quantiles, n), in the target's unit.
 
     The network reads the series from its beginning up to each position. It runs in evaluation mode, and the mode is
-    left as it was.
+    left as it was. Raises NotFinite.
     """
     where, training = fold.positions(part), model.training
     x = values(fold.inputs[:, : where.stop])
     model.eval()
     try:
-        with reproducible(next(model.parameters()).device):
+        with reproducible(next(model.parameters()).device), finite(model):
             return model(x)[0, :, where].numpy()
     finally:
         model.train(training)

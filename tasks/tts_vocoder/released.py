@@ -74,11 +74,7 @@ def load_weights(network: Generator, path: str | Path) -> None:
     """
     content = _content(Path(path))
     if _is_ours(content):
-        try:
-            checkpoint.load_weights(network, path)
-        except ValueError as error:
-            fix = "a training starts from a network of its own sizes, at the hand design's dilations"
-            raise ValueError(f"{error}; {fix}") from error
+        checkpoint.load_weights(network, path)
         return
     found = _released(Path(path), content)
     try:

@@ -1,8 +1,10 @@
 """Training on one fold; `tasks.lightning_fit` has what all Lightning tasks share."""
 
+import contextlib
 import dataclasses
 import functools
 import io
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rfnext.files import write_bytes
 from tasks import checkpoint
+from tasks.diverged import NotFinite
 from tasks.lightning_fit import Training, Validation, derived_seed, train
 from tasks.prefetch import Prefetching
 from tasks.spec import SELECTED, Run
@@ -62,7 +65,8 @@ def fit(model: nn.Module, config: Config, run: Run) -> None:
     train(module, loader, config, run, validation, config.precision)
     if module.average is not None:
         network.load_state_dict(module.average.module.state_dict())
-    _write_audio(network, recordings.validation, run.folder / AUDIO)
+    with contextlib.suppress(NotFinite):  # what diverged has no audio
+        _write_audio(network, recordings.validation, run.folder / AUDIO)
 
 
 class _Training(Training):
@@ -179,11 +183,15 @@ class _Validation(Validation):
 
     def measure(self, network: nn.Module) -> tuple[dict[str, float], float]:
         pairs = copy_synthesis(generator_of(network), self.clips)
-        distance = float(np.mean([log_mel_l1(*pair, self.config.mel) for pair in pairs]))
+        try:
+            distance = float(np.mean([log_mel_l1(*pair, self.config.mel) for pair in pairs]))
+        except NotFinite:
+            distance = math.nan
         return {"mel_l1": distance}, distance
 
     def after(self, trainer: pl.Trainer, network: nn.Module) -> None:
-        _show(trainer.loggers, generator_of(network), self.clips.first(SHOWN), trainer.global_step)
+        if math.isfinite(self.scores["mel_l1"]):
+            _show(trainer.loggers, generator_of(network), self.clips.first(SHOWN), trainer.global_step)
 
 
 def _show(loggers: list[Any], network: Generator, clips: Clips, step: int) -> None:

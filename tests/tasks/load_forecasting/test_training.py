@@ -88,6 +88,21 @@ def test_the_file_of_the_best_epoch_forecasts_without_the_data(tmp_path: Path):
     assert np.square(found - truth).mean() < truth.var(), "it holds the statistics of the training part"
 
 
+def test_an_overflow_that_a_relu_hides_has_no_scores(tmp_path: Path):
+    """What is minus infinity within the network is zero after it, so that all forecasts are finite."""
+    config = replace(write(tmp_path / "data"), head="quantile")
+    model = build(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.get_parameter("first.bias").fill_(3e38)
+        model.get_parameter("blocks.0.dilated.weight").fill_(-1)
+    assert model.eval()(torch.zeros(1, 1, 50)).isfinite().all()
+    scores = evaluate(model, config, Split("validation", 1))
+    assert scores.keys() == {"mse", "mae", "skill", "pinball"}
+    assert np.isnan(list(scores.values())).all()
+
+
 def test_the_losses_are_those_of_scikit_learn():
     torch.manual_seed(0)
     forecasts, targets = torch.randn(1, 3, 100), torch.randn(1, 100)

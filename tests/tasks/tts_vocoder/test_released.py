@@ -241,7 +241,7 @@ class TestStart:
         found = models.build(config)
         Structure({"resblocks.0.convs1.0": (7,)}).apply(found)
         checkpoint.save(path, "tts_vocoder", config, found)
-        with pytest.raises(ValueError, match=r"model\.pt .*dilation .*; a training starts from .* hand design's"):
+        with pytest.raises(ValueError, match=r"model\.pt .* dilation .*; a training starts at the hand design's"):
             models.build(self.config(path))
 
     def test_records_know_its_content(self, tmp_path):

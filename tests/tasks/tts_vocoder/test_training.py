@@ -1,6 +1,7 @@
 """Both recipes, validation, averages, checkpoints: every fit runs Lightning's Trainer on the embedded speech."""
 
 import dataclasses
+import math
 import os
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 from rfnext import Bounds, LocalConfig, LocalSearch, OneShotConfig, OneShotSearch, merge
 from tasks import checkpoint
 from tasks.lightning_fit import CHECKPOINT
-from tasks.spec import SELECTED, Run
+from tasks.spec import SELECTED, Run, Split
 from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import open_recordings
-from tasks.tts_vocoder.evaluation import copy_synthesis, synthesise
+from tasks.tts_vocoder.evaluation import copy_synthesis, evaluate, synthesise
 from tasks.tts_vocoder.generators import searched
 from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.metrics import log_mel_l1
@@ -119,6 +120,13 @@ class TestTraining:
                 wave, rate = soundfile.read(folder / f"{name}-{kind}.wav", dtype="float32")
                 assert rate == 8000
                 np.testing.assert_allclose(wave, expected, atol=1e-4)
+
+    def test_one_that_diverges_ends(self, tmp_path):
+        """An error would also end the searches that try several networks, of which others may be good."""
+        config = dataclasses.replace(CONFIG, epochs=1, lr=1e9)
+        model, _ = train(config, tmp_path)
+        assert all(map(math.isnan, evaluate(model, config, Split("validation", 1)).values()))
+        assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT}  # nothing is selected, there is no audio
 
     def test_killed_and_resumed(self, whole, tmp_path):
         config, searching, expected, found, _ = whole
