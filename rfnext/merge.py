@@ -41,6 +41,9 @@ def merge(model: nn.Module) -> None:
     than it); searched ones continue beyond it. On inputs so short the merged conv computes nothing: torch raises
     RuntimeError in forward().
 
+    A module that reads a conv's weight itself, without calling the conv, computes something else afterwards. A warning
+    names the layers that were not called, if others were.
+
     Raises:
         ValueError: naming a layer that no plain conv can express, or if no conv is searched; nothing is changed then.
     """
