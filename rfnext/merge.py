@@ -41,6 +41,9 @@ def merge(model: nn.Module) -> None:
     than it); searched ones continue beyond it. On inputs so short the merged conv computes nothing: torch raises
     RuntimeError in forward().
 
+    A module that reads a conv's weight itself, without calling the conv, computes something else afterwards. A warning
+    names the layers that were not called, if others were.
+
     Raises:
         ValueError: naming a layer that no plain conv can express, or if no conv is searched; nothing is changed then.
     """
@@ -50,13 +53,7 @@ def merge(model: nn.Module) -> None:
             "nothing to merge: the model has no searched conv; merge the network that was searched, or to which "
             "keep_branches() gave branches, before its branches are dropped (plain_state_dict, Structure.apply)"
         )
-    uncalled = [name for name, conv in convs.items() if not conv.longest_input]
-    if uncalled and len(uncalled) < len(convs):
-        log.warning(
-            "%d of %d merged layers were not called, and others were (%s): a module that reads their weight itself "
-            "reads a larger kernel now, and computes something else; leave such layers out by `where`",
-            *(len(uncalled), len(convs), ", ".join(uncalled)),
-        )
+    _warn_of_uncalled(convs)
     for name, conv in convs.items():
         for hook in _weight_norm_hooks(conv):
             hook(conv, ())  # it refreshes the weight in forward() only; an optimizer step may have passed since
@@ -84,6 +81,16 @@ def merge(model: nn.Module) -> None:
             name,
             tuple(merged.kernel.weight.shape[2:]),
             merged.kernel.dilation,
+        )
+
+
+def _warn_of_uncalled(convs: Mapping[str, SearchConv]) -> None:
+    uncalled = [name for name, conv in convs.items() if not conv.longest_input]
+    if uncalled and len(uncalled) < len(convs):
+        log.warning(
+            "%d of %d merged layers were not called, and others were (%s): a module that reads their weight itself "
+            "reads a larger kernel now, and computes something else; leave such layers out by `where`",
+            *(len(uncalled), len(convs), ", ".join(uncalled)),
         )
 
 

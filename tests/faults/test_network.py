@@ -146,9 +146,7 @@ def test_no_prediction_reaches_out(task: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "task", sorted(set(tasks.names()) - {"action_segmentation"})
-)  # it trains with every logger below
+@pytest.mark.parametrize("task", sorted(set(tasks.names()) - {"action_segmentation"}))  # that trains below
 def test_no_task_reaches_out_when_it_trains(task: str, tmp_path: Path) -> None:
     few = {"coco_detection": "--scenes 12 --image 64", "load_forecasting": "--steps 1", "tts_vocoder": "--clips 12"}
     line = f"{task} baseline --preset tiny --epochs 1 {few.get(task, '')} --results {tmp_path}/results"

@@ -256,12 +256,14 @@ def test_averaging_copies_get_the_new_branches(tmp_path: Path) -> None:
 
 
 def test_stochastic_weight_averaging_gets_the_new_branches(tmp_path: Path) -> None:
-    """Its average is a LightningModule, and begins in the middle of the training."""
+    """Its average is a LightningModule, and begins in the middle of the training; it resumes, too."""
     average = pl.callbacks.StochasticWeightAveraging(1e-3, swa_epoch_start=2)
     seen = []
 
     class Watch(pl.Callback):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 2:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
             copies = searched_convs(average._average_model.network)  # type: ignore[union-attr,arg-type]
             seen.append({name: conv.dilations for name, conv in copies.items()})
             assert seen[-1] == {n: c.dilations for n, c in searched_convs(pl_module.network).items()}
@@ -272,6 +274,11 @@ def test_stochastic_weight_averaging_gets_the_new_branches(tmp_path: Path) -> No
     averaged = average._average_model.network.state_dict()  # type: ignore[union-attr]
     for name, value in module.network.state_dict().items():
         assert torch.equal(value, averaged[name]), name
+
+    resumed = Net()
+    again = pl.callbacks.StochasticWeightAveraging(1e-3, swa_epoch_start=2)
+    fit(resumed, tmp_path, 5, again, resume=tmp_path / "middle.ckpt", enable_checkpointing=False)
+    assert_same(resumed, module)
 
 
 def test_structure_files_and_logs_are_written_per_round(tmp_path: Path) -> None:
