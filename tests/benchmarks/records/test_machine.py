@@ -1,5 +1,6 @@
 """What a record says of the machine: what computes, in which versions, at which commit."""
 
+import gc
 import importlib.metadata
 import platform
 from pathlib import Path
@@ -69,16 +70,17 @@ def test_code_is_told_apart_by_its_sources(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_peak_memory_is_that_since_the_start() -> None:
+    gc.collect()  # what earlier tests left would hide the block if it were freed between the readings
     memory = PeakMemory("cpu")
     if memory.measure is None:
         pytest.skip("the system does not allow resetting its counter")
     before = memory.read()
-    block = torch.ones(2**24)  # 64 MiB
+    block = torch.ones(2**26)  # 256 MiB
     after = memory.read()
     assert before is not None
     assert after is not None
-    assert after > before + 50
+    assert after > before + 200
     del block
     fresh = PeakMemory("cpu").read()
     assert fresh is not None
-    assert fresh < after - 50
+    assert fresh < after - 200
