@@ -45,6 +45,8 @@ def write_lines(path: Path, records: Iterable[Record]) -> None:
     for record in sorted(records, key=lambda record: record.key):
         fields = without_history(record).model_dump(mode="json")
         context = {name: fields.pop(name) for name in CONTEXT}
+        if context["code"] is None:  # committed lines from before it was kept stay as they are
+            del context["code"]
         if fields["structure"] is not None:
             context["layers"] = list(fields["structure"])
             fields["structure"] = list(fields["structure"].values())

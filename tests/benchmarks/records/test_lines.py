@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.records.folder import read_all
 from benchmarks.records.lines import CONTEXT, read_lines, write_lines
+from benchmarks.records.places import ROOT
 from benchmarks.records.record import Record, without_history
 
 
@@ -35,6 +36,15 @@ def test_lines_give_every_field_but_the_history(several: list[Record], tmp_path:
     again = tmp_path / "again.jsonl"
     write_lines(again, found)
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_report_leaves_committed_lines_as_they_are(tmp_path: Path) -> None:
+    """A user who runs the benchmark in a clone has no changes of files that others measured."""
+    committed = sorted((ROOT / "results").glob("*/records.jsonl"))
+    assert len(committed) > 10
+    for path in committed:
+        write_lines(tmp_path / path.name, read_lines(path).records.values())
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path
 
 
 def test_what_cells_have_in_common_is_written_once(several: list[Record], tmp_path: Path) -> None:
