@@ -50,12 +50,16 @@ def write_lines(path: Path, records: Iterable[Record]) -> None:
         if fields["structure"] is not None:
             context["layers"] = list(fields["structure"])
             fields["structure"] = list(fields["structure"].values())
-        text = json.dumps(context, allow_nan=False)
+        text = _line(context)
         if text not in contexts:
             contexts[text] = len(contexts)
-            lines.append(json.dumps({"context": contexts[text]} | context, allow_nan=False))
-        lines.append(json.dumps(fields | {"in_context": contexts[text]}, allow_nan=False))
+            lines.append(_line({"context": contexts[text]} | context))
+        lines.append(_line(fields | {"in_context": contexts[text]}))
     write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _line(content: dict[str, Any]) -> str:
+    return json.dumps(content, allow_nan=False, separators=(",", ":"))
 
 
 def read_lines(path: Path) -> Lines:

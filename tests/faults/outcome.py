@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.records.folder import read_all
 
-VARYING = {"commit", "started", "finished", "seconds", "evaluation_seconds", "peak_memory_mb", "resumed"}
-"""Fields of a record, at any depth, that say when, how long and how often it was run."""
+VARYING = {"code", "commit", "started", "finished", "seconds", "evaluation_seconds", "peak_memory_mb", "resumed"}
+"""Fields of a record, at any depth, that say by which code, when, how long and how often it was run."""
 
 
 def outcome(results: Path) -> dict[str, Any]:

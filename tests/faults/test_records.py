@@ -27,7 +27,7 @@ def test_tables_are_those_without_the_broken_record(
     broken, without = folder(tmp_path / "broken"), folder(tmp_path / "without")
     path = broken / TABLE / "records.jsonl"
     lines = path.read_text().splitlines()
-    number, line = next((n, one) for n, one in enumerate(lines) if '"tuned_single", "fold": 3' in one)
+    number, line = next((n, one) for n, one in enumerate(lines) if '"tuned_single","fold":3' in one)
     bad = json.loads(line) | {"evaluation_seconds": -1.0}
     path.write_text("\n".join([*lines[:number], json.dumps(bad), *lines[number + 1 :]]))
     (without / TABLE / "records.jsonl").write_text("\n".join([*lines[:number], *lines[number + 1 :]]))
