@@ -67,8 +67,9 @@ def code_change(task: str, kept: Sequence[Record]) -> str | None:
 
     Whether a change matters only its author knows: the protocol has the task's version alone.
     """
-    same = {None, code(f"tasks/{task}")}
-    older = sum(record.code not in same for record in kept)
+    made_by = [record.code for record in kept if record.code is not None]
+    # Sources are read only if a record can be compared with them: a plan of committed cells waits for nothing.
+    older = len(made_by) - made_by.count(code(f"tasks/{task}")) if made_by else 0
     if not older:
         return None
     return (

@@ -50,15 +50,16 @@ def write_lines(path: Path, records: Iterable[Record]) -> None:
         if fields["structure"] is not None:
             context["layers"] = list(fields["structure"])
             fields["structure"] = list(fields["structure"].values())
-        text = _line(context)
+        text = line_of(context)
         if text not in contexts:
             contexts[text] = len(contexts)
-            lines.append(_line({"context": contexts[text]} | context))
-        lines.append(_line(fields | {"in_context": contexts[text]}))
+            lines.append(line_of({"context": contexts[text]} | context))
+        lines.append(line_of(fields | {"in_context": contexts[text]}))
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def _line(content: dict[str, Any]) -> str:
+def line_of(content: dict[str, Any]) -> str:
+    """An object as a line of a .jsonl file, without its end."""
     return json.dumps(content, allow_nan=False, separators=(",", ":"))
 
 

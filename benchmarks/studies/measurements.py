@@ -1,6 +1,5 @@
 """What a study has measured: the lines of results/<study>/measurements.jsonl, one JSON object each."""
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from benchmarks.records.lines import line_of
 from benchmarks.records.record import said, shortened
 from rfnext.files import parse_json, read_text, reason, write_text
 
@@ -77,8 +77,4 @@ def _broken(path: Path, number: int, what: str) -> MeasurementError:
 
 def write(folder: Path, measured: Iterable[dict[str, Any]]) -> None:
     """Write all measurements of a study, whole or not at all."""
-    write_text(folder / NAME, "".join(f"{_line(one)}\n" for one in measured))
-
-
-def _line(one: dict[str, Any]) -> str:
-    return json.dumps(one, allow_nan=False, separators=(",", ":"))
+    write_text(folder / NAME, "".join(f"{line_of(one)}\n" for one in measured))
