@@ -14,6 +14,7 @@ import stat
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -211,6 +212,27 @@ ABANDONED = 24 * 3600
 def unfinished(name: str) -> str:
     """What the name of a temporary file or folder beside `name` begins with: it says which process writes it."""
     return f".{name}.{_here()}-{os.getpid()}-"
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name when the block ends: others see it whole or not at all.
+
+    Safe with several processes that make the same: each fills one of its own, and the first one that is done is kept.
+    Raises OSError if nothing can be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=unfinished(folder.name), suffix=UNFINISHED))
+    try:
+        yield building
+        building.chmod(0o755)  # mkdtemp makes folders private
+        os.rename(building, folder)
+    except OSError:
+        # Another process may have been faster; its folder has the same content.
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 @functools.cache

@@ -18,17 +18,14 @@ bouts of 30 to 272 frames. Folds 1 to 5 each leave out two subjects.
 import hashlib
 import importlib.util
 import io
-import os
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rfnext.files import UNFINISHED, cache_folder, unfinished
+from rfnext.files import cache_folder, new_folder
 from tasks.action_segmentation.ms_tcn_format.layout import Layout
 from tasks.spec import DataError, fail
 
@@ -75,18 +72,8 @@ def prepare() -> Path:
     if folder.is_dir():
         return folder
     recordings = read_recordings(source())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=unfinished(folder.name), suffix=UNFINISHED))
-    try:
+    with new_folder(folder) as building:
         _write(Layout(building), recordings)
-        building.chmod(0o755)  # mkdtemp makes folders private
-        os.rename(building, folder)
-    except OSError:
-        # Another process may have been faster; its folder has the same content.
-        if not folder.is_dir():
-            raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return folder
 
 

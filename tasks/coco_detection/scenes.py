@@ -6,16 +6,13 @@ digit covers; boxes are tight around them.
 
 import io
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from rfnext.files import UNFINISHED, cache_folder, unfinished
+from rfnext.files import cache_folder, new_folder
 from tasks.coco_detection.coco_format.layout import Layout
 from tasks.scenes import FOLDS, SIDE, SMALLEST, STUFF, Pixels, Source, compose, missing
 from tasks.spec import DataError
@@ -47,21 +44,11 @@ def prepare(fold: int, train: int, test: int, digits: int = 10, smallest: float 
         return folder
     if reason := missing():
         raise DataError(reason)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=unfinished(folder.name), suffix=UNFINISHED))
-    try:
+    with new_folder(folder) as building:
         (building / "README.txt").write_text(README)
         for number, (part, scenes) in enumerate({"train": train, "test": test}.items()):
             source = Source.open(fold, held_out=part == "test", digits=digits, smallest=smallest)
             write_part(Layout(building, "train", "test"), part, source, fold, scenes, first_id=1 + number * train)
-        building.chmod(0o755)  # mkdtemp makes folders private
-        os.rename(building, folder)
-    except OSError:
-        # Another process may have been faster; what it made is the same.
-        if not folder.is_dir():
-            raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return folder
 
 

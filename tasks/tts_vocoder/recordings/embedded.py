@@ -13,16 +13,14 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from rfnext.files import UNFINISHED, cache_folder, unfinished
+from rfnext.files import cache_folder, new_folder
 from tasks.spec import DataError
 
 log = logging.getLogger(__name__)
@@ -87,19 +85,9 @@ def prepare(source: Source) -> Path:
     folder = cache_folder() / f"speech-{source}-{release}-v{VERSION}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=unfinished(folder.name), suffix=UNFINISHED))
-    try:
+    with new_folder(folder) as building:
         (_write_asterisk if source == "asterisk" else _write_espeak)(building)
         (building / "README.txt").write_text(READMES[source])
-        building.chmod(0o755)  # mkdtemp makes folders private
-        os.rename(building, folder)
-    except OSError:
-        # Another process may have been faster; its folder has the same content.
-        if not folder.is_dir():
-            raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return folder
 
 
