@@ -13,7 +13,8 @@ from pycocotools.cocoeval import COCOeval
 
 from rfnext import LocalSearch, OneShotConfig, OneShotSearch, Structure
 from tasks.coco_detection import datasets, evaluation, metrics, task, training
-from tasks.coco_detection.detectors import Detector, searched
+from tasks.coco_detection.detector_names import Detector
+from tasks.coco_detection.detectors import searched
 from tasks.coco_detection.evaluation import predict, score
 from tasks.coco_detection.mmdetection import recipes
 from tasks.coco_detection.mmdetection.loading import read_part, test_loader

@@ -8,8 +8,9 @@ import soundfile
 import torch
 
 from tasks.spec import DataError
-from tasks.tts_vocoder.data import Clips, Cut, Cuts, Segments, open_recordings, split
+from tasks.tts_vocoder.data import Clips, open_recordings, split
 from tasks.tts_vocoder.recordings.clips import Shape
+from tasks.tts_vocoder.segments import Cut, Cuts, Segments
 
 RATE = 16000
 SHAPE = Shape(RATE, 8000.0, loudness="as_is")

@@ -13,7 +13,8 @@ from torch import nn
 from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv
 from rfnext.receptive_field import theoretical_receptive_field
 from tasks.tts_vocoder import export, generators
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 MEL = MelConfig()
 FAMILIES = {
