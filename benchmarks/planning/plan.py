@@ -23,7 +23,8 @@ class Request:
     """The arguments of a suite.
 
     suite: a task's suite or preset. tasks, methods, folds: only these, if any. seeds: on every fold.
-    resume: continue half-finished trainings. committed: keep records that were not run in this folder, too.
+    resume: keep done cells and continue half-finished trainings. committed: keep records that were not run in this
+    folder, too.
     overrides: command line of config fields, for one task. name: of the config that they make.
     """
 
@@ -194,7 +195,7 @@ def _table(
         if method.name not in protocols:
             protocols[method.name] = cell.protocol()
         planned = protocols[method.name]
-        done = kept(cell.key, planned, records, committed=request.committed)
+        done = kept(cell.key, planned, records, committed=request.committed) if request.resume else None
         (table.kept if done else table.missing).append(cell)
         records_kept += [done] if done else []
         if not done and (change := data_change(cell.key, planned, task.data_label(config), records)):

@@ -35,7 +35,8 @@ def build(config: Config) -> "nn.Module":
     if config.init is None:
         detectors.initialise(model)
     else:
-        initial.start_from(model, config, facts)
+        with fingerprints.starting():
+            initial.start_from(model, config, facts)
     return model
 
 

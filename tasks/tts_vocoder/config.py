@@ -140,8 +140,8 @@ class Config:
                 f"segment is {self.segment}; it must be a multiple of the mel's hop, {self.mel.hop}, and at least "
                 f"{shortest}, the longest transform"
             )
-        for name in ("init", "mels"):
-            fingerprints.recognise(self, name)
+        fingerprints.recognise(self, "init")
+        fingerprints.recognise(self, "mels", folder=True)
         if self.mels is not None and (self.trim or self.loudness != "as_is"):
             raise ValueError("mels belong to the recordings as they are; give --no-trim --loudness as_is")
         if self.discriminator_divisor not in (1, 2, 4, 8):

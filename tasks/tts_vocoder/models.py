@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from tasks.fingerprints import starting
 from tasks.tts_vocoder import generators, released
 from tasks.tts_vocoder.config import Config
 
@@ -20,7 +21,8 @@ def build(config: Config) -> nn.Module:
             raise ValueError(f"{config.generator} has no size {size!r}; it has: {', '.join(known)}")
     network = generators.build(config.generator, config.mel, **config.sizes)
     if config.init is not None:
-        released.load_weights(network, config.init)
+        with starting():
+            released.load_weights(network, config.init)
     return network
 
 
