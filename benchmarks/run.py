@@ -31,7 +31,6 @@ import tasks
 from benchmarks import repeat
 from benchmarks.arguments import UsageError, check_device, check_seed, leave, parse_both, pick, preset_name
 from benchmarks.cell import Cell
-from benchmarks.methods import stored
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
 from benchmarks.planning.estimate import time_training, trainings
@@ -48,8 +47,10 @@ from tasks.ranges import GPUS, THREADS, check_ranges
 from tasks.spec import DataError, Logger, device_of
 
 if TYPE_CHECKING:
+    from benchmarks.methods import stored
     from benchmarks.running import execute
 else:
+    stored = LazyModule("benchmarks.methods.stored")
     execute = LazyModule("benchmarks.running.execute")
 
 

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from benchmarks.arguments import UsageError, check_seed, leave
-from benchmarks.methods import stored
 from benchmarks.planning.plan import Plan, Request, make_plan
 from benchmarks.planning.plan_text import show_details, show_needs, show_plan
 from benchmarks.records.folder import read_all
@@ -46,9 +45,11 @@ from tasks.ranges import GPUS, THREADS, check_ranges
 from tasks.spec import Logger
 
 if TYPE_CHECKING:
+    from benchmarks.methods import stored
     from benchmarks.running import schedule
     from benchmarks.running.schedule import Result
 else:
+    stored = LazyModule("benchmarks.methods.stored")
     schedule = LazyModule("benchmarks.running.schedule")
 
 
