@@ -30,8 +30,9 @@ import tyro
 
 import tasks
 from benchmarks import repeat
-from benchmarks.arguments import UsageError, check_device, check_seed, leave, parse_both, pick, preset_name
+from benchmarks.arguments import UsageError, check_device, check_seed, leave, parse_both, pick, preset_name, refuse_idle
 from benchmarks.cell import Cell
+from benchmarks.methods import stored
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
 from benchmarks.planning.estimate import time_training, trainings
@@ -61,7 +62,7 @@ class Options:
     seed: int = 0
     """Seed of initial weights, order of the data, dropout and random structures."""
     fresh: bool = False
-    """Start anew, instead of continuing a half-finished training of this cell."""
+    """Do everything anew: half-finished trainings of this cell, and the searches that it shares with other methods."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, ..."""
     estimate: bool = False
@@ -121,6 +122,7 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
         prog=f"python -m benchmarks.run {task.name} {names[1] if len(names) == 2 else 'METHOD'}",
         description=f"{overview}\n\nPRESET: {', '.join(task.presets)}. Defaults below are those of {base}.",
     )
+    refuse_idle(task.presets[base], config)
     if len(names) < 2:
         raise UsageError(f"give a METHOD after the task: {', '.join(METHODS)}")
     if reason := METHODS[names[1]].unfit(task, config):
@@ -200,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stderr.isatty():
             live.show_by(line)
         sweep_up(cell.results)
+        if options.fresh:
+            stored.forget(cell)
         with candidate_workers(cell.method, options) as workers:
             record = run_cell(cell, workers)
     except (UsageError, cluster.ClusterError) as error:

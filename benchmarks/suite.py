@@ -9,8 +9,8 @@ PRESET is a preset of the tasks or one of their suites, several presets that are
 
 A cell is kept if its record was run here, is done and has the planned protocol; failed cells are tried again. Records
 that came with the repository are not kept unless --keep-committed is given. After an interruption, the same command
-goes on: finished cells are kept, and half-finished trainings continue after their last whole epoch unless --fresh is
-given. Several suites may work on the same results folder.
+goes on: finished cells are kept, and half-finished trainings continue after their last whole epoch. With --fresh all is
+done anew. Several suites may work on the same results folder.
 
 Exit status: 0 all done, 1 a cell failed, a record is broken or the results folder cannot be written, 2 wrong usage or
 no such cluster, 3 only data is missing, 130 interrupted.
@@ -28,6 +28,7 @@ import torch
 import tyro
 
 from benchmarks.arguments import UsageError, check_seed, leave
+from benchmarks.methods import stored
 from benchmarks.planning.plan import Plan, Request, make_plan
 from benchmarks.planning.plan_text import show_details, show_needs, show_plan
 from benchmarks.records.folder import read_all
@@ -81,7 +82,8 @@ class Options:
     wandb: bool = False
     """Short for --logger wandb."""
     fresh: bool = False
-    """Start half-finished trainings anew instead of continuing them."""
+    """Do everything anew: finished cells, stored searches and half-finished trainings. Interrupted, it goes on without
+    --fresh."""
     keep_committed: bool = False
     """Also keep records that came with the repository."""
     list: bool = False
@@ -148,6 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 show_needs()
             return _name(records.broken)
         sweep_up(options.results)
+        for cell in plan.missing if options.fresh else ():
+            stored.forget(cell)
         status = _run(plan, options, records.all)
         if records.broken:  # what was run again is whole now
             broken = _name(read_all(options.results).broken)
@@ -160,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {explained(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; finished cells are kept, the same command goes on from here", file=sys.stderr)
+        same = "without --fresh, the same command" if options.fresh else "the same command"
+        print(f"interrupted; finished cells are kept, {same} goes on from here", file=sys.stderr)
         return 130
 
 

@@ -75,6 +75,8 @@ def check(file: BinaryIO) -> None:
                 "it is a safetensors file; make it one of torch: torch.save(safetensors.torch.load_file(FILE), "
                 '"weights.pt")'
             )
+        if start[:1] == b"{":
+            raise ValueError("it is JSON, as structure files are, which hold dilations and no weights")
         if start[:1] != b"\x80":
             raise ValueError("it does not start as a file that torch wrote")
     names, texts = set[str](), set[str]()

@@ -51,7 +51,7 @@ class LocalSearchCallback(pl.Callback):
         self.search = search
         self.every = every
         self.folder = None if folder is None else Path(folder)
-        self._optimizer_steps = 0
+        self._optimizer_steps, self._trains = 0, True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise RuntimeError unless the optimizers have the branch weights in the groups that the search requires."""
@@ -101,13 +101,15 @@ class LocalSearchCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count an optimizer step."""
-        if self.every == "step" and trainer.global_step > self._optimizer_steps:
+        # StochasticWeightAveraging adds an epoch that only measures the statistics of batch norms.
+        self._trains = not getattr(trainer.fit_loop, "_skip_backward", False)
+        if self.every == "step" and self._trains and trainer.global_step > self._optimizer_steps:
             self._optimizer_steps = trainer.global_step
             self._after_step(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count an epoch."""
-        if self.every == "epoch":
+        """Count an epoch, if the network was trained in it."""
+        if self.every == "epoch" and self._trains:
             self._after_step(trainer, pl_module)
 
     def _after_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

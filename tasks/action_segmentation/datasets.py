@@ -94,6 +94,12 @@ def unavailable(config: Config) -> str | None:
             return f"no folder {folder}; name your data by --root PATH, or link it there"
         layout = open_layout(folder, fail)
         classes, videos = len(read_mapping(layout, fail)), 0
+        if _own(config) and (there := layout.folds()) and set(folds(config)) - set(there):
+            named, known = (", ".join(map(str, which)) for which in (folds(config), there))
+            return (
+                f"{layout.root / 'splits'} has fold {known}, and the settings name {named}; give --folds "
+                f"{known.replace(',', '')}, or --preset folder, which takes all that are there"
+            )
         for fold in folds(config):
             videos = sum(map(len, read_fold(layout, fold, fail)))
         size = _feature_size(layout, config)

@@ -11,11 +11,13 @@ mapped at that moment included; imports: what it was before anything was read. s
 
 import argparse
 import dataclasses
+import itertools
 import json
 import multiprocessing
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,11 @@ from tasks import checkpoint
 from tasks.action_segmentation import datasets, models, predict
 from tasks.action_segmentation.check import check
 from tasks.action_segmentation.config import PRESETS, Config
+from tasks.action_segmentation.data import Batch
 from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.evaluation import evaluate
-from tasks.action_segmentation.models.losses import loss
 from tasks.action_segmentation.published_sizes import SIZES, make_folder
-from tasks.action_segmentation.training import batches, fit
+from tasks.action_segmentation.training import Steps, accumulate, fit
 from tasks.spec import Run, Split
 
 
@@ -39,21 +41,33 @@ def _config(root: Path, preset: str, **changes: Any) -> Config:
 
 
 def _steps(config: Config, steps: int) -> dict[str, float]:
-    """Seconds of a step and the share of them spent waiting, the first step left out."""
+    """Seconds of a step and the share of them spent waiting, medians over all steps but the first."""
     dataset = open_fold(config, 1)
     network = models.build(config)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     waiting, whole = [], []
-    loaded = iter(batches(dataset, config, seed=0))
-    for _ in range(steps + 1):
+    for step in itertools.islice(Steps(dataset, config, seed=0), steps + 1):
+        waits: list[float] = []
         start = time.perf_counter()
-        batch = next(loaded)
-        waiting.append(time.perf_counter() - start)
         optimizer.zero_grad()
-        loss(network(batch.features, batch.mask), batch.labels, batch.mask, config.smoothing).backward()
+        accumulate(network, _timed(step.parts, waits), step.counts, config.smoothing)
         optimizer.step()
         whole.append(time.perf_counter() - start)
-    return {"seconds": sum(whole[1:]) / steps, "waiting": sum(waiting[1:]) / sum(whole[1:])}
+        waiting.append(sum(waits))
+    shares = [wait / seconds for wait, seconds in zip(waiting[1:], whole[1:], strict=True)]
+    return {"seconds": statistics.median(whole[1:]), "waiting": statistics.median(shares)}
+
+
+def _timed(parts: Iterator[Batch], waits: list[float]) -> Iterator[Batch]:
+    """The parts; how long each was waited for is added to `waits`."""
+    while True:
+        start = time.perf_counter()
+        part = next(parts, None)
+        waits.append(time.perf_counter() - start)
+        if part is None:
+            return
+        yield part
+        del part
 
 
 def _small(root: Path) -> Config:

@@ -27,7 +27,8 @@ def build(config: Config) -> nn.Module:
     else:
         from tasks.coco_detection import initial
 
-        initial.start_from(model, config, facts)
+        with fingerprints.starting():
+            initial.start_from(model, config, facts)
     return model
 
 

@@ -142,6 +142,22 @@ def test_no_field_of_a_config_is_also_an_option_of_the_runner(name: str, tmp_pat
     assert here.task.name == name
 
 
+@pytest.mark.usefixtures("only_toy")
+def test_fresh_searches_again(tmp_path: Path) -> None:
+    """A stored search is taken over, by a second run as by another method, until all is asked for anew."""
+
+    def searched(*options: str) -> dict[str, int]:
+        assert main(["toy", "one_shot_to_local_single", "--results", str(tmp_path), *options]) == 0
+        return {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("found.json")}
+
+    first = searched()
+    assert len(first) == 2
+    assert searched() == first
+    again = searched("--fresh")
+    assert again.keys() == first.keys()
+    assert all(again[path] > first[path] for path in first)
+
+
 def test_the_command_line_runs_a_task_that_was_dropped_in(call: Call, project: Path) -> None:
     done = call("benchmarks.run", "toy", "local_single", "--epochs", "3", "--seed", "7", "--name", "short")
     assert done.returncode == 0, done.stderr
