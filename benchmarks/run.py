@@ -29,7 +29,7 @@ import tyro
 
 import tasks
 from benchmarks import repeat
-from benchmarks.arguments import UsageError, check_device, check_seed, leave, parse_both, pick, preset_name
+from benchmarks.arguments import UsageError, check_device, check_seed, leave, parse_both, pick, preset_name, refuse_idle
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
@@ -128,6 +128,7 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
         prog=f"python -m benchmarks.run {task.name} {names[1] if len(names) == 2 else 'METHOD'}",
         description=f"{overview}\n\nPRESET: {', '.join(task.presets)}. Defaults below are those of {base}.",
     )
+    refuse_idle(task.presets[base], config)
     if len(names) < 2:
         raise UsageError(f"give a METHOD after the task: {', '.join(METHODS)}")
     if reason := METHODS[names[1]].unfit(task, config):

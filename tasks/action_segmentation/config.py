@@ -63,15 +63,15 @@ class Config:
     second branch finds boundaries. c2f_tcn: an encoder and a decoder over time. asformer: dilated convs and
     attention in windows. ltcontext: dilated convs, attention in windows and over long distances."""
     stages: int = 4
-    """Stages; each later one refines the prediction of the one before. Of no effect on C2F-TCN."""
+    """Stages; each later one refines the prediction of the one before. Not for C2F-TCN."""
     layers: int = 10
     """Layers per stage (MS-TCN++: per refinement stage; C2F-TCN: how often the length is halved)."""
     prediction_layers: int = 11
-    """Layers of MS-TCN++'s first stage; of no effect on MS-TCN."""
+    """Layers of MS-TCN++'s first stage; for it alone."""
     maps: int = 64
     """Channels of every layer (C2F-TCN: of the widest)."""
     dropout: float = 0.5
-    """Dropout of every layer; C2F-TCN has none."""
+    """Dropout of every layer; not for C2F-TCN."""
 
     epochs: int = 65
     """Epochs of one training."""
@@ -98,10 +98,24 @@ class Config:
             known = f"{', '.join(get_args(DatasetName))}; {', '.join(get_args(Model))}"
             raise ValueError(f"unknown dataset {self.dataset!r} or model {self.model!r}; known: {known}")
         check_ranges(self, RANGES)
+        if self.model == "c2f_tcn" and self.micro_batch is not None and self.micro_batch < self.batch:
+            raise ValueError(
+                f"micro_batch is {self.micro_batch}, but the batch normalisation of c2f_tcn needs all {self.batch} "
+                "videos of a step at once; set it to None"
+            )
         if self.feature_rate is not None:
             stride_of(self.feature_rate)
             if self.feature_stride != 1:
                 raise ValueError("feature_stride and feature_rate say the same; give one of them")
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that change nothing in this config, and where that is so: a command line that sets one is refused."""
+        idle: dict[str, str] = {}
+        if self.model == "c2f_tcn":
+            idle |= dict.fromkeys(("stages", "dropout"), "on c2f_tcn")
+        if self.model != "ms_tcn_pp":
+            idle["prediction_layers"] = f"on {self.model}, only on ms_tcn_pp"
+        return idle
 
     @property
     def sampling(self) -> Sampling:

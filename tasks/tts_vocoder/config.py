@@ -29,6 +29,9 @@ Recipe = Literal["stft", "gan"]
 Discriminator = Literal["period", "scale", "resolution"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
+SIZES = {"parallel_wavegan": ("upsampling", "layers"), "vocos": ("layers", "dim"), "source_filter": ("layers", "dim")}
+"""Which sizes a generator has; the others have channels and upsampling."""
+
 RANGES = {
     **dict.fromkeys(("epochs", "batch", "segment", "segments_per_clip", "validate_every", "clips", "folds"), COUNT),
     **dict.fromkeys(("channels", "upsampling", "layers", "dim"), COUNT),
@@ -146,6 +149,15 @@ class Config:
             raise ValueError("mels belong to the recordings as they are; give --no-trim --loudness as_is")
         if self.discriminator_divisor not in (1, 2, 4, 8):
             raise ValueError(f"discriminator_divisor is {self.discriminator_divisor}; it must be 1, 2, 4 or 8")
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that change nothing in this config, and where that is so: a command line that sets one is refused."""
+        has = SIZES.get(self.generator, ("channels", "upsampling"))
+        sizes = [name for name in ("channels", "upsampling", "layers", "dim") if name not in has]
+        idle = dict.fromkeys(sizes, f"on {self.generator}, which has {' and '.join(has)}")
+        if "gan" not in (self.recipe, self.search_recipe):
+            idle |= dict.fromkeys(("discriminators", "discriminator_divisor"), "where no recipe is gan")
+        return idle
 
     @property
     def shape(self) -> Shape:

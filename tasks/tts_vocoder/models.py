@@ -4,10 +4,7 @@ from torch import nn
 
 from tasks.fingerprints import starting
 from tasks.tts_vocoder import generators, released
-from tasks.tts_vocoder.config import Config
-
-SIZES = {"parallel_wavegan": ("layers", "upsampling"), "vocos": ("dim", "layers"), "source_filter": ("dim", "layers")}
-"""Which of the config's sizes a generator has; those of the others are channels and upsampling."""
+from tasks.tts_vocoder.config import SIZES, Config
 
 
 def build(config: Config) -> nn.Module:
