@@ -98,6 +98,11 @@ class Config:
             known = f"{', '.join(get_args(DatasetName))}; {', '.join(get_args(Model))}"
             raise ValueError(f"unknown dataset {self.dataset!r} or model {self.model!r}; known: {known}")
         check_ranges(self, RANGES)
+        if self.model == "c2f_tcn" and self.micro_batch is not None and self.micro_batch < self.batch:
+            raise ValueError(
+                f"micro_batch is {self.micro_batch}, but the batch normalisation of c2f_tcn needs all {self.batch} "
+                "videos of a step at once; set it to None"
+            )
         if self.feature_rate is not None:
             stride_of(self.feature_rate)
             if self.feature_stride != 1:

@@ -136,6 +136,9 @@ class Videos:
         """These videos, padded to the longest one."""
         names, files = [self.names[index] for index in indices], self._files
         lengths = [files.length(name) for name in names]
+        if len(names) == 1:  # no padding, and no copy: that takes longer than the reading
+            labels = torch.from_numpy(files.seen(names[0]))[None]
+            return Batch(torch.from_numpy(files.read(names[0]))[None], labels, (labels != IGNORED).unsqueeze(1))
         features = _zeros(len(names), files.size, max(lengths))
         labels = torch.full((len(names), max(lengths)), IGNORED)
         for k, (name, length) in enumerate(zip(names, lengths, strict=True)):

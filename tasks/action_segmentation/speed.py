@@ -6,7 +6,10 @@ the time of the disk comes on top, in the thread that reads ahead.
 
 Prints one JSON line a measurement. peak: the largest resident memory of its process in GiB, pages of files that are
 mapped at that moment included; imports: what it was before anything was read. seconds: of one training step for
-"steps", of the whole for others. waiting: the share of a step in which the training waits for its batch.
+"steps", of the whole for others. waiting: the share of a step in which the training waits for its videos. cpu, reading:
+CPU seconds of a step, of the training and of the thread that reads, which say what waiting would be where each has a
+core of its own. "steps-whole" is "steps-breakfast" with all videos of a step in one pass, without `Config.micro_batch`.
+Names can be given several times: `steps-breakfast steps-whole steps-breakfast steps-whole` compares in turns.
 """
 
 import argparse
@@ -41,21 +44,23 @@ def _config(root: Path, preset: str, **changes: Any) -> Config:
 
 
 def _steps(config: Config, steps: int) -> dict[str, float]:
-    """Seconds of a step and the share of them spent waiting, medians over all steps but the first."""
+    """What a step takes, medians over all steps but the first."""
     dataset = open_fold(config, 1)
     network = models.build(config)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    waiting, whole = [], []
+    waiting, whole, computing, reading = [], [], [], []
     for step in itertools.islice(Steps(dataset, config, seed=0), steps + 1):
         waits: list[float] = []
-        start = time.perf_counter()
+        start, begun, own = time.perf_counter(), time.process_time(), time.thread_time()
         optimizer.zero_grad()
         accumulate(network, _timed(step.parts, waits), step.counts, config.smoothing)
         optimizer.step()
         whole.append(time.perf_counter() - start)
-        waiting.append(sum(waits))
-    shares = [wait / seconds for wait, seconds in zip(waiting[1:], whole[1:], strict=True)]
-    return {"seconds": statistics.median(whole[1:]), "waiting": statistics.median(shares)}
+        computing.append(time.thread_time() - own)
+        reading.append(time.process_time() - begun - computing[-1])
+        waiting.append(sum(waits) / whole[-1])
+    found = {"seconds": whole, "cpu": computing, "reading": reading, "waiting": waiting}
+    return {name: round(statistics.median(values[1:]), 4) for name, values in found.items()}
 
 
 def _timed(parts: Iterator[Batch], waits: list[float]) -> Iterator[Batch]:
@@ -108,9 +113,12 @@ MEASUREMENTS: dict[str, Callable[[Path], dict[str, float]]] = {
     "evaluation": lambda root: _evaluation(_small(root)),
     "predict": lambda root: _predict(_small(root)),
     "steps-compact": lambda root: _steps(_config(root, "compact"), 30),
-    "steps-breakfast": lambda root: _steps(_config(root, "breakfast"), 12),
+    "steps-breakfast": lambda root: _steps(_config(root, "breakfast"), 16),
+    "steps-whole": lambda root: _steps(_config(root, "breakfast", micro_batch=None), 16),
+    "steps-small": lambda root: _steps(_small(root), 64),
 }
-"""The first four with a small network, so that the reading is what is measured; the others with that of the preset."""
+"""The first four and the last with a small network, so that the reading is what is measured; the others with that of
+the preset. The sixteenth step has the longest video of the data."""
 
 
 def peak() -> float:

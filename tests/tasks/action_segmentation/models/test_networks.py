@@ -138,9 +138,9 @@ def test_parts_of_a_batch_are_refused_where_videos_are_coupled(embedded, tmp_pat
         accumulate(ours, parts_of(videos, (20, 33), 1), counts, 0.15)
     assert all(weight.grad is None for weight in ours.parameters())
     accumulate(ours, [videos], counts, 0.15)  # whole, it is trained
-    config = config_of("c2f_tcn", root=embedded, micro_batch=2)
+    parts = config_of("ms_tcn", root=embedded, micro_batch=2)  # the config of C2F-TCN refuses it, see test_config
     with pytest.raises(ValueError, match=r"enter\.0\.norm of C2FTCN is batch normalisation.*set micro_batch to None"):
-        fit(build(config), config, Run(seed=0, fold=1, folder=tmp_path, device="cpu"))
+        fit(ours, parts, Run(seed=0, fold=1, folder=tmp_path, device="cpu"))
     assert not list(tmp_path.iterdir())
 
 
