@@ -23,29 +23,35 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 import tyro
 
 import tasks
 from benchmarks import repeat
 from benchmarks.arguments import UsageError, check_device, check_seed, leave, parse_both, pick, preset_name, refuse_idle
 from benchmarks.cell import Cell
-from benchmarks.methods import stored
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
 from benchmarks.planning.estimate import time_training, trainings
 from benchmarks.records.identity import identify
 from benchmarks.records.machine import describe_device
 from benchmarks.records.places import ROOT, sweep_up
+from benchmarks.records.record import UNAVAILABLE
 from benchmarks.running import cluster, live, pool
-from benchmarks.running.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.wandb_results import offline_folders
 from benchmarks.written import written
 from rfnext.files import explained
+from rfnext.lazy import LazyModule
 from tasks.ranges import GPUS, THREADS, check_ranges
 from tasks.spec import DataError, Logger, device_of
+
+if TYPE_CHECKING:
+    from benchmarks.methods import stored
+    from benchmarks.running import execute
+else:
+    stored = LazyModule("benchmarks.methods.stored")
+    execute = LazyModule("benchmarks.running.execute")
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if repeat.is_asked_for(arguments):
             return repeat.main(arguments)
         cell, options = parse(arguments)
+        import torch
+
         torch.set_num_threads(options.threads)
         if options.estimate:
             return _estimate(cell)
@@ -205,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.fresh:
             stored.forget(cell)
         with candidate_workers(cell.method, options) as workers:
-            record = run_cell(cell, workers)
+            record = execute.run_cell(cell, workers)
     except (UsageError, cluster.ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -219,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line.clear()
     live.show_by(None)
     if record.status == "done":  # the error is said below
-        print(f"{record.key}: {describe(record)}")
+        print(f"{record.key}: {execute.describe(record)}")
     for text in written(cell, record):
         print(text)
     if cell.logger == "wandb" and (folders := offline_folders(cell)):

@@ -5,6 +5,7 @@ archives, and makes zeros by the gigabyte where a file says so.
 """
 
 import codecs
+import io
 import os
 import pickletools
 import zipfile
@@ -40,6 +41,13 @@ def read(path: str | Path) -> Any:
             return load(file)
         except Exception as error:  # broken bytes raise errors of any kind in torch
             raise ValueError(f"{_reason(error)}: not a checkpoint that can be read") from error
+
+
+def serialised(value: Any) -> bytes:
+    """What `torch.save` would write to a file, for `rfnext.files.write_bytes`."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
 
 def _reason(error: Exception) -> str:

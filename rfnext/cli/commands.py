@@ -16,11 +16,11 @@ from rfnext.cli.networks import build, open_checkpoint, opened, save
 from rfnext.convs.searchable import everything, plain_class
 from rfnext.dilation import Bounds, brief
 from rfnext.files import write_bytes
-from rfnext.merge import merge
-from rfnext.plan import plan
+from rfnext.merging import merge
+from rfnext.planning import plan
 from rfnext.published.opening import open_published
 from rfnext.published.saving import changed_by_tools, save_published
-from rfnext.search.local import LocalConfig
+from rfnext.search.local_config import LocalConfig
 from rfnext.search.one_shot import OneShotConfig
 from rfnext.structure import Structure, named_convs, searched_convs
 from rfnext.table import aligned

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from torch.optim.swa_utils import AveragedModel
 
 from rfnext import tensor_files
-from rfnext.files import serialised, write_bytes
+from rfnext.files import write_bytes
 from rfnext.integrations.wandb import init_arguments
 from rfnext.search.protocol import Search
 
@@ -174,7 +174,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises OSError if the file cannot be written; what was there before stays."""
-        write_bytes(path, serialised(checkpoint))
+        write_bytes(path, tensor_files.serialised(checkpoint))
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Raises ValueError if the file is no such checkpoint."""

@@ -6,13 +6,13 @@ from typing import Any, cast
 
 from torch import nn
 
-from rfnext import files
+from rfnext import files, tensor_files
 from rfnext.convs.conv import INITIAL_WEIGHT, SearchConv
 from rfnext.convs.padding import Conv
 from rfnext.dilation import searched_axis
 from rfnext.published.formats import OPERATOR, check_branched, name_own_forwards, operator_padding
 from rfnext.published.structure_file import StructureFile
-from rfnext.search.local import LocalConfig
+from rfnext.search.local_config import LocalConfig
 from rfnext.structure import Structure, canonical, named_convs, searched_convs
 
 
@@ -63,7 +63,7 @@ def save_published(
         state[f"{layer}.{entry}".removeprefix(".")] = value
     entries = {f"module.{name}": list(d) for name, d in file.structure.items()}
     content = json.dumps({"search": file.settings, "structure": entries}, indent=4)
-    weights = files.serialised({"meta": {}, "state_dict": state})
+    weights = tensor_files.serialised({"meta": {}, "state_dict": state})
     files.write_text(structure, content + "\n")
     files.write_bytes(checkpoint, weights)
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from rfnext import Bounds, LocalConfig
 from tasks import fingerprints
-from tasks.coco_detection.detectors import BoxDetector, Detector, Size
+from tasks.coco_detection.detector_names import BoxDetector, Detector, Size
 from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 
 DatasetName = Literal["scenes", "coco", "folder"]

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 from rfnext import Bounds, LocalConfig
 from tasks import fingerprints
 from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
+from tasks.tts_vocoder.measures import SHORTEST
 from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.mels.predicted import Predicted
-from tasks.tts_vocoder.metrics import SHORTEST
 from tasks.tts_vocoder.recordings import embedded
 from tasks.tts_vocoder.recordings.clips import Loudness, Shape
 
