@@ -48,6 +48,14 @@ def parse_both(
     return both.options, both.config
 
 
+def refuse_idle(before: Any, config: Any) -> None:
+    """Raise UsageError if a field was changed that has no effect in this config, by its `without_effect()`."""
+    idle = config.without_effect() if hasattr(config, "without_effect") else {}
+    for name, reason in idle.items():
+        if getattr(config, name) != getattr(before, name):
+            raise UsageError(f"--{name.replace('_', '-')} is of no effect {reason}; leave it out")
+
+
 LAST_SEED = 2**32 - 1
 """The largest seed that NumPy takes."""
 

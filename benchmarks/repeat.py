@@ -9,9 +9,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
 
 import tasks
@@ -21,11 +20,16 @@ from benchmarks.methods.table import METHODS
 from benchmarks.records.identity import identify
 from benchmarks.records.lines import Broken, read_lines
 from benchmarks.records.protocol import of_files, protocol, same_but_data
-from benchmarks.records.record import Record, RecordError, read
-from benchmarks.running.execute import UNAVAILABLE, describe, run_cell
+from benchmarks.records.record import UNAVAILABLE, Record, RecordError, read
+from rfnext.lazy import LazyModule
 from tasks.file_names import real_path
 from tasks.plain import differences, rebuild
 from tasks.spec import Task
+
+if TYPE_CHECKING:
+    from benchmarks.running import execute
+else:
+    execute = LazyModule("benchmarks.running.execute")
 
 FLAG = "--from"
 
@@ -111,6 +115,8 @@ def parse(arguments: Sequence[str], scratch: Path) -> tuple[Cell, Record]:
     record = options.record.resolve()
     if record in (old.key.path(results).resolve(), (results / record.parent.name / record.name).resolve()):
         raise UsageError(f"--results {results} would replace the record itself; give another folder")
+    import torch
+
     torch.set_num_threads(old.device["threads"])
     device = options.device or old.device["type"]
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -162,8 +168,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="rfnext-again-") as scratch:
         cell, old = parse(arguments, Path(scratch))
-        new = run_cell(cell)
-    print(f"{new.key}: {describe(new)}")
+        new = execute.run_cell(cell)
+    print(f"{new.key}: {execute.describe(new)}")
     if new.status == "failed":
         print(f"error: {new.reason}", file=sys.stderr)
         return 3 if (new.reason or "").startswith(UNAVAILABLE) else 1

@@ -23,14 +23,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 import tyro
 
 import tasks
 from benchmarks import repeat
-from benchmarks.arguments import UsageError, check_device, check_seed, leave, parse_both, pick, preset_name
+from benchmarks.arguments import UsageError, check_device, check_seed, leave, parse_both, pick, preset_name, refuse_idle
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Method
 from benchmarks.methods.table import METHODS
@@ -38,13 +37,21 @@ from benchmarks.planning.estimate import time_training, trainings
 from benchmarks.records.identity import identify
 from benchmarks.records.machine import describe_device
 from benchmarks.records.places import ROOT, sweep_up
+from benchmarks.records.record import UNAVAILABLE
 from benchmarks.running import cluster, live, pool
-from benchmarks.running.execute import UNAVAILABLE, describe, run_cell
 from benchmarks.wandb_results import offline_folders
 from benchmarks.written import written
 from rfnext.files import explained
+from rfnext.lazy import LazyModule
 from tasks.ranges import GPUS, THREADS, check_ranges
 from tasks.spec import DataError, Logger, device_of
+
+if TYPE_CHECKING:
+    from benchmarks.methods import stored
+    from benchmarks.running import execute
+else:
+    stored = LazyModule("benchmarks.methods.stored")
+    execute = LazyModule("benchmarks.running.execute")
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Options:
     seed: int = 0
     """Seed of initial weights, order of the data, dropout and random structures."""
     fresh: bool = False
-    """Start anew, instead of continuing a half-finished training of this cell."""
+    """Do everything anew: half-finished trainings of this cell, and the searches that it shares with other methods."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, ..."""
     estimate: bool = False
@@ -121,6 +128,7 @@ def parse(arguments: Sequence[str]) -> tuple[Cell, Options]:
         prog=f"python -m benchmarks.run {task.name} {names[1] if len(names) == 2 else 'METHOD'}",
         description=f"{overview}\n\nPRESET: {', '.join(task.presets)}. Defaults below are those of {base}.",
     )
+    refuse_idle(task.presets[base], config)
     if len(names) < 2:
         raise UsageError(f"give a METHOD after the task: {', '.join(METHODS)}")
     if reason := METHODS[names[1]].unfit(task, config):
@@ -194,14 +202,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if repeat.is_asked_for(arguments):
             return repeat.main(arguments)
         cell, options = parse(arguments)
+        import torch
+
         torch.set_num_threads(options.threads)
         if options.estimate:
             return _estimate(cell)
         if sys.stderr.isatty():
             live.show_by(line)
         sweep_up(cell.results)
+        if options.fresh:
+            stored.forget(cell)
         with candidate_workers(cell.method, options) as workers:
-            record = run_cell(cell, workers)
+            record = execute.run_cell(cell, workers)
     except (UsageError, cluster.ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -215,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line.clear()
     live.show_by(None)
     if record.status == "done":  # the error is said below
-        print(f"{record.key}: {describe(record)}")
+        print(f"{record.key}: {execute.describe(record)}")
     for text in written(cell, record):
         print(text)
     if cell.logger == "wandb" and (folders := offline_folders(cell)):

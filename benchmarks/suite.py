@@ -9,8 +9,8 @@ PRESET is a preset of the tasks or one of their suites, several presets that are
 
 A cell is kept if its record was run here, is done and has the planned protocol; failed cells are tried again. Records
 that came with the repository are not kept unless --keep-committed is given. After an interruption, the same command
-goes on: finished cells are kept, and half-finished trainings continue after their last whole epoch unless --fresh is
-given. Several suites may work on the same results folder.
+goes on: finished cells are kept, and half-finished trainings continue after their last whole epoch. With --fresh all is
+done anew. Several suites may work on the same results folder.
 
 Exit status: 0 all done, 1 a cell failed, a record is broken or the results folder cannot be written, 2 wrong usage or
 no such cluster, 3 only data is missing, 130 interrupted.
@@ -22,9 +22,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 import tyro
 
 from benchmarks.arguments import UsageError, check_seed, leave
@@ -32,19 +31,26 @@ from benchmarks.planning.plan import Plan, Request, make_plan
 from benchmarks.planning.plan_text import show_details, show_needs, show_plan
 from benchmarks.records.folder import read_all
 from benchmarks.records.lines import Broken
-from benchmarks.records.machine import describe_device
+from benchmarks.records.machine import device_name
 from benchmarks.records.places import ROOT, sweep_up, work_folder
-from benchmarks.records.record import Record
+from benchmarks.records.record import UNAVAILABLE, Record
 from benchmarks.running import cluster, pool
-from benchmarks.running.execute import UNAVAILABLE
 from benchmarks.running.live import duration
-from benchmarks.running.schedule import Result, failure, run_all
 from benchmarks.wandb_results import offline_folders, sync_command
 from benchmarks.written import dilations
 from rfnext.files import explained
+from rfnext.lazy import LazyModule
 from tasks.command_line import parse_or_end
 from tasks.ranges import GPUS, THREADS, check_ranges
-from tasks.spec import Logger, device_of
+from tasks.spec import Logger
+
+if TYPE_CHECKING:
+    from benchmarks.methods import stored
+    from benchmarks.running import schedule
+    from benchmarks.running.schedule import Result
+else:
+    stored = LazyModule("benchmarks.methods.stored")
+    schedule = LazyModule("benchmarks.running.schedule")
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ class Options:
     wandb: bool = False
     """Short for --logger wandb."""
     fresh: bool = False
-    """Start half-finished trainings anew instead of continuing them."""
+    """Do everything anew: finished cells, stored searches and half-finished trainings. Interrupted, it goes on without
+    --fresh."""
     keep_committed: bool = False
     """Also keep records that came with the repository."""
     list: bool = False
@@ -134,7 +141,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_or_end(Options, given[:here], prog="python -m benchmarks.suite")
     # Before any worker starts: its numeric libraries read this once, when they are loaded.
     os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
     try:
         _check(options)
         records = read_all(options.results)
@@ -143,11 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             if options.verbose:
                 show_details(plan)
-            show_plan(plan, records.all, len(pool.choose_devices(options.workers)), _machine())
+            show_plan(plan, records.all, len(pool.choose_devices(options.workers)), device_name())
             if options.preset == "paper":
                 show_needs()
             return _name(records.broken)
         sweep_up(options.results)
+        for cell in plan.missing if options.fresh else ():
+            stored.forget(cell)
         status = _run(plan, options, records.all)
         if records.broken:  # what was run again is whole now
             broken = _name(read_all(options.results).broken)
@@ -160,18 +168,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {explained(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; finished cells are kept, the same command goes on from here", file=sys.stderr)
+        same = "without --fresh, the same command" if options.fresh else "the same command"
+        print(f"interrupted; finished cells are kept, {same} goes on from here", file=sys.stderr)
         return 130
-
-
-def _machine() -> str:
-    return describe_device(device_of("auto"))["name"]
 
 
 def _workers(options: Options) -> tuple[pool.Pool, str | None]:
     """The pool, and the device's name where it is known."""
     if options.ray_address is None:
-        return pool.local(pool.choose_devices(options.workers)), _machine()
+        return pool.local(pool.choose_devices(options.workers)), device_name()
     return cluster.on_ray(options.ray_address, workers=options.workers, gpus_per_worker=options.gpus_per_cell), None
 
 
@@ -183,14 +188,14 @@ def _run(plan: Plan, options: Options, records: Sequence[Record]) -> int:
         expected = show_plan(plan, records, workers.size, machine)
         missing = [(table.unavailable, cell) for table in plan.tables if table.unavailable for cell in table.missing]
         for reason, cell in missing:
-            failure(cell, f"{UNAVAILABLE}{reason}")
+            schedule.failure(cell, f"{UNAVAILABLE}{reason}")
         if not plan.missing and not plan.unavailable:
             print("nothing to run; --results DIR runs everything anew, into another folder")
             return 0
         failures: list[Result] = []
         results: list[Result] = []
         with Progress(len(plan.missing), expected) as progress:
-            for result in run_all(plan.missing, workers, progress.show):
+            for result in schedule.run_all(plan.missing, workers, progress.show):
                 progress.add(f"{result.cell}: {result}")
                 results.append(result)
                 if result.failed:
@@ -206,7 +211,7 @@ def _run(plan: Plan, options: Options, records: Sequence[Record]) -> int:
     return 1 if failures else 3 if plan.unavailable else 0
 
 
-def _outcome(results: Sequence[Result], options: Options) -> list[str]:
+def _outcome(results: "Sequence[Result]", options: Options) -> list[str]:
     """What was found, of the first fold and seed of each table, where things are, and how to upload the curves."""
     from benchmarks.running.progress import shortest
 

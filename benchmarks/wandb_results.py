@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import rfnext
 from benchmarks.cell import Cell
 from benchmarks.records.places import work_folder
 from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Record
-from rfnext import Structure
 from rfnext.dilation import Dilation
 from rfnext.integrations.wandb import RUN_FILE, init_arguments, log_structure, offline_runs
 
@@ -41,7 +41,7 @@ def log_to_wandb(cell: Cell, record: Record) -> None:
                 run.log({picture.stem: kind(str(cell.results / picture))})
         if record.structure is not None:
             designed = next((_tuples(seen["structure"]) for seen in record.history if seen["step"] == 0), None)
-            log_structure(run, Structure(_tuples(record.structure)), designed)
+            log_structure(run, rfnext.Structure(_tuples(record.structure)), designed)
 
 
 def _tuples(structure: Mapping[str, Sequence[int]]) -> dict[str, Dilation]:

@@ -10,7 +10,7 @@ from rfnext.convs.set_dilation import set_dilation
 from rfnext.convs.take_over import take_over
 from rfnext.dilation import Dilation, neighbours
 from rfnext.plain_checkpoint import name_missing_branches
-from rfnext.search.local import LocalConfig
+from rfnext.search.local_config import LocalConfig
 from rfnext.structure import Structure
 
 

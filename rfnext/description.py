@@ -15,7 +15,7 @@ from rfnext.convs.conv import SearchConv
 from rfnext.convs.padding import Conv, anchor_of, set_anchor, sides_of
 from rfnext.convs.set_dilation import set_checked_dilation, set_padding
 from rfnext.convs.take_over import take_over
-from rfnext.merge import remove_parametrization
+from rfnext.merging import remove_parametrization
 from rfnext.plain_checkpoint import name_missing_branches
 from rfnext.structure import named_convs
 

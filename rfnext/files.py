@@ -4,7 +4,6 @@ import contextlib
 import errno
 import functools
 import hashlib
-import io
 import json
 import os
 import re
@@ -17,8 +16,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import torch
 
 LONGEST_TEXT = 2**24
 """Bytes of a text file from outside; a structure of ten thousand layers is a megabyte."""
@@ -193,13 +190,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         counts = Counter(name for name, _ in pairs)
         raise ValueError(f"entry {max(counts, key=counts.__getitem__)[:80]!r} appears twice")
     return content
-
-
-def serialised(value: Any) -> bytes:
-    """What `torch.save` would write to a file, for `write_bytes`."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
 
 
 UNFINISHED = ".tmp"

@@ -5,6 +5,7 @@ archives, and makes zeros by the gigabyte where a file says so.
 """
 
 import codecs
+import io
 import os
 import pickletools
 import zipfile
@@ -42,6 +43,13 @@ def read(path: str | Path) -> Any:
             raise ValueError(f"{_reason(error)}: not a checkpoint that can be read") from error
 
 
+def serialised(value: Any) -> bytes:
+    """What `torch.save` would write to a file, for `rfnext.files.write_bytes`."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
 def _reason(error: Exception) -> str:
     """Of a ValueError, which is ours, its text; of others, which may be pages of advice to trust the file, the kind."""
     return str(error) if type(error) is ValueError else type(error).__name__
@@ -75,6 +83,8 @@ def check(file: BinaryIO) -> None:
                 "it is a safetensors file; make it one of torch: torch.save(safetensors.torch.load_file(FILE), "
                 '"weights.pt")'
             )
+        if start[:1] == b"{":
+            raise ValueError("it is JSON, as structure files are, which hold dilations and no weights")
         if start[:1] != b"\x80":
             raise ValueError("it does not start as a file that torch wrote")
     names, texts = set[str](), set[str]()

@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 import tasks
 from rfnext import tensor_files
 from rfnext.description import describe, load_into, restore
-from rfnext.files import serialised, write_bytes
+from rfnext.files import write_bytes
 from tasks.plain import plain, rebuild
 from tasks.spec import Facts
 
@@ -77,7 +77,7 @@ def save(path: Path, task: str, config: Any, model: nn.Module, facts: Facts | No
         "state_dict": model.state_dict(),
     }
     _refuse_traps(content)  # now, and not when it is opened
-    write_bytes(path, serialised(content))
+    write_bytes(path, tensor_files.serialised(content))
 
 
 def load(path: str | Path, task: str | None = None) -> Checkpoint:

@@ -7,8 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tasks.spec import fail
+
+SUMS = ("add", "sub", "mul", "add_", "sub_", "mul_", "__rsub__")
+"""Functions that add up or scale what layers give. No others are looked at: logarithms and divisions make infinities on
+purpose."""
 
 
 class NotFinite(ValueError):
@@ -25,18 +30,19 @@ def diverged(model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def finite(model: nn.Module) -> Iterator[None]:
-    """Raises NotFinite, which names the layer, if one with parameters gives NaN or an infinity within the block.
+    """Raises NotFinite, which names the layer, if one with parameters gives NaN or an infinity within the block, or a
+    sum or product of finite values does.
 
     Finite weights can overflow, by a training that is about to diverge or by input of another scale. What is looked at
-    are layers, not the last values: a sigmoid makes a number of an infinity, and detectors drop boxes without a score.
+    are layers, not the last values: a sigmoid makes a number of an infinity, a ReLU of a negative one, and detectors
+    drop boxes without a score.
     """
     looked: list[tuple[str, Tensor]] = []
 
     def look(name: str, output: Any) -> None:
         if isinstance(output, Tensor):
             if output.is_floating_point() and output.numel():
-                ends = torch.stack(output.detach().aminmax())  # one pass, through which NaN stays
-                looked.append((name, ends.isfinite().all()))
+                looked.append((f"layer {name!r} gives values", _is_finite(output)))
         elif isinstance(output, (tuple, list)):
             for one in output:
                 look(name, one)
@@ -53,14 +59,42 @@ def finite(model: nn.Module) -> Iterator[None]:
         for name, layer in layers
     ]
     try:
-        yield
+        with _Sums(looked):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
     # Asked once: on a GPU every question waits for what was queued before.
     if looked and not bool(torch.stack([fine for _, fine in looked]).all()):
-        name = next(name for name, fine in looked if not fine)
-        raise NotFinite(f"layer {name!r} gives values that are not finite")
+        what = next(what for what, fine in looked if not fine)
+        raise NotFinite(f"{what} that are not finite")
+
+
+def _is_finite(values: Tensor) -> Tensor:
+    return torch.stack(values.detach().aminmax()).isfinite().all()  # one pass, through which NaN stays
+
+
+class _Sums(TorchFunctionMode):
+    """Notes whether sums and products of finite values are finite; a mask that adds infinities is none of these."""
+
+    def __init__(self, looked: list[tuple[str, Tensor]]) -> None:
+        super().__init__()
+        self._looked = looked
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name not in SUMS or len(args) < 2:
+            return func(*args, **(kwargs or {}))
+        given = [x for x in map(torch.as_tensor, args[:2]) if x.is_floating_point() and x.numel()]
+        before = [_is_finite(x) for x in given] if name.endswith("_") else []  # else it is changed by then
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_floating_point() and result.numel():
+            fine = _is_finite(result)
+            if result.is_cuda or not bool(fine):
+                known = torch.stack([one.to(fine.device) for one in before or map(_is_finite, given)])
+                fine = fine | ~known.all()
+            self._looked.append((f"an {name.strip('_')} of finite values gives values", fine))
+        return result
 
 
 @contextlib.contextmanager

@@ -3,23 +3,44 @@
 Results depend on their content, not on their paths, so a record holds the fingerprint instead of the path.
 """
 
+import contextlib
 import functools
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rfnext.files import explained
+from tasks.spec import DataError
 
-def recognise(config: Any, name: str) -> None:
+_KINDS = ("file", "folder")
+
+
+def recognise(config: Any, name: str, *, folder: bool = False) -> None:
     """Set a frozen config's field `<name>_fingerprint` by the path in its field `<name>`, if there is one.
 
-    Raises ValueError if it is set already, and is that of another content.
+    Raises ValueError if it is set already and is that of another content, and for a folder where a file is wanted, or
+    the reverse.
     """
     path, known = getattr(config, name), getattr(config, f"{name}_fingerprint")
+    if path is not None and path.exists() and path.is_dir() != folder:
+        raise ValueError(f"{name} is {path}, {'no folder' if folder else 'a folder'}; name a {_KINDS[folder]}")
     found = None if path is None else fingerprint(path)
     if known is None:
         object.__setattr__(config, f"{name}_fingerprint", found)
     elif found is not None and found != known:
         raise ValueError(f"{name} {path} has fingerprint {found}, not {known}; give the same files")
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Within the block an error of the file that --init names is a DataError: one line, as of data."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DataError(f"--init: {explained(error)}") from error
 
 
 def missing(config: Any, name: str) -> str | None:

@@ -13,7 +13,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import lightning.pytorch as pl
 import torch
@@ -21,7 +21,6 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from torch import nn
-from torch.utils.data import DataLoader
 
 from rfnext import reproducible
 from rfnext.integrations.lightning import AtomicCheckpointIO, LocalSearchCallback, open_logger
@@ -148,9 +147,17 @@ class Validation(pl.Callback):
         self.best = state_dict["best"]
 
 
+class Batches(Protocol):
+    """The batches of an epoch: a DataLoader, or what serves as one."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
 def train(
     module: Training,
-    loader: "DataLoader[Any]",
+    loader: Batches,
     config: Any,
     run: Run,
     validation: Validation,

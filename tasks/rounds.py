@@ -2,13 +2,13 @@
 
 import logging
 
-from rfnext import LocalConfig, LocalSearch, Search
+import rfnext
 from tasks.spec import SearchUnit
 
 log = logging.getLogger(__name__)
 
 
-def shortage(config: LocalConfig, length: int, unit: SearchUnit) -> str | None:
+def shortage(config: rfnext.LocalConfig, length: int, unit: SearchUnit) -> str | None:
     """What is said of a training of so many epochs or iterations that is too short for all rounds of its local search.
 
     None if it has all of them.
@@ -27,12 +27,12 @@ def shortage(config: LocalConfig, length: int, unit: SearchUnit) -> str | None:
     return f"{said}; lower --search.interval to {max(1, length // config.rounds)} or raise --epochs"
 
 
-def check_rounds(search: Search | None, length: int, unit: SearchUnit) -> None:
+def check_rounds(search: "rfnext.Search | None", length: int, unit: SearchUnit) -> None:
     """Log the `shortage` of a training.
 
     Raises ValueError if not even one round is run and the dilations would stay as they are, as by rule "paper".
     """
-    if not isinstance(search, LocalSearch) or not (said := shortage(search.config, length, unit)):
+    if not isinstance(search, rfnext.LocalSearch) or not (said := shortage(search.config, length, unit)):
         return
     if search.config.rule == "paper" and length < search.config.interval:
         raise ValueError(said)

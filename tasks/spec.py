@@ -4,16 +4,19 @@ A task has its own data, networks, training loop and metrics; it is independent 
 `tasks/README.md` shows how to add one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, Literal, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, Protocol, TypeVar
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # what is said of a task needs no torch
+    import torch
+    from torch import Tensor, nn
 
-from rfnext import LocalConfig, Search, Where
+    from rfnext import LocalConfig, Search, Where
 
 Facts = Mapping[str, Any]
 """What a network and its predictions need to know of the data: plain values, such as the names of classes."""
@@ -156,6 +159,8 @@ def device_of(name: str) -> torch.device:
 
     Raises ValueError, naming it, for one that is not here.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

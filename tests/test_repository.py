@@ -11,6 +11,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from rfnext.files import UNFINISHED, unfinished
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 KB, MB = 10**3, 10**6
@@ -90,6 +92,16 @@ def test_results_are_few_and_small():
     kept = results()
     assert len(kept) <= 140  # up to six a table
     assert sum((ROOT / name).stat().st_size for name in kept) <= 3 * MB
+
+
+@pytest.mark.parametrize("folder", ["", "results/does_search_pay/", "tasks/action_segmentation/"])
+def test_git_ignores_what_a_dead_process_leaves(folder: str):
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git repository")
+    left = f"{folder}{unfinished('table.md')}abcd_123{UNFINISHED}"
+    command = ["git", "check-ignore", "-q", "--no-index", left]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    assert subprocess.run([*command[:-1], f"{folder}table.md"], cwd=ROOT, check=False).returncode == 1
 
 
 def test_no_path_of_this_machine():

@@ -1,16 +1,20 @@
 """Method: a row of the tables, made of a search (or none) and a finish; and the results of the two."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.records.protocol import overrides
 from benchmarks.records.record import Cost
-from rfnext import Structure
 from tasks.spec import Task
+
+if TYPE_CHECKING:  # the table of methods is read without torch
+    from torch import nn
+
+    from rfnext import Structure
 
 Settings = Mapping[str, Any]
 
@@ -76,7 +80,7 @@ class SearchStage:
     description: str
     run: Callable[[Any], Found]
     settings: Settings = field(default_factory=dict)
-    start: "SearchStage | None" = None
+    start: SearchStage | None = None
     trainings: float = 1
     shared: bool = True
     ranks: bool = False
@@ -86,7 +90,7 @@ class SearchStage:
     kind: Kind = "search"
 
     @property
-    def chain(self) -> tuple["SearchStage", ...]:
+    def chain(self) -> tuple[SearchStage, ...]:
         """The searches before it and itself, in their order."""
         return (*(self.start.chain if self.start else ()), self)
 

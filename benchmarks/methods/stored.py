@@ -60,6 +60,16 @@ def find(cell: Cell, stage: SearchStage, pool: Pool) -> Found:
         return found
 
 
+def forget(cell: Cell) -> None:
+    """Let the stored searches of a cell be taken over by none: they are done again.
+
+    Raises OSError if a file cannot be deleted.
+    """
+    for stage in cell.method.searches:
+        if stage.shared:
+            (cell.search_folder(stage.name) / FOUND).unlink(missing_ok=True)
+
+
 def write_found(folder: Path, key: str, found: Found, made_by: str) -> None:
     """Keep what the search of a protocol has found, by which code of its task."""
     content = {

@@ -1,10 +1,19 @@
 """METHODS: the rows of every table, in their order."""
 
-from benchmarks.methods import peers, retrain, searches
-from benchmarks.methods.genetic import genetic
+from typing import TYPE_CHECKING
+
 from benchmarks.methods.method import Finish, Method, SearchStage
-from benchmarks.methods.stretched import stretched
-from benchmarks.methods.transferred import transferred
+from rfnext.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from benchmarks.methods import genetic, peers, retrain, searches, stretched, transferred
+else:
+    genetic = LazyModule("benchmarks.methods.genetic")
+    peers = LazyModule("benchmarks.methods.peers")
+    retrain = LazyModule("benchmarks.methods.retrain")
+    searches = LazyModule("benchmarks.methods.searches")
+    stretched = LazyModule("benchmarks.methods.stretched")
+    transferred = LazyModule("benchmarks.methods.transferred")
 
 TUNED = SearchStage(
     "tuned",
@@ -19,7 +28,7 @@ TUNED = SearchStage(
 STRETCHED = SearchStage(
     "stretched",
     "hand design, its first and last dilation chosen on validation at the cost of three trainings",
-    stretched,
+    stretched.stretched,
     # Rungs are in trainings.
     settings={"rungs": (0.125, 0.375), "promoted": 0.25},
     trainings=3,
@@ -40,7 +49,7 @@ LOCAL = SearchStage("local", "local search", searches.local, rounds=True)
 TRANSFERRED = SearchStage(
     "transferred",
     "local search on another network, its dilations given to layers of the same role",
-    transferred,
+    transferred.transferred,
     rounds=True,
     donor=True,
 )
@@ -67,7 +76,7 @@ ONE_SHOT_TO_LOCAL = SearchStage(
 GENETIC = SearchStage(
     "genetic",
     "genetic search with successive halving at the cost of six trainings",
-    genetic,
+    genetic.genetic,
     # Rungs and budget are in trainings.
     settings={"population": 8, "generations": 40, "rungs": (0.125, 0.375), "promoted": 0.25, "budget": 6},
     trainings=6,

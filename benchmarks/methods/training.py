@@ -30,7 +30,7 @@ from benchmarks.records.protocol import fingerprint
 from benchmarks.records.record import Cost
 from benchmarks.running import live
 from rfnext import Search, Structure, tensor_files
-from rfnext.files import read_text, serialised, write_bytes, write_text
+from rfnext.files import read_text, write_bytes, write_text
 from tasks import checkpoint
 from tasks.spec import SELECTED, Run, Split, device_of
 
@@ -227,7 +227,7 @@ def load_selected(model: nn.Module, folder: Path) -> bool:
 
 def save_network(model: nn.Module, folder: Path) -> None:
     """Keep a search's network as its last epoch left it."""
-    write_bytes(folder / LAST, serialised(model.state_dict()))
+    write_bytes(folder / LAST, tensor_files.serialised(model.state_dict()))
 
 
 def load_network(model: nn.Module, folder: Path) -> None:

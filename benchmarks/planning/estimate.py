@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.methods.method import Method
-from benchmarks.methods.training import seed_everything
 from benchmarks.running.live import duration
+from rfnext.lazy import LazyModule
 from tasks.spec import Progress, Run, Task
+
+if TYPE_CHECKING:
+    from benchmarks.methods import training
+else:
+    training = LazyModule("benchmarks.methods.training")
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +81,7 @@ def time_training(task: Task[Any], config: Any, *, device: str = "auto", seconds
             raise _Enough
 
     with tempfile.TemporaryDirectory(prefix="rfnext-timing-") as folder, _quiet(), _deadline(seconds):
-        seed_everything(0)
+        training.seed_everything(0)
         model = task.build(config)
         model.register_forward_pre_hook(lambda *_: begun.append(time.perf_counter()))
         run = Run(seed=0, fold=task.folds(config)[0], folder=Path(folder), device=device, progress=follow)

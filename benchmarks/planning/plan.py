@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 import tasks
-from benchmarks.arguments import UsageError, parse_both, pick, preset_name
+from benchmarks.arguments import UsageError, parse_both, pick, preset_name, refuse_idle
 from benchmarks.cell import Cell
 from benchmarks.methods.method import Method, SearchStage
 from benchmarks.methods.table import METHODS
@@ -23,7 +23,8 @@ class Request:
     """The arguments of a suite.
 
     suite: a task's suite or preset. tasks, methods, folds: only these, if any. seeds: on every fold.
-    resume: continue half-finished trainings. committed: keep records that were not run in this folder, too.
+    resume: keep done cells and continue half-finished trainings. committed: keep records that were not run in this
+    folder, too.
     overrides: command line of config fields, for one task. name: of the config that they make.
     """
 
@@ -163,6 +164,8 @@ def _table(
     """The planned table of a preset, or None, with a note in the plan, if it has none of the folds."""
     prog = "python -m benchmarks.suite ... --"
     _, config = parse_both(_Nothing(), task.presets[base], request.overrides, prog=prog)
+    if len(task.presets_of(request.suite)) == 1:  # of several, some may have a use for it
+        refuse_idle(task.presets[base], config)
     folds = task.folds(config)
     if unknown := [fold for fold in request.folds if fold not in folds]:
         known = ", ".join(map(str, folds))
@@ -194,7 +197,7 @@ def _table(
         if method.name not in protocols:
             protocols[method.name] = cell.protocol()
         planned = protocols[method.name]
-        done = kept(cell.key, planned, records, committed=request.committed)
+        done = kept(cell.key, planned, records, committed=request.committed) if request.resume else None
         (table.kept if done else table.missing).append(cell)
         records_kept += [done] if done else []
         if not done and (change := data_change(cell.key, planned, task.data_label(config), records)):

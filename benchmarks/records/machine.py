@@ -1,6 +1,7 @@
 """The machine: what computes here, in which versions, at which commit, and how much memory it takes."""
 
 import contextlib
+import ctypes
 import functools
 import gc
 import hashlib
@@ -12,15 +13,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 import benchmarks
 import rfnext
 import tasks
 from benchmarks.records.places import ROOT
 from rfnext.ops import native_build
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -35,23 +37,53 @@ SHIPPED_COMMIT = "RFNEXT_COMMIT"
 """Environment variable: the commit of code that was sent to another machine without its git history."""
 
 
-def describe_device(device: torch.device) -> dict[str, Any]:
+def count_gpus() -> int:
+    """GPUs that torch can use. Where there is no driver it is not imported to say that there are none."""
+    if "torch" not in sys.modules and sys.platform == "linux" and not _has_driver():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _has_driver() -> bool:
+    """Whether Linux has what torch's builds for GPUs ask: NVIDIA's driver, or AMD's."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
+
+
+def device_name() -> str:
+    """The name of the device "auto": of the first GPU, or of the CPU."""
+    if count_gpus():
+        import torch
+
+        return torch.cuda.get_device_name(0)
+    return _cpu_name()
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_device(device: "torch.device") -> dict[str, Any]:
     """Type and name of the device that computes, torch's threads on the host, and what computes searched convs.
 
     That is what implementation="auto" means in this process, and whether there are native kernels (on CPUs). Threads
     and implementation decide how sums are rounded, and so the digits of a result.
     """
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = platform.processor() or platform.machine()
-        with contextlib.suppress(OSError):
-            found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-            name = found[1].strip() if found else name
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {"type": device.type, "name": name, "threads": torch.get_num_threads(), **implementation(device)}
 
 
-def implementation(device: torch.device) -> dict[str, Any]:
+def implementation(device: "torch.device") -> dict[str, Any]:
     """The part of `describe_device` that says what computes searched convs; a training continues only by the same."""
     native = device.type == "cpu" and native_build.failure() is None
     return {"native_kernels": native, "implementation": os.environ.get("RFNEXT_IMPLEMENTATION") or "auto"}
@@ -115,6 +147,8 @@ class PeakMemory:
     """
 
     def __init__(self, device: str) -> None:
+        import torch
+
         self.measure: Literal["cuda", "resident"] | None = None
         if torch.cuda.is_available() and device != "cpu":
             gc.collect()  # what earlier trainings left in reference cycles is not this one's
@@ -132,6 +166,8 @@ class PeakMemory:
     def read(self) -> float | None:
         """The peak so far; None where it cannot be measured."""
         if self.measure == "cuda":
+            import torch
+
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         if self.measure == "resident":
             status = Path(f"/proc/{os.getpid()}/status").read_text()

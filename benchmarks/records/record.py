@@ -25,6 +25,9 @@ SCHEMA = 2
 LONGEST = 2**24
 """Bytes of a record, or of a line of a .jsonl file; those of real ones are a thousandth."""
 
+UNAVAILABLE = "unavailable: "
+"""Begins the reason of a cell whose data is missing or cannot be used."""
+
 
 class RecordError(ValueError):
     """A record file that cannot be used; the message names the file, the line and the mend."""

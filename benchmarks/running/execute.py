@@ -21,7 +21,7 @@ from benchmarks.records.identity import identify
 from benchmarks.records.kept import is_current
 from benchmarks.records.machine import code, commit, describe_device, versions
 from benchmarks.records.places import claim, portable, work_folder
-from benchmarks.records.record import Record, RecordError, read, said, write
+from benchmarks.records.record import UNAVAILABLE, Record, RecordError, read, said, write
 from benchmarks.running import live
 from benchmarks.running.pool import Pool, in_process
 from benchmarks.wandb_results import log_to_wandb
@@ -30,9 +30,6 @@ from tasks import checkpoint
 from tasks.spec import DataError, Split, device_of
 
 log = logging.getLogger(__name__)
-
-UNAVAILABLE = "unavailable: "
-"""Begins the reason of a cell whose data is missing or cannot be used."""
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says of a disk, quota or limit that is reached, and of a disk that is read-only."""

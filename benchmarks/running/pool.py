@@ -24,9 +24,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
-import torch
-
 from benchmarks.cell import Cell
+from benchmarks.records.machine import count_gpus
 from benchmarks.running.worker import Work, in_worker
 from benchmarks.running.worker import start as start_worker
 
@@ -51,7 +50,7 @@ class NoWorkerLeft(WorkerDied):
 
 def choose_devices(workers: int | Literal["auto"]) -> list[str]:
     """The device of each worker on this machine; auto: one per GPU, or one per core."""
-    gpus = torch.cuda.device_count()
+    gpus = count_gpus()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = (gpus or cores) if workers == "auto" else workers
     return [f"cuda:{i % gpus}" if gpus else "cpu" for i in range(count)]

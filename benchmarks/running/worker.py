@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from benchmarks.cell import Cell
 from benchmarks.records.places import claim, sweep_up, work_folder
 from rfnext.files import write_text
@@ -26,6 +24,8 @@ class NotShared(RuntimeError):
 
 def start(device: str, processes: int) -> None:
     """Begin a worker process, which computes on `device` from here on, as one of so many."""
+    import torch
+
     global _device
     _device = device
     sharing.share_with(processes)
@@ -100,6 +100,8 @@ class InWorker:
             NotShared: if the work needs the driver's folder and the worker has no access to it.
             RuntimeError: for a SystemExit, which would end the worker.
         """
+        import torch
+
         cell = replace(self.cell, results=self.results, device=_device)
         if not sees(self.results, self.mark):
             if self.work.needs_shared_folder:

@@ -133,10 +133,17 @@ def without_network(case: ForecastingCase) -> dict[str, dict[str, Any]]:
 
 
 def with_darts(case: ForecastingCase, name: str) -> dict[str, Any]:
-    """Scores of a network of Darts on the test part, and its multiply-adds per forecast."""
+    """Scores of a network of Darts on the test part, and its multiply-adds per forecast.
+
+    Raises:
+        MeasurementError: if the training diverged before its first epoch was scored, so that it has no scores.
+    """
     layers = LAYERS if name == DARTS else layers_of_darts(case.config.burn_in)
     peer, length = PeerCase(replace(case.config, layers=layers), case.fold, case.seed), 1024
     training = peer.training().to(peer.steps)
+    if training.best_until(case.config.epochs) == math.inf:
+        where = f"{name} on fold {case.fold}, seed {case.seed}"
+        raise measurements.MeasurementError(f"{where}: the training diverged before it was scored")
     counted = round(multiply_adds(training.network, values(case.open().inputs[:, :length])) / length)
     version = importlib.metadata.version("darts")
     return {**_rounded(training.scores("test")), "multiply_adds": counted, "darts": version}

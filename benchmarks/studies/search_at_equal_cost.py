@@ -328,6 +328,10 @@ def read(options: Options) -> dict[Name, dict[str, Any]]:
     known = dict[Name, dict[str, Any]]()
     for folder in dict.fromkeys(map(folder_of, DATA)):
         lines = measurements.read(options.results / folder, LINE, Name._fields)
+        for number, line in enumerate(lines, 1):
+            if (own := folder_of(line["data"])) != folder:
+                where, what = f"{options.results / folder / measurements.NAME}:{number}", f"is of {line['data']}"
+                raise measurements.MeasurementError(f"{where}: {what}, whose folder is {own}; move the line there")
         check(options.results / folder, lines, expected, adding=not options.only_table)
         known |= {Name(*(one[field] for field in Name._fields)): one for one in lines}
     return {name: known[name] for data in DATA for name in known if name.data == data}

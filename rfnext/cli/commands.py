@@ -2,26 +2,30 @@
 
 import importlib.util
 import io
+import logging
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from rfnext.cli.networks import build, open_checkpoint, opened, save
-from rfnext.convs.searchable import everything
+from rfnext.convs.searchable import everything, plain_class
 from rfnext.dilation import Bounds, brief
 from rfnext.files import write_bytes
-from rfnext.merge import merge
-from rfnext.plan import plan
+from rfnext.merging import merge
+from rfnext.planning import plan
 from rfnext.published.opening import open_published
-from rfnext.published.saving import save_published
-from rfnext.search.local import LocalConfig
+from rfnext.published.saving import changed_by_tools, save_published
+from rfnext.search.local_config import LocalConfig
 from rfnext.search.one_shot import OneShotConfig
 from rfnext.structure import Structure, named_convs, searched_convs
 from rfnext.table import aligned
+
+log = logging.getLogger(__name__)
 
 _LARGEST_ONNX = 2_000_000_000
 """Bytes of weights. Protocol buffers end at 2 GiB, which has to hold the graph, too."""
@@ -42,8 +46,11 @@ def _example(shape: Sequence[int] | None) -> Iterator[Tensor | None]:
         yield None if shape is None else torch.zeros(shape).normal_()
     except (AssertionError, LookupError, RuntimeError) as error:
         text = ",".join(map(str, shape or ()))
-        said = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(f"--input {text}: the network fails on it: {type(error).__name__}: {said}") from error
+        raise ValueError(f"--input {text}: the network fails on it: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _local(given: Namespace, rule: str = "default") -> LocalConfig:
@@ -109,10 +116,31 @@ def run_export(given: Namespace) -> str:
     if suffix == ".onnx" and importlib.util.find_spec("onnxscript") is None:
         raise ValueError("export to ONNX needs pip install onnx onnxscript")
     model = opened(given.network, given.arguments, given.checkpoint, given.structure)
-    with _example(given.input) as example:
+    with _example(given.input) as example, torch.no_grad():
+        output = model(example)
+    values = [one for one in tree_leaves(output) if isinstance(one, Tensor)]
+    if not all(bool(one.isfinite().all()) for one in values):
+        log.warning("the network gives NaN or infinities on a random input of this shape, and so will %s", given.output)
+    with _recording(given.output):
         data = (_onnx if suffix == ".onnx" else _pt2)(model, example)
     write_bytes(given.output, data)
     return f"{given.output} is written, for inputs of shape {tuple(given.input)}"
+
+
+@contextmanager
+def _recording(path: Path) -> Iterator[None]:
+    """That torch cannot record the network is said in one line: by what it found, not by its pages about that."""
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    except Exception as error:  # of any kind: torch's converters have classes of their own
+        cause = error
+        while isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__
+        raise ValueError(f"torch cannot record the network for {path}: {_first_line(cause)}") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _pt2(model: nn.Module, example: Tensor | None) -> bytes:
@@ -139,7 +167,9 @@ def run_convert(given: Namespace) -> str:
     """Make a checkpoint of the published code one of ours, or the other way round."""
     model = build(given.network, given.arguments)
     if given.to == "published":
+        designed = {name: tuple(conv.dilation) for name, conv in named_convs(model).items()}
         open_checkpoint(model, given.checkpoint)
+        _check_others(model, designed)
         config = _local(given, "paper") if searched_convs(model) else None
         save_published(model, given.output, given.output_structure, config)
         return f"{given.output} and {given.output_structure} are written for mmcv's tools"
@@ -147,6 +177,18 @@ def run_convert(given: Namespace) -> str:
     save(model, given.output)
     _structure_of(model).save(given.output_structure)
     return f"{written(given.output)}\n{given.output_structure} is its structure"
+
+
+def _check_others(model: nn.Module, designed: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError if a dilation changed in a conv that mmcv's tools leave as it is designed."""
+    kept = named_convs(model).keys() - changed_by_tools(model).keys()
+    for name, conv in named_convs(model).items():
+        if name in kept and tuple(conv.dilation) != designed[name]:
+            raise ValueError(
+                f"layer {name!r}, a {plain_class(conv).__name__} of kernel {tuple(conv.kernel_size)}, has dilation "
+                f"{tuple(conv.dilation)} and is designed with {designed[name]}; mmcv's tools change only Conv2d with "
+                "an odd kernel above 1, so they would build it as designed"
+            )
 
 
 def _structure_of(model: nn.Module) -> Structure:

@@ -10,13 +10,18 @@ import reprlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rfnext._version import __version__
-from rfnext.cli import commands
 from rfnext.cli.completion import SHELLS, run_completion
-from rfnext.cli.doctor import run_doctor
 from rfnext.cli.new_task import run_new_task
 from rfnext.files import explained
+from rfnext.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from rfnext.cli import commands, doctor
+else:
+    commands, doctor = LazyModule("rfnext.cli.commands"), LazyModule("rfnext.cli.doctor")
 
 LARGEST_INPUT = 2**30
 """Values of an example; as float32 they take 4 GiB."""
@@ -96,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     converted.add_argument("--output-structure", type=Path, required=True, help="structure file to write")
     _add_branches(converted)
 
-    command("doctor", run_doctor, "print what rfnext can use here: compiler, GPU, optional packages")
+    command("doctor", doctor.run_doctor, "print what rfnext can use here: compiler, GPU, optional packages")
     command(
         "new-task", run_new_task, "write a task of the benchmark; run it in the root of the repository"
     ).add_argument("name")

@@ -127,4 +127,5 @@ def opened(network: str, arguments: str | None, checkpoint: Path | None, structu
 
 def save(model: nn.Module, path: Path) -> None:
     """Write a network so that `open_checkpoint` opens it: its convs in plain values, and its state_dict."""
-    files.write_bytes(path, files.serialised({"convs": cast(Any, describe(model)), "state_dict": model.state_dict()}))
+    content = {"convs": cast(Any, describe(model)), "state_dict": model.state_dict()}
+    files.write_bytes(path, tensor_files.serialised(content))

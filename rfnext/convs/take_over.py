@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
-from rfnext.accelerate import decelerate
+from rfnext.acceleration import decelerate
 from rfnext.convs.conv import SearchConv, check_branches, fresh_weight, parametrised_search_class, search_class
 from rfnext.convs.copies import forget_copy
 from rfnext.convs.padding import Anchors, Conv, anchored

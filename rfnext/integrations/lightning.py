@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from torch.optim.swa_utils import AveragedModel
 
 from rfnext import tensor_files
-from rfnext.files import serialised, write_bytes
+from rfnext.files import write_bytes
 from rfnext.integrations.wandb import init_arguments
 from rfnext.search.protocol import Search
 
@@ -51,7 +51,7 @@ class LocalSearchCallback(pl.Callback):
         self.search = search
         self.every = every
         self.folder = None if folder is None else Path(folder)
-        self._optimizer_steps = 0
+        self._optimizer_steps, self._trains = 0, True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise RuntimeError unless the optimizers have the branch weights in the groups that the search requires."""
@@ -101,13 +101,15 @@ class LocalSearchCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count an optimizer step."""
-        if self.every == "step" and trainer.global_step > self._optimizer_steps:
+        # StochasticWeightAveraging adds an epoch that only measures the statistics of batch norms.
+        self._trains = not getattr(trainer.fit_loop, "_skip_backward", False)
+        if self.every == "step" and self._trains and trainer.global_step > self._optimizer_steps:
             self._optimizer_steps = trainer.global_step
             self._after_step(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count an epoch."""
-        if self.every == "epoch":
+        """Count an epoch, if the network was trained in it."""
+        if self.every == "epoch" and self._trains:
             self._after_step(trainer, pl_module)
 
     def _after_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -172,7 +174,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises OSError if the file cannot be written; what was there before stays."""
-        write_bytes(path, serialised(checkpoint))
+        write_bytes(path, tensor_files.serialised(checkpoint))
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Raises ValueError if the file is no such checkpoint."""

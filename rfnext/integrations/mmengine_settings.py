@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from rfnext.convs.conv import INITIAL_WEIGHT
 from rfnext.dilation import Bounds, Rule
-from rfnext.search.local import LocalConfig
+from rfnext.search.local_config import LocalConfig
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from rfnext.dilation import Dilation
 from rfnext.files import UNFINISHED, read_json, unfinished, write_text
-from rfnext.structure import Structure
 
 if TYPE_CHECKING:
     from wandb import Run
+
+    from rfnext.structure import Structure
 
 RUN_FILE = "wandb-run.json"
 """File in a training's folder with id, name and group of its run."""
@@ -102,7 +103,7 @@ def offline_runs(folder: Path) -> list[Path]:
     return sorted(folder.rglob("wandb/offline-run-*"), key=lambda path: path.name)
 
 
-def log_structure(run: "Run", structure: Structure, designed: Mapping[str, Dilation] | None = None) -> None:
+def log_structure(run: "Run", structure: "Structure", designed: Mapping[str, Dilation] | None = None) -> None:
     """Log a structure as the artifact "structure-<run id>" and as the table "structure": one row per layer.
 
     Args:

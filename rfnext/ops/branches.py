@@ -41,7 +41,9 @@ def by_branches(x: Tensor, weight: Tensor, bias: Tensor | None, probability: Ten
 
 def is_recorded() -> bool:
     """Whether torch.jit.trace, torch.export, torch.onnx or make_fx records the call, for use without this library."""
-    if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+    # Not torch.compiler.is_exporting(), which torch before 2.12 takes for true in all that it compiles.
+    exporting = torch.compiler._is_exporting_flag
+    if torch._C._get_tracing_state() is not None or exporting or torch.onnx.is_in_onnx_export():
         return True
     if torch.compiler.is_compiling():
         return False

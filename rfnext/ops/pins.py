@@ -94,12 +94,10 @@ class pin_implementation(_Pin):
     and powers of two of batch and size), it times a forward and backward pass of each candidate. The fastest is logged
     and used for the rest of the process, on a CPU by later processes, too (`rfnext.ops.kept_choices`). Two machines, or
     two runs that measure, may choose differently and then differ in rounding: pin an implementation, or use
-    `reproducible`, for searches that repeat. What torch before 2.12 has compiled under one pin stays so under another;
-    torch.compiler.reset() ends it. Nothing is measured, and a fixed rule decides,
-    under torch.compile, under torch.use_deterministic_algorithms and for tensors that are not plain (fake,
-    distributed). Inside torch.func, in forward-mode differentiation, on the meta device, and where torch.jit.trace,
-    torch.export, torch.onnx or make_fx records a graph, it is "branches", pinned or not: torch cannot transform or
-    store the others.
+    `reproducible`, for searches that repeat. Nothing is measured, and a fixed rule decides, under torch.compile, under
+    torch.use_deterministic_algorithms and for tensors that are not plain (fake, distributed). Inside torch.func, in
+    forward-mode differentiation, on the meta device, and where torch.jit.trace, torch.export, torch.onnx or make_fx
+    records a graph, it is "branches", pinned or not: torch cannot transform or store the others.
 
     Raises:
         ValueError: if the name is unknown.

@@ -1,6 +1,7 @@
 """The kinds of searched convs in published checkpoints: what each becomes here, and what its weights are called."""
 
 import copy
+import logging
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from rfnext.convs.searchable import plain_class, unsearchable
 from rfnext.dilation import LARGEST, Bounds, Dilation, expectation, searched_axis
 from rfnext.published.structure_file import StructureFile
 from rfnext.structure import named_convs
+
+log = logging.getLogger(__name__)
 
 OPERATOR, RFCONV, GLOBAL2LOCAL = "branch_weights", "sample_weights", "weights"
 """The entry that only a searched conv has: in mmcv's operator, in RFConv2d, in Global2Local's operator."""
@@ -214,6 +217,18 @@ def check_branched(name: str, conv: Conv) -> None:
         )
 
 
+def name_own_forwards(convs: Mapping[str, Conv]) -> None:
+    """Log which plain convs compute more than a convolution by their weight: files hold their weights alone."""
+    own = {name: conv for name, conv in convs.items() if own_methods(plain_class(conv)) and not _is_plain(conv)}
+    if own:
+        kinds = ", ".join(sorted({f"{kind.__module__}.{kind.__name__}" for kind in map(plain_class, own.values())}))
+        log.warning(
+            "%d convs, %s, have a forward() of their own (%s), which no file holds; they compute the same only in a "
+            "network whose convs are of the same class",
+            *(len(own), ", ".join(list(own)[:3]) + (", ..." if len(own) > 3 else ""), kinds),
+        )
+
+
 def _is_plain(conv: Conv) -> bool:
     """Whether a class's own forward() gives just the convolution of its input with its weight."""
     trial = copy.deepcopy(conv)
@@ -222,4 +237,8 @@ def _is_plain(conv: Conv) -> bool:
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(2, conv.in_channels, *size, generator=generator).to(trial.weight)
         plain = cast(Any, trial)._conv_forward(x, trial.weight, trial.bias)
-        return bool(torch.allclose(trial.forward(x), plain, equal_nan=True))
+        try:
+            given = trial.forward(x)
+        except (TypeError, ValueError, RuntimeError):  # it takes more than a batch, or another one
+            return False
+        return given.shape == plain.shape and bool(torch.allclose(given, plain, equal_nan=True))

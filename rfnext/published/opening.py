@@ -56,6 +56,7 @@ def open_published(model: nn.Module, checkpoint: str | Path, structure: str | Pa
         refuse_wrong_values({**state, **branches}, model)
     except ValueError as error:
         raise ValueError(f"{checkpoint}: {error}") from error
+    formats.name_own_forwards({name: conv.conv for name, conv in opened.items() if not conv.branches})
     for conv in opened.values():
         _become(conv)
     name_missing_branches(model)

@@ -6,13 +6,13 @@ from typing import Any, cast
 
 from torch import nn
 
-from rfnext import files
+from rfnext import files, tensor_files
 from rfnext.convs.conv import INITIAL_WEIGHT, SearchConv
 from rfnext.convs.padding import Conv
 from rfnext.dilation import searched_axis
-from rfnext.published.formats import OPERATOR, check_branched, operator_padding
+from rfnext.published.formats import OPERATOR, check_branched, name_own_forwards, operator_padding
 from rfnext.published.structure_file import StructureFile
-from rfnext.search.local import LocalConfig
+from rfnext.search.local_config import LocalConfig
 from rfnext.structure import Structure, canonical, named_convs, searched_convs
 
 
@@ -26,7 +26,8 @@ def save_published(
     The file's "search" is the `config` that the hook wants.
 
     Args:
-        model: a plain network, or one with branches by rule "paper" (of `LocalSearch` or `keep_branches`).
+        model: a plain network, or one with branches by rule "paper" (of `LocalSearch` or `keep_branches`). Convs that
+            are no Conv2d with an odd kernel above 1 have the design's dilations: the tools leave them as they are.
         checkpoint: is written as {"meta": {}, "state_dict": ...}.
         structure: is written as local_search_config_step<N>.json of the published code.
         config: the settings of the branches; needed where there are some.
@@ -39,8 +40,8 @@ def save_published(
     if convs and config is None:
         raise ValueError("the network has branches; give the LocalConfig that they were made by")
     if not convs:
-        convs = {name: conv for name, conv in _touched(model).items() if _has_entry(name, conv)}
-    skipped = [f"module.{name}" for name in _touched(model) if name not in convs]
+        convs = {name: conv for name, conv in changed_by_tools(model).items() if _has_entry(name, conv)}
+    skipped = [f"module.{name}" for name in changed_by_tools(model) if name not in convs]
     if hidden := [(word, name) for word in skipped for name in convs if word in f"module.{name}"]:
         word, name = hidden[0]
         raise ValueError(
@@ -51,6 +52,7 @@ def save_published(
     for name, conv in convs.items():
         if isinstance(conv, SearchConv):
             _check(model, name, conv, file)
+    name_own_forwards({name: conv for name, conv in convs.items() if not isinstance(conv, SearchConv)})
     state: dict[str, Any] = {}
     for key, value in model.state_dict().items():
         layer, entry = _split(canonical(key), convs)
@@ -61,12 +63,12 @@ def save_published(
         state[f"{layer}.{entry}".removeprefix(".")] = value
     entries = {f"module.{name}": list(d) for name, d in file.structure.items()}
     content = json.dumps({"search": file.settings, "structure": entries}, indent=4)
-    weights = files.serialised({"meta": {}, "state_dict": state})
+    weights = tensor_files.serialised({"meta": {}, "state_dict": state})
     files.write_text(structure, content + "\n")
     files.write_bytes(checkpoint, weights)
 
 
-def _touched(model: nn.Module) -> dict[str, Conv]:
+def changed_by_tools(model: nn.Module) -> dict[str, Conv]:
     """The convs that mmcv's tools change, unless told to skip them."""
     return {
         name: conv

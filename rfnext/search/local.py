@@ -7,65 +7,22 @@ often a round is run: the centre moves to the expected dilation, and the branche
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rfnext.convs.padding import AnchorOf, Conv, kernel_to_search
+from rfnext.convs.padding import AnchorOf, kernel_to_search
 from rfnext.convs.searchable import Layers, everything
 from rfnext.convs.set_dilation import set_dilation
-from rfnext.dilation import Bounds, Dilation, Rule, as_integer, check_rule, expectation, neighbours
+from rfnext.dilation import expectation
+from rfnext.search.local_config import LocalConfig
 from rfnext.search.searched_network import Layout, SearchedNetwork
 from rfnext.structure import Structure
 from rfnext.ties import Tie
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LocalConfig:
-    """Settings of the local search. The defaults are those of the published detection runs.
-
-    Raises:
-        ValueError: naming the field that is out of its range.
-        TypeError: if `bounds` is no `Bounds`.
-    """
-
-    interval: int = 1
-    """Steps between two rounds: calls of `after_step`, after every epoch or every iteration."""
-    rounds: int = 10
-    """How many rounds are run; after the last one the probabilities are still trained until training ends.
-    To copy a published max_step: rounds = (max_step - 1) // interval."""
-    spread: float = 0.5
-    """Distance of the outermost branches from the centre, as a share of the centre. In (0, 1]. With rule "default"
-    every branch lies at least one step from the next, so with a spread well below 0.5 a round changes small dilations
-    by a larger share than large ones."""
-    branches: int = 2
-    """Dilations per conv."""
-    bounds: Bounds = field(default_factory=lambda: Bounds(1, 24))
-    """Smallest and largest dilation. Designed dilations outside are brought inside, which is logged."""
-    rule: Rule = "default"
-    """"default", or "paper" for exactly the published arithmetic. By either, a layer that has learnt nothing since the
-    last round keeps its dilation."""
-
-    def __post_init__(self) -> None:
-        check_rule(self.rule)
-        for name in ("interval", "rounds", "branches"):
-            object.__setattr__(self, name, as_integer(name, getattr(self, name)))
-        if not isinstance(self.bounds, Bounds):
-            given = ", ".join(map(str, self.bounds)) if isinstance(self.bounds, (tuple, list)) else "1, 24"
-            raise TypeError(f"bounds is {self.bounds!r}; give Bounds({given})")
-        if self.interval < 1 or self.rounds < 0:
-            raise ValueError(f"interval must be >= 1 and rounds >= 0, got {self.interval} and {self.rounds}")
-        # neighbours() validates the rest; better here than at the first conv.
-        neighbours((1,), (3,), spread=self.spread, branches=self.branches, bounds=self.bounds, rule=self.rule)
-
-    def dilations_of(self, conv: Conv) -> list[Dilation]:
-        """The branches that a conv gets around its own dilation."""
-        centre, kernel, bounds, rule = tuple(conv.dilation), kernel_to_search(conv), self.bounds, self.rule
-        return neighbours(centre, kernel, spread=self.spread, branches=self.branches, bounds=bounds, rule=rule)
 
 
 class LocalSearch(SearchedNetwork):
@@ -167,7 +124,7 @@ class LocalSearch(SearchedNetwork):
         self._note_round(structure)
         for name, conv in self._plain():
             set_dilation(conv, structure[name])
-            self.convs[name].set_branches(self.config.dilations_of(conv))
+            self.convs[name].set_branches(self.config.dilations_of(tuple(conv.dilation), kernel_to_search(conv)))
         self._averages.note_round(self.convs)
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()  # the compiled graphs hold the old dilations; after 8 such, torch compiles no more

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rfnext.convs.conv import INITIAL_WEIGHT, check_branches
-from rfnext.convs.padding import AnchorOf, Conv, kernel_to_search
+from rfnext.convs.padding import AnchorOf
 from rfnext.convs.searchable import Layers, everything
 from rfnext.convs.set_dilation import set_dilation
 from rfnext.dilation import Dilation, as_integer, log2_expectation, searched_axis
@@ -85,12 +85,14 @@ class OneShotConfig:
         if self.interval < 1 or self.warmup < 0:
             raise ValueError(f"interval must be >= 1 and warmup >= 0, got {self.interval} and {self.warmup}")
 
-    def dilations_of(self, conv: Conv) -> list[Dilation]:
-        """The branches that a conv gets: every candidate on the axes that are searched."""
-        free = [searched_axis(k) for k in kernel_to_search(conv)]
+    def dilations_of(self, designed: Dilation, kernel: tuple[int, ...]) -> list[Dilation]:
+        """The branches that a conv gets: every candidate on the axes that are searched.
+
+        Its kernel as `kernel_to_search` counts it.
+        """
+        free = [searched_axis(k) for k in kernel]
         return [
-            tuple(candidate if f else d for f, d in zip(free, conv.dilation, strict=True))
-            for candidate in self.candidates
+            tuple(candidate if f else d for f, d in zip(free, designed, strict=True)) for candidate in self.candidates
         ]
 
 

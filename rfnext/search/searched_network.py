@@ -11,7 +11,7 @@ from rfnext.causal import check_by_example
 from rfnext.convs.branch_state import BranchState
 from rfnext.convs.conv import SearchConv, whole
 from rfnext.convs.deployment import guard
-from rfnext.convs.padding import AnchorOf, Conv, anchored, warn_of_causal
+from rfnext.convs.padding import AnchorOf, Conv, anchored, kernel_to_search, warn_of_causal
 from rfnext.convs.searchable import Layers
 from rfnext.convs.take_over import take_over
 from rfnext.dilation import Dilation, Rule
@@ -32,12 +32,13 @@ log = logging.getLogger(__name__)
 class Layout(NamedTuple):
     """Which branches the convs get.
 
-    dilations: the branches of a conv, given the conv. entries: the most that a conv can have. rule: see `SearchConv`.
+    dilations: the branches of a conv, given its dilation and its kernel as `kernel_to_search` counts it.
+    entries: the most that a conv can have. rule: see `SearchConv`.
     anchor, example: see `LocalSearch`.
     tie: groups of layers that get one dilation, besides those that `rfnext.ties` finds.
     """
 
-    dilations: Callable[[Conv], Sequence[Dilation]]
+    dilations: Callable[[Dilation, tuple[int, ...]], Sequence[Dilation]]
     entries: int
     rule: Rule
     anchor: AnchorOf
@@ -345,7 +346,7 @@ def _take_over_all(model: nn.Module, where: Layers, layout: Layout) -> tuple[dic
     picked, passed_over = pick(model, where, layout.anchor, tried=layout.example is None)
     log_passed_over(passed_over)
     if not picked:
-        raise ValueError(nothing_to_search(passed_over))
+        raise ValueError(nothing_to_search(model, passed_over))
     check_unwrapped(model, picked)
     with anchored(picked, layout.anchor):
         for name, conv in picked.items():
@@ -355,7 +356,9 @@ def _take_over_all(model: nn.Module, where: Layers, layout: Layout) -> tuple[dic
                     "that search's structure() and apply it to the model, or to a fresh one, before the next search "
                     "begins"
                 )
-        branches = {name: layout.dilations(conv) for name, conv in picked.items()}
+        branches = {
+            name: layout.dilations(tuple(conv.dilation), kernel_to_search(conv)) for name, conv in picked.items()
+        }
         groups = tied(model, picked, layout.tie)
         check_ties(groups, picked, branches)
         if layout.example is not None:

@@ -17,7 +17,7 @@ SEARCH = LocalConfig(interval=3, rounds=10, spread=0.5, branches=3, bounds=Bound
 """The local search: published except for rule and spread, which are the library's defaults."""
 
 RANGES = {
-    **dict.fromkeys(("epochs", "batch", "validate_every", "stages", "maps", "folds"), COUNT),
+    **dict.fromkeys(("epochs", "batch", "micro_batch", "validate_every", "stages", "maps", "folds"), COUNT),
     **dict.fromkeys(("stride", "feature_stride"), COUNT),
     **dict.fromkeys(("layers", "prediction_layers"), Range(least=1, most=20)),  # dilations double
     **dict.fromkeys(("length_tolerance", "lr_drop_epoch", "smoothing"), NOT_NEGATIVE),
@@ -63,20 +63,24 @@ class Config:
     second branch finds boundaries. c2f_tcn: an encoder and a decoder over time. asformer: dilated convs and
     attention in windows. ltcontext: dilated convs, attention in windows and over long distances."""
     stages: int = 4
-    """Stages; each later one refines the prediction of the one before. Of no effect on C2F-TCN."""
+    """Stages; each later one refines the prediction of the one before. Not for C2F-TCN."""
     layers: int = 10
     """Layers per stage (MS-TCN++: per refinement stage; C2F-TCN: how often the length is halved)."""
     prediction_layers: int = 11
-    """Layers of MS-TCN++'s first stage; of no effect on MS-TCN."""
+    """Layers of MS-TCN++'s first stage; for it alone."""
     maps: int = 64
     """Channels of every layer (C2F-TCN: of the widest)."""
     dropout: float = 0.5
-    """Dropout of every layer; C2F-TCN has none."""
+    """Dropout of every layer; not for C2F-TCN."""
 
     epochs: int = 65
     """Epochs of one training."""
     batch: int = 8
     """Videos per step."""
+    micro_batch: int | None = field(default=None, metadata={"protocol": "if changed"})
+    """Videos of one forward and backward pass; a step adds up the gradients of its passes. They are those of the whole
+    batch, but for other random masks of dropout, in less memory. None: all videos of a step. C2F-TCN needs None: its
+    batch normalisation is over all of them."""
     lr: float = 5e-4
     """Learning rate of Adam."""
     lr_drop_epoch: int | None = 50
@@ -94,10 +98,24 @@ class Config:
             known = f"{', '.join(get_args(DatasetName))}; {', '.join(get_args(Model))}"
             raise ValueError(f"unknown dataset {self.dataset!r} or model {self.model!r}; known: {known}")
         check_ranges(self, RANGES)
+        if self.model == "c2f_tcn" and self.micro_batch is not None and self.micro_batch < self.batch:
+            raise ValueError(
+                f"micro_batch is {self.micro_batch}, but the batch normalisation of c2f_tcn needs all {self.batch} "
+                "videos of a step at once; set it to None"
+            )
         if self.feature_rate is not None:
             stride_of(self.feature_rate)
             if self.feature_stride != 1:
                 raise ValueError("feature_stride and feature_rate say the same; give one of them")
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that change nothing in this config, and where that is so: a command line that sets one is refused."""
+        idle: dict[str, str] = {}
+        if self.model == "c2f_tcn":
+            idle |= dict.fromkeys(("stages", "dropout"), "on c2f_tcn")
+        if self.model != "ms_tcn_pp":
+            idle["prediction_layers"] = f"on {self.model}, only on ms_tcn_pp"
+        return idle
 
     @property
     def sampling(self) -> Sampling:
@@ -136,7 +154,7 @@ TINY = Config(
 )
 """Small, on the embedded data: how the networks after MS-TCN are trained. `tiny`, of the main job, has fewer epochs."""
 
-SALADS = Config(dataset="50salads", stride=2, group=r"rgb-\d+", length_tolerance=5)
+SALADS = Config(dataset="50salads", stride=2, group=r"rgb-\d+", length_tolerance=5, micro_batch=1)
 
 ASRF: dict[str, Any] = {"model": "asrf", "smoothing": 1.0}
 """Its smoothing spares frames of unlike features, so it may weigh more."""
@@ -150,8 +168,8 @@ PRESETS = {
     # --search.rule paper --search.spread 0.1.
     # The release's features and labels may differ by a few frames.
     "50salads": SALADS,
-    "breakfast": Config(dataset="breakfast", folds=(1, 2, 3, 4), group=r"P\d+", length_tolerance=5),
-    "gtea": Config(dataset="gtea", folds=(1, 2, 3, 4), group=r"S\d+", length_tolerance=5),
+    "breakfast": Config(dataset="breakfast", folds=(1, 2, 3, 4), group=r"P\d+", length_tolerance=5, micro_batch=1),
+    "gtea": Config(dataset="gtea", folds=(1, 2, 3, 4), group=r"S\d+", length_tolerance=5, micro_batch=1),
     # Own data: the published network, and a smaller one.
     "folder": FOLDER,
     "compact": COMPACT,
@@ -171,7 +189,7 @@ PRESETS = {
     "tiny-asrf": replace(TINY, **ASRF),
     "50salads-asrf": replace(SALADS, **ASRF),
     "tiny-c2f-tcn": replace(TINY, model="c2f_tcn", layers=4, lr=1e-3),
-    "50salads-c2f-tcn": replace(SALADS, model="c2f_tcn", layers=6, maps=256),
+    "50salads-c2f-tcn": replace(SALADS, model="c2f_tcn", layers=6, maps=256, micro_batch=None),
     "tiny-asformer": replace(TINY, model="asformer"),
     "50salads-asformer": replace(SALADS, model="asformer", batch=1),
     "tiny-ltcontext": replace(TINY, model="ltcontext"),

@@ -42,6 +42,20 @@ class Video:
     full_labels: NDArray[np.int64]
 
 
+class Counts(NamedTuple):
+    """What the means of a loss are taken over, each a scalar: frames with a label, all frames, and pairs of frames that
+    follow each other."""
+
+    labelled: Tensor
+    frames: Tensor
+    pairs: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, mask: Tensor) -> "Counts":
+        """Of labels (B, T) and mask (B, 1, T), as in a `Batch`."""
+        return cls((labels != IGNORED).sum(), mask.sum(), mask[:, :, 1:].sum())
+
+
 class Batch(NamedTuple):
     """B videos padded at the end to one length T.
 
@@ -113,10 +127,18 @@ class Videos:
         """The labels (n) of each video that training sees; no features are read."""
         return (self._files.seen(name) for name in self.names)
 
+    def counts(self, indices: Sequence[int]) -> Counts:
+        """Of these videos, every frame of which has a label; no features are read."""
+        frames = sum(self._files.length(self.names[index]) for index in indices)
+        return Counts(*map(torch.tensor, (frames, frames, frames - len(indices))))
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """These videos, padded to the longest one."""
         names, files = [self.names[index] for index in indices], self._files
         lengths = [files.length(name) for name in names]
+        if len(names) == 1:  # no padding, and no copy: that takes longer than the reading
+            labels = torch.from_numpy(files.seen(names[0]))[None]
+            return Batch(torch.from_numpy(files.read(names[0]))[None], labels, (labels != IGNORED).unsqueeze(1))
         features = _zeros(len(names), files.size, max(lengths))
         labels = torch.full((len(names), max(lengths)), IGNORED)
         for k, (name, length) in enumerate(zip(names, lengths, strict=True)):

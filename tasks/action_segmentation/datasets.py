@@ -17,11 +17,11 @@ import math
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rfnext.lazy import LazyModule
 from tasks.action_segmentation import seglearn_sessions
 from tasks.action_segmentation.config import PAPER, PRESETS, Config
-from tasks.action_segmentation.data import Dataset, open_dataset, read_videos
 from tasks.action_segmentation.ms_tcn_format.layout import (
     Layout,
     open_layout,
@@ -33,6 +33,12 @@ from tasks.action_segmentation.ms_tcn_format.layout import (
 from tasks.action_segmentation.ms_tcn_format.lengths import Sampling, difference, read_shapes
 from tasks.file_names import real_name
 from tasks.spec import DataError, DataFiles, fail
+
+if TYPE_CHECKING:
+    from tasks.action_segmentation import data
+    from tasks.action_segmentation.data import Dataset
+else:
+    data = LazyModule("tasks.action_segmentation.data")
 
 RELEASE = "https://zenodo.org/records/3625992"
 """The data release of MS-TCN: I3D features and labels of Breakfast, 50 Salads and GTEA."""
@@ -94,6 +100,12 @@ def unavailable(config: Config) -> str | None:
             return f"no folder {folder}; name your data by --root PATH, or link it there"
         layout = open_layout(folder, fail)
         classes, videos = len(read_mapping(layout, fail)), 0
+        if _own(config) and (there := layout.folds()) and set(folds(config)) - set(there):
+            named, known = (", ".join(map(str, which)) for which in (folds(config), there))
+            return (
+                f"{layout.root / 'splits'} has fold {known}, and the settings name {named}; give --folds "
+                f"{known.replace(',', '')}, or --preset folder, which takes all that are there"
+            )
         for fold in folds(config):
             videos = sum(map(len, read_fold(layout, fold, fail)))
         size = _feature_size(layout, config)
@@ -173,7 +185,7 @@ def longest_input(config: Config) -> int:
     return _longest_input(data_folder(config), folds(config), config.sampling, _state(config))
 
 
-def open_fold(config: Config, fold: int) -> Dataset:
+def open_fold(config: Config, fold: int) -> "Dataset":
     """One fold of the config's data. Raises ValueError if the config lacks the fold, DataError for unusable data."""
     if fold not in folds(config):
         raise ValueError(f"fold {fold} is not one of {folds(config)}")
@@ -190,16 +202,16 @@ def _state(config: Config) -> State:
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(root: Path, fold: int, sampling: Sampling, validation: float, group: str | None, state: State) -> Dataset:
+def _opened(root: Path, fold: int, sampling: Sampling, validation: float, group: str | None, state: State) -> "Dataset":
     # Training and scoring of one cell read the same fold; its features stay in memory from one to the next.
-    return open_dataset(root, fold=fold, sampling=sampling, validation=validation, group=group)
+    return data.open_dataset(root, fold=fold, sampling=sampling, validation=validation, group=group)
 
 
 @functools.lru_cache(maxsize=1)
 def _longest_input(root: Path, folds: tuple[int, ...], sampling: Sampling, state: State) -> int:
     layout = open_layout(root, fail)
     names = {name: None for fold in folds for part in read_fold(layout, fold, fail) for name in part}
-    _, _, vectors = read_videos(layout, list(names), read_mapping(layout, fail), sampling)
+    _, _, vectors = data.read_videos(layout, list(names), read_mapping(layout, fail), sampling)
     return max(math.ceil(count / sampling.stride) for count in vectors.values())
 
 

@@ -6,16 +6,21 @@ the time of the disk comes on top, in the thread that reads ahead.
 
 Prints one JSON line a measurement. peak: the largest resident memory of its process in GiB, pages of files that are
 mapped at that moment included; imports: what it was before anything was read. seconds: of one training step for
-"steps", of the whole for others. waiting: the share of a step in which the training waits for its batch.
+"steps", of the whole for others. waiting: the share of a step in which the training waits for its videos. cpu, reading:
+CPU seconds of a step, of the training and of the thread that reads, which say what waiting would be where each has a
+core of its own. "steps-whole" is "steps-breakfast" with all videos of a step in one pass, without `Config.micro_batch`.
+Names can be given several times: `steps-breakfast steps-whole steps-breakfast steps-whole` compares in turns.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import multiprocessing
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,11 +31,11 @@ from tasks import checkpoint
 from tasks.action_segmentation import datasets, models, predict
 from tasks.action_segmentation.check import check
 from tasks.action_segmentation.config import PRESETS, Config
+from tasks.action_segmentation.data import Batch
 from tasks.action_segmentation.datasets import open_fold
 from tasks.action_segmentation.evaluation import evaluate
-from tasks.action_segmentation.models.losses import loss
 from tasks.action_segmentation.published_sizes import SIZES, make_folder
-from tasks.action_segmentation.training import batches, fit
+from tasks.action_segmentation.training import Steps, accumulate, fit
 from tasks.spec import Run, Split
 
 
@@ -39,21 +44,35 @@ def _config(root: Path, preset: str, **changes: Any) -> Config:
 
 
 def _steps(config: Config, steps: int) -> dict[str, float]:
-    """Seconds of a step and the share of them spent waiting, the first step left out."""
+    """What a step takes, medians over all steps but the first."""
     dataset = open_fold(config, 1)
     network = models.build(config)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    waiting, whole = [], []
-    loaded = iter(batches(dataset, config, seed=0))
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        batch = next(loaded)
-        waiting.append(time.perf_counter() - start)
+    waiting, whole, computing, reading = [], [], [], []
+    for step in itertools.islice(Steps(dataset, config, seed=0), steps + 1):
+        waits: list[float] = []
+        start, begun, own = time.perf_counter(), time.process_time(), time.thread_time()
         optimizer.zero_grad()
-        loss(network(batch.features, batch.mask), batch.labels, batch.mask, config.smoothing).backward()
+        accumulate(network, _timed(step.parts, waits), step.counts, config.smoothing)
         optimizer.step()
         whole.append(time.perf_counter() - start)
-    return {"seconds": sum(whole[1:]) / steps, "waiting": sum(waiting[1:]) / sum(whole[1:])}
+        computing.append(time.thread_time() - own)
+        reading.append(time.process_time() - begun - computing[-1])
+        waiting.append(sum(waits) / whole[-1])
+    found = {"seconds": whole, "cpu": computing, "reading": reading, "waiting": waiting}
+    return {name: round(statistics.median(values[1:]), 4) for name, values in found.items()}
+
+
+def _timed(parts: Iterator[Batch], waits: list[float]) -> Iterator[Batch]:
+    """The parts; how long each was waited for is added to `waits`."""
+    while True:
+        start = time.perf_counter()
+        part = next(parts, None)
+        waits.append(time.perf_counter() - start)
+        if part is None:
+            return
+        yield part
+        del part
 
 
 def _small(root: Path) -> Config:
@@ -94,9 +113,12 @@ MEASUREMENTS: dict[str, Callable[[Path], dict[str, float]]] = {
     "evaluation": lambda root: _evaluation(_small(root)),
     "predict": lambda root: _predict(_small(root)),
     "steps-compact": lambda root: _steps(_config(root, "compact"), 30),
-    "steps-breakfast": lambda root: _steps(_config(root, "breakfast"), 12),
+    "steps-breakfast": lambda root: _steps(_config(root, "breakfast"), 16),
+    "steps-whole": lambda root: _steps(_config(root, "breakfast", micro_batch=None), 16),
+    "steps-small": lambda root: _steps(_small(root), 64),
 }
-"""The first four with a small network, so that the reading is what is measured; the others with that of the preset."""
+"""The first four and the last with a small network, so that the reading is what is measured; the others with that of
+the preset. The sixteenth step has the longest video of the data."""
 
 
 def peak() -> float:

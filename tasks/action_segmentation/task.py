@@ -1,31 +1,24 @@
 """The task: which of a few classes every frame of a video belongs to.
 
-Lightning and matplotlib are imported when they are used: importing them takes seconds, which --help does not need.
+What trains is imported when it is used: importing torch takes seconds, which --help and --list do not need.
 """
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
+from rfnext.lazy import LazyModule
+from tasks.action_segmentation import datasets
+from tasks.action_segmentation.config import PAPER, PRESETS
+from tasks.action_segmentation.donor import donor
+from tasks.spec import Metric, Task
 
-from tasks.action_segmentation import datasets, evaluation, models
-from tasks.action_segmentation.config import PAPER, PRESETS, Config
-from tasks.action_segmentation.donor import donor, roles
-from tasks.spec import Metric, Run, Split, Task
-
-
-def fit(model: nn.Module, config: Config, run: Run) -> None:
-    """See `training.fit`."""
-    from tasks.action_segmentation import training
-
-    training.fit(model, config, run)
-
-
-def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
-    """See `illustrate.illustrate`."""
-    from tasks.action_segmentation.illustrate import illustrate
-
-    return illustrate(model, config, split, folder)
-
+if TYPE_CHECKING:
+    from tasks.action_segmentation import evaluation, illustrate, models, roles, training
+else:
+    evaluation = LazyModule("tasks.action_segmentation.evaluation")
+    illustrate = LazyModule("tasks.action_segmentation.illustrate")
+    models = LazyModule("tasks.action_segmentation.models")
+    roles = LazyModule("tasks.action_segmentation.roles")
+    training = LazyModule("tasks.action_segmentation.training")
 
 TASK = Task(
     name="action_segmentation",
@@ -34,7 +27,7 @@ TASK = Task(
     metrics=(Metric("f1@10"), Metric("f1@25"), Metric("f1@50"), Metric("edit"), Metric("accuracy")),
     presets=PRESETS,
     build=models.build,
-    fit=fit,
+    fit=training.fit,
     evaluate=evaluation.evaluate,
     where=models.searched,
     unavailable=datasets.unavailable,
@@ -43,10 +36,10 @@ TASK = Task(
     data_label=datasets.data_label,
     published=datasets.published,
     data_files=datasets.data_files,
-    illustrate=illustrate,
+    illustrate=illustrate.illustrate,
     longest_input=datasets.longest_input,
     donor=donor,
-    roles=roles,
+    roles=roles.roles,
     probe=evaluation.probe,
     suites={"paper": PAPER},
     facts=datasets.facts,

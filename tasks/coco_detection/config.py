@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from rfnext import Bounds, LocalConfig
 from tasks import fingerprints
-from tasks.coco_detection.detectors import BoxDetector, Detector, Size
+from tasks.coco_detection.detector_names import BoxDetector, Detector, Size
 from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 
 DatasetName = Literal["scenes", "coco", "folder"]
@@ -40,7 +40,7 @@ class Config:
     train_part: str = "train2017"
     """Training part: images in ROOT/<part>, annotations in ROOT/annotations/instances_<part>.json."""
     test_part: str = "val2017"
-    """Test part, likewise. Of no effect on the embedded data."""
+    """Test part, likewise. Not for the embedded data."""
     folds: tuple[int, ...] = (1,)
     """Folds that the data has: up to 1, 2 and 3 of the embedded data; all other data is one fold."""
     scenes: int = 240
@@ -59,7 +59,7 @@ class Config:
     size: Size = "small"
     """published, or a narrow and shallow detector of the same family: small, tiny."""
     image: int = 128
-    """Longer side of images in pixels; of no effect at the size "published", which scales as published."""
+    """Longer side of images in pixels; not for the size "published", which scales as published."""
 
     init: Path | None = field(default=None, metadata={"protocol": False})
     """File whose network every training starts from, searches too: the model.pt of a cell, the selected.pt of a
@@ -95,6 +95,15 @@ class Config:
         if self.epochs == 0 and self.init is None and self.init_fingerprint is None:
             raise ValueError("epochs is 0, which scores the network of a file as it is; name it by --init FILE")
         check_ranges(self, RANGES)
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that change nothing in this config, and where that is so: a command line that sets one is refused."""
+        embedded = self.dataset == "scenes"
+        idle = dict.fromkeys(
+            ("train_part", "test_part") if embedded else ("scenes", "digits", "smallest", "folds"),
+            f"on dataset {self.dataset}" + ("" if embedded else ", only on the embedded one"),
+        )
+        return idle | ({"image": "at the size published"} if self.size == "published" else {})
 
 
 def _for_all(preset: str, config: Config) -> dict[str, Config]:

@@ -26,7 +26,7 @@ from tasks.coco_detection.coco_format.layout import DOWNLOADS as COCO_DOWNLOADS
 from tasks.coco_detection.coco_format.layout import Layout
 from tasks.coco_detection.config import PRESETS, Config
 from tasks.coco_detection.data import Dataset, named_files, open_dataset
-from tasks.coco_detection.detectors import BoxDetector
+from tasks.coco_detection.detector_names import BoxDetector
 from tasks.file_names import real_name
 from tasks.scenes import missing
 from tasks.spec import DataError, DataFiles

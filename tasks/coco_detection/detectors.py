@@ -5,17 +5,13 @@ mmdet is imported where it is used: it takes seconds that --help can do without.
 
 import copy
 import functools
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 from torch import nn
 
 from rfnext import Conv
 from tasks.coco_detection import configs
-
-Detector = Literal["convnext", "pvtv2", "res2net", "hrnet", "panoptic"]
-BoxDetector = Literal["convnext-boxes", "pvtv2-boxes", "res2net-boxes", "hrnet-boxes", "rtmdet"]
-"""The same without masks: Cascade R-CNN, and Faster R-CNN for pvtv2. rtmdet: RTMDet-tiny, which has none."""
-Size = Literal["tiny", "small", "published"]
+from tasks.coco_detection.detector_names import BoxDetector, Detector, Size
 
 
 def searched(name: str, conv: Conv) -> bool:

@@ -12,7 +12,7 @@ from rfnext.description import describe, restore
 from tasks import checkpoint
 from tasks.coco_detection import detectors
 from tasks.coco_detection.config import Config
-from tasks.coco_detection.detectors import BoxDetector
+from tasks.coco_detection.detector_names import BoxDetector
 from tasks.spec import Facts
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from typing import get_args
 
 from tasks.coco_detection.config import Config
-from tasks.coco_detection.detectors import BoxDetector
+from tasks.coco_detection.detector_names import BoxDetector
 from tasks.spec import Metric
 
 METRICS = tuple(Metric(f"{what}_mAP{which}") for which in ("", "50", "_s", "_m", "_l") for what in ("box", "mask"))

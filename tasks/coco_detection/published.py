@@ -22,7 +22,7 @@ from tasks import checkpoint
 from tasks.checkpoint import Checkpoint
 from tasks.coco_detection import detectors
 from tasks.coco_detection.config import PRESETS
-from tasks.coco_detection.detectors import Detector
+from tasks.coco_detection.detector_names import Detector
 from tasks.coco_detection.download import fetch
 from tasks.coco_detection.task import TASK
 

@@ -30,7 +30,7 @@ from torch import nn
 from rfnext import LocalSearch
 from tasks.coco_detection import detectors
 from tasks.coco_detection.config import PRESETS
-from tasks.coco_detection.detectors import Detector
+from tasks.coco_detection.detector_names import Detector
 from tasks.coco_detection.mmdetection.quiet import quiet
 from tasks.command_line import parse_or_end
 from tasks.ranges import COUNT, THREADS, Range, check_ranges

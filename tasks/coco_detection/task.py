@@ -1,19 +1,29 @@
 """The task: boxes and masks, or panoptic segments, by the five detectors that RF-Next searched.
 
-mmdet and matplotlib are imported when they are used: importing them takes seconds, which --help does not need.
+What trains is imported when it is used: importing torch takes seconds, which --help and --list do not need.
 """
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
-
+from rfnext.lazy import LazyModule
 from tasks import fingerprints
-from tasks.coco_detection import datasets, detectors, metrics
+from tasks.coco_detection import datasets, metrics
 from tasks.coco_detection.config import PRESETS, SUITES, Config
-from tasks.spec import Facts, Probe, Run, Split, Task, names_in
+from tasks.spec import Facts, Task, names_in
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tasks.coco_detection import detectors, evaluation, illustrate, initial, training
+else:
+    detectors = LazyModule("tasks.coco_detection.detectors")
+    evaluation = LazyModule("tasks.coco_detection.evaluation")
+    illustrate = LazyModule("tasks.coco_detection.illustrate")
+    initial = LazyModule("tasks.coco_detection.initial")
+    training = LazyModule("tasks.coco_detection.training")
 
 
-def build(config: Config) -> nn.Module:
+def build(config: Config) -> "nn.Module":
     """The initialised detector for the config's data.
 
     Raises:
@@ -25,13 +35,12 @@ def build(config: Config) -> nn.Module:
     if config.init is None:
         detectors.initialise(model)
     else:
-        from tasks.coco_detection import initial
-
-        initial.start_from(model, config, facts)
+        with fingerprints.starting():
+            initial.start_from(model, config, facts)
     return model
 
 
-def rebuild(config: Config, facts: Facts) -> nn.Module:
+def rebuild(config: Config, facts: Facts) -> "nn.Module":
     """The detector for data of these facts (`datasets.facts`), without its initial weights; ValueError for impossible
     ones."""
     classes, things = len(names_in(facts, "classes")), facts["things"]
@@ -45,42 +54,14 @@ def unavailable(config: Config) -> str | None:
     return fingerprints.missing(config, "init") or datasets.unavailable(config)
 
 
-def fit(model: nn.Module, config: Config, run: Run) -> None:
-    """See `training.fit`."""
-    from tasks.coco_detection import training
-
-    training.fit(model, config, run)
-
-
-def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:
-    """See `evaluation.evaluate`."""
-    from tasks.coco_detection import evaluation
-
-    return evaluation.evaluate(model, config, split)
-
-
-def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
-    """See `illustrate.illustrate`."""
-    from tasks.coco_detection.illustrate import illustrate
-
-    return illustrate(model, config, split, folder)
-
-
-def probe(model: nn.Module, config: Config, split: Split) -> Probe:
-    """See `evaluation.probe`."""
-    from tasks.coco_detection import evaluation
-
-    return evaluation.probe(model, config, split)
-
-
 TASK = Task(
     name="coco_detection",
     version=1,
     metrics=metrics.METRICS,
     presets=PRESETS,
     build=build,
-    fit=fit,
-    evaluate=evaluate,
+    fit=training.fit,
+    evaluate=evaluation.evaluate,
     where=detectors.searched,
     unavailable=unavailable,
     download=datasets.download,
@@ -88,10 +69,10 @@ TASK = Task(
     data_label=datasets.data_label,
     published=datasets.published,
     data_files=datasets.data_files,
-    illustrate=illustrate,
+    illustrate=illustrate.illustrate,
     metrics_by_config=metrics.metrics_by_config,
     longest_input=datasets.longest_input,
-    probe=probe,
+    probe=evaluation.probe,
     suites=SUITES,
     facts=datasets.facts,
     rebuild=rebuild,

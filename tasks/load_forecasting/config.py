@@ -120,6 +120,10 @@ class Config:
                 f"split is {self.split}; it must be three ascending ends, of training, validation and test"
             )
 
+    def without_effect(self) -> dict[str, str]:
+        """Fields that change nothing in this config, and where that is so: a command line that sets one is refused."""
+        return {"folds": "where split gives the ends of the parts"} if self.split else {}
+
 
 ETT = Config(
     target="OT",

@@ -1,34 +1,27 @@
 """The task: forecast a load a day ahead, at every position of the series.
 
-Lightning and matplotlib are imported when they are used: importing them takes seconds, which --help does not need.
+What trains is imported when it is used: importing torch takes seconds, which --help and --list do not need.
 """
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from tasks.load_forecasting import datasets, evaluation, models
+from rfnext.lazy import LazyModule
+from tasks.load_forecasting import datasets
 from tasks.load_forecasting.config import PRESETS, Config
-from tasks.spec import Metric, Run, Split, Task
+from tasks.spec import Metric, Task
+
+if TYPE_CHECKING:
+    from tasks.load_forecasting import evaluation, illustrate, models, training
+else:
+    evaluation = LazyModule("tasks.load_forecasting.evaluation")
+    illustrate = LazyModule("tasks.load_forecasting.illustrate")
+    models = LazyModule("tasks.load_forecasting.models")
+    training = LazyModule("tasks.load_forecasting.training")
 
 MSE = Metric("mse", higher_is_better=False, decimals=3, unit="")
 MAE = Metric("mae", higher_is_better=False, decimals=3, unit="")
 SKILL = Metric("skill")
 PINBALL = Metric("pinball", higher_is_better=False, decimals=3, unit="")
-
-
-def fit(model: nn.Module, config: Config, run: Run) -> None:
-    """See `training.fit`."""
-    from tasks.load_forecasting import training
-
-    training.fit(model, config, run)
-
-
-def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
-    """See `illustrate.illustrate`."""
-    from tasks.load_forecasting.illustrate import illustrate
-
-    return illustrate(model, config, split, folder)
 
 
 def metrics(config: Config) -> tuple[Metric, ...]:
@@ -43,7 +36,7 @@ TASK = Task(
     metrics_by_config=metrics,
     presets=PRESETS,
     build=models.build,
-    fit=fit,
+    fit=training.fit,
     evaluate=evaluation.evaluate,
     where=models.searched,
     unavailable=datasets.unavailable,
@@ -52,7 +45,7 @@ TASK = Task(
     data_label=datasets.data_label,
     published=lambda config: None,
     data_files=datasets.data_files,
-    illustrate=illustrate,
+    illustrate=illustrate.illustrate,
     leaves_out={"learnable_spacings": "its taps would learn to read the future"},
     longest_input=datasets.longest_input,
     probe=evaluation.probe,

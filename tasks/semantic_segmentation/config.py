@@ -62,7 +62,7 @@ class Config:
     """small, or of deeplabv3 resnet50 or resnet101 (torchvision's network), or of upernet the name of a timm network
     with four feature maps, such as convnext_tiny."""
     width: int = 256
-    """Channels of the head. Of no effect on torchvision's networks, which have 256."""
+    """Channels of the head. Not for torchvision's networks, which have 256."""
     pretrained: bool = False
     """Start from a backbone that was trained on ImageNet; it is downloaded. Not for the small one."""
     image: int = 128
@@ -105,6 +105,15 @@ class Config:
         check_names(self, {"folds": FOLDS})
         if self.network == "upernet" and self.image < 32:
             raise ValueError(f"image is {self.image}; upernet needs 32 pixels, of which its coarsest map has one")
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that change nothing in this config, and where that is so: a command line that sets one is refused."""
+        embedded = self.dataset == "scenes"
+        idle = dict.fromkeys(
+            ("test",) if embedded else ("scenes", "digits", "smallest", "folds"),
+            f"on dataset {self.dataset}" + ("" if embedded else ", only on the embedded one"),
+        )
+        return idle | ({"width": f"on {self.backbone}"} if self.backbone in RESNETS else {})
 
 
 PAPER: dict[str, Any] = {

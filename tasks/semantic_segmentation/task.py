@@ -1,31 +1,22 @@
 """The task: a class for every pixel, by the kinds of networks that RF-Next searched for segmentation.
 
-Lightning, timm and torchvision are imported when they are used: importing them takes seconds, which --help does not
-need.
+What trains is imported when it is used: importing torch takes seconds, which --help and --list do not need.
 """
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
+from rfnext.lazy import LazyModule
+from tasks.semantic_segmentation import datasets
+from tasks.semantic_segmentation.config import PRESETS, SUITES
+from tasks.spec import Metric, Task
 
-from tasks.semantic_segmentation import datasets, evaluation, models
-from tasks.semantic_segmentation.config import PRESETS, SUITES, Config
-from tasks.spec import Metric, Run, Split, Task
-
-
-def fit(model: nn.Module, config: Config, run: Run) -> None:
-    """See `training.fit`."""
-    from tasks.semantic_segmentation import training
-
-    training.fit(model, config, run)
-
-
-def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
-    """See `illustrate.illustrate`."""
-    from tasks.semantic_segmentation.illustrate import illustrate
-
-    return illustrate(model, config, split, folder)
-
+if TYPE_CHECKING:
+    from tasks.semantic_segmentation import evaluation, illustrate, models, training
+else:
+    evaluation = LazyModule("tasks.semantic_segmentation.evaluation")
+    illustrate = LazyModule("tasks.semantic_segmentation.illustrate")
+    models = LazyModule("tasks.semantic_segmentation.models")
+    training = LazyModule("tasks.semantic_segmentation.training")
 
 TASK = Task(
     name="semantic_segmentation",
@@ -33,7 +24,7 @@ TASK = Task(
     metrics=(Metric("mIoU"), Metric("accuracy")),
     presets=PRESETS,
     build=models.build,
-    fit=fit,
+    fit=training.fit,
     evaluate=evaluation.evaluate,
     where=models.searched,
     unavailable=datasets.unavailable,
@@ -41,7 +32,7 @@ TASK = Task(
     data_label=datasets.data_label,
     published=lambda config: None,
     data_files=datasets.data_files,
-    illustrate=illustrate,
+    illustrate=illustrate.illustrate,
     longest_input=datasets.longest_input,
     search_length=datasets.search_length,
     probe=evaluation.probe,

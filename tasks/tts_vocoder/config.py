@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 from rfnext import Bounds, LocalConfig
 from tasks import fingerprints
 from tasks.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
+from tasks.tts_vocoder.measures import SHORTEST
 from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.mels.predicted import Predicted
-from tasks.tts_vocoder.metrics import SHORTEST
 from tasks.tts_vocoder.recordings import embedded
 from tasks.tts_vocoder.recordings.clips import Loudness, Shape
 
@@ -28,6 +28,9 @@ GeneratorName = Literal[
 Recipe = Literal["stft", "gan"]
 Discriminator = Literal["period", "scale", "resolution"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+SIZES = {"parallel_wavegan": ("upsampling", "layers"), "vocos": ("layers", "dim"), "source_filter": ("layers", "dim")}
+"""Which sizes a generator has; the others have channels and upsampling."""
 
 RANGES = {
     **dict.fromkeys(("epochs", "batch", "segment", "segments_per_clip", "validate_every", "clips", "folds"), COUNT),
@@ -140,12 +143,21 @@ class Config:
                 f"segment is {self.segment}; it must be a multiple of the mel's hop, {self.mel.hop}, and at least "
                 f"{shortest}, the longest transform"
             )
-        for name in ("init", "mels"):
-            fingerprints.recognise(self, name)
+        fingerprints.recognise(self, "init")
+        fingerprints.recognise(self, "mels", folder=True)
         if self.mels is not None and (self.trim or self.loudness != "as_is"):
             raise ValueError("mels belong to the recordings as they are; give --no-trim --loudness as_is")
         if self.discriminator_divisor not in (1, 2, 4, 8):
             raise ValueError(f"discriminator_divisor is {self.discriminator_divisor}; it must be 1, 2, 4 or 8")
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that change nothing in this config, and where that is so: a command line that sets one is refused."""
+        has = SIZES.get(self.generator, ("channels", "upsampling"))
+        sizes = [name for name in ("channels", "upsampling", "layers", "dim") if name not in has]
+        idle = dict.fromkeys(sizes, f"on {self.generator}, which has {' and '.join(has)}")
+        if "gan" not in (self.recipe, self.search_recipe):
+            idle |= dict.fromkeys(("discriminators", "discriminator_divisor"), "where no recipe is gan")
+        return idle
 
     @property
     def shape(self) -> Shape:

@@ -16,8 +16,9 @@ from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.data import Clips
 from tasks.tts_vocoder.datasets import open_fold
 from tasks.tts_vocoder.generators import Generator
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
-from tasks.tts_vocoder.metrics import SHORTEST
+from tasks.tts_vocoder.measures import METRICS, SHORTEST
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.models import generator_of
 from tasks.tts_vocoder.recordings.clips import Clip, Wave
 
@@ -31,7 +32,7 @@ PROBED_FRAMES = 64
 def evaluate(model: nn.Module, config: Config, split: Split) -> dict[str, float]:
     """Copy synthesis of the part's clips, measured by `metrics.score`; all are nan if the training diverged or
     an output overflows."""
-    none = {metric.name: math.nan for metric in metrics.METRICS}
+    none = {metric.name: math.nan for metric in METRICS}
     if diverged(model):
         return none
     clips = open_fold(config, split.fold).part(split.part)

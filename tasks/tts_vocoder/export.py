@@ -19,6 +19,7 @@ from torch import Tensor
 from rfnext import merge
 from rfnext.files import parse_json, write_bytes
 from rfnext.structure import searched_convs
+from tasks.diverged import NotFinite, finite
 from tasks.tts_vocoder.generators import Generator, remove_weight_norm
 from tasks.tts_vocoder.mels.mel import MelConfig, check_same
 
@@ -48,6 +49,7 @@ def to_exported_program(generator: Generator, mel_config: MelConfig, path: str |
 
     Raises:
         ValueError: if `mel_config` is not that of the generator.
+        NotFinite: if the network diverged, or overflows on silence.
         OSError: if the file cannot be written.
     """
     check_same(generator.mel_config, mel_config, "the export")
@@ -63,6 +65,7 @@ def to_onnx(generator: Generator, mel_config: MelConfig, path: str | Path) -> No
 
     Raises:
         ValueError: if `mel_config` is not that of the generator.
+        NotFinite: if the network diverged, or overflows on silence.
         OSError: if the file cannot be written.
     """
     check_same(generator.mel_config, mel_config, "the export")
@@ -84,7 +87,11 @@ def _arguments(generator: Generator) -> tuple[Generator, tuple[Tensor, ...], tup
     """The merged generator, example inputs, and the axes of each that may have any size."""
     plain = merged(generator)
     # torch takes sizes of 1 for constants.
-    inputs = plain.inputs(torch.zeros(2, plain.mel_config.mels, 16).to(next(plain.parameters())))
+    inputs = plain.inputs(
+        torch.full((2, plain.mel_config.mels, 16), plain.mel_config.silence).to(next(plain.parameters()))
+    )
+    with torch.no_grad(), finite(plain):  # a network that diverged is not handed on
+        plain(*inputs)
     axes = {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim("frames", min=1)}
     return plain, inputs, tuple(axes for _ in inputs)
 
@@ -120,7 +127,7 @@ def run_onnx(session: "onnxruntime.InferenceSession", mel: "np.ndarray", seed: i
 
     mel: (B, mels, F), float32 -> (B, 1, F * hop), float32
 
-    Raises ValueError for a session that takes a source.
+    Raises ValueError for a session that takes a source, NotFinite if the wave is no numbers.
     """
     import numpy as np
 
@@ -130,8 +137,10 @@ def run_onnx(session: "onnxruntime.InferenceSession", mel: "np.ndarray", seed: i
     for extra in session.get_inputs()[1:]:
         shape = (mel.shape[0], extra.shape[1], mel.shape[2])
         feeds[extra.name] = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-    (wave,) = session.run(None, feeds)
-    return np.asarray(wave)
+    wave = np.asarray(session.run(None, feeds)[0])
+    if not np.isfinite(wave).all():
+        raise NotFinite("the network gives values that are not finite")
+    return wave
 
 
 def _stored(text: str | None, path: str | Path) -> MelConfig:
@@ -181,6 +190,7 @@ def stream(
 
     Raises:
         ValueError: if `chunk_frames` is below 1 or the mels do not fit the generator.
+        NotFinite: if a layer overflows.
     """
     if chunk_frames < 1:
         raise ValueError(f"chunk_frames is {chunk_frames}; it must be at least 1")
@@ -191,5 +201,6 @@ def stream(
     for start in range(0, frames, chunk_frames):
         end = min(start + chunk_frames, frames)
         first, last = max(start - before, 0), min(end + after, frames)
-        wave = generator(*(x[..., first:last] for x in inputs))
+        with finite(generator):
+            wave = generator(*(x[..., first:last] for x in inputs))
         yield wave[..., (start - first) * hop : (end - first) * hop]

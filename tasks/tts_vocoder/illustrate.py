@@ -18,7 +18,7 @@ from tasks.tts_vocoder.data import Clips
 from tasks.tts_vocoder.datasets import open_fold
 from tasks.tts_vocoder.evaluation import copy_synthesis
 from tasks.tts_vocoder.generators import Generator
-from tasks.tts_vocoder.mels.mel import LogMel
+from tasks.tts_vocoder.mels.log_mel import LogMel
 from tasks.tts_vocoder.metrics import log_mel_l1
 from tasks.tts_vocoder.models import generator_of
 

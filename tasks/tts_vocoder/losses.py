@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 MEL_WEIGHT = 45.0
 """Weight of the mel loss (HiFi-GAN, section 2.4)."""

@@ -16,34 +16,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.spec import Metric
 from tasks.tts_vocoder.losses import MultiResolutionSTFT
+from tasks.tts_vocoder.measures import METRICS, SHORTEST
 from tasks.tts_vocoder.mels.compiled_librosa import compiled
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 log = logging.getLogger(__name__)
 
 Wave = NDArray[np.float32]
-
-METRICS = (
-    Metric("mel_l1", higher_is_better=False, decimals=3, unit="nat"),
-    Metric("mr_stft", higher_is_better=False, decimals=3, unit=""),
-    Metric("mcd", higher_is_better=False, decimals=2, unit="dB"),
-    Metric("mcd_dtw", higher_is_better=False, decimals=2, unit="dB"),
-    Metric("f0_rmse", higher_is_better=False, decimals=1, unit="cent"),
-    Metric("vuv_f1", decimals=1, unit="%"),
-    Metric("stoi", decimals=1, unit="%"),
-)
-"""The results of `score`, in this order; the first drives searches."""
 
 CEPSTRA = 13
 """Mel-cepstral coefficients of MCD, from the first on; the zeroth, the loudness, is left out."""
 
 F0_RANGE = (60.0, 500.0)
 """Range of the fundamental of a voice, Hz."""
-
-SHORTEST = 2048
-"""Samples of the longest transform of `MultiResolutionSTFT`; shorter waves are padded with silence to it."""
 
 WORST_CENTS = 1200.0
 """An octave: the largest deviation of a frame that F0 RMSE counts, and its value if no frame is voiced in both."""

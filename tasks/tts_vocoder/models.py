@@ -2,11 +2,9 @@
 
 from torch import nn
 
+from tasks.fingerprints import starting
 from tasks.tts_vocoder import generators, released
-from tasks.tts_vocoder.config import Config
-
-SIZES = {"parallel_wavegan": ("layers", "upsampling"), "vocos": ("dim", "layers"), "source_filter": ("dim", "layers")}
-"""Which of the config's sizes a generator has; those of the others are channels and upsampling."""
+from tasks.tts_vocoder.config import SIZES, Config
 
 
 def build(config: Config) -> nn.Module:
@@ -20,7 +18,8 @@ def build(config: Config) -> nn.Module:
             raise ValueError(f"{config.generator} has no size {size!r}; it has: {', '.join(known)}")
     network = generators.build(config.generator, config.mel, **config.sizes)
     if config.init is not None:
-        released.load_weights(network, config.init)
+        with starting():
+            released.load_weights(network, config.init)
     return network
 
 

@@ -1,6 +1,6 @@
 """Score synthesised speech of any tool: `python -m tasks.tts_vocoder.score TRUTH OUTPUT`.
 
-Both are folders with files of the same names. Prints one JSON object: `metrics.METRICS`, and "pesq", wide-band PESQ
+Both are folders with files of the same names. Prints one JSON object: `measures.METRICS`, and "pesq", wide-band PESQ
 at 16 kHz (ITU-T P.862.2, a MOS-LQO from 1.04 to 4.64), if the package `pesq` is installed, else null.
 """
 

@@ -20,7 +20,8 @@ from tasks.diverged import on_file
 from tasks.spec import fail
 from tasks.tts_vocoder.evaluation import synthesise
 from tasks.tts_vocoder.export import merged, to_onnx
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.mels.saved_mel import read_mel, write_mel
 from tasks.tts_vocoder.recordings.clips import Shape, read_clip
 from tasks.tts_vocoder.released import open_generator

@@ -1,37 +1,30 @@
 """The task: speech from log-mel spectrograms, the last step of text-to-speech, measured by copy synthesis.
 
-Lightning, librosa and matplotlib are imported when they are used: importing them takes seconds, which --help does not
-need.
+What trains is imported when it is used: importing torch takes seconds, which --help and --list do not need.
 """
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
-
+from rfnext.lazy import LazyModule
 from tasks import fingerprints
-from tasks.spec import Run, Split, Task
-from tasks.tts_vocoder import datasets, evaluation, generators, models
+from tasks.spec import Task
+from tasks.tts_vocoder import datasets
 from tasks.tts_vocoder.config import PAPER, PRESETS, Config
-from tasks.tts_vocoder.metrics import METRICS
+from tasks.tts_vocoder.measures import METRICS
 
-
-def fit(model: nn.Module, config: Config, run: Run) -> None:
-    """See `training.fit`."""
-    from tasks.tts_vocoder import training
-
-    training.fit(model, config, run)
+if TYPE_CHECKING:
+    from tasks.tts_vocoder import evaluation, generators, illustrate, models, training
+else:
+    evaluation = LazyModule("tasks.tts_vocoder.evaluation")
+    generators = LazyModule("tasks.tts_vocoder.generators")
+    illustrate = LazyModule("tasks.tts_vocoder.illustrate")
+    models = LazyModule("tasks.tts_vocoder.models")
+    training = LazyModule("tasks.tts_vocoder.training")
 
 
 def unavailable(config: Config) -> str | None:
     """See `datasets.unavailable`; also whether `init` and `mels` are there, which records know by fingerprint."""
     return fingerprints.missing(config, "init") or fingerprints.missing(config, "mels") or datasets.unavailable(config)
-
-
-def illustrate(model: nn.Module, config: Config, split: Split, folder: Path) -> list[Path]:
-    """See `illustrate.illustrate`."""
-    from tasks.tts_vocoder.illustrate import illustrate
-
-    return illustrate(model, config, split, folder)
 
 
 TASK = Task(
@@ -40,7 +33,7 @@ TASK = Task(
     metrics=METRICS,
     presets=PRESETS,
     build=models.build,
-    fit=fit,
+    fit=training.fit,
     evaluate=evaluation.evaluate,
     where=generators.searched,
     unavailable=unavailable,
@@ -49,7 +42,7 @@ TASK = Task(
     data_label=datasets.data_label,
     published=datasets.published,
     data_files=datasets.data_files,
-    illustrate=illustrate,
+    illustrate=illustrate.illustrate,
     probe=evaluation.probe,
     suites={"paper": PAPER},
 )

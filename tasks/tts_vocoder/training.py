@@ -23,14 +23,16 @@ from tasks.prefetch import Prefetching
 from tasks.spec import SELECTED, Run
 from tasks.tts_vocoder import losses
 from tasks.tts_vocoder.config import Config
-from tasks.tts_vocoder.data import Clips, Cuts, Segments
+from tasks.tts_vocoder.data import Clips
 from tasks.tts_vocoder.datasets import open_fold
 from tasks.tts_vocoder.discriminators import MultiPeriod, MultiResolution, MultiScale
 from tasks.tts_vocoder.evaluation import copy_synthesis
 from tasks.tts_vocoder.generators import Generator
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.metrics import log_mel_l1
 from tasks.tts_vocoder.models import generator_of
+from tasks.tts_vocoder.segments import Cuts, Segments
 
 AUDIO = "audio"
 """Folder in `Run.folder` with truth and output of validation clips at the end of training, as WAV files."""

@@ -1,6 +1,7 @@
 """One cell from the command line: what is said, and with which exit status."""
 
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import tasks
+from benchmarks import suite
 from benchmarks.cell import Cell
 from benchmarks.methods.table import METHODS
 from benchmarks.records.record import Key, read
@@ -140,6 +142,22 @@ def test_no_field_of_a_config_is_also_an_option_of_the_runner(name: str, tmp_pat
     assert here.task.name == name
 
 
+@pytest.mark.usefixtures("only_toy")
+def test_fresh_searches_again(tmp_path: Path) -> None:
+    """A stored search is taken over, by a second run as by another method, until all is asked for anew."""
+
+    def searched(*options: str) -> dict[str, int]:
+        assert main(["toy", "one_shot_to_local_single", "--results", str(tmp_path), *options]) == 0
+        return {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("found.json")}
+
+    first = searched()
+    assert len(first) == 2
+    assert searched() == first
+    again = searched("--fresh")
+    assert again.keys() == first.keys()
+    assert all(again[path] > first[path] for path in first)
+
+
 def test_the_command_line_runs_a_task_that_was_dropped_in(call: Call, project: Path) -> None:
     done = call("benchmarks.run", "toy", "local_single", "--epochs", "3", "--seed", "7", "--name", "short")
     assert done.returncode == 0, done.stderr
@@ -152,6 +170,19 @@ def test_the_command_line_runs_a_task_that_was_dropped_in(call: Call, project: P
         "python -m benchmarks.run toy local_single --preset tiny --fold 1 --seed 7 --epochs 3 --name short"
     )
     assert made.device["threads"] == 1
+
+
+@pytest.mark.usefixtures("only_toy")
+@pytest.mark.parametrize("begin", [main, suite.main], ids=["run", "suite"])
+def test_both_commands_begin_by_sweeping_up(begin: Callable[[list[str]], int], tmp_path: Path) -> None:
+    """Also where the data is missing."""
+    left = tmp_path / "runs/toy/.record.json.abcd_123.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    os.utime(left, (0, 0))
+    line = ["toy", "baseline", "--preset", "missing"] if begin is main else ["missing", "--method", "baseline"]
+    assert begin([*line, "--results", str(tmp_path)]) == 3
+    assert not left.exists()
 
 
 @pytest.mark.usefixtures("only_toy")

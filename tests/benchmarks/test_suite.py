@@ -283,3 +283,24 @@ def test_broken_records_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "toy-tiny/records.jsonl").write_text("{")
     assert suite.main(["tiny", "--method", "baseline", "--list", "--results", str(tmp_path)]) == 1
     assert f"error: {tmp_path}/toy-tiny/records.jsonl:1: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_fresh_does_all_anew_and_a_shared_search_once(call: Call, project: Path) -> None:
+    line = (*SUITE, "tiny", "--task", "toy", "--folds", "1", "--method", "local_single", "local_as_searched")
+
+    def done(*options: str) -> tuple[str, int, set[str]]:
+        ended = call(*line, *options)
+        assert ended.returncode == 0, ended.stderr
+        (found,) = (project / "results/work/toy/tiny/searches/local").rglob("found.json")
+        assert len({record.search.seconds for record in records(project)}) == 1
+        return ended.stdout, found.stat().st_mtime_ns, {str(record.finished) for record in records(project)}
+
+    _, first, times = done()
+    said, same, unchanged = done()
+    assert "nothing to run" in said
+    assert (same, unchanged) == (first, times)
+    said, again, changed = done("--fresh")
+    assert "2 cells: 0 kept, 2 to run" in said
+    assert again > first
+    assert not changed & times

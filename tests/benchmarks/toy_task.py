@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from rfnext import Bounds, LocalConfig, reproducible
-from rfnext.files import serialised, write_bytes
+from rfnext.files import write_bytes
+from rfnext.tensor_files import serialised
 from tasks import checkpoint
 from tasks.spec import SELECTED, DataFiles, Metric, Probe, Run, Split, Task
 

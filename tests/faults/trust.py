@@ -80,9 +80,9 @@ MEASUREMENTS = {
         *_equal("refused"),
     ),
     "resume": Measurement(
-        "searches by the published detection configs, interrupted: tensors of the last checkpoint that are those of "
-        "an uninterrupted one",
-        "tests.tasks.coco_detection.resume_table --modes search",
+        "trainings by the published detection configs, in all modes, interrupted: tensors of the last checkpoint that "
+        "are those of an uninterrupted one",
+        "tests.tasks.coco_detection.resume_table",
         lambda line: line["tensors"],
         lambda line: line["tensors"] - line["different"],
     ),

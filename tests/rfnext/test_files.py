@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rfnext import files
+from rfnext import files, tensor_files
 from tests import python_processes
 
 
@@ -109,7 +109,7 @@ def test_files_can_be_read_by_others_as_the_umask_allows(tmp_path: Path) -> None
 
 def test_serialised_values_are_what_torch_reads(tmp_path: Path) -> None:
     value = {"weight": torch.arange(3.0), "step": 4}
-    data = files.serialised(value)
+    data = tensor_files.serialised(value)
     again = torch.load(io.BytesIO(data), weights_only=True)
     assert again["step"] == 4
     assert torch.equal(again["weight"], value["weight"])

@@ -1,5 +1,6 @@
 """Which networks diverged and which overflow; `test_contract` tests that every task says so by its metrics."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,42 @@ def test_a_layer_that_overflows_is_named() -> None:
         model.mix.in_proj_weight.fill_(3e38)
     with pytest.raises(NotFinite, match="layer 'mix' gives"), finite(model):
         model(100 * x)
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [
+        lambda x, y: x + y,
+        lambda x, y: x - (-y),
+        lambda x, y: 0.0 + x.clone().add_(y),
+        lambda x, y: -x * y,
+        lambda x, y: -3e38 - y * -1,
+    ],
+)
+def test_a_sum_that_overflows_before_a_relu_is_seen(combine: Callable[..., torch.Tensor]) -> None:
+    """No layer gives an infinity, and the ReLU makes zeros of negative ones."""
+    layer, x = nn.Linear(1, 1, bias=False), torch.tensor([[-3e38]])
+
+    def residual(weight: float) -> torch.Tensor:
+        nn.init.constant_(layer.weight, weight)
+        return combine(x, layer(x)).relu()
+
+    with finite(layer):
+        residual(0.0)
+    assert residual(1.0).isfinite().all()
+    with pytest.raises(NotFinite, match="of finite values gives values that are not finite"), finite(layer):
+        residual(1.0)
+
+
+def test_masks_of_infinities_are_no_overflow() -> None:
+    layer = nn.Linear(2, 2)
+    with finite(layer):
+        scores = layer(torch.ones(1, 2))
+        (scores + torch.tensor([0.0, -torch.inf])).softmax(1)
+        (scores * -torch.inf).relu()
+        torch.tensor([[1.0, -torch.inf]]).add_(scores).softmax(1)
+        scores / 0
+        (torch.ones(2, dtype=torch.int64) + 1).log()
 
 
 def test_the_error_of_a_block_is_not_hidden() -> None:

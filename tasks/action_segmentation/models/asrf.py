@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.action_segmentation.data import Batch
+from tasks.action_segmentation.data import Batch, Counts
 from tasks.action_segmentation.models.layers import Pointwise, check_sizes, mask_of, masked
 from tasks.action_segmentation.models.losses import loss
 from tasks.action_segmentation.models.multi_stage import DilatedLayer, Stage
@@ -80,14 +80,15 @@ class ASRF(Network):
             boundaries += 1 + int(np.count_nonzero(video[1:] != video[:-1]))
         self.boundary_factor = frames / boundaries
 
-    def objective(self, batch: Batch, smoothing: float) -> Tensor:
+    def objective(self, batch: Batch, smoothing: float, counts: Counts | None = None) -> Tensor:
         """The mean over stages of MS-TCN's loss, with a smoothing that spares frames of unlike features, and
         `BOUNDARY_WEIGHT` x the boundaries' cross-entropy."""
         features, labels, mask = batch
+        counts = counts or Counts.of(labels, mask)
         classes, boundaries = self.both(features, mask)
         similar = torch.exp(-features.diff(dim=2).square().sum(1, keepdim=True) / 2)  # a Gaussian of sigma 1
-        found = loss(classes, labels, mask, smoothing, similar) / len(classes)
-        return found + BOUNDARY_WEIGHT * boundary_loss(boundaries, labels, mask, self.boundary_factor)
+        found = loss(classes, labels, mask, smoothing, similar, counts) / len(classes)
+        return found + BOUNDARY_WEIGHT * boundary_loss(boundaries, labels, mask, self.boundary_factor, counts.frames)
 
     def predict(self, x: Tensor) -> Tensor:
         """The class of every frame, (B, T), refined by the boundaries; x: (B, D, T)."""
@@ -108,10 +109,11 @@ class ASRF(Network):
         return torch.stack(logits)
 
 
-def boundary_loss(logits: Tensor, labels: Tensor, mask: Tensor, factor: float) -> Tensor:
+def boundary_loss(logits: Tensor, labels: Tensor, mask: Tensor, factor: float, frames: Tensor) -> Tensor:
     """Mean over stages and frames of the binary cross-entropy of "a segment starts here".
 
     logits: (stages, B, T). labels: (B, T). mask: (B, 1, T). factor: weight of the frames where one does.
+    frames: how many frames the mean is over.
     """
     starts = torch.ones_like(labels, dtype=torch.bool)  # the first frame starts one, too
     starts[:, 1:] = labels[:, 1:] != labels[:, :-1]
@@ -119,7 +121,7 @@ def boundary_loss(logits: Tensor, labels: Tensor, mask: Tensor, factor: float) -
     weight = mask[:, 0].to(logits.dtype).expand_as(logits)
     positive = torch.tensor(factor, dtype=logits.dtype, device=logits.device)
     entropy = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum", pos_weight=positive)
-    return entropy / weight.sum()
+    return entropy / (len(logits) * frames)
 
 
 def refine(classes: Tensor, boundary: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.action_segmentation.data import IGNORED, Batch
+from tasks.action_segmentation.data import IGNORED, Batch, Counts
 from tasks.action_segmentation.models.layers import DilatedConv, Pointwise, check_sizes
 from tasks.action_segmentation.models.losses import loss
 from tasks.action_segmentation.models.network import Network
@@ -80,9 +80,14 @@ class C2FTCN(Network):
         mean = torch.stack(outputs).mean(0)
         return mean.clamp(min=torch.finfo(x.dtype).tiny).log()[None].masked_fill(~masks[0], 0)
 
-    def objective(self, batch: Batch, smoothing: float) -> Tensor:
-        """MS-TCN's loss of the averaged probabilities, and the loss of the video's actions (`action_loss`)."""
+    def objective(self, batch: Batch, smoothing: float, counts: Counts | None = None) -> Tensor:
+        """MS-TCN's loss of the averaged probabilities, and the loss of the video's actions (`action_loss`).
+
+        Raises ValueError if counts are those of a larger batch: batch normalisation needs all its videos at once.
+        """
         features, labels, mask = batch
+        if counts is not None and counts != Counts.of(labels, mask):
+            raise ValueError("batch normalisation needs all videos of a step at once")
         found = self(features, mask)
         return loss(found, labels, mask, smoothing) + action_loss(found[0].exp(), labels, mask)
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tasks.action_segmentation.data import Batch
+from tasks.action_segmentation.data import Batch, Counts
 from tasks.action_segmentation.models.losses import loss
 
 
@@ -43,9 +43,13 @@ class Network(nn.Module):
         """Learn from the labels of the training part, one (n) a video, what the loss has to know. Called before each
         training."""
 
-    def objective(self, batch: Batch, smoothing: float) -> Tensor:
-        """The training loss of a batch, a scalar. smoothing: weight of its smoothing part, if it has one."""
-        return loss(self(batch.features, batch.mask), batch.labels, batch.mask, smoothing)
+    def objective(self, batch: Batch, smoothing: float, counts: Counts | None = None) -> Tensor:
+        """The training loss of a batch, a scalar.
+
+        smoothing: weight of its smoothing part, if it has one. counts: of the batch that this one is a part of; the
+        losses of all parts then add up to that of the whole.
+        """
+        return loss(self(batch.features, batch.mask), batch.labels, batch.mask, smoothing, counts=counts)
 
     def predict(self, x: Tensor) -> Tensor:
         """Class index of every frame, (B, T); x: (B, D, T), of videos without padding."""

@@ -7,6 +7,7 @@ import torch
 
 from tasks.coco_detection import detectors
 from tasks.coco_detection.config import SMALL_LR, Config
+from tasks.coco_detection.detector_names import BoxDetector
 
 LR_BATCH = 16
 """Images per step that the learning rates of the small detectors are for."""
@@ -75,7 +76,7 @@ def without_mixed_precision(wrapper: Any) -> Any:
 
 def recipe(config: Config) -> Recipe:
     """The published recipe of the config's detector, or that of the small ones: AdamW, a cosine, no augmentation."""
-    masks = {} if config.detector not in get_args(detectors.BoxDetector) else {"with_mask": False}
+    masks = {} if config.detector not in get_args(BoxDetector) else {"with_mask": False}
     if config.size == "published":
         published = detectors.published(config.detector)
         # RTMDet's last 20 epochs, which have no mosaics: these keep images of earlier steps, which no checkpoint has.

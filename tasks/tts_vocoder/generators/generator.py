@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from rfnext.merge import remove_parametrization
+from rfnext.merging import remove_parametrization
 from tasks.tts_vocoder.mels.mel import CONVENTIONS, MelConfig, check_same
 
 log = logging.getLogger(__name__)

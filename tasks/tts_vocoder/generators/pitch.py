@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.tts_vocoder.mels.mel import CONVENTIONS, MelConfig, filters
+from tasks.tts_vocoder.mels.log_mel import filters
+from tasks.tts_vocoder.mels.mel import CONVENTIONS, MelConfig
 
 RANGE = (70.0, 400.0)
 """Lowest and highest fundamental that is looked for, Hz."""

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from tasks.tts_vocoder.generators.generator import Generator, check_sizes, frame_noise
 from tasks.tts_vocoder.generators.pitch import Pitch
 from tasks.tts_vocoder.generators.vocos import ISTFT, Backbone
-from tasks.tts_vocoder.mels.mel import CONVENTIONS, MelConfig, filters
+from tasks.tts_vocoder.mels.log_mel import filters
+from tasks.tts_vocoder.mels.mel import CONVENTIONS, MelConfig
 
 LOUDEST = 6.0
 """Bound on log magnitudes of the filters, against steps that explode."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rfnext import SearchConv
 from rfnext.convs.padding import anchor_of, padding_attributes, set_anchor
+from tasks.diverged import NotFinite
 from tasks.tts_vocoder.generators.generator import Generator, remove_weight_norm
 from tasks.tts_vocoder.generators.hifi_gan import HiFiGAN
 from tasks.tts_vocoder.mels.mel import MelConfig
@@ -43,6 +44,12 @@ class CausalUpsampling(nn.ConvTranspose1d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         return super().forward(input, output_size)[..., : input.shape[2] * self.stride[0]]
+
+
+def _refuse_infinities(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    """Raise NotFinite: the tanh behind the last conv would make numbers of infinities."""
+    if not bool(output.isfinite().all()):
+        raise NotFinite("layer 'conv_post' gives values that are not finite")
 
 
 def _reach(conv: nn.Conv1d) -> int:
@@ -78,6 +85,9 @@ class Stream:
                     vars(module).update(padding=(0,), padding_mode="zeros")
                     self._remember(name, module, reach, 0)
 
+        # Infinities reach the last conv; to look at every layer would take as long as a small generator.
+        self.network.get_submodule("conv_post").register_forward_hook(_refuse_infinities)
+
     def _remember(self, name: str, module: nn.Module, reach: int, drop: int) -> None:
         """Put the last `reach` inputs before each input of a module, and drop as many outputs as come of them."""
 
@@ -93,5 +103,5 @@ class Stream:
 
     @torch.no_grad()
     def __call__(self, mel: Tensor) -> Tensor:
-        """The next frames: (B, mels, n) -> (B, 1, n * hop)"""
+        """The next frames: (B, mels, n) -> (B, 1, n * hop). Raises NotFinite if a layer overflows."""
         return self.network(mel)

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.tts_vocoder.mels.mel import CONVENTIONS, LogMel, MelConfig, filters
+from tasks.tts_vocoder.mels.log_mel import LogMel, filters
+from tasks.tts_vocoder.mels.mel import CONVENTIONS, MelConfig
 
 LOUDEST = 1.5
 """Times full scale, up to which a level is possible: what acoustic models predict may exceed 1 a little."""

@@ -7,12 +7,18 @@ scaled.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from rfnext.lazy import LazyModule
 from tasks.spec import Report
 from tasks.tts_vocoder.mels.mel import MelConfig
-from tasks.tts_vocoder.mels.saved_mel import read_mel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.tts_vocoder.mels import saved_mel
+else:
+    saved_mel = LazyModule("tasks.tts_vocoder.mels.saved_mel")
 
 TOLERANCE = 2
 """Frames by which a mel and its recording may differ in length: conventions differ in the frames at the ends."""
@@ -31,10 +37,10 @@ class Predicted:
         """The file of a clip's mel."""
         return self.folder / f"{name}.npy"
 
-    def read(self, name: str, samples: int, report: Report) -> Tensor | None:
+    def read(self, name: str, samples: int, report: Report) -> "Tensor | None":
         """The mel (mels, frames) of a clip of so many samples, not longer than the clip; None, once reported, if it is
         missing, of another convention (`mel_check`), or of another length."""
-        mel = read_mel(self.path(name), self.config, report)
+        mel = saved_mel.read_mel(self.path(name), self.config, report)
         if mel is None:
             return None
         whole = samples // self.config.hop

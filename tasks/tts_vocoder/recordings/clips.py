@@ -21,17 +21,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rfnext.files import lines_of, read_text, reason
 from tasks.file_names import mend_missing
 from tasks.spec import Report
 from tasks.tts_vocoder.mels.mel import HIGHEST_RATE
 from tasks.tts_vocoder.mels.predicted import Predicted
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -251,7 +253,7 @@ class Clip(NamedTuple):
     name: str
     wave: Wave
     treatments: dict[str, str]
-    mel: Tensor | None = None
+    mel: "Tensor | None" = None
 
 
 def read_clip(name: str, path: Path, shape: Shape, report: Report) -> Clip | None:

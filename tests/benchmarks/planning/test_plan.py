@@ -46,6 +46,15 @@ def test_every_method_on_every_fold_and_seed(plan: Callable[..., Plan], results:
     assert {cell.method.name for cell in plan("tiny", methods=("all",)).missing} == METHODS.keys()
 
 
+def test_nothing_is_kept_where_all_is_asked_for_anew(
+    plan: Callable[..., Plan], make: MakeRecord, results: Path
+) -> None:
+    write(make("baseline"), results)
+    only = {"methods": ("baseline",), "folds": (1,)}
+    assert named(plan("tiny", **only).kept) == named(plan("tiny", **only, resume=False).missing)
+    assert plan("tiny", **only, resume=False).kept == []
+
+
 def test_a_suite_is_several_presets(plan: Callable[..., Plan]) -> None:
     found = plan("both", methods=("baseline",), folds=(1,))
     assert named(found.missing) == [("tiny", "baseline", 1, 0), ("wide", "baseline", 1, 0)]

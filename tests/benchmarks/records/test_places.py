@@ -1,14 +1,16 @@
 """Folders and locks: one holder at a time, freed when the holder is killed, and nothing of them in git."""
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.records.places import ROOT, Busy, claim, portable, work_folder
+from benchmarks.records.places import ROOT, SCRATCH_SECONDS, Busy, claim, portable, sweep_up, work_folder
 from tests import python_processes
 
 HOLDER = """
@@ -92,6 +94,43 @@ def test_the_work_folder_hides_itself_from_git(tmp_path: Path) -> None:
         ["git", "-C", str(tmp_path), "status", "--porcelain"], check=True, capture_output=True, text=True
     )
     assert status.stdout == ""
+
+
+@pytest.mark.fault
+def test_what_dead_processes_have_left_is_swept_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In results, in the cache, and old scratch folders; none that is new, in use, or another user's."""
+    results, cache, scratch = (tmp_path / name for name in ("results", "cache", "scratch"))
+    monkeypatch.setenv("RFNEXT_CACHE", str(cache))
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    for folder in (results / "runs", cache / "native"):
+        folder.mkdir(parents=True)
+        (folder / ".left.json.abcd_123.tmp").write_text("half")
+        os.utime(folder / ".left.json.abcd_123.tmp", (0, 0))
+        (folder / "whole.json").write_text("{}")
+    folders = {
+        name: scratch / f"rfnext-{name}" for name in ("0" * 32, "again-x_1", "1" * 32, "2" * 32, "3" * 32, "mine")
+    }
+    left, again, new, used, theirs, other = folders.values()
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+        (folder / "cell.lock").touch()
+        os.utime(folder, (0, 0))
+    os.utime(new, (time.time() - SCRATCH_SECONDS + 3600,) * 2)
+    kept = [new, used, other]
+    if os.geteuid() == 0:
+        os.chown(theirs, 12345, 12345)
+        kept.append(theirs)
+    with start(HOLDER, used / "cell.lock") as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        sweep_up(results)
+        holder.kill()
+    assert sorted(scratch.iterdir()) == sorted(kept)
+    assert not left.exists()
+    assert not again.exists()
+    assert [path.name for folder in (results, cache) for path in folder.rglob("*.*")] == ["whole.json"] * 2
+    sweep_up(results)
+    assert not used.exists()
 
 
 def test_texts_do_not_carry_this_machines_folders() -> None:

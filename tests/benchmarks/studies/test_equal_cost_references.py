@@ -1,5 +1,6 @@
 """What networks are compared with besides: forecasts without a network, and another library's network."""
 
+import dataclasses
 import sys
 import types
 from pathlib import Path
@@ -61,6 +62,18 @@ def test_without_darts_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "darts", None)
     with pytest.raises(measurements.MeasurementError, match="pip install darts, or leave out elecdemand"):
         references.with_darts(case_of(Name("elecdemand", 3, 1, 0)), "darts")
+
+
+def test_a_network_that_diverges_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = types.ModuleType("darts.models.forecasting.tcn_model")
+    module._ResidualBlock = Block  # type: ignore[attr-defined]
+    for name in ("darts", "darts.models", "darts.models.forecasting"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    case = case_of(Name("elecdemand", 3, 1, 0))
+    case = dataclasses.replace(case, config=dataclasses.replace(case.config, lr=1e9, epochs=2, steps=3))
+    with pytest.raises(measurements.MeasurementError, match="darts on fold 1, seed 0: the training diverged before"):
+        references.measure({("elecdemand", 1, 0): case}, tmp_path)
 
 
 def test_the_layers_are_as_many_as_darts_says() -> None:

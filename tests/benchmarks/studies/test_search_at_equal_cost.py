@@ -378,6 +378,24 @@ def test_measurements_that_differ_by_more_than_the_method_are_never_mixed(
     assert (tmp_path / "taylor" / measurements.NAME).read_bytes() == before
 
 
+def test_a_line_of_another_set_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would stand in that set's rows, and be written into neither folder."""
+    monkeypatch.setattr(search_at_equal_cost, "measure", measured)
+    arguments = ["--results", str(tmp_path), "--layers", "3", "--seeds", "0", "--methods", "hand"]
+    assert main([*arguments, "--data", "taylor", "births"]) == 0
+    births = measurements.read(tmp_path / "births")
+    measurements.write(tmp_path / "taylor", [*measurements.read(tmp_path / "taylor")[:4], births[4]])
+    measurements.write(tmp_path / "births", births[:4])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--only-table"])
+    error = capsys.readouterr().err
+    assert (end.value.code, error.count("\n")) == (1, 1)
+    assert "taylor/measurements.jsonl:5: is of births, whose folder is births; move the line there" in error
+
+
 def test_a_line_of_other_versions_can_be_shown_but_not_added_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 import tasks
 from rfnext import Bounds, LocalConfig, LocalSearch, Structure, keep_branches
-from rfnext.files import serialised
+from rfnext.tensor_files import serialised
 from tasks import checkpoint
 from tasks.plain import plain
 from tasks.tts_vocoder.config import Config as Vocoder

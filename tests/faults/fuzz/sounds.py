@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tasks.tts_vocoder.generators import build
-from tasks.tts_vocoder.mels.mel import LogMel
+from tasks.tts_vocoder.mels.log_mel import LogMel
 from tests.faults.fuzz.mutations import SPARSE, Sample
 from tests.faults.fuzz.samples import DEEP, HUGE, MEL, array, bombs, each, header, saved
 

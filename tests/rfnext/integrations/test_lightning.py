@@ -281,6 +281,23 @@ def test_stochastic_weight_averaging_gets_the_new_branches(tmp_path: Path) -> No
     assert_same(resumed, module)
 
 
+@pytest.mark.parametrize(("every", "steps"), [("epoch", 2), ("step", 2 * BATCHES)])
+def test_the_epoch_that_only_measures_batch_norms_is_not_counted(every: Any, steps: int, tmp_path: Path) -> None:
+    """StochasticWeightAveraging adds it at the end: nothing is trained in it, so no round may move the dilations."""
+    module = Net()
+    module.network.append(nn.BatchNorm1d(2))
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            seen.append(module.search.step)
+
+    average = pl.callbacks.StochasticWeightAveraging(1e-3, swa_epoch_start=1)
+    fit(module, tmp_path, 2, average, Watch(), every=every, enable_checkpointing=False)
+    assert seen == [steps // 2, steps, steps]
+    assert [r.step for r in module.search.history] == list(range(1, min(steps, 3) + 1))
+
+
 def test_structure_files_and_logs_are_written_per_round(tmp_path: Path) -> None:
     module = Net()
     callback = LocalSearchCallback(module.search, folder=tmp_path / "structures")

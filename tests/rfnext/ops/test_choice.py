@@ -313,7 +313,6 @@ def test_blocks_closed_out_of_order_leave_none_on(monkeypatch: pytest.MonkeyPatc
     assert len(names) > 2  # measured
 
 
-@pytest.mark.xfail(torch.__version__ < "2.12", reason="torch does not notice the other pin: `pin_implementation`")
 def test_a_block_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     names = used(monkeypatch)
     run = torch.compile(lambda arguments: mixed_dilation_conv(**arguments), backend="eager", fullgraph=True)

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import grp
 import os
 import shutil
 import signal
@@ -94,9 +95,23 @@ def test_a_group_may_write_if_nobody_else_is_in_it(tmp_path: Path) -> None:
             private_folder(folder)
         os.removexattr(folder, "system.posix_acl_access")
     folder.chmod(0o770)
-    os.chown(folder, -1, OTHER)
-    with pytest.raises(Unsafe, match="other users can write"):
-        private_folder(folder)
+    for group in (OTHER, next(group.gr_gid for group in grp.getgrall() if group.gr_gid and not group.gr_mem)):
+        os.chown(folder, -1, group)
+        with pytest.raises(Unsafe, match="other users can write"):
+            private_folder(folder)
+
+
+@as_root
+def test_the_own_group_may_not_write_if_somebody_else_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "native"
+    folder.mkdir()
+    folder.chmod(0o770)
+    own = grp.getgrgid(os.getegid())
+    for members, fine in (([own.gr_name], True), ([own.gr_name, "somebody"], False)):
+        listed = grp.struct_group((own.gr_name, "x", own.gr_gid, members))
+        monkeypatch.setattr(grp, "getgrgid", lambda number, listed=listed: listed)
+        with contextlib.nullcontext() if fine else pytest.raises(Unsafe, match="other users can write"):
+            private_folder(folder)
 
 
 def test_links_count_as_where_they_lead(tmp_path: Path) -> None:

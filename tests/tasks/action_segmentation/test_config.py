@@ -18,6 +18,12 @@ def test_published_settings(name):
     assert c.search == LocalConfig(interval=3, rounds=10, spread=0.5, branches=3, bounds=Bounds(1, 2048))
 
 
+def test_presets_that_divide_a_step_are_those_of_the_papers_data():
+    divided = {name for name, config in PRESETS.items() if config.micro_batch is not None}
+    assert divided == {name for name in PRESETS if name.startswith(PAPER)} - {"50salads-c2f-tcn"}
+    assert Config(model="c2f_tcn", batch=1, micro_batch=1).micro_batch == 1  # nothing to divide
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_spread_is_the_librarys_unless_the_name_says_otherwise(name):
     search = PRESETS[name].search
@@ -50,6 +56,8 @@ def test_every_field_has_a_help_text(capsys):
     [
         ({"epochs": 0}, "epochs is 0"),
         ({"stride": 0}, "stride is 0"),
+        ({"micro_batch": 0}, "micro_batch is 0"),
+        ({"model": "c2f_tcn", "micro_batch": 2}, "micro_batch is 2, but .* needs all 8 videos of a step"),
         ({"feature_stride": 0}, "feature_stride is 0; it must be at least 1"),
         ({"length_tolerance": -1}, "length_tolerance is -1; it must be at least 0"),
         ({"model": "tcn"}, "unknown dataset 'seglearn' or model 'tcn'; known: .*ms_tcn_pp"),

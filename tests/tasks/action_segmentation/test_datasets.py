@@ -101,7 +101,14 @@ def test_available(embedded):
 
 def test_fold_without_bundle(embedded):
     reason = TASK.unavailable(Config(dataset="folder", root=embedded, folds=(1, 6)))
-    assert "train.split6.bundle: no such file" in reason
+    assert f"{embedded}/splits has fold 1, 2, 3, 4, 5, and the settings name 1, 6; give --folds 1 2 3 4 5, or" in reason
+
+
+def test_the_folds_of_a_preset_of_other_data_are_named(root):
+    """--dataset folder --fold 1 with the preset of the embedded data, which has five folds."""
+    (root / "splits/test.split1.bundle").write_text("s5_a.txt\n")
+    reason = TASK.unavailable(dataclasses.replace(PRESETS["tiny"], dataset="folder", root=root))
+    assert "has fold 1, and the settings name 1, 2, 3, 4, 5; give --folds 1, or --preset folder" in reason
 
 
 def test_fold_that_the_config_lacks(config):

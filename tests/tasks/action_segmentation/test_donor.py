@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tasks.action_segmentation.config import PRESETS
-from tasks.action_segmentation.donor import donor, roles
+from tasks.action_segmentation.donor import donor
 from tasks.action_segmentation.models import rebuild
+from tasks.action_segmentation.roles import roles
 
 FACTS = {"features": 7, "classes": ["a", "b"]}
 

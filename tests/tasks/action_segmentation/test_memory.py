@@ -36,6 +36,29 @@ print(json.dumps(peak() - before))
 """
 
 
+PARTS = """
+import json, re, sys
+from pathlib import Path
+import torch
+from tasks.action_segmentation.data import Batch, Counts
+from tasks.action_segmentation.models import ms_tcn
+from tasks.action_segmentation.training import accumulate
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+
+torch.set_num_threads(1)
+network, size = ms_tcn(4, 3, stages=1, layers=10, maps=32), int(sys.argv[1])
+labels = torch.zeros(8, 2000, dtype=torch.int64)
+videos = Batch(torch.ones(8, 4, 2000), labels, torch.ones(8, 1, 2000, dtype=torch.bool))
+counts = Counts.of(videos.labels, videos.mask)
+accumulate(network, [Batch(*(part[:, ..., :9] for part in videos))], counts, 0.15)  # what a first step loads
+before = peak()
+accumulate(network, [Batch(*parts) for parts in zip(*(part.split(size) for part in videos))], counts, 0.15)
+print(json.dumps(peak() - before))
+"""
+
+
 PADDED = """
 import json, re, sys
 from pathlib import Path
@@ -78,6 +101,17 @@ def test_an_epoch_and_an_evaluation_hold_two_batches(folder):
     print(f"{grown / 2**20:.0f} MiB")
     # Two batches and a video, of 16 MiB each, the same mapped, and what Lightning and scoring load.
     assert grown < 180 * 2**20 < DATA / 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the largest resident memory is read from /proc")
+def test_a_step_in_parts_holds_the_activations_of_one():
+    grown = {}
+    for size in (8, 1):
+        done = subprocess.run([sys.executable, "-c", PARTS, str(size)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        grown[size] = json.loads(done.stdout)
+    print(*(f"{videos} videos at a time: {size / 2**20:.0f} MiB" for videos, size in grown.items()), sep=", ")
+    assert grown[1] < grown[8] / 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")

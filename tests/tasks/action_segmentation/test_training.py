@@ -185,6 +185,42 @@ class TestFit:
         assert not torch.equal(one.stages[0].enter.weight, other.stages[0].enter.weight)
 
 
+class TestMicroBatch:
+    def test_of_a_whole_batch_changes_no_digit(self, config, tmp_path):
+        short = dataclasses.replace(config, epochs=1)
+        expected, _ = train(short, tmp_path / "whole")
+        found, _ = train(dataclasses.replace(short, micro_batch=short.batch), tmp_path / "parts")
+        assert_same_weights(found.state_dict(), expected.state_dict())
+
+    @pytest.mark.parametrize("searching", [False, True])
+    def test_trains_as_the_whole_does(self, config, tmp_path, searching):
+        found = []
+        for micro_batch in (None, 3):  # 8 videos a step: 3, 3 and 2
+            folder = tmp_path / str(micro_batch)
+            folder.mkdir()
+            torch.manual_seed(0)
+            model = ms_tcn(12, 7, stages=2, layers=3, maps=8, dropout=0.0)
+            search = LocalSearch(model, CONFIG.search, searched) if searching else None
+            settings = dataclasses.replace(config, epochs=2, lr=1e-3, micro_batch=micro_batch)
+            fit(model, settings, run(folder, search=search))
+            found.append((model.state_dict(), search and search.structure()))
+        (whole, structure), (parts, other) = found
+        assert structure == other
+        for name, value in whole.items():
+            torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+    def test_killed_between_two_parts_it_is_resumed_exactly(self, config, tmp_path):
+        config = dataclasses.replace(config, epochs=2, micro_batch=3)
+        expected, _ = train(config, tmp_path / "whole")
+        model, _ = network()
+        hook = die_at(model, 3 * 6 + 1)  # in the seventh step, of the second epoch
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(model, config, run(tmp_path / "killed"))
+        hook.remove()
+        model, _ = train(config, tmp_path / "killed", resume=True)
+        assert_same_weights(model.state_dict(), expected.state_dict())
+
+
 def test_only_its_own_checkpoint_is_resumed(config, tmp_path):
     train(dataclasses.replace(config, epochs=1), tmp_path)
     for settings in ({"seed": 9}, {"fold": 2}):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from tasks.coco_detection.detectors import Detector
+from tasks.coco_detection.detector_names import Detector
 from tests.tasks.coco_detection.test_configs import PUBLISHED
 from tests.tasks.coco_detection.test_published import difference
 

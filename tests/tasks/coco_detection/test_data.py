@@ -8,7 +8,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from tasks.coco_detection import scenes
+from tasks.coco_detection import data, scenes
 from tasks.coco_detection.check import main
 from tasks.coco_detection.coco_format.annotations import Kind
 from tasks.coco_detection.coco_format.layout import Layout
@@ -68,6 +68,20 @@ class TestValidation:
         after = opened(layout)
         assert after.validation.annotations != before
         assert len(json.loads(after.train.annotations.read_text())["images"]) == 5
+
+    def test_the_cache_of_parts_is_bounded(self, layout, tmp_path, monkeypatch):
+        """Of the parts made for other shares, the last two that nobody has used lately stay."""
+        monkeypatch.setenv("RFNEXT_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(data, "KEPT", 2)
+        made = []
+        for number, share in enumerate((0.2, 0.3, 0.4, 0.5, 0.6)):
+            made.append(open_dataset(layout, "instances", validation=share).train.annotations.parent)
+            os.utime(made[-1], (number, number))
+        assert len(set(made)) == 5
+        assert [folder.exists() for folder in made] == [False, False, True, True, True]
+        os.utime(made[2])  # in use
+        open_dataset(layout, "instances", validation=0.7)
+        assert [folder.exists() for folder in made[2:]] == [True, False, True]
 
     @pytest.mark.parametrize("share", [0, 1, -0.5])
     def test_share(self, layout, share):

@@ -23,7 +23,7 @@ import rfnext  # noqa: E402
 from rfnext.ops.pins import pin_implementation  # noqa: E402
 from rfnext.structure import searched_convs  # noqa: E402
 from tasks.coco_detection import detectors  # noqa: E402
-from tasks.coco_detection.detectors import Detector, Size  # noqa: E402
+from tasks.coco_detection.detector_names import Detector, Size  # noqa: E402
 from tasks.coco_detection.mmdetection.quiet import quiet  # noqa: E402
 
 SKIPPED = {"res2net": ["stem", "layer1"], "panoptic": ["stem", "layer1"], "hrnet": ["layer1"]}

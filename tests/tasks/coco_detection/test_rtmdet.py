@@ -96,9 +96,9 @@ def test_trains_with_a_search_and_is_scored(config: Config, tmp_path: Path) -> N
     model = task.build(config)
     search = LocalSearch(model, config.search, detectors.searched)
     before = [weight.detach().clone() for weight in search.branch_weights()]
-    task.fit(model, config, Run(3, 1, tmp_path, search=search, device="cpu"))
+    task.TASK.fit(model, config, Run(3, 1, tmp_path, search=search, device="cpu"))
     moved = [not torch.equal(*pair) for pair in zip(before, search.branch_weights(), strict=True)]
     assert sum(moved) > 0.8 * len(moved)
-    scores = task.evaluate(model, config, Split("test", 1))
+    scores = task.TASK.evaluate(model, config, Split("test", 1))
     assert set(scores) >= {"box_mAP", "box_mAP50"}
     assert all(name.startswith("box") and math.isfinite(value) for name, value in scores.items())

@@ -13,13 +13,14 @@ from pycocotools.cocoeval import COCOeval
 
 from rfnext import LocalSearch, OneShotConfig, OneShotSearch, Structure
 from tasks.coco_detection import datasets, evaluation, metrics, task, training
-from tasks.coco_detection.detectors import Detector, searched
+from tasks.coco_detection.detector_names import Detector
+from tasks.coco_detection.detectors import searched
 from tasks.coco_detection.evaluation import predict, score
 from tasks.coco_detection.mmdetection import recipes
 from tasks.coco_detection.mmdetection.loading import read_part, test_loader
 from tasks.coco_detection.mmdetection.quiet import quiet
 from tasks.coco_detection.training import CHECKPOINT, fit
-from tasks.spec import SELECTED, Run
+from tasks.spec import SELECTED, Run, Split
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # it is no test
 
@@ -232,7 +233,7 @@ def test_every_detector_searches_trains_and_predicts(config, detector, size, tmp
         if not torch.equal(model.get_submodule(name).branch_weight, before[f"{name}.branch_weight"])
     ]
     assert len(moved) > 0.8 * len(searched_names)
-    found = task.evaluate(model, config, task.Split("test", 1))
+    found = task.TASK.evaluate(model, config, Split("test", 1))
     assert found.keys() == {metric.name for metric in metrics.metrics_by_config(config)}
     assert all(np.isfinite(value) and 0 <= value <= 100 for value in found.values())
     assert Structure.read(model, searched).keys() == searched_names

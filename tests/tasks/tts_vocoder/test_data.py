@@ -8,8 +8,9 @@ import soundfile
 import torch
 
 from tasks.spec import DataError
-from tasks.tts_vocoder.data import Clips, Cut, Cuts, Segments, open_recordings, split
+from tasks.tts_vocoder.data import Clips, open_recordings, split
 from tasks.tts_vocoder.recordings.clips import Shape
+from tasks.tts_vocoder.segments import Cut, Cuts, Segments
 
 RATE = 16000
 SHAPE = Shape(RATE, 8000.0, loudness="as_is")
@@ -101,7 +102,7 @@ class TestSegments:
 
     def test_a_short_clip_is_padded_and_said_once(self, clips, caplog):
         segments = Segments(clips, 1000)
-        with caplog.at_level(logging.INFO, logger="tasks.tts_vocoder.data"):
+        with caplog.at_level(logging.INFO, logger="tasks.tts_vocoder.segments"):
             for _ in range(2):
                 segment = segments[Cut(0, 0.7)]
         assert segment.shape == (1000,)

@@ -6,7 +6,8 @@ import torch
 from tasks.tts_vocoder.data import open_recordings
 from tasks.tts_vocoder.evaluation import copy_synthesis, synthesise
 from tasks.tts_vocoder.generators import build
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.recordings.clips import Shape
 
 MEL = MelConfig(sample_rate=8000, n_fft=256, hop=64, window=256, mels=20, fmax=4000.0)

@@ -12,8 +12,10 @@ from torch import nn
 
 from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv
 from rfnext.receptive_field import theoretical_receptive_field
+from tasks.diverged import NotFinite
 from tasks.tts_vocoder import export, generators
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 MEL = MelConfig()
 FAMILIES = {
@@ -196,3 +198,28 @@ def test_streams_that_cannot_be():
         next(export.stream(generator, torch.zeros(1, 80, 4), 0))
     with pytest.raises(ValueError, match="takes log-mels"):
         next(export.stream(generator, torch.zeros(1, 100, 4), 4))
+
+
+def test_a_network_that_overflows_is_not_exported_and_does_not_stream(tmp_path):
+    """Its tanh makes numbers of infinities: full scale, or noise."""
+    generator = generators.build("hifi_gan_v2", MEL, channels=8, upsampling=(16, 16)).eval()
+    generators.remove_weight_norm(generator)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.mul_(1e20)
+    for write, name in ((export.to_onnx, "g.onnx"), (export.to_exported_program, "g.pt2")):
+        with pytest.raises(NotFinite, match="layer '.*' gives values that are not finite"):
+            write(generator, MEL, tmp_path / name)
+        assert not (tmp_path / name).exists()
+    with pytest.raises(NotFinite):
+        list(export.stream(generator, mels(1, 8), 4, (2, 2)))
+
+
+def test_a_session_whose_wave_is_no_numbers_has_none(onnx_file):
+    session, _ = export.load_onnx(onnx_file, threads=1)
+    if any(value.name == "source" for value in session.get_inputs()):
+        return  # `run_onnx` refuses it
+    mel = mels(1, 8).numpy()
+    mel[0, 3, 4] = np.nan
+    with pytest.raises(NotFinite):
+        export.run_onnx(session, mel)

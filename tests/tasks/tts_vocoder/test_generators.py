@@ -14,7 +14,8 @@ from rfnext import Bounds, LocalConfig, LocalSearch, SearchConv, Structure, merg
 from rfnext.receptive_field import theoretical_receptive_field
 from tasks.tts_vocoder import generators
 from tasks.tts_vocoder.generators import ISTFT
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 
 MEL = MelConfig()
 SMALL = {

@@ -8,7 +8,9 @@ import soundfile
 import torch
 
 from tasks.tts_vocoder import metrics
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.measures import METRICS
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.metrics import CEPSTRA, WORST_CENTS, Pitch
 
 RATE = 16000
@@ -39,15 +41,15 @@ def tone(hertz, seconds=1.0):
 
 def test_equal_waves_are_perfect(wave):
     scores = metrics.score([(wave, wave)] * 2, MEL)
-    assert list(scores) == [metric.name for metric in metrics.METRICS]
-    for metric in metrics.METRICS:
+    assert list(scores) == [metric.name for metric in METRICS]
+    for metric in METRICS:
         assert scores[metric.name] == pytest.approx(100 if metric.higher_is_better else 0, abs=1e-4), metric.name
     assert all(type(value) is float for value in scores.values())
 
 
 def test_more_noise_is_worse(wave):
     little, much = (metrics.score([(wave, noisy(wave, snr))], MEL) for snr in (20, 0))
-    for metric in metrics.METRICS:
+    for metric in METRICS:
         better, worse = sorted((little[metric.name], much[metric.name]), reverse=metric.higher_is_better)
         assert better != worse, metric.name
         assert better == little[metric.name], metric.name

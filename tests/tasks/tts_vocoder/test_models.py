@@ -8,7 +8,7 @@ from tasks.tts_vocoder.task import TASK
 
 
 def test_sizes_that_the_generator_lacks():
-    with pytest.raises(ValueError, match="vocos has no size 'channels'; it has: dim, layers"):
+    with pytest.raises(ValueError, match="vocos has no size 'channels'; it has: layers, dim"):
         TASK.build(Config(generator="vocos", channels=8))
 
 

@@ -12,7 +12,8 @@ from tasks.tts_vocoder import metrics
 from tasks.tts_vocoder.generators import SourceFilter
 from tasks.tts_vocoder.generators.pitch import Pitch
 from tasks.tts_vocoder.generators.source_filter import interpolation, pulse_train
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig, filters
+from tasks.tts_vocoder.mels.log_mel import LogMel, filters
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tests.no_float64 import NoFloat64
 
 MEL = MelConfig(sample_rate=16000)

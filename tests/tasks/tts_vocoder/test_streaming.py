@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rfnext import Bounds, LocalConfig, LocalSearch, Structure, keep_branches
+from tasks.diverged import NotFinite
 from tasks.tts_vocoder import export, generators
 from tasks.tts_vocoder.mels.mel import MelConfig
 
@@ -63,3 +64,14 @@ def test_it_is_hifi_gan_without_look_ahead() -> None:
 def test_a_generator_that_reads_ahead_does_not_stream() -> None:
     with pytest.raises(ValueError, match=r"layer 'conv_pre' is not anchored at its last tap"):
         generators.Stream(generators.build("hifi_gan_v2", MelConfig(), **SIZES))
+
+
+def test_a_stream_that_overflows_has_no_speech() -> None:
+    network = copy.deepcopy(FORMS["designed"])
+    stream = generators.Stream(network)
+    stream(torch.randn(1, 80, 4, dtype=torch.float64))
+    with torch.no_grad():
+        for parameter in stream.network.parameters():
+            parameter.mul_(1e200)
+    with pytest.raises(NotFinite, match="layer '.*' gives values that are not finite"):
+        stream(torch.randn(1, 80, 4, dtype=torch.float64))

@@ -14,7 +14,8 @@ from tasks.tts_vocoder import models, score, speed, synthesize
 from tasks.tts_vocoder.config import Config
 from tasks.tts_vocoder.export import load_onnx, run_onnx
 from tasks.tts_vocoder.generators import searched
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.mels.saved_mel import write_mel
 
 MEL = MelConfig(sample_rate=16000, n_fft=512, hop=128, window=512, mels=40)

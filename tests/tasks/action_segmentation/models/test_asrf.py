@@ -109,7 +109,8 @@ def test_loss_equals_a_loop_over_frames(network, plain):
 
 def test_boundary_loss_is_finite_at_certain_errors():
     logits, labels = torch.tensor([[[-200.0, 200.0]]]), torch.tensor([[1, 1]])
-    assert boundary_loss(logits, labels, torch.ones(1, 1, 2, dtype=torch.bool), 3.0) == (3 * 200 + 200) / 2
+    mask = torch.ones(1, 1, 2, dtype=torch.bool)
+    assert boundary_loss(logits, labels, mask, 3.0, mask.sum()) == (3 * 200 + 200) / 2
 
 
 @pytest.mark.parametrize(

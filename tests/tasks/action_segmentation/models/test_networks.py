@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rfnext import LocalSearch, Structure, keep_branches, merge
+from rfnext import LocalSearch, OneShotConfig, OneShotSearch, Structure, keep_branches, merge
 from tasks import checkpoint
 from tasks.action_segmentation.config import PRESETS, Model
-from tasks.action_segmentation.data import IGNORED, Batch
+from tasks.action_segmentation.data import IGNORED, Batch, Counts
 from tasks.action_segmentation.evaluation import evaluate
 from tasks.action_segmentation.models import NETWORKS, build, rebuild, searched
 from tasks.action_segmentation.models.layers import DilatedConv
 from tasks.action_segmentation.models.network import network_of
-from tasks.action_segmentation.training import fit
+from tasks.action_segmentation.training import accumulate, fit
 from tasks.spec import SELECTED, Run, Split
 
 FACTS = {"features": 7, "classes": ["a", "b", "c", "d"]}
@@ -91,6 +91,57 @@ def test_the_loss_reaches_every_parameter(model, lengths):
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+
+SEARCHES = {
+    "plain": lambda ours, config: None,
+    "local": lambda ours, config: LocalSearch(ours, config, searched),
+    "one-shot": lambda ours, config: OneShotSearch(ours, OneShotConfig(candidates=(1, 2, 4)), searched),
+}
+
+
+def parts_of(videos, lengths, size):
+    """The videos, `size` at a time, padded to the longest of each part."""
+    starts = range(0, len(lengths), size)
+    ends = [max(lengths[start : start + size]) for start in starts]
+    return [Batch(*(x[i : i + size, ..., :end] for x in videos)) for i, end in zip(starts, ends, strict=True)]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("kind", SEARCHES)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "c2f_tcn"])
+def test_parts_of_a_batch_have_the_gradients_of_the_whole(name, kind, size):
+    ours, lengths = network(name, dropout=0.0).train(), (33, 61, 1, 17, 40)
+    for part in ours.modules():
+        if isinstance(part, torch.nn.Dropout1d):  # of ASFormer's features
+            part.p = 0.0
+    search = SEARCHES[kind](ours, config_of(name).search)
+    ours.prepare([torch.arange(9).numpy() // 4])
+    videos = batch(lengths)
+    videos.labels[0, :3] = IGNORED
+    expected = ours.objective(videos, 0.15)
+    expected.backward()
+    whole = {name: weight.grad for name, weight in ours.named_parameters()}
+    assert all(found is not None for found in whole.values())
+    assert search is None or all(found.any() for found in (weight.grad for weight in search.branch_weights()))
+    ours.zero_grad()
+    value = accumulate(ours, parts_of(videos, lengths, size), Counts.of(videos.labels, videos.mask), 0.15)
+    torch.testing.assert_close(value, expected.detach(), rtol=0, atol=1e-10)
+    for name, weight in ours.named_parameters():
+        torch.testing.assert_close(weight.grad, whole[name], rtol=0, atol=1e-10, msg=name)
+
+
+def test_parts_of_a_batch_are_refused_where_videos_are_coupled(embedded, tmp_path):
+    ours, videos = network("c2f_tcn").train(), batch((20, 33))
+    counts = Counts.of(videos.labels, videos.mask)
+    with pytest.raises(ValueError, match="batch normalisation needs all videos of a step at once"):
+        accumulate(ours, parts_of(videos, (20, 33), 1), counts, 0.15)
+    assert all(weight.grad is None for weight in ours.parameters())
+    accumulate(ours, [videos], counts, 0.15)  # whole, it is trained
+    parts = config_of("ms_tcn", root=embedded, micro_batch=2)  # the config of C2F-TCN refuses it, see test_config
+    with pytest.raises(ValueError, match=r"enter\.0\.norm of C2FTCN is batch normalisation.*set micro_batch to None"):
+        fit(ours, parts, Run(seed=0, fold=1, folder=tmp_path, device="cpu"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_can_be_searched_kept_and_merged(model):

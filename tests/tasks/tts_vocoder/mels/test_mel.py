@@ -10,7 +10,8 @@ import soundfile
 import torch
 
 from tasks.tts_vocoder.mels.compiled_librosa import compiled
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig, check_same
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig, check_same
 
 librosa = compiled()
 

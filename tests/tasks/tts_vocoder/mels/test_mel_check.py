@@ -9,7 +9,8 @@ import soundfile
 import torch
 
 from tasks.tts_vocoder.mels.compiled_librosa import compiled
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.mels.mel_check import shape_fault, value_fault
 
 librosa = compiled()

@@ -12,12 +12,14 @@ from tasks.findings import Findings
 from tasks.spec import DataError, Run, Split, fail
 from tasks.tts_vocoder import check
 from tasks.tts_vocoder.config import Config
-from tasks.tts_vocoder.data import Cut, Segments, open_recordings
+from tasks.tts_vocoder.data import open_recordings
 from tasks.tts_vocoder.evaluation import copy_synthesis, evaluate, synthesise
 from tasks.tts_vocoder.generators import searched
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.mels.predicted import Predicted
 from tasks.tts_vocoder.recordings.clips import Shape
+from tasks.tts_vocoder.segments import Cut, Segments
 from tasks.tts_vocoder.task import TASK
 
 MEL = MelConfig(sample_rate=8000, n_fft=256, hop=64, window=256, mels=20, fmax=4000.0)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tasks.spec import DataError
-from tasks.tts_vocoder.mels.mel import LogMel, MelConfig
+from tasks.tts_vocoder.mels.log_mel import LogMel
+from tasks.tts_vocoder.mels.mel import MelConfig
 from tasks.tts_vocoder.mels.saved_mel import read_mel, write_mel
 
 MEL = MelConfig()

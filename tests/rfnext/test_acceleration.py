@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils import prune
 
 import rfnext
-from rfnext.accelerate import Accelerated, _one
+from rfnext.acceleration import Accelerated, _one
 from rfnext.receptive_field import multiply_adds
 from tests.rfnext.ops.cases import NATIVE
 

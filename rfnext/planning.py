@@ -18,7 +18,8 @@ from rfnext.convs.padding import AnchorOf, Conv, anchored, can_pad, kernel_to_se
 from rfnext.convs.searchable import Layers, everything
 from rfnext.convs.twin import Copying
 from rfnext.dilation import Dilation, brief, searched_axis
-from rfnext.search.local import LocalConfig, LocalSearch
+from rfnext.search.local import LocalSearch
+from rfnext.search.local_config import LocalConfig
 from rfnext.search.one_shot import OneShotConfig, OneShotSearch
 from rfnext.search.picking import nothing_to_search, pick
 from rfnext.structure import named_convs
@@ -141,13 +142,13 @@ def plan(
         raise ValueError("the model is searched already; print the search instead, or plan with a fresh model")
     picked, reasons = pick(model, where, anchor)
     if not picked:
-        raise ValueError(nothing_to_search(reasons))
+        raise ValueError(nothing_to_search(model, reasons))
     calls = {} if example_input is None else _calls(model, convs, example_input)
     layers = []
     with anchored(picked, anchor, restored=True):
         for name, conv in convs.items():
             size, products = calls.get(name, (None, None))
-            branches = config.dilations_of(conv) if name in picked else ()
+            branches = config.dilations_of(tuple(conv.dilation), kernel_to_search(conv)) if name in picked else ()
             own = tuple(conv.kernel_size), tuple(conv.dilation), tuple(conv.stride)
             layers.append(LayerPlan(name, *own, branches, reasons.get(name), size, products, _largest(conv, size)))
     times = (None, None) if example_input is None else _step_times(model, list(picked), config, example_input, anchor)
