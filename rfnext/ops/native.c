@@ -304,6 +304,12 @@ static int is_small(const conv *c, int64_t threads, int64_t lanes)
            c->groups * parts_of(c->channel_in, lanes) >= threads; /* else threads would have nothing to do */
 }
 
+/* Samples of a tile: by their outputs, and, where strides leave few of these, by their inputs, which are stored whole. */
+static int64_t samples_of_small(const conv *c)
+{
+    return larger(1, smaller(SMALL / larger(volume(c->size_out), 1), 4 * SMALL / larger(volume(c->size_in), 1)));
+}
+
 static void cut_vectors(int64_t vectors, small *s)
 {
     s->ranges = larger(1, smaller(s->ranges, vectors));
@@ -314,7 +320,7 @@ static small small_of(const conv *c, int64_t threads, int64_t vectors)
 {
     const int64_t out = volume(c->size_out);
     small s = {.depth = smaller(c->channel_in, DEPTH_SMALL)};
-    s.samples = larger(1, smaller(SMALL / larger(out, 1), parts_of(c->batch, threads)));
+    s.samples = smaller(samples_of_small(c), parts_of(c->batch, threads));
     s.tiles = parts_of(c->batch, s.samples);
     s.positions = s.samples * out, s.rows = s.samples * volume(c->size_in);
     s.ranges = parts_of(threads, c->groups * s.tiles);
@@ -324,7 +330,7 @@ static small small_of(const conv *c, int64_t threads, int64_t vectors)
 
 static void by_channels(const conv *c, int64_t threads, int64_t vectors, small *s)
 {
-    s->samples = larger(1, smaller(SMALL / larger(volume(c->size_out), 1), c->batch));
+    s->samples = smaller(samples_of_small(c), c->batch);
     s->tiles = parts_of(c->batch, s->samples);
     s->positions = s->samples * volume(c->size_out), s->rows = s->samples * volume(c->size_in);
     s->ranges = parts_of(threads, c->groups);

@@ -1,5 +1,6 @@
 """The kernels for CPUs: every path through them against the definition."""
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -132,6 +133,17 @@ def test_threads_without_work_take_no_memory_in_channels_last() -> None:
     geometry = geometry_of(Given(*shapes, ((1, 1), (2, 2)), 1, None, 8, "zeros"))
     few, many = (native._plan((1, 1, 1), geometry, True, torch.float64, threads) for threads in (8, 64))
     assert (few.forward.size, few.backward.size) == (many.forward.size, many.backward.size)
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [16, 64])
+def test_large_strides_take_little_scratch_space(channels: int) -> None:
+    """Their few outputs of many samples fit into a tile, and the samples' inputs are stored whole."""
+    x = (64, channels, 32, 32)
+    geometry = geometry_of(Given(x, (channels, channels, 3, 3), None, (2,), ((1, 1), (2, 2)), 16, None, 1, "zeros"))
+    plan = native._plan((64, channels, channels), geometry, False, torch.float32, 1)
+    assert max(plan.forward.size, plan.backward.size) < 0.5 * math.prod(x)
+    assert_as_branches(arguments(9, (channels, channels), (32, 32), [1, 2]), [1, 2], stride=16)
 
 
 @needs_compiler
