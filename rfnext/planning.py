@@ -142,7 +142,7 @@ def plan(
         raise ValueError("the model is searched already; print the search instead, or plan with a fresh model")
     picked, reasons = pick(model, where, anchor)
     if not picked:
-        raise ValueError(nothing_to_search(reasons))
+        raise ValueError(nothing_to_search(model, reasons))
     calls = {} if example_input is None else _calls(model, convs, example_input)
     layers = []
     with anchored(picked, anchor, restored=True):

@@ -346,7 +346,7 @@ def _take_over_all(model: nn.Module, where: Layers, layout: Layout) -> tuple[dic
     picked, passed_over = pick(model, where, layout.anchor, tried=layout.example is None)
     log_passed_over(passed_over)
     if not picked:
-        raise ValueError(nothing_to_search(passed_over))
+        raise ValueError(nothing_to_search(model, passed_over))
     check_unwrapped(model, picked)
     with anchored(picked, layout.anchor):
         for name, conv in picked.items():

@@ -247,6 +247,29 @@ def test_names_are_those_of_the_plain_model_when_it_is_compiled() -> None:
     assert set(search.structure()) == {"layer1.0", "layer10.0"}
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("record", [torch.jit.script, lambda model: torch.jit.trace(model, torch.randn(1, 1, 9))])
+def test_torchscript_is_not_said_to_have_no_convs(record: Callable[[nn.Module], nn.Module]) -> None:
+    with pytest.raises(ValueError, match="the model is TorchScript, whose convs are fixed; search the model that it"):
+        LocalSearch(record(nn.Sequential(nn.Conv1d(1, 1, 3))), LocalConfig())
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (lambda: nn.LazyConv1d(2, 3), "its weight is not initialised yet"),
+        (lambda: nn.Conv1d(1, 2, 3, dtype=torch.complex64), "its weight is torch.complex64"),
+    ],
+)
+def test_a_conv_that_is_passed_over_beside_others_is_named(
+    odd: Callable[[], nn.Module], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    LocalSearch(nn.Sequential(odd(), nn.Conv1d(2, 2, 3), nn.Conv1d(2, 2, 1)), LocalConfig())
+    warnings = [one.getMessage() for one in caplog.records if "is not searched" in one.getMessage()]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"0 is not searched: {reason}")
+
+
 def test_nothing_to_search_says_why() -> None:
     for nothing in (nn.Linear(1, 1), nn.ConvTranspose1d(1, 1, 3)):
         with pytest.raises(ValueError, match=r"no Conv1d, Conv2d or Conv3d .transposed ones are not searched.$"):
