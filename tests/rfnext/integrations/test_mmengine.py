@@ -475,6 +475,19 @@ def test_fixed_modes_train_with_a_structure(tmp_path: Path) -> None:
     assert resumed.epoch == EPOCHS + 1
 
 
+def test_a_fixed_training_goes_on_with_its_own_structure_alone(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = []
+    for dilation in (6, 7):
+        (tmp_path / str(dilation)).mkdir()
+        file = structure_file(tmp_path / str(dilation), {"layer1.1": dilation, "layer10.0": [1, 5]})
+        settings.append({"custom_hooks": [hook("fixed_single_branch", rfstructure_file=file)]})
+    work = tmp_path / "work"
+    train(work, train_cfg={"by_epoch": True, "max_epochs": 1}, **settings[0])
+    with pytest.raises(ValueError, match=r"cannot resume: the checkpoint is of another structure than .*/7/"):
+        train(work, resume=True, **settings[1])
+    assert train(work, resume=True, **settings[0]).epoch == EPOCHS
+
+
 def test_a_search_may_start_from_a_structure(tmp_path: Path) -> None:
     file = structure_file(tmp_path, {"module.layer1.1": [6, 6], "module.layer10.0": [1, 5]})
     by_file = HOOKS.build(hook(rfstructure_file=file)).prepare(Repeater())

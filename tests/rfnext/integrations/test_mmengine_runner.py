@@ -1,6 +1,7 @@
 """Interrupted trainings of mmengine against uninterrupted ones, on a network and data that draw random numbers."""
 
 import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
 
+from rfnext.integrations import mmengine_runner
 from rfnext.integrations.mmengine_runner import ContinuingRunner
 from tests.checkpoints import differences
 
@@ -46,7 +48,7 @@ class Dropping(BaseModel):
 
 @DATASETS.register_module()
 class Noisy(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Draws from numpy's and torch's generators for each sample, as augmentations do."""
+    """Draws from all three generators for each sample, as augmentations do."""
 
     def __init__(self, size: int = 2 * STEPS) -> None:
         self.size, self.metainfo = size, {"classes": ("noise",)}
@@ -56,7 +58,7 @@ class Noisy(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         noise = np.random.rand(4).astype(np.float32)  # noqa: NPY002
-        return {"x": index + torch.from_numpy(noise) + torch.rand(4)}
+        return {"x": index + torch.from_numpy(noise) + torch.rand(4) + random.random()}
 
 
 @METRICS.register_module()
@@ -142,6 +144,31 @@ def test_epochs_do_not_repeat_each_others_random_numbers(tmp_path: Path) -> None
 
     run(tmp_path, workers=1, custom_hooks=[{"type": "Watch"}])
     assert len(set(seen)) == EPOCHS * STEPS
+
+
+def test_ranks_draw_other_random_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they would mirror their images alike. What a rank sees here is its number alone."""
+    seen: list[float] = []
+
+    @HOOKS.register_module(force=True)
+    class Watch(Hook):
+        def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+            seen.append((data_batch["x"] % 1).sum().item())
+
+    for rank in (0, 1):
+        monkeypatch.setattr(mmengine_runner, "get_rank", lambda rank=rank: rank)
+        run(tmp_path / str(rank), custom_hooks=[{"type": "Watch"}])
+    assert len(set(seen)) == 2 * EPOCHS * STEPS
+
+
+def test_processes_that_would_start_at_different_epochs_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one, which finds no checkpoint on its own disk, is made up."""
+    run(tmp_path, stop=STEPS + 1)
+    monkeypatch.setattr(mmengine_runner, "all_gather_object", lambda own: [own, (0, 0)])
+    with pytest.raises(RuntimeError, match=r"start at different .*\(1, 4\), \(0, 0\).*; share the work_dir"):
+        run(tmp_path)
 
 
 @pytest.mark.parametrize(
