@@ -49,6 +49,16 @@ def test_an_archive_is_not_inflated(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
 
 
+def test_an_archive_whose_parts_are_larger_than_the_file(tmp_path):
+    with_parts(tmp_path / "a.pt", zipfile.ZIP_STORED)
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    entry = data.index(b"PK\1\2")  # of the directory; its sizes are at 20 and 24
+    data[entry + 20 : entry + 28] = 2 * (2**30).to_bytes(4, "little")
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(ValueError, match="its parts are larger than the file"):
+        tensor_files.read(tmp_path / "a.pt")
+
+
 def test_tensors_that_repeat_a_number_are_larger_than_what_is_stored(tmp_path):
     torch.save({"a": torch.zeros(1).expand(2**30)}, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="tensor 'a' is larger than what is stored of it"):

@@ -115,3 +115,12 @@ def test_a_searched_conv_compiles_into_one_graph() -> None:
     torch.compiler.reset()
     compiled = torch.compile(conv, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), conv(x))
+
+
+def test_a_dilation_longer_than_any_input_is_refused() -> None:
+    conv = nn.Conv1d(1, 1, 3, padding=1)
+    for refused in (lambda: set_dilation(conv, (2**20 + 1,)), lambda: take_over(conv, [(1,), (2**20 + 1,)])):
+        with pytest.raises(ValueError, match="above 1048576, more than any input is long"):
+            refused()
+    assert type(conv) is nn.Conv1d
+    set_dilation(conv, (2**20,))

@@ -124,6 +124,18 @@ class TestBadClips:
         path.write_bytes(data)
         self.refused(path, r"claims 64424[0-9]+ samples of 1 channels, 1.12e\+03 hours; .*4 hours are the most")
 
+    @pytest.mark.parametrize(
+        ("rate", "samples", "hours"),
+        [(48_000, 600_000_000, "3.47"), (16_000, 288_000_000, "5")],
+        ids=["number", "hours"],
+    )
+    def test_each_limit_of_the_length_alone(self, tmp_path, rate, samples, hours):
+        path = write(tmp_path / "a.flac", tone(), rate)
+        data = bytearray(path.read_bytes())
+        data[22:26] = struct.pack(">I", samples)
+        path.write_bytes(data)
+        self.refused(path, f"claims {samples} samples of 1 channels, {hours} hours; ")
+
     def test_sound_in_any_encoding(self, tmp_path):
         for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM"):
             clip = read(write(tmp_path / "a.wav", np.stack([tone(), tone()], axis=1), subtype=subtype))
