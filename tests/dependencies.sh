@@ -27,7 +27,7 @@ export UV_CACHE_DIR="$folder/cache"
 python="$folder/env/bin/python"
 # Resolved first: of the oldest, what the oldest themselves need is not the oldest.
 "$uv" pip compile -q --python "$python" --resolution "$resolution" "${extras[@]}" pyproject.toml -o "$folder/versions.txt"
-"$uv" pip install -q --python "$python" -r "$folder/versions.txt"
+"$uv" pip install -q --compile-bytecode --python "$python" -r "$folder/versions.txt" # as pip does
 
 status=0
 "$python" -m pytest -n 0 -q -p no:cacheprovider -o timeout=900 -m "not slow" "$tests" | tee "$folder/log" || status=$?

@@ -3,6 +3,9 @@
 mmdet 3.3 requires mmcv below 2.2, for which no wheels fit today's PyTorch; mmcv-lite has everything of it but the
 compiled module. What the five detectors call of that module, non-maximum suppression and RoI align, torchvision has as
 well, on CPU and GPU. Nothing else is replaced: any other operator raises NotImplementedError when it is called.
+
+mmpretrain 1.2, whose ConvNeXt mmdet uses, cannot be imported beside transformers 5: its networks of images and text
+need names that are gone. There these networks, which no detector uses, are left out.
 """
 
 import importlib
@@ -11,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -19,6 +23,8 @@ import torchvision
 from torch import Tensor
 
 NAME = "mmcv._ext"
+
+IMAGES_AND_TEXT = "mmpretrain.models.multimodal"
 
 
 def install() -> bool:
@@ -30,6 +36,8 @@ def install() -> bool:
     Raises:
         ModuleNotFoundError: if there is no mmcv at all.
     """
+    if "mmpretrain" not in sys.modules and _transformers_is_too_new():
+        sys.modules[IMAGES_AND_TEXT] = ModuleType(IMAGES_AND_TEXT, "Left out: see `rfnext.integrations.compiled_ops`.")
     present = sys.modules.get(NAME)
     if present is None and importlib.util.find_spec(NAME) is None:
         sys.modules[NAME] = present = _StandIn()
@@ -38,6 +46,14 @@ def install() -> bool:
         warnings.filterwarnings("ignore", "``MultiScaleDeformableAttention`` has been moved", ImportWarning)
         importlib.import_module("mmcv.cnn.bricks.transformer")
     return isinstance(present, _StandIn)
+
+
+def _transformers_is_too_new() -> bool:
+    """Whether transformers is installed without what mmpretrain imports of it; told by its text."""
+    found = importlib.util.find_spec("transformers")
+    sources = [Path(folder) / "modeling_utils.py" for folder in (found and found.submodule_search_locations) or ()]
+    texts = [source.read_text(encoding="utf-8") for source in sources if source.is_file()]
+    return any("find_pruneable_heads_and_indices" not in text for text in texts)
 
 
 class _StandIn(ModuleType):

@@ -53,10 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = given.data or Path(os.environ.get("RFNEXT_DATA") or Path(__file__).parents[2] / "data") / "coco"
     try:
         config = configs.load(given.config, folder)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     config.merge_from_dict(given.set)
     if given.estimate:
+        shape = " x ".join(map(str, estimate.shape_of(config)))
+        print(f"timing steps of {config.train_dataloader.batch_size} images, {shape}", file=sys.stderr)
         print(f"{given.config.stem}: {estimate.describe(config)}")
         return 0
     _place_data(config, folder)

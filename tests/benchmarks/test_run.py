@@ -54,6 +54,7 @@ def test_a_command_line_becomes_a_cell(toy: ModuleType, tmp_path: Path) -> None:
         ("--fold 1", "give a TASK (toy) and a METHOD (baseline, "),
         ("", "give a TASK (toy"),
         ("toy baseline --epochs 0", "epochs is 0; it must be at least 1"),
+        ("toy baseline --device cuda:99", "--device: device 'cuda:99' is not here; give one of auto, cpu"),
         ("toy baseline --name Up", "--name 'Up' becomes the name of folders"),
         ("toy baseline --epochs 3 --name wide", "--name wide is a preset of toy"),
         ("toy genetic_single --trial-workers 0", "trial_workers is 0; it must be at least 1"),

@@ -1,6 +1,7 @@
 """Nothing is sent: no command and no logger looks a name up or opens a connection, in no process that it starts."""
 
 import functools
+import io
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import tasks
+from rfnext.cli.main import main as rfnext_command
 from tests.faults.fuzz import own_data as own
 from tests.faults.fuzz import samples, scenes, sounds
 from tests.faults.fuzz.fuzzer import write
@@ -44,13 +46,63 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check images": ("images", "tasks.coco_detection.check {} --panoptic --pixels"),
     "check clips": ("clips", "tasks.tts_vocoder.check {}/clips --fmax 4000"),
     "check labels": ("labels", "tasks.semantic_segmentation.check {}"),
+    "score clips": ("clips", "tasks.tts_vocoder.score {}/clips/wavs {}/clips/wavs --sample-rate 8000"),
+    "speak": ("series", "tasks.tts_vocoder.recordings.espeak {}/spoken"),
     "check a series": ("series", "tasks.load_forecasting.check {}"),
     "baselines of a series": ("series", "tasks.load_forecasting.baselines --preset tiny"),
     "doctor": ("series", "rfnext doctor"),
-    "plan": ("series", "rfnext plan --network timm.models.resnet:resnet18 --input 1,3,64,64"),
+    "completion": ("series", "rfnext completion bash"),
     "cells of a suite": ("series", "benchmarks.suite tiny --list --results {}/results"),
 }
 """Data, and a command on it that does not train."""
+
+OWN_TESTS: dict[str, tuple[str, str]] = {
+    "rfnext plan": ("rfnext/cli/test_commands.py", "plan_shows"),
+    "rfnext show": ("rfnext/cli/test_commands.py", "show_reads"),
+    "rfnext apply": ("rfnext/cli/test_commands.py", "apply_puts"),
+    "rfnext merge": ("rfnext/cli/test_commands.py", "merge_computes"),
+    "rfnext export": ("rfnext/cli/test_commands.py", "export_needs"),
+    "rfnext convert": ("rfnext/cli/test_commands.py", "convert_goes"),
+    "tasks.coco_detection.train_published": (
+        "tasks/coco_detection/test_train_published.py",
+        "searches_scores_and_resumes or test_estimate",
+    ),
+    "benchmarks.run --from": ("benchmarks/test_repeat.py", "a_record_runs_again_from_itself"),
+}
+"""Commands that are traced in tests of their own: a file below tests/, and which of its tests."""
+
+LONG = (
+    "benchmarks.speed",
+    "benchmarks.speed.growth",
+    "benchmarks.studies.does_search_pay",
+    "benchmarks.studies.full_size",
+    "benchmarks.studies.genetic_cost",
+    "benchmarks.studies.planted_truth",
+    "benchmarks.studies.search_at_equal_cost",
+    "benchmarks.studies.search_time",
+    "benchmarks.studies.segmentation_at_equal_cost",
+    "tasks.action_segmentation.speed",
+    "tasks.coco_detection.speed",
+    "tasks.tts_vocoder.speed",
+)
+"""Commands that run for minutes: traced up to their help, which needs all that they import. They train and time with
+the code that is traced elsewhere."""
+
+EXCUSED = {
+    "rfnext new-task": "writes a file into this repository's tasks/",
+    "tasks.coco_detection.published": "fetches what it is asked for, from the links of published.toml",
+}
+"""Commands that are not traced, and why."""
+
+HELP = """
+import runpy, sys
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        assert not ended.code, name
+"""
 
 OFFLINE = """
 import sys
@@ -161,8 +213,48 @@ def test_no_training_reaches_out(logger: str, tmp_path: Path) -> None:
     assert connections(tmp_path, "-m", "benchmarks.run", *words) == []
 
 
+def commands() -> set[str]:
+    """Every command: `rfnext` and its own, and the modules that are one."""
+    found: list[str] = []
+    for package in ("rfnext", "tasks", "benchmarks"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name == "__main__.py" or '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+                found.append(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit), io.StringIO() as text:
+        patch.setattr(sys, "stdout", text)
+        try:
+            rfnext_command(["--help"])
+        finally:
+            own = re.findall(r"^    ([a-z][a-z-]+)(?= |$)", text.getvalue(), re.MULTILINE)
+    assert len(own) > 5
+    return {*found, *(f"rfnext {name}" for name in own), "benchmarks.run --from"} - {"rfnext"}
+
+
+def test_every_command_is_traced_or_excused() -> None:
+    lines = [line for _, line in (*COMMANDS.values(), *PREDICT.values())]
+    traced = {" ".join(line.split()[: 2 if line.startswith("rfnext ") else 1]) for line in lines}
+    traced |= {*OWN_TESTS, *LONG, "benchmarks.run", *(f"benchmarks.{name}" for name in OVER_RECORDS)}
+    assert commands() - set(EXCUSED) == traced
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["report", "compare", "suite"])
+@pytest.mark.parametrize("file", sorted({file for file, _ in OWN_TESTS.values()}))
+def test_no_command_reaches_out_in_its_own_tests(file: str, tmp_path: Path) -> None:
+    chosen = " or ".join(names for of, names in OWN_TESTS.values() if of == file)
+    words = f"-m pytest -q -n 0 -p no:cacheprovider --basetemp {tmp_path}/tests tests/{file} -k".split()
+    assert connections(tmp_path, *words, chosen) == []
+
+
+@pytest.mark.slow
+def test_no_long_command_reaches_out_before_it_begins(tmp_path: Path) -> None:
+    assert connections(tmp_path, "-c", HELP, *LONG) == []
+
+
+OVER_RECORDS = ("report", "compare", "suite")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", OVER_RECORDS)
 def test_no_command_over_records_reaches_out(command: str, tmp_path: Path) -> None:
     results = str(tmp_path / "results")
     shutil.copytree(ROOT / "results", results)

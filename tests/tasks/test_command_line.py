@@ -1,11 +1,12 @@
 """Command lines: warnings of a good one are said, a refused value and a missing file are one line each."""
 
+import argparse
 import sys
 from dataclasses import dataclass
 
 import pytest
 
-from tasks.command_line import parse, parse_or_end, status_of
+from tasks.command_line import add_device, parse, parse_or_end, status_of
 from tasks.spec import DataError
 
 
@@ -54,3 +55,14 @@ def test_what_a_command_says_of_files(
 
     assert status_of(work) == status
     assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "cuda:-1", "cdua", "meta", ""])
+def test_a_device_that_is_not_here_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_device(parser)
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(["--device", name])
+    assert end.value.code == 2
+    assert f"device {name!r} is not here; give one of auto, cpu" in capsys.readouterr().err
+    assert parser.parse_args(["--device", "cpu"]).device == "cpu"

@@ -3,15 +3,37 @@
 import gc
 import importlib.metadata
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import tasks
-from benchmarks.records.machine import PeakMemory, code, commit, describe_device, implementation, sources, versions
+from benchmarks.records.machine import (
+    PeakMemory,
+    code,
+    commit,
+    count_gpus,
+    describe_device,
+    device_name,
+    implementation,
+    sources,
+    versions,
+)
+from benchmarks.records.places import ROOT
 from rfnext.ops import native_build
 from tasks.spec import device_of
+
+
+def test_what_a_plan_says_of_the_device_is_what_records_say() -> None:
+    """A plan asks without torch, where that is possible."""
+    ask = "from benchmarks.records import machine; print(machine.count_gpus(), machine.device_name())"
+    asked = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    here = describe_device(device_of("auto"))["name"]
+    assert asked == f"{torch.cuda.device_count()} {here}\n"
+    assert (count_gpus(), device_name()) == (torch.cuda.device_count(), here)
 
 
 def test_the_device_is_named_with_what_decides_the_digits() -> None:

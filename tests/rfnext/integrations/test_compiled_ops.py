@@ -159,6 +159,42 @@ print(mmcv._ext.__file__)
     assert done.stdout.split() == ["False", "False", str(tmp_path / "_ext.py")]
 
 
+FEW_NAMES = """
+class AutoConfig:
+    from_pretrained = None
+class PreTrainedModel(AutoConfig):
+    config_class = AutoConfig
+def __getattr__(name):
+    return type(name, (PreTrainedModel,), {})
+"""
+"""Of a package transformers that lacks what mmpretrain's models of images and text import, as transformers 5 does."""
+
+
+@pytest.mark.slow
+def test_mmpretrain_can_be_imported_beside_a_newer_transformers(tmp_path: Path) -> None:
+    pytest.importorskip("mmpretrain")
+    for folder in ("transformers/models/auto", "transformers-5.24.0.dist-info"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name, text in {
+        "transformers-5.24.0.dist-info/METADATA": "Name: transformers\nVersion: 5.24.0\n",
+        "transformers/__init__.py": FEW_NAMES,
+        "transformers/modeling_utils.py": "class PreTrainedModel: ...\n",
+        "transformers/models/auto/auto_factory.py": "class _BaseAutoModelClass: ...\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    script = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from rfnext.integrations import compiled_ops
+compiled_ops.install()
+import mmpretrain.models
+print(mmpretrain.registry.MODELS.get("ConvNeXt").__name__)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["ConvNeXt"], done.stderr
+
+
 def quoted(source: Path) -> list[str]:
     """Names that a module of mmcv.ops looks up in mmcv._ext."""
     _, found, rest = source.read_text(encoding="utf-8").partition("load_ext(")

@@ -123,6 +123,21 @@ def test_estimate(path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("small_search_config: about 7 hours of one ")
 
 
+def test_an_estimate_ends_early_where_steps_are_slow(path, monkeypatch):
+    monkeypatch.setattr(estimate, "ENOUGH", 1e-9)
+    steps = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda *given: (steps.append(1), step(*given)))
+    assert estimate.seconds_per_image(load(path), size=(3, 64, 96)) > 0
+    assert len(steps) == 2  # the first is not counted
+
+
+def test_a_config_that_is_missing_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train_published.main([str(tmp_path / "none.py"), "--estimate"])
+    assert "none.py" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_an_estimate_of_a_detector_without_masks():
     config = detectors.published("rtmdet")
     assert estimate.shape_of(config) == (3, 640, 640)

@@ -77,6 +77,10 @@ REFUSED = {
     "polygon with infinity": (first(segmentation=[[0, 0, INFINITY, 0, -INFINITY, 5]]), "not finite pairs"),
     "polygon with a huge integer": (first(segmentation=[[0, 0, 10**400, 0, 5.5, 5]]), "not finite pairs"),
     "polygon far outside": (first(segmentation=[[0, 0, 1e9, 0, 1e9, 1e9]]), "a polygon outside its image of 96 x 64"),
+    "polygon left of the image": (first(segmentation=[[-9, 6, 28, 6, 28, 26]]), "outside its image .*: x -9 to 28"),
+    "polygon above the image": (first(segmentation=[[4, -9, 28, 6, 28, 26]]), "outside its image .* y -9 to 26"),
+    "polygon right of the image": (first(segmentation=[[4, 6, 105, 6, 28, 26]]), "outside its image .*: x 4 to 105"),
+    "polygon below the image": (first(segmentation=[[4, 6, 28, 6, 28, 73]]), "outside its image .* y 6 to 73"),
     "flat polygon": (first(segmentation=[0, 0, 5, 0, 5, 5]), r"one flat list of numbers; .*\[\[x1, y1, x2, y2"),
     "polygon that goes on and on": (
         first(segmentation=[[0, 0, 95, 63] * 6000]),
