@@ -42,7 +42,7 @@ def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: b
         cell: the cell.
         pool: trains the candidates of its search; None: one after another in this process.
         wait: for another process that works on the same cell; otherwise raise `places.Busy`.
-        keep: return its record, and run nothing, if that is current (`records.kept`).
+        keep: return its record, and run nothing, if that is current (`records.kept`) and the cell may resume.
 
     Raises:
         OSError: if the record cannot be written, or the disk is full or read-only; an older record stays then.
@@ -52,7 +52,7 @@ def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: b
         cell = dataclasses.replace(cell, identity=identify(cell.task, cell.config))
     lock = work_folder(cell.results) / "locks" / f"{cell}.lock".replace(" ", "-")
     with claim(lock, wait=wait):
-        if keep and (done := _current(cell)):
+        if keep and cell.resume and (done := _current(cell)):
             return done
         try:
             record = _attempt(cell, pool or in_process())
