@@ -82,7 +82,7 @@ def test_images_are_turned_upright(tmp_path: Path, orientation: int):
 
 def test_palettes_and_16_bits_hold_classes(tmp_path: Path):
     values = np.array([[0, 1], [255, 2]], np.uint8)
-    palette = Image.fromarray(values, "P")
+    palette = Image.fromarray(values)
     palette.putpalette(range(256 * 3 // 3))
     palette.save(tmp_path / "p.png")
     Image.fromarray(values.astype(np.uint16)).save(tmp_path / "i.png")
