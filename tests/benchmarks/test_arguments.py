@@ -46,7 +46,7 @@ IDLE = [
     ("coco_detection --preset coco-res2net --image 512", "--image is of no effect at the size published"),
     ("semantic_segmentation --test 0.3", "--test is of no effect on dataset scenes"),
     ("semantic_segmentation --preset folder --scenes 9", "--scenes is of no effect on dataset folder"),
-    ("semantic_segmentation --backbone resnet50 --width 64", "--width is of no effect on resnet50"),
+    ("semantic_segmentation --backbone resnet50 --width 64", "--width is of no effect on resnet50 of deep"),
     ("load_forecasting --split 3000 4000 5000 --folds 2", "--folds is of no effect where split gives the ends"),
     ("tts_vocoder --channels 8", "--channels is of no effect on source_filter, which has layers and dim"),
     ("tts_vocoder --discriminators period", "--discriminators is of no effect where no recipe is gan"),
@@ -62,6 +62,15 @@ def test_an_option_that_would_be_ignored_is_refused(line: str, said: str, tmp_pa
     rest = rest[1:] if rest[0] == "--preset" else rest
     with pytest.raises(run.UsageError, match=re.escape(said)):
         make_plan(Request(preset, tmp_path, (task,), ("baseline",), overrides=rest), read_all(tmp_path))
+
+
+def test_an_option_of_upernet_is_taken_whatever_its_backbone(tmp_path: Path) -> None:
+    """Of DeepLabV3 this backbone is torchvision's, whose head has no other width."""
+    rest = ["--network", "upernet", "--backbone", "resnet50", "--width", "64"]
+    plan = make_plan(
+        Request("tiny", tmp_path, ("semantic_segmentation",), ("baseline",), overrides=rest), read_all(tmp_path)
+    )
+    assert {cell.config.width for table in plan.tables for cell in table.missing} == {64}
 
 
 @pytest.mark.parametrize("name", tasks.names())
