@@ -14,7 +14,7 @@ from benchmarks.methods.table import METHODS
 from benchmarks.records.folder import Records
 from benchmarks.records.identity import identify
 from benchmarks.records.kept import code_change, data_change, kept
-from benchmarks.records.record import Key, Record
+from benchmarks.records.record import Key, Record, is_asked_anew
 from tasks.spec import Logger, Task
 
 
@@ -197,7 +197,8 @@ def _table(
         if method.name not in protocols:
             protocols[method.name] = cell.protocol()
         planned = protocols[method.name]
-        done = kept(cell.key, planned, records, committed=request.committed) if request.resume else None
+        anew = not request.resume or is_asked_anew(cell.key, cell.results)
+        done = None if anew else kept(cell.key, planned, records, committed=request.committed)
         (table.kept if done else table.missing).append(cell)
         records_kept += [done] if done else []
         if not done and (change := data_change(cell.key, planned, task.data_label(config), records)):
