@@ -215,6 +215,10 @@ class TestBadInput:
             config.write_text(f"open({str(ran)!r}, 'w')" if name.endswith("py") else "a: !!python/name:os.system")
             given = [folder / "scene0.png", "--config", config, "--checkpoint", folder / CHECKPOINT]
             assert f"{config} lies in a folder of data, {root}, and reading a config" in self.fails(capsys, given)
+            link = tmp_path / f"link{config.suffix}"
+            link.symlink_to(config)
+            given[2] = link
+            assert f"{link} lies in a folder of data, {root}, and reading a config" in self.fails(capsys, given)
         assert not ran.exists()
         loop = tmp_path / "loop.py"
         loop.symlink_to(loop)

@@ -175,6 +175,12 @@ class TestRefused:
         (tmp_path / "config.json").write_text("{}")
         self.refused(path, r"config\.json: lacks 'resblock'; give the file that was released with g_02500000")
 
+    def test_settings_that_grow_by_aliases(self, tmp_path):
+        path, _ = vocos(tmp_path)
+        lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 6))]
+        (tmp_path / "config.yaml").write_text("\n".join(lines))
+        self.refused(path, r"config\.yaml: not readable .its aliases make more than 100000 values")
+
     @pytest.mark.parametrize(
         ("kind", "changes", "message"),
         [

@@ -93,6 +93,7 @@ REFUSED = {
     "malformed RLE": (rle("~~~~~~~~"), "malformed run lengths"),
     "RLE cut off": (rle("P"), "malformed run lengths"),
     "endless RLE": (rle("o" * 50), "malformed run lengths"),
+    "RLE of a number of 65 bits": (rle("o" * 12 + "1"), "malformed run lengths"),
     "RLE of no text": (rle("é1"), "malformed run lengths"),
     "RLE that is too short": (rle("55"), "do not add up to 96 x 64"),
     "RLE of more runs than pixels": (rle([6144, *[0] * 6146]), "has 6,147 run lengths, more than pixels"),
