@@ -164,8 +164,7 @@ def _table(
     """The planned table of a preset, or None, with a note in the plan, if it has none of the folds."""
     prog = "python -m benchmarks.suite ... --"
     _, config = parse_both(_Nothing(), task.presets[base], request.overrides, prog=prog)
-    if len(task.presets_of(request.suite)) == 1:  # of several, some may have a use for it
-        refuse_idle(task.presets[base], config)
+    refuse_idle(task.presets[base], config)
     folds = task.folds(config)
     if unknown := [fold for fold in request.folds if fold not in folds]:
         known = ", ".join(map(str, folds))
