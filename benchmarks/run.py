@@ -210,9 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stderr.isatty():
             live.show_by(line)
         sweep_up(cell.results)
-        if options.fresh:
-            stored.forget(cell)
         with candidate_workers(cell.method, options) as workers:
+            if options.fresh and not cell.task.unavailable(cell.config):
+                stored.forget(cell)
             record = execute.run_cell(cell, workers)
     except (UsageError, cluster.ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -33,7 +33,7 @@ from benchmarks.records.folder import read_all
 from benchmarks.records.lines import Broken
 from benchmarks.records.machine import device_name
 from benchmarks.records.places import ROOT, sweep_up, work_folder
-from benchmarks.records.record import UNAVAILABLE, Record
+from benchmarks.records.record import UNAVAILABLE, Record, ask_anew
 from benchmarks.running import cluster, pool
 from benchmarks.running.live import duration
 from benchmarks.wandb_results import offline_folders, sync_command
@@ -154,8 +154,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 show_needs()
             return _name(records.broken)
         sweep_up(options.results)
-        for cell in plan.missing if options.fresh else ():
-            stored.forget(cell)
         status = _run(plan, options, records.all)
         if records.broken:  # what was run again is whole now
             broken = _name(read_all(options.results).broken)
@@ -190,8 +188,11 @@ def _run(plan: Plan, options: Options, records: Sequence[Record]) -> int:
         for reason, cell in missing:
             schedule.failure(cell, f"{UNAVAILABLE}{reason}")
         if not plan.missing and not plan.unavailable:
-            print("nothing to run; --results DIR runs everything anew, into another folder")
+            print("nothing to run; --fresh runs everything anew, with --results DIR into another folder")
             return 0
+        for cell in plan.missing if options.fresh else ():
+            ask_anew(cell.key, cell.results)  # also for the next suite, if this one is interrupted
+            stored.forget(cell)
         failures: list[Result] = []
         results: list[Result] = []
         with Progress(len(plan.missing), expected) as progress:

@@ -11,9 +11,15 @@ from torch.overrides import TorchFunctionMode
 
 from tasks.spec import fail
 
-SUMS = ("add", "sub", "mul", "add_", "sub_", "mul_", "__rsub__")
-"""Functions that add up or scale what layers give. No others are looked at: logarithms and divisions make infinities on
-purpose."""
+SUMS = {
+    **dict.fromkeys(("add", "add_"), "a sum"),
+    **dict.fromkeys(("sub", "sub_", "__rsub__"), "a difference"),
+    **dict.fromkeys(("mul", "mul_"), "a product"),
+}
+"""Functions that add up or scale what layers give, and what they give. No others are looked at: logarithms and
+divisions make infinities on purpose."""
+
+IN_PLACE = ("add_", "sub_", "mul_")
 
 
 class NotFinite(ValueError):
@@ -86,14 +92,14 @@ class _Sums(TorchFunctionMode):
         if name not in SUMS or len(args) < 2:
             return func(*args, **(kwargs or {}))
         given = [x for x in map(torch.as_tensor, args[:2]) if x.is_floating_point() and x.numel()]
-        before = [_is_finite(x) for x in given] if name.endswith("_") else []  # else it is changed by then
+        before = [_is_finite(x) for x in given] if name in IN_PLACE else []  # it is changed by then
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.is_floating_point() and result.numel():
             fine = _is_finite(result)
             if result.is_cuda or not bool(fine):
                 known = torch.stack([one.to(fine.device) for one in before or map(_is_finite, given)])
                 fine = fine | ~known.all()
-            self._looked.append((f"an {name.strip('_')} of finite values gives values", fine))
+            self._looked.append((f"{SUMS[name]} of finite values gives values", fine))
         return result
 
 
@@ -104,4 +110,4 @@ def on_file(path: Path) -> Iterator[None]:
         yield
     except NotFinite as error:
         fix = "give values of the scale that the network was trained on, or another network"
-        fail(path, None, f"the network has no answer to it: its {error}", fix)
+        fail(path, None, f"the network has no answer to it: {error}", fix)

@@ -14,7 +14,7 @@ from benchmarks.methods.table import METHODS
 from benchmarks.records.folder import Records
 from benchmarks.records.identity import identify
 from benchmarks.records.kept import code_change, data_change, kept
-from benchmarks.records.record import Key, Record
+from benchmarks.records.record import Key, Record, is_asked_anew
 from tasks.spec import Logger, Task
 
 
@@ -164,8 +164,7 @@ def _table(
     """The planned table of a preset, or None, with a note in the plan, if it has none of the folds."""
     prog = "python -m benchmarks.suite ... --"
     _, config = parse_both(_Nothing(), task.presets[base], request.overrides, prog=prog)
-    if len(task.presets_of(request.suite)) == 1:  # of several, some may have a use for it
-        refuse_idle(task.presets[base], config)
+    refuse_idle(task.presets[base], config)
     folds = task.folds(config)
     if unknown := [fold for fold in request.folds if fold not in folds]:
         known = ", ".join(map(str, folds))
@@ -197,7 +196,8 @@ def _table(
         if method.name not in protocols:
             protocols[method.name] = cell.protocol()
         planned = protocols[method.name]
-        done = kept(cell.key, planned, records, committed=request.committed) if request.resume else None
+        anew = not request.resume or is_asked_anew(cell.key, cell.results)
+        done = None if anew else kept(cell.key, planned, records, committed=request.committed)
         (table.kept if done else table.missing).append(cell)
         records_kept += [done] if done else []
         if not done and (change := data_change(cell.key, planned, task.data_label(config), records)):

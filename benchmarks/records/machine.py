@@ -46,12 +46,18 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Of NVIDIA, of AMD, and of either in WSL."""
+
+
 def _has_driver() -> bool:
-    """Whether Linux has what torch's builds for GPUs ask: NVIDIA's driver, or AMD's."""
+    """Whether Linux has a driver that torch's builds for GPUs ask. Its library may be where only torch looks."""
+    if any(Path(driver).exists() for driver in DRIVERS):
+        return True
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return Path("/dev/kfd").exists()
+        return False
     return True
 
 

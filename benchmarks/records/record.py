@@ -190,6 +190,20 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def ask_anew(key: Key, results: Path) -> None:
+    """Have a cell run again whose record would be kept, until there is a new record; OSError if the disk refuses."""
+    write_text(_request(key, results), "")
+
+
+def is_asked_anew(key: Key, results: Path) -> bool:
+    """Whether a cell was to be run again, by `ask_anew`, and has no new record yet."""
+    return _request(key, results).exists()
+
+
+def _request(key: Key, results: Path) -> Path:
+    return key.work(results) / "run-anew"
+
+
 def write(record: Record, results: Path) -> Path:
     """Write the record's file whole or not at all, and return its path; OSError if the disk refuses."""
     path = record.key.path(results)
@@ -197,6 +211,7 @@ def write(record: Record, results: Path) -> Path:
     fields = record.model_dump(mode="json")
     lines = [f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in fields.items()]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    _request(record.key, results).unlink(missing_ok=True)
     return path
 
 

@@ -21,7 +21,7 @@ from benchmarks.records.identity import identify
 from benchmarks.records.kept import is_current
 from benchmarks.records.machine import code, commit, describe_device, versions
 from benchmarks.records.places import claim, portable, work_folder
-from benchmarks.records.record import UNAVAILABLE, Record, RecordError, read, said, write
+from benchmarks.records.record import UNAVAILABLE, Record, RecordError, is_asked_anew, read, said, write
 from benchmarks.running import live
 from benchmarks.running.pool import Pool, in_process
 from benchmarks.wandb_results import log_to_wandb
@@ -42,7 +42,7 @@ def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: b
         cell: the cell.
         pool: trains the candidates of its search; None: one after another in this process.
         wait: for another process that works on the same cell; otherwise raise `places.Busy`.
-        keep: return its record, and run nothing, if that is current (`records.kept`) and the cell may resume.
+        keep: return its record, and run nothing, if that is current (`records.kept`) and not asked for anew.
 
     Raises:
         OSError: if the record cannot be written, or the disk is full or read-only; an older record stays then.
@@ -70,6 +70,8 @@ def run_cell(cell: Cell, pool: Pool | None = None, *, wait: bool = True, keep: b
 
 
 def _current(cell: Cell) -> Record | None:
+    if is_asked_anew(cell.key, cell.results):
+        return None
     try:
         record = read(cell.key.path(cell.results))
     except (FileNotFoundError, RecordError):

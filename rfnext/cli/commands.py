@@ -19,7 +19,7 @@ from rfnext.files import write_bytes
 from rfnext.merging import merge
 from rfnext.planning import plan
 from rfnext.published.opening import open_published
-from rfnext.published.saving import changed_by_tools, save_published
+from rfnext.published.saving import in_structure_file, save_published
 from rfnext.search.local_config import LocalConfig
 from rfnext.search.one_shot import OneShotConfig
 from rfnext.structure import Structure, named_convs, searched_convs
@@ -116,6 +116,8 @@ def run_export(given: Namespace) -> str:
     if suffix == ".onnx" and importlib.util.find_spec("onnxscript") is None:
         raise ValueError("export to ONNX needs pip install onnx onnxscript")
     model = opened(given.network, given.arguments, given.checkpoint, given.structure)
+    if suffix == ".onnx" and _size_of_weights(model) > _LARGEST_ONNX:
+        raise ValueError("an .onnx file holds at most 2 GB, and the weights are more; --output NAME.pt2 holds them")
     with _example(given.input) as example, torch.no_grad():
         output = model(example)
     values = [one for one in tree_leaves(output) if isinstance(one, Tensor)]
@@ -130,7 +132,8 @@ def run_export(given: Namespace) -> str:
 @contextmanager
 def _recording(path: Path) -> Iterator[None]:
     """That torch cannot record the network is said in one line: by what it found, not by its pages about that."""
-    logging.disable(logging.WARNING)
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
     try:
         with redirect_stderr(io.StringIO()):
             yield
@@ -140,7 +143,7 @@ def _recording(path: Path) -> Iterator[None]:
             cause = cause.__cause__
         raise ValueError(f"torch cannot record the network for {path}: {_first_line(cause)}") from error
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
 
 
 def _pt2(model: nn.Module, example: Tensor | None) -> bytes:
@@ -151,8 +154,6 @@ def _pt2(model: nn.Module, example: Tensor | None) -> bytes:
 
 def _onnx(model: nn.Module, example: Tensor | None) -> bytes:
     """All in one: torch itself would put the weights into a second file."""
-    if _size_of_weights(model) > _LARGEST_ONNX:
-        raise ValueError("an .onnx file holds at most 2 GB, and the weights are more; --output NAME.pt2 holds them")
     program = torch.onnx.export(model, (example,), dynamo=True, verbose=False)
     assert program is not None  # as torch returns without dynamo
     return program.model_proto.SerializeToString()
@@ -181,13 +182,14 @@ def run_convert(given: Namespace) -> str:
 
 def _check_others(model: nn.Module, designed: Mapping[str, tuple[int, ...]]) -> None:
     """Raise ValueError if a dilation changed in a conv that mmcv's tools leave as it is designed."""
-    kept = named_convs(model).keys() - changed_by_tools(model).keys()
+    kept = named_convs(model).keys() - in_structure_file(model).keys()
     for name, conv in named_convs(model).items():
         if name in kept and tuple(conv.dilation) != designed[name]:
             raise ValueError(
-                f"layer {name!r}, a {plain_class(conv).__name__} of kernel {tuple(conv.kernel_size)}, has dilation "
-                f"{tuple(conv.dilation)} and is designed with {designed[name]}; mmcv's tools change only Conv2d with "
-                "an odd kernel above 1, so they would build it as designed"
+                f"layer {name!r}, a {plain_class(conv).__name__} of kernel {tuple(conv.kernel_size)} and padding "
+                f"{conv.padding}, has dilation {tuple(conv.dilation)} and is designed with {designed[name]}; mmcv's "
+                "tools would build it as designed: they change only Conv2d with an odd kernel above 1 and the padding "
+                "of zeros that keeps the size, and where layers have branches, these alone"
             )
 
 

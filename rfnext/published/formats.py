@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rfnext.convs.own_forward import own_methods
 from rfnext.convs.padding import Conv, anchor_of, size_keeping_padding
 from rfnext.convs.searchable import plain_class, unsearchable
+from rfnext.convs.twin import generators_restored
 from rfnext.dilation import LARGEST, Bounds, Dilation, expectation, searched_axis
 from rfnext.published.structure_file import StructureFile
 from rfnext.structure import named_convs
@@ -233,12 +234,13 @@ def _is_plain(conv: Conv) -> bool:
     """Whether a class's own forward() gives just the convolution of its input with its weight."""
     trial = copy.deepcopy(conv)
     size = [d * (k - 1) + s + 1 for d, k, s in zip(conv.dilation, conv.kernel_size, conv.stride, strict=True)]
-    with torch.no_grad():
+    with torch.no_grad(), generators_restored(conv):
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(2, conv.in_channels, *size, generator=generator).to(trial.weight)
         plain = cast(Any, trial)._conv_forward(x, trial.weight, trial.bias)
         try:
             given = trial.forward(x)
-        except (TypeError, ValueError, RuntimeError):  # it takes more than a batch, or another one
+        except Exception:  # of any kind, as of code of the user: it takes more than a batch, or another one
             return False
-        return given.shape == plain.shape and bool(torch.allclose(given, plain, equal_nan=True))
+        same = isinstance(given, Tensor) and given.shape == plain.shape
+        return same and bool(torch.allclose(given, plain, equal_nan=True))

@@ -26,8 +26,10 @@ def save_published(
     The file's "search" is the `config` that the hook wants.
 
     Args:
-        model: a plain network, or one with branches by rule "paper" (of `LocalSearch` or `keep_branches`). Convs that
-            are no Conv2d with an odd kernel above 1 have the design's dilations: the tools leave them as they are.
+        model: a plain network, or one with branches by rule "paper" (of `LocalSearch` or `keep_branches`). Convs
+            without an entry in the structure file must have the design's dilations, as the tools leave them: all but
+            Conv2d with an odd kernel above 1, those whose padding does not keep the size, and beside branches all
+            without.
         checkpoint: is written as {"meta": {}, "state_dict": ...}.
         structure: is written as local_search_config_step<N>.json of the published code.
         config: the settings of the branches; needed where there are some.
@@ -36,12 +38,10 @@ def save_published(
         ValueError: naming the layer, if mmcv's tools would make another function of it; nothing is written then.
         OSError: naming the file, if it cannot be written.
     """
-    convs: dict[str, Any] = dict(searched_convs(model))
-    if convs and config is None:
+    if searched_convs(model) and config is None:
         raise ValueError("the network has branches; give the LocalConfig that they were made by")
-    if not convs:
-        convs = {name: conv for name, conv in changed_by_tools(model).items() if _has_entry(name, conv)}
-    skipped = [f"module.{name}" for name in changed_by_tools(model) if name not in convs]
+    convs = in_structure_file(model)
+    skipped = [f"module.{name}" for name in _changed_by_tools(model) if name not in convs]
     if hidden := [(word, name) for word in skipped for name in convs if word in f"module.{name}"]:
         word, name = hidden[0]
         raise ValueError(
@@ -68,7 +68,16 @@ def save_published(
     files.write_bytes(checkpoint, weights)
 
 
-def changed_by_tools(model: nn.Module) -> dict[str, Conv]:
+def in_structure_file(model: nn.Module) -> dict[str, Conv]:
+    """The convs with an entry in the structure file: those with branches, or else what the tools can give its dilation.
+
+    The tools leave all others as they are designed. Raises ValueError if they would not.
+    """
+    searched: dict[str, Any] = dict(searched_convs(model))
+    return searched or {name: conv for name, conv in _changed_by_tools(model).items() if _has_entry(name, conv)}
+
+
+def _changed_by_tools(model: nn.Module) -> dict[str, Conv]:
     """The convs that mmcv's tools change, unless told to skip them."""
     return {
         name: conv

@@ -113,7 +113,8 @@ class Config:
             ("test",) if embedded else ("scenes", "digits", "smallest", "folds"),
             f"on dataset {self.dataset}" + ("" if embedded else ", only on the embedded one"),
         )
-        return idle | ({"width": f"on {self.backbone}"} if self.backbone in RESNETS else {})
+        torchvisions = self.network == "deeplabv3" and self.backbone in RESNETS
+        return idle | ({"width": f"on {self.backbone} of {self.network}"} if torchvisions else {})
 
 
 PAPER: dict[str, Any] = {

@@ -304,3 +304,23 @@ def test_fresh_does_all_anew_and_a_shared_search_once(call: Call, project: Path)
     assert "2 cells: 0 kept, 2 to run" in said
     assert again > first
     assert not changed & times
+
+
+@pytest.mark.slow
+def test_what_an_interrupted_fresh_suite_has_not_reached_is_run_next(start: Start, call: Call, project: Path) -> None:
+    line = (*SUITE, "slow", "--seeds", "0", "1", "--method", "baseline")
+    assert call(*line).returncode == 0
+    old = {record.key: record.finished for record in records(project)}
+    process = start(*line, "--fresh", start_new_session=True)
+    wait_for(lambda: any(record.finished != old[record.key] for record in records(project)))
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "without --fresh, the same command goes on from here" in err
+    reached = {record.key: record.finished for record in records(project) if record.finished != old[record.key]}
+    assert 1 <= len(reached) < 4
+    ended = call(*line)
+    assert f"4 cells: {len(reached)} kept, {4 - len(reached)} to run" in ended.stdout
+    now = {record.key: record.finished for record in records(project)}
+    assert not set(now.items()) & set(old.items())
+    assert set(reached.items()) <= set(now.items())
+    assert "nothing to run" in call(*line).stdout

@@ -57,16 +57,16 @@ def test_a_layer_that_overflows_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "combine",
+    ("combine", "what"),
     [
-        lambda x, y: x + y,
-        lambda x, y: x - (-y),
-        lambda x, y: 0.0 + x.clone().add_(y),
-        lambda x, y: -x * y,
-        lambda x, y: -3e38 - y * -1,
+        (lambda x, y: x + y, "a sum"),
+        (lambda x, y: x - (-y), "a difference"),
+        (lambda x, y: 0.0 + x.clone().add_(y), "a sum"),
+        (lambda x, y: -x * y, "a product"),
+        (lambda x, y: -3e38 - y * -1, "a difference"),
     ],
 )
-def test_a_sum_that_overflows_before_a_relu_is_seen(combine: Callable[..., torch.Tensor]) -> None:
+def test_a_sum_that_overflows_before_a_relu_is_seen(combine: Callable[..., torch.Tensor], what: str) -> None:
     """No layer gives an infinity, and the ReLU makes zeros of negative ones."""
     layer, x = nn.Linear(1, 1, bias=False), torch.tensor([[-3e38]])
 
@@ -77,7 +77,7 @@ def test_a_sum_that_overflows_before_a_relu_is_seen(combine: Callable[..., torch
     with finite(layer):
         residual(0.0)
     assert residual(1.0).isfinite().all()
-    with pytest.raises(NotFinite, match="of finite values gives values that are not finite"), finite(layer):
+    with pytest.raises(NotFinite, match=f"^{what} of finite values gives values that are not"), finite(layer):
         residual(1.0)
 
 
@@ -101,6 +101,6 @@ def test_the_error_of_a_block_is_not_hidden() -> None:
 
 def test_the_file_is_named() -> None:
     model = nn.Linear(1, 1)
-    said = "^v.npy: the network has no answer to it: its layer '' gives .*; give values"
+    said = "^v.npy: the network has no answer to it: layer '' gives .*; give values"
     with pytest.raises(DataError, match=said), on_file(Path("v.npy")), finite(model):
         model(torch.tensor([torch.inf]))

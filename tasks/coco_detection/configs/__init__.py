@@ -42,7 +42,7 @@ def load(path: str | Path, data: Path | None = None) -> "Config":
     from mmengine.config import Config
 
     with warnings.catch_warnings():
-        # mmengine finds the folder of mmdet's configs by it: a DeprecationWarning of setuptools 77, a UserWarning of 81.
+        # By it mmengine finds mmdet's configs: a DeprecationWarning of setuptools 77, a UserWarning of 81.
         warnings.filterwarnings("ignore", "pkg_resources is deprecated as an API")
         return Config.fromfile(path)
 

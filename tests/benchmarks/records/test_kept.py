@@ -8,7 +8,7 @@ from benchmarks.cell import Cell
 from benchmarks.records.folder import read_all
 from benchmarks.records.kept import is_current, kept
 from benchmarks.records.lines import write_lines
-from benchmarks.records.record import Record, without_history, write
+from benchmarks.records.record import Record, ask_anew, is_asked_anew, without_history, write
 
 Make = Callable[..., Record]
 
@@ -44,3 +44,13 @@ def test_a_committed_record_is_kept_only_on_request(
     write(make(reason="killed"), results)  # hides nothing: the result is there
     assert kept(here.key, here.protocol(), read_all(results), committed=True) == without_history(done)
     assert kept(here.key, here.protocol(), read_all(results)) is None
+
+
+def test_what_is_asked_anew_is_asked_until_there_is_a_new_record(make: Make, cell: Callable[..., Cell]) -> None:
+    here, other = cell(), cell(fold=2)
+    write(make(), here.results)
+    ask_anew(here.key, here.results)
+    assert is_asked_anew(here.key, here.results)
+    assert not is_asked_anew(other.key, other.results)
+    write(make(), here.results)
+    assert not is_asked_anew(here.key, here.results)

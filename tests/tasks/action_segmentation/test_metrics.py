@@ -1,8 +1,5 @@
 """Metrics against an independent slow version, hand-worked values and a real MS-TCN result."""
 
-import tarfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +7,6 @@ from hypothesis import strategies as st
 
 from tasks.action_segmentation.metrics import edit_score, f1_counts, score, segments
 
-SHARED = Path(__file__).parents[4] / "shared" / "data" / "action_segmentation"
 RULES = ("i", "i+1")
 
 
@@ -190,19 +186,12 @@ def test_bad_arguments():
 
 
 @pytest.mark.parametrize("last_segment", RULES)
-def test_real_ms_tcn_result(tmp_path, last_segment):
-    """Split 1 of 50 Salads; the expected figures are those of shared/data/SOURCES.md, by the i+1 rule. By i
-    they are
+def test_real_ms_tcn_result(ms_tcn_result, last_segment):
+    """Split 1 of 50 Salads; the expected figures are those of shared/data/SOURCES.md, by the i+1 rule. By i they are
     the same here: no video ends on a foreground segment that is short enough to matter."""
-    archives = [SHARED / f"50salads_{name}.tar.xz" for name in ("mstcn_predictions_split1", "groundTruth_splits")]
-    if not all(path.is_file() for path in archives):
-        pytest.skip(f"the real results are not in {SHARED}")
-    for path in archives:
-        with tarfile.open(path) as archive:
-            archive.extractall(tmp_path, filter="data")
     pairs = []
-    for path in sorted((tmp_path / "50salads" / "results" / "split_1").iterdir()):
-        truth = (tmp_path / "50salads" / "groundTruth" / path.name).read_text().split()
+    for path in sorted((ms_tcn_result / "results" / "split_1").iterdir()):
+        truth = (ms_tcn_result / "groundTruth" / path.name).read_text().split()
         # Every second frame was predicted and repeated, so videos of odd length have a frame too many.
         pairs.append((path.read_text().splitlines()[1].split()[: len(truth)], truth))
     scores = score(pairs, last_segment=last_segment)

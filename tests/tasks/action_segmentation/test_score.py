@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from tasks.action_segmentation.ms_tcn_format.result_files import write_predictio
 from tasks.action_segmentation.score import main
 
 ROOT = Path(__file__).parents[3]
-SHARED = ROOT.parent / "shared" / "data" / "action_segmentation"
 TRUTH = {
     "v1": ["background"] * 2 + ["cut"] * 5 + ["mix"] * 4,
     "v2": ["mix"] * 6 + ["cut"],
@@ -112,21 +110,14 @@ def test_bad_input_is_one_error(folders, capsys, spoil, message):
     assert "\n" not in found
 
 
-def test_real_ms_tcn_result_through_the_command(tmp_path):
-    archives = [SHARED / f"50salads_{name}.tar.xz" for name in ("mstcn_predictions_split1", "groundTruth_splits")]
-    if not all(path.is_file() for path in archives):
-        pytest.skip(f"the real results are not in {SHARED}")
-    for path in archives:
-        with tarfile.open(path) as archive:
-            archive.extractall(tmp_path, filter="data")
-    data = tmp_path / "50salads"
+def test_real_ms_tcn_result_through_the_command(ms_tcn_result):
     done = subprocess.run(
         [
             sys.executable,
             "-m",
             "tasks.action_segmentation.score",
-            data / "results/split_1",
-            data / "groundTruth",
+            ms_tcn_result / "results/split_1",
+            ms_tcn_result / "groundTruth",
         ],
         cwd=ROOT,
         capture_output=True,
