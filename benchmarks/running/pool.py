@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from typing import Any, Literal, Protocol, TypeVar
 
 from benchmarks.cell import Cell
@@ -185,9 +186,27 @@ class Pool:
         for future in [future for future in self._starting if future.done()]:
             self._started(self._starting.pop(future), future.exception())
         while self._idle and self._waiting:
-            worker, call = self._idle.popleft(), self._waiting.popleft()
-            call.attempts += 1
-            self._running[worker.submit(call.function, *call.arguments)] = worker, call
+            with _ctrl_c_later(self.elsewhere):
+                worker, call = self._idle.popleft(), self._waiting.popleft()
+                call.attempts += 1
+                self._running[worker.submit(call.function, *call.arguments)] = worker, call
+
+
+@contextlib.contextmanager
+def _ctrl_c_later(holds: bool) -> Iterator[None]:
+    """Have Ctrl-C wait for the end of the block, so that no worker is lost that is neither idle nor running.
+
+    A process that is started meanwhile never sees Ctrl-C: this one ends it in order.
+    """
+    if not holds:
+        yield
+        return
+    resource_tracker.ensure_running()  # when it starts, it lets signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -267,12 +286,7 @@ class _Process:
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         assert self._pool is not None
-        # The first call starts the process, which inherits that Ctrl-C is ignored: the parent ends it in order.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            return self._pool.submit(_call, function, *arguments)
-        finally:
-            signal.signal(signal.SIGINT, before)
+        return self._pool.submit(_call, function, *arguments)
 
     def stop(self, *, now: bool) -> None:
         if self._pool is None:

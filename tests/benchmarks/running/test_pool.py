@@ -1,9 +1,13 @@
 """Pools: the same results in this process and in local processes, also when workers are killed."""
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +57,27 @@ def test_a_worker_per_gpu_or_core() -> None:
     assert len(pool.choose_devices(3)) == 3
     assert len(pool.choose_devices("auto")) >= 1
     assert {name.partition(":")[0] for name in pool.choose_devices(2)} <= {"cpu", "cuda"}
+
+
+def held_back(_: object = None) -> set[int]:
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+def test_ctrl_c_while_a_call_is_handed_over_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(ProcessPoolExecutor):
+        def submit(self, *arguments: Any, **others: Any) -> "Future[Any]":
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().submit(*arguments, **others)
+
+    before = held_back()
+    with pool.local(["cpu"]) as workers:
+        (held,) = workers.run(held_back, [None])
+        assert signal.SIGINT in held.result()
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", Interrupted)
+    with pytest.raises(KeyboardInterrupt), pool.local(["cpu"]) as workers:
+        workers.submit(square, 2)
+    assert multiprocessing.active_children() == []
+    assert held_back() == before
 
 
 def test_local_workers_share_the_memory_that_one_process_keeps() -> None:
